@@ -1,0 +1,54 @@
+"""Builds `nestvmm._native`, the one cffi extension: the KVM API and the hot path.
+
+`pip install` runs `BuildNative` (pyproject.toml, tool.setuptools.cmdclass). The declarations that Python sees are the
+headers themselves: every struct, enum and prototype has one source. `kvm.cdef` declares what <linux/kvm.h> defines.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cffi import FFI
+from setuptools.command.build_ext import build_ext
+
+NATIVE = Path(__file__).resolve().parent
+
+# Headers that Python sees, in the order of their dependencies.
+HEADERS = ("reason.h", "event.h", "table.h", "counters.h", "trace.h", "vcpu.h", "direct.h", "uart.h", "debugcon.h")
+
+
+def declarations() -> str:
+    """The text for `FFI.cdef`: kvm.cdef, then the headers without what only the C preprocessor reads."""
+    texts = [(NATIVE / "kvm.cdef").read_text()]
+    for header in HEADERS:
+        text = (NATIVE / header).read_text()
+        text = re.sub(r"^#(?!define NV_\w+ (0x)?[0-9a-fA-F]+$).*\n", "", text, flags=re.MULTILINE)
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def builder() -> FFI:
+    """The cffi builder of the extension."""
+    ffi = FFI()
+    ffi.cdef(declarations())
+    prelude = (NATIVE / "kvm_prelude.h").read_text()
+    ffi.set_source(
+        "nestvmm._native",
+        prelude + "".join(f'#include "{header}"\n' for header in HEADERS),
+        sources=sorted(str(path.relative_to(NATIVE.parent)) for path in NATIVE.glob("*.c")),
+        depends=sorted(str(path.relative_to(NATIVE.parent)) for path in NATIVE.glob("*.h")),
+        include_dirs=[str(NATIVE.relative_to(NATIVE.parent))],
+        extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
+        libraries=["pthread"],
+    )
+    return ffi
+
+
+class BuildNative(build_ext):
+    """Generates the extension's C source and compiles it with the files of `native/`."""
+
+    def finalize_options(self) -> None:
+        """Put the cffi extension in the place of the one that pyproject.toml only names."""
+        self.distribution.ext_modules = [builder().distutils_extension(tmpdir="build/native")]
+        super().finalize_options()

@@ -1,0 +1,192 @@
+#define _GNU_SOURCE
+#include "vcpu.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <x86intrin.h>
+
+uint64_t nv_ticks(void)
+{
+	return __rdtsc();
+}
+
+static void interrupted(int signal)
+{
+	(void)signal;
+}
+
+/* SIGRTMIN belongs to whoever embeds us; the one after it is rarely taken. */
+static int kick_signal(void)
+{
+	return SIGRTMIN + 1;
+}
+
+int nv_kick_init(void)
+{
+	/* no SA_RESTART: KVM_RUN and a blocked write must come back */
+	struct sigaction action = {.sa_handler = interrupted};
+
+	return sigaction(kick_signal(), &action, NULL) ? -errno : 0;
+}
+
+void nv_vcpu_init(struct nv_vcpu *vcpu, int fd, struct kvm_run *run, uint8_t level)
+{
+	memset(vcpu, 0, sizeof *vcpu);
+	vcpu->fd = fd;
+	vcpu->run = run;
+	vcpu->level = level;
+}
+
+void nv_vcpu_kick(struct nv_vcpu *vcpu)
+{
+	int thread;
+
+	__atomic_store_n(&vcpu->kicked, 1, __ATOMIC_SEQ_CST);
+	if (vcpu->run)
+		__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	thread = __atomic_load_n(&vcpu->thread, __ATOMIC_SEQ_CST);
+	if (thread)
+		syscall(SYS_tgkill, getpid(), thread, kick_signal());
+}
+
+/* Takes a kick, if there is one. */
+static int take_kick(struct nv_vcpu *vcpu)
+{
+	if (!__atomic_load_n(&vcpu->kicked, __ATOMIC_SEQ_CST))
+		return 0;
+	if (vcpu->run)
+		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&vcpu->kicked, 0, __ATOMIC_SEQ_CST);
+	return 1;
+}
+
+static void set_turn(struct nv_vcpu *vcpu, uint16_t claim)
+{
+	const struct nv_claim *entry = &vcpu->table->claims[claim];
+
+	vcpu->event.claim = claim;
+	vcpu->event.slot = claim ? entry->slot : vcpu->event.reason;
+	vcpu->event.handler = claim ? entry->level : 0;
+}
+
+uint16_t nv_vcpu_decline(struct nv_vcpu *vcpu)
+{
+	set_turn(vcpu, vcpu->table->claims[vcpu->event.claim].next);
+	return vcpu->event.claim;
+}
+
+int nv_vcpu_serve(struct nv_vcpu *vcpu)
+{
+	struct nv_event *event = &vcpu->event;
+
+	while (event->claim) {
+		const struct nv_claim *claim = &vcpu->table->claims[event->claim];
+		const struct nv_server *server;
+
+		if (!claim->server)
+			return 0;
+		server = &vcpu->table->servers[claim->server];
+		if (server->serve(server->device, event->qualifier - server->base, event) == NV_HANDLED)
+			return 1;
+		nv_vcpu_decline(vcpu);
+	}
+	return 0;
+}
+
+int nv_vcpu_default(struct nv_vcpu *vcpu)
+{
+	struct nv_event *event = &vcpu->event;
+
+	switch (event->reason) {
+	case NV_REASON_IO:
+	case NV_REASON_MMIO:
+		/* what a bus without a device answers */
+		if (event->direction == NV_WRITE)
+			return 1;
+		event->value = ~0ull;
+		if (event->data)
+			memset(event->data, 0xff, (size_t)event->size * event->count);
+		return 1;
+	case NV_REASON_RDMSR:
+	case NV_REASON_WRMSR:
+		event->fault = 1;
+		return 1;
+	default:
+		return 0;
+	}
+}
+
+void nv_vcpu_finish(struct nv_vcpu *vcpu)
+{
+	struct nv_event *event = &vcpu->event;
+	uint64_t now;
+
+	if (!vcpu->pending)
+		return;
+	vcpu->ops->complete(vcpu, event);
+	vcpu->pending = 0;
+	now = nv_ticks();
+	nv_counter_add(&vcpu->counters[event->slot], now - event->ticks, event->served);
+	if (!event->claim)
+		nv_unclaimed_add(vcpu->unclaimed, event->reason, event->direction, event->qualifier);
+	if (vcpu->trace.record)
+		nv_trace_add(&vcpu->trace, event, now);
+}
+
+static int trace_full(const struct nv_trace *trace)
+{
+	return trace->record && trace->head - trace->tail == trace->size;
+}
+
+/* One exit: 0 when it was served here, 1 when it is for Python. */
+static int dispatch(struct nv_vcpu *vcpu)
+{
+	struct nv_event *event = &vcpu->event;
+
+	event->ticks = nv_ticks();
+	event->level = vcpu->level;
+	event->served = 0;
+	event->fault = 0;
+	vcpu->ops->decode(vcpu, event);
+	vcpu->pending = 1;
+	vcpu->exits++;
+	set_turn(vcpu, nv_table_lookup(vcpu->table, event));
+	if (nv_vcpu_serve(vcpu) || (!event->claim && !vcpu->strict && nv_vcpu_default(vcpu))) {
+		event->served = 1;
+		return 0;
+	}
+	return 1;
+}
+
+int nv_vcpu_run(struct nv_vcpu *vcpu)
+{
+	int result;
+
+	__atomic_store_n(&vcpu->thread, (int)syscall(SYS_gettid), __ATOMIC_SEQ_CST);
+	for (;;) {
+		nv_vcpu_finish(vcpu);
+		if (take_kick(vcpu)) {
+			result = NV_RUN_KICKED;
+			break;
+		}
+		if (trace_full(&vcpu->trace)) {
+			result = NV_RUN_DRAIN;
+			break;
+		}
+		result = vcpu->ops->enter(vcpu);
+		if (result == -EINTR || result == -EAGAIN)
+			continue;
+		if (result < 0)
+			break;
+		if (dispatch(vcpu)) {
+			result = NV_RUN_EVENT;
+			break;
+		}
+	}
+	__atomic_store_n(&vcpu->thread, 0, __ATOMIC_SEQ_CST);
+	return result;
+}

@@ -1,0 +1,67 @@
+/* The run loop of one vCPU: enter level n, decode its exit, look up who handles it, serve it here or hand it to Python. */
+#ifndef NV_VCPU_H
+#define NV_VCPU_H
+
+#include "counters.h"
+#include "event.h"
+#include "table.h"
+#include "trace.h"
+
+struct nv_vcpu;
+
+/* What an engine does for the loop. */
+struct nv_engine_ops {
+	int (*enter)(struct nv_vcpu *vcpu);                            /* run level n until it exits; negative errno */
+	void (*decode)(struct nv_vcpu *vcpu, struct nv_event *event);  /* the exit as an event */
+	void (*complete)(struct nv_vcpu *vcpu, struct nv_event *event); /* give the event's answer to level n */
+};
+
+/* nv_vcpu_run's results; a negative errno says that the engine cannot go on. */
+#define NV_RUN_EVENT 0           /* vcpu->event is for Python */
+#define NV_RUN_KICKED 1          /* nv_vcpu_kick was called */
+#define NV_RUN_DRAIN 2           /* the trace ring is full: read it, then run again */
+
+struct nv_vcpu {
+	struct nv_event event;
+	const struct nv_table *table;
+	struct nv_counter *counters;     /* one per slot of the table */
+	struct nv_unclaimed *unclaimed;
+	struct nv_trace trace;
+	const struct nv_engine_ops *ops;
+	void *engine;                    /* the engine's own state */
+	struct kvm_run *run;
+	uint64_t exits;
+	int fd;
+	int thread;                      /* of the running thread, 0 outside nv_vcpu_run */
+	int kicked;
+	uint8_t level;                   /* n */
+	uint8_t pending;                 /* event waits for completion and accounting */
+	uint8_t strict;                  /* what nobody claims goes to Python instead of getting the default answer */
+};
+
+/* Installs the do-nothing handler of the signal that interrupts KVM_RUN. Once per process. */
+int nv_kick_init(void);
+
+void nv_vcpu_init(struct nv_vcpu *vcpu, int fd, struct kvm_run *run, uint8_t level);
+
+/* Completes the pending event, then runs until an event is for Python. Allocates nothing. */
+int nv_vcpu_run(struct nv_vcpu *vcpu);
+
+/* Ends the current or next nv_vcpu_run with NV_RUN_KICKED. From any thread. */
+void nv_vcpu_kick(struct nv_vcpu *vcpu);
+
+/* The pending event's handler declined: make it the next claim's turn. Gives that claim, 0 when nobody is left. */
+uint16_t nv_vcpu_decline(struct nv_vcpu *vcpu);
+
+/* Offers the event to the claim whose turn it is, and to those after it, as long as they are L0's C code: 1 when served. */
+int nv_vcpu_serve(struct nv_vcpu *vcpu);
+
+/* The default answer to an event that nobody claimed: reads give all ones, writes are dropped, MSRs #GP; 0: there is none. */
+int nv_vcpu_default(struct nv_vcpu *vcpu);
+
+/* Completes and accounts the pending event without running. */
+void nv_vcpu_finish(struct nv_vcpu *vcpu);
+
+uint64_t nv_ticks(void);
+
+#endif

@@ -1,0 +1,135 @@
+"""An exit as its handler sees it, and the handler's answer: the vocabulary of devices, hypervisors and the router."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from nestvmm.x86.exit_reason import ExitReason
+
+__all__ = ["HANDLED", "Direction", "Event", "Outcome", "Result"]
+
+
+class Direction(IntEnum):
+    """Which way data moves, seen from the guest: IN, RDMSR and loads read."""
+
+    READ = 0
+    WRITE = 1
+    EXECUTE = 2
+
+
+class Event:
+    """One exit in the coordinates of the hypervisor that handles it: caused by its guest, with its guest's addresses.
+
+    reason:             why the guest stopped
+    level:              the level that appears to have caused it: x+1 for a handler at level x
+    qualifier:          port, MSR index, guest-physical address, vector, ... as the reason's row says
+    direction:          Direction.READ, WRITE or EXECUTE
+    size:               bytes of one element, 0 where nothing moves
+    count:              elements of a string access, else 1
+    value:              for a write of one element: what is written, little endian
+    data:               for a write: all size * count bytes; for a read: b""
+    info:               error code, KVM's suberror, DR6 of a debug event
+    raw:                the engine's own exit code
+    instruction:        the bytes at RIP that the engine reports, possibly none
+    """
+
+    __slots__ = ("count", "data", "direction", "info", "instruction", "level", "qualifier", "raw", "reason", "size", "value")
+
+    def __init__(
+        self,
+        reason: ExitReason,
+        level: int,
+        qualifier: int = 0,
+        direction: int = Direction.READ,
+        size: int = 0,
+        count: int = 1,
+        value: int = 0,
+        data: bytes = b"",
+        info: int = 0,
+        raw: int = 0,
+        instruction: bytes = b"",
+    ) -> None:
+        self.reason = reason
+        self.level = level
+        self.qualifier = qualifier
+        self.direction = direction
+        self.size = size
+        self.count = count
+        self.value = value
+        self.data = data
+        self.info = info
+        self.raw = raw
+        self.instruction = instruction
+
+    def __repr__(self) -> str:
+        way = Direction(self.direction).name.lower()
+        return (
+            f"<{self.reason.label} {way} {self.qualifier:#x} size {self.size} count {self.count} "
+            f"value {self.value:#x} from L{self.level}>"
+        )
+
+
+class Outcome(IntEnum):
+    """What becomes of an event after a handler looked at it."""
+
+    HANDLED = 0
+    DECLINED = 1
+    REFLECTED = 2
+    FAULTED = 3
+    STOPPED = 4
+
+
+class Result(NamedTuple):
+    """A handler's answer: the only type that a handler returns.
+
+    Make one by `Result.handled()`, `.read()`, `.read_bytes()`, `.declined()`, `.reflected()`, `.faulted()` or `.stopped()`.
+    """
+
+    outcome: Outcome
+    value: int = 0
+    data: bytes = b""
+    level: int = 0
+    vector: int = 0
+    error_code: int | None = None
+    status: int = 0
+    message: str = ""
+
+    @classmethod
+    def handled(cls) -> Result:
+        """The event is done; nothing goes back. A read gets zeros."""
+        return HANDLED
+
+    @classmethod
+    def read(cls, value: int) -> Result:
+        """The event is done and the guest reads this value: truncated to the event's size, repeated for each element."""
+        return cls(Outcome.HANDLED, value)
+
+    @classmethod
+    def read_bytes(cls, data: bytes) -> Result:
+        """The event is done and the guest reads these bytes, size * count of them (padded with zeros)."""
+        return cls(Outcome.HANDLED, int.from_bytes(data[:8], "little"), data)
+
+    @classmethod
+    def declined(cls) -> Result:
+        """Not for this hypervisor: the next level below that claims the event gets it, at last L0."""
+        return _DECLINED
+
+    @classmethod
+    def reflected(cls, level: int) -> Result:
+        """Not for this hypervisor: the handler at `level`, which lies below this one, gets it."""
+        return cls(Outcome.REFLECTED, level=level)
+
+    @classmethod
+    def faulted(cls, vector: int, error_code: int | None = None) -> Result:
+        """The guest takes an exception instead: vector 0 to 31, with an error code where the vector has one."""
+        return cls(Outcome.FAULTED, vector=vector, error_code=error_code)
+
+    @classmethod
+    def stopped(cls, status: int, message: str = "") -> Result:
+        """The run ends with this exit status (0 to 255) and, unless empty, this message."""
+        return cls(Outcome.STOPPED, status=status, message=message)
+
+
+HANDLED = Result(Outcome.HANDLED)
+_DECLINED = Result(Outcome.DECLINED)

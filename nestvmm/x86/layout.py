@@ -1,0 +1,31 @@
+"""Every fixed address, port and interrupt line of the machine that L0 offers, in one place.
+
+Port numbers are those of the PC and of QEMU's pc machine; addresses are guest-physical, in bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Ports: first one, and how many.
+PORT_I8042: Final = (0x60, 5)
+PORT_CMOS: Final = (0x70, 2)
+PORT_POST: Final = (0x80, 1)
+PORT_DEBUGCON: Final = (0xE9, 1)
+PORT_DEBUG_EXIT: Final = (0xF4, 1)
+PORT_COM1: Final = (0x3F8, 8)
+PORT_FW_CFG: Final = (0x510, 2)
+PORT_PM_TIMER: Final = (0x608, 4)
+PORT_PCI_CONFIG: Final = (0xCF8, 8)
+
+IRQ_COM1: Final = 4
+
+# What KVM itself occupies, below the 4 GiB boundary (KVM_SET_IDENTITY_MAP_ADDR, KVM_SET_TSS_ADDR).
+IDENTITY_MAP: Final = 0xFFFBC000
+TSS: Final = 0xFFFBD000
+
+# RAM that would reach into the devices' addresses below 4 GiB goes above them instead, as on QEMU's pc machine.
+RAM_BELOW_4G_MAX: Final = 0xC0000000
+RAM_ABOVE_4G: Final = 0x100000000
+LOCAL_APIC: Final = 0xFEE00000
+IO_APIC: Final = 0xFEC00000
