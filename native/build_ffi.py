@@ -15,7 +15,18 @@ from setuptools.command.build_ext import build_ext
 NATIVE = Path(__file__).resolve().parent
 
 # Headers that Python sees, in the order of their dependencies.
-HEADERS = ("reason.h", "event.h", "table.h", "counters.h", "trace.h", "vcpu.h", "direct.h", "uart.h", "debugcon.h")
+HEADERS = (
+    "reason.h",
+    "event.h",
+    "table.h",
+    "counters.h",
+    "trace.h",
+    "vcpu.h",
+    "direct.h",
+    "uart.h",
+    "debugcon.h",
+    "ignore.h",
+)
 
 
 def declarations() -> str:
