@@ -23,6 +23,8 @@ from nestvmm.x86.exit_reason import REASONS, ExitReason
 __all__ = ["DirectEngine"]
 
 _RFLAGS_IF = 1 << 9
+_DB = 1
+_BP = 3
 
 # KVM_MSR_EXIT_REASON_* (api.rst, KVM_CAP_X86_USER_SPACE_MSR): which refused accesses come to userspace
 _MSR_INVALID = 1
@@ -71,7 +73,7 @@ class DirectEngine:
         self._trap_msrs()
         self._vcpu: Vcpu = self._open.enter_context(self._vm.create_vcpu(0))
         if config.debug:
-            self._vcpu.set_guest_debug(single_step=True)
+            self._vcpu.set_guest_debug(single_step=_DB in config.debug, software_breakpoints=_BP in config.debug)
         self.vcpu = ffi.new("struct nv_vcpu *")
         lib.nv_direct_init(self.vcpu, self._vcpu.fd, self._vcpu.kvm_run, config.level)
         if lib.nv_kick_init() < 0:

@@ -68,7 +68,7 @@ class EngineConfig:
     level:      n
     memory:     L0's memory; slots say which of it level n sees, and where
     msrs:       what the designation table wants of MSRs
-    debug:      whether the table wants debug events (single step)
+    debug:      the vectors of debug events that the table wants: 1 (single step) and 3 (INT3)
     """
 
     machine: str
@@ -76,7 +76,7 @@ class EngineConfig:
     memory: HostMemory
     slots: Sequence[MemorySlot]
     msrs: Sequence[MsrRange] = ()
-    debug: bool = False
+    debug: frozenset[int] = frozenset()
 
 
 class Engine(Protocol):

@@ -47,9 +47,10 @@ class Policy:
                 "declare a handler, or override Hypervisor.designated"
             )
 
-    def reasons(self) -> set[ExitReason]:
-        """What a level above L0 wants to see."""
-        return {claim.scope.reason for claim in self.claims}
+    def debug_vectors(self) -> frozenset[int]:
+        """The vectors of debug events that a level wants: of 1 (single step) and 3 (INT3)."""
+        scopes = [claim.scope for claim in self.claims if claim.scope.reason is ExitReason.DEBUG]
+        return frozenset(vector for vector in (1, 3) if any(one.first <= vector <= one.last for one in scopes))
 
     def check(self, engine: type[Engine], machine: str) -> None:
         """Raises HostError if the engine cannot trap a wanted reason, naming the level and the engines that could."""

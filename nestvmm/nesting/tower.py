@@ -25,7 +25,6 @@ from nestvmm.nesting.monitor import device_claims, monitor_claims
 from nestvmm.nesting.policy import Policy
 from nestvmm.nesting.propagation import Effects
 from nestvmm.nesting.spec import TowerSpec
-from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.state import enter
 
 __all__ = ["Tower"]
@@ -78,7 +77,7 @@ class Tower:
             memory=host,
             slots=self.maps.slots(),
             msrs=self.policy.msrs(),
-            debug=ExitReason.DEBUG in self.policy.reasons(),
+            debug=self.policy.debug_vectors(),
         )
         self.engine: Engine = self._open.enter_context(engine_class(config))
         self.platform: Platform = self._open.enter_context(
