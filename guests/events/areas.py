@@ -40,7 +40,11 @@ class Areas(Hypervisor):
     def claims(self) -> Iterable[HandlerClaim]:
         """What the base class finds declared, and its area."""
         yield from super().claims()
-        ports, hole, msrs = PORTS + PORTS_STRIDE * self._area, HOLE + HOLE_STRIDE * self._area, MSRS + MSRS_STRIDE * self._area
+        ports, hole, msrs = (
+            PORTS + PORTS_STRIDE * self._area,
+            HOLE + HOLE_STRIDE * self._area,
+            MSRS + MSRS_STRIDE * self._area,
+        )
         yield ExitReason.IO, ports, ports + PORTS_STRIDE - 1, None, self.access
         yield ExitReason.MMIO, hole, hole + HOLE_STRIDE - 1, None, self.access
         yield ExitReason.RDMSR, msrs, msrs + MSRS_STRIDE - 1, None, self.access

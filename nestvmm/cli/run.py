@@ -36,7 +36,9 @@ Exit status:
 @click.option("-i", "--initrd", metavar="FILE", help="Initial RAM disk; Multiboot: FILE ARGS,FILE2 ...")
 @click.option("-m", "--mem", metavar="SIZE", help="L0's RAM: K, M or G; a bare number is MiB. [128M]")
 @click.option("--address", metavar="ADDRESS", help="Load the image as a raw binary at this guest-physical address.")
-@click.option("-M", "--machine", type=click.Choice(["auto", "pc", "bare"]), help="pc: irqchip and PIT; bare: none. [auto]")
+@click.option(
+    "-M", "--machine", type=click.Choice(["auto", "pc", "bare"]), help="pc: irqchip and PIT; bare: none. [auto]"
+)
 @click.option(
     "--level",
     "levels",
@@ -44,12 +46,16 @@ Exit status:
     multiple=True,
     help="Adds a hypervisor: NAME, module:Class or file.py:Class, then ,option=value ... The first is level 1.",
 )
-@click.option("--designate", metavar="REASON[:QUALIFIER]=Ln", multiple=True, help="Sends events to level n at the highest.")
+@click.option(
+    "--designate", metavar="REASON[:QUALIFIER]=Ln", multiple=True, help="Sends events to level n at the highest."
+)
 @click.option("--engine", type=click.Choice(["auto", "direct", "svm", "vmx"]), help="How level n runs. [auto]")
 @click.option("--unclaimed", type=click.Choice(["ignore", "error"]), help="Accesses that nobody claims. [ignore]")
 @click.option("--timeout", metavar="S", type=float, help="Ends the run after S seconds with status 124.")
 @click.option("--stats", is_flag=True, help="Prints who handled what, on standard error.")
-@click.option("--json", "json_file", metavar="FILE", help="Writes the account as JSON; `-`: standard output, without the guest's.")
+@click.option(
+    "--json", "json_file", metavar="FILE", help="Writes the account as JSON; `-`: standard output, without the guest's."
+)
 @click.option("--trace", metavar="FILE", help="Writes each event as a JSON line.")
 @click.option("--dry-run", is_flag=True, help="Builds the tower, says what would run, and stops.")
 @click.option("--raw-exit-status", is_flag=True, help="QEMU's rule for the debug-exit port: (value << 1) | 1.")

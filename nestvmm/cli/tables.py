@@ -41,6 +41,8 @@ def print_account(account: Account) -> None:
     console.print(table)
     console.print(f"{account.exits} exits in {account.seconds:.3f} s")
     if account.unclaimed:
-        listed = ", ".join(f"{one.reason} {one.direction} {one.qualifier} x{one.count}" for one in account.unclaimed[:8])
+        listed = ", ".join(
+            f"{one.reason} {one.direction} {one.qualifier} x{one.count}" for one in account.unclaimed[:8]
+        )
         more = len(account.unclaimed) - 8
         console.print(f"nobody claimed: {listed}" + (f" and {more} more" if more > 0 else ""))

@@ -1,9 +1,9 @@
 """How level n runs, and which of its events reach the designation table.
 
-    engine       the seam: Engine, EngineConfig, RunStatus
-    direct       a plain KVM guest: what KVM hands to userspace traps; any /dev/kvm
-    msr_filter   ranges of MSRs as KVM's filter
-    host         what this host offers the engines
+engine       the seam: Engine, EngineConfig, RunStatus
+direct       a plain KVM guest: what KVM hands to userspace traps; any /dev/kvm
+msr_filter   ranges of MSRs as KVM's filter
+host         what this host offers the engines
 """
 
 from __future__ import annotations

@@ -96,7 +96,10 @@ def _device_cure(error: KvmError, flags: str) -> tuple[str, str]:
     if error.errno == errno.EACCES:
         return "you may not open it", "sudo usermod -aG kvm $USER, then log in again; or run as root"
     if error.errno == errno.EBUSY:
-        return "another hypervisor holds the processor's virtualization", "stop VirtualBox, VMware or Xen, then try again"
+        return (
+            "another hypervisor holds the processor's virtualization",
+            "stop VirtualBox, VMware or Xen, then try again",
+        )
     if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
         return "KVM refused", "see dmesg"
     if not {"svm", "vmx"} & set(flags.split()):

@@ -67,7 +67,9 @@ def _parse_bit(text: str) -> tuple[int, int, str, int]:
         leaf, _, subleaf = place.partition(":")
         numbers = int(leaf, 16), int(subleaf or "0", 16), int(bit)
     except ValueError:
-        raise UsageError(f"CPUID bit {text!r}: expected LEAF.REGISTER.BIT, such as 1.ecx.21 (LEAF hexadecimal)") from None
+        raise UsageError(
+            f"CPUID bit {text!r}: expected LEAF.REGISTER.BIT, such as 1.ecx.21 (LEAF hexadecimal)"
+        ) from None
     if register not in ("eax", "ebx", "ecx", "edx") or not 0 <= numbers[2] < 32:
         raise UsageError(f"CPUID bit {text!r}: no register eax, ebx, ecx or edx with a bit 0 to 31")
     return numbers[0], numbers[1], register, numbers[2]

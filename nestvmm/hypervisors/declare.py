@@ -16,7 +16,17 @@ from typing import Any, TypeVar
 from nestvmm.x86.event import Direction, Event, Result
 from nestvmm.x86.exit_reason import ExitReason
 
-__all__ = ["Declaration", "declarations", "on", "on_debug", "on_instruction", "on_io", "on_mmio", "on_rdmsr", "on_wrmsr"]
+__all__ = [
+    "Declaration",
+    "declarations",
+    "on",
+    "on_debug",
+    "on_instruction",
+    "on_io",
+    "on_mmio",
+    "on_rdmsr",
+    "on_wrmsr",
+]
 
 _Method = TypeVar("_Method", bound=Callable[[Any, Event], Result])
 

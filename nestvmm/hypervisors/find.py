@@ -29,9 +29,7 @@ def find_hypervisor(name: str) -> type[Hypervisor]:
     """The class that `console`, `package.module:Class` or `path/file.py:Class` names; raises UsageError."""
     module_name, colon, class_name = STOCK.get(name, name).rpartition(":")
     if not colon or not module_name or not class_name.isidentifier():
-        raise UsageError(
-            f"hypervisor {name!r}: expected one of {', '.join(STOCK)}, or module:Class, or file.py:Class"
-        )
+        raise UsageError(f"hypervisor {name!r}: expected one of {', '.join(STOCK)}, or module:Class, or file.py:Class")
     module = _load_file(Path(module_name), name) if module_name.endswith(".py") else _load_module(module_name, name)
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, Hypervisor)):
@@ -62,7 +60,9 @@ def _load_module(module_name: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except Exception as error:
-        raise UsageError(f"hypervisor {name!r}: cannot import {module_name}: {type(error).__name__}: {error}") from error
+        raise UsageError(
+            f"hypervisor {name!r}: cannot import {module_name}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _load_file(path: Path, name: str) -> ModuleType:

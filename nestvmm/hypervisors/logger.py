@@ -26,7 +26,9 @@ class Logger(Hypervisor):
     limit:   after so many lines it only counts (default 1000)
     """
 
-    def __init__(self, reasons: str = "io", first: int = 0, last: int = _ALL, file: str = "", limit: int = 1000) -> None:
+    def __init__(
+        self, reasons: str = "io", first: int = 0, last: int = _ALL, file: str = "", limit: int = 1000
+    ) -> None:
         try:
             self._reasons = [ExitReason.from_label(label) for label in reasons.split("+")]
         except KeyError as error:

@@ -126,5 +126,8 @@ def _unclaimed(row: Any) -> Unclaimed:
     reason = ExitReason(row.reason)
     has_qualifier = REASONS[reason].qualifier is not Qualifier.NONE
     return Unclaimed(
-        reason.label, f"{row.qualifier:#x}" if has_qualifier else "*", Direction(row.direction).name.lower(), int(row.count)
+        reason.label,
+        f"{row.qualifier:#x}" if has_qualifier else "*",
+        Direction(row.direction).name.lower(),
+        int(row.count),
     )

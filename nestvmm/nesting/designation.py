@@ -104,7 +104,10 @@ class DesignationTable:
         """The scope of a claim or ceiling of `level`, in the coordinates of level n."""
         if REASONS[scope.reason].qualifier is not Qualifier.PHYSICAL:
             return [scope]
-        return [Scope(scope.reason, first, last, scope.direction) for first, last in self.project(level, scope.first, scope.last)]
+        return [
+            Scope(scope.reason, first, last, scope.direction)
+            for first, last in self.project(level, scope.first, scope.last)
+        ]
 
     def route(self, reason: ExitReason, qualifier: int, direction: int = Direction.READ) -> list[Claim]:
         """Who may handle an event of level n, in the order of their turns; empty: nobody, so L0's default.

@@ -82,7 +82,9 @@ class VcpuState:
 class GuestView:
     """Level `level` for the hypervisor below it; see nestvmm.hypervisors.Guest."""
 
-    def __init__(self, level: int, engine: Engine, state: VcpuState, maps: LevelMaps, memory: LevelMemory, effects: Effects) -> None:
+    def __init__(
+        self, level: int, engine: Engine, state: VcpuState, maps: LevelMaps, memory: LevelMemory, effects: Effects
+    ) -> None:
         self.level = level
         self._engine = engine
         self._state = state

@@ -35,8 +35,12 @@ def monitor_claims(engine: Engine, level: int) -> list[Claim]:
         ExitReason.INTERRUPT_WINDOW: lambda _: HANDLED,
         ExitReason.EOI: lambda _: HANDLED,
         ExitReason.EMULATION_FAILURE: lambda event: _died(engine, level, _failed_instruction(event)),
-        ExitReason.INTERNAL_ERROR: lambda event: _died(engine, level, f"KVM internal error, suberror {event.qualifier}"),
-        ExitReason.ENTRY_FAILURE: lambda event: _died(engine, level, f"the processor refused its state, code {event.info:#x}"),
+        ExitReason.INTERNAL_ERROR: lambda event: _died(
+            engine, level, f"KVM internal error, suberror {event.qualifier}"
+        ),
+        ExitReason.ENTRY_FAILURE: lambda event: _died(
+            engine, level, f"the processor refused its state, code {event.info:#x}"
+        ),
         ExitReason.MEMORY_FAULT: lambda event: _died(engine, level, _memory_fault(event)),
         ExitReason.SYSTEM_EVENT: lambda event: Result.stopped(0, f"guest asked for system event {event.qualifier}"),
         ExitReason.UNKNOWN: lambda event: _died(engine, level, f"exit {event.raw} that nestvmm does not know"),
@@ -59,7 +63,9 @@ def device_claims(bus: Bus) -> list[Claim]:
 
 
 def _died(engine: Engine, level: int, why: str) -> Result:
-    return Result.stopped(GUEST_DIED, f"guest at L{level} died: {why}\n{describe_registers(engine.regs(), engine.sregs())}")
+    return Result.stopped(
+        GUEST_DIED, f"guest at L{level} died: {why}\n{describe_registers(engine.regs(), engine.sregs())}"
+    )
 
 
 def _halted(engine: Engine, level: int) -> Result:

@@ -1,8 +1,8 @@
 """How users write a scope and a designation: `REASON[:QUALIFIER][:r|:w]` and `REASON[:QUALIFIER][:r|:w]=Ln`.
 
-    io:0x3f8-0x3ff=L2      ports            msr:0xc0000080=L1   RDMSR and WRMSR
-    mmio:0xd0000000+0x1000 an area          emulation-failure:0fb8=L3   instructions by their first bytes
-    hlt=L1                 no qualifier     io:0x64:w=L0        only writes
+io:0x3f8-0x3ff=L2      ports            msr:0xc0000080=L1   RDMSR and WRMSR
+mmio:0xd0000000+0x1000 an area          emulation-failure:0fb8=L3   instructions by their first bytes
+hlt=L1                 no qualifier     io:0x64:w=L0        only writes
 """
 
 from __future__ import annotations

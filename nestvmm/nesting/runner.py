@@ -90,7 +90,9 @@ class Runner:
             os.close(self._done_write)
         if self._error is not None:
             raise self._error
-        return self._result or RunResult(TIMED_OUT, f"timeout: the guest still ran after {self._tower.spec.timeout:g} s")
+        return self._result or RunResult(
+            TIMED_OUT, f"timeout: the guest still ran after {self._tower.spec.timeout:g} s"
+        )
 
     def stop(self) -> None:
         """Ends the run, from any thread."""

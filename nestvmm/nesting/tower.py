@@ -1,7 +1,7 @@
 """A tower: hypervisors at levels 1 to n-1 and the guest at level n, made from a TowerSpec and ready to run.
 
-    spec -> hypervisors -> their maps -> memory slots -.
-                  `-> their claims -> designation -> flat table -> engine runs level n
+spec -> hypervisors -> their maps -> memory slots -.
+              `-> their claims -> designation -> flat table -> engine runs level n
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Tower:
     def _build(self, stdout: int, raw_exit_status: bool) -> None:
         spec = self.spec
         self.hypervisors: list[Hypervisor] = [
-            make_hypervisor(level.hypervisor, level.options, number) for number, level in enumerate(spec.levels, start=1)
+            make_hypervisor(level.hypervisor, level.options, number)
+            for number, level in enumerate(spec.levels, start=1)
         ]
         self.policy = Policy(spec, self.hypervisors)
         maps = [MemoryMap.identity() if level.memory is None else MemoryMap(level.memory) for level in spec.levels]
@@ -101,7 +102,9 @@ class Tower:
             if Rights.READ | Rights.WRITE in region.rights
         ]
         if not ram:
-            raise ImageError(f"{guest.kernel}: L{self.height} has no memory: the maps of the levels below leave it none")
+            raise ImageError(
+                f"{guest.kernel}: L{self.height} has no memory: the maps of the levels below leave it none"
+            )
         return load(str(guest.kernel), ram, append=guest.append, initrd=guest.initrd, address=guest.address)
 
     def _initrd(self, path: str) -> bytes | None:

@@ -1,20 +1,20 @@
 """Tower files: a tower in TOML.
 
-    engine = "auto"                # auto | direct | svm | vmx
-    machine = "bare"               # auto | pc | bare
-    unclaimed = "error"            # ignore | error
-    timeout = 30                   # seconds
-    designate = ["io:0x80=L0"]
+engine = "auto"                # auto | direct | svm | vmx
+machine = "bare"               # auto | pc | bare
+unclaimed = "error"            # ignore | error
+timeout = 30                   # seconds
+designate = ["io:0x80=L0"]
 
-    [guest]                        # level n
-    kernel = "events/events.elf"   # relative to the tower file
-    append = "quiet"
-    memory = "64M"                 # a bare number is MiB
+[guest]                        # level n
+kernel = "events/events.elf"   # relative to the tower file
+append = "quiet"
+memory = "64M"                 # a bare number is MiB
 
-    [[level]]                      # level 1; the next one is level 2, and so on
-    hypervisor = "console"         # a stock one, module:Class, or file.py:Class
-    options = { irq = 4 }
-    memory = [ { base = 0, size = "32M", at = "16M", rights = "rw" } ]   # its guest's memory in its own; absent: all of it
+[[level]]                      # level 1; the next one is level 2, and so on
+hypervisor = "console"         # a stock one, module:Class, or file.py:Class
+options = { irq = 4 }
+memory = [ { base = 0, size = "32M", at = "16M", rights = "rw" } ]   # its guest's memory in its own; absent: all of it
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def load_tower_file(path: Path) -> TowerSpec:
     try:
         return parse_tower(raw.decode(), path.parent)
     except UnicodeDecodeError:
-        raise UsageError(f"{path}: not UTF-8 text; an image is run by `nestvmm run {path}` only under another name") from None
+        raise UsageError(
+            f"{path}: not UTF-8 text; an image is run by `nestvmm run {path}` only under another name"
+        ) from None
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
 
@@ -78,7 +80,7 @@ def parse_tower(text: str, folder: Path) -> TowerSpec:
 def _guest(table: _Table, folder: Path) -> GuestSpec:
     kernel = table.text("kernel", None)
     if not kernel:
-        raise UsageError("[guest] names no kernel; write kernel = \"IMAGE\"")
+        raise UsageError('[guest] names no kernel; write kernel = "IMAGE"')
     initrd = table.text("initrd", "")
     address = table.get("address", None, int, str)
     guest = GuestSpec(
@@ -95,7 +97,9 @@ def _guest(table: _Table, folder: Path) -> GuestSpec:
 def _level(table: _Table, folder: Path) -> LevelSpec:
     hypervisor = table.text("hypervisor", None)
     if not hypervisor:
-        raise UsageError(f'{table.name} names no hypervisor; write hypervisor = "NAME", "module:Class" or "file.py:Class"')
+        raise UsageError(
+            f'{table.name} names no hypervisor; write hypervisor = "NAME", "module:Class" or "file.py:Class"'
+        )
     if ".py:" in hypervisor:
         hypervisor = str(folder / hypervisor)
     options = table.table("options")
@@ -137,7 +141,10 @@ class _Table:
         self._known.append(key)
         value = self._left.pop(key, default)
         if value is not default and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
-            wanted = " or ".join({"int": "a number", "str": "a string", "float": "a number"}.get(t.__name__, f"a {t.__name__}") for t in types)
+            wanted = " or ".join(
+                {"int": "a number", "str": "a string", "float": "a number"}.get(t.__name__, f"a {t.__name__}")
+                for t in types
+            )
             raise UsageError(f"{self.name} {key}: expected {wanted}, not {value!r:.60}")
         return value
 

@@ -1,6 +1,6 @@
 """Traces of a run: each handled event, in order.
 
-    jsonl    JSON lines
+jsonl    JSON lines
 """
 
 from nestvmm.trace.jsonl import JsonLines
