@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parent.parent / ".ci" / "apt-packages"
-LAB = ["qemu-system-x86", "busybox-static", "kmod", "cpio"]
+LAB = ["qemu-system-x86", "busybox-static", "kmod"]
 INSTALL = "install -y -q --no-install-recommends"
 
 
@@ -59,10 +59,10 @@ def test_nothing_is_done_when_all_are_installed(debian: FakeDebian) -> None:
 
 
 def test_only_what_is_missing_is_installed(debian: FakeDebian) -> None:
-    debian.setup(missing="gcc cpio")
+    debian.setup(missing="gcc kmod")
     ended = debian.run("build", "lab")
     assert ended.returncode == 0
-    assert debian.apt_calls() == [f"{INSTALL} gcc cpio"]
+    assert debian.apt_calls() == [f"{INSTALL} gcc kmod"]
     assert "  gcc              compiles the C extension and the guests\n" in ended.stderr
 
 
@@ -81,6 +81,14 @@ def test_new_machine_without_lists_gets_them_first(debian: FakeDebian) -> None:
     assert debian.apt_calls() == ["update -q", f"{INSTALL} kmod"]
 
 
+def test_labs_kernel_needs_lists_though_all_is_installed(debian: FakeDebian) -> None:
+    debian.setup(lists=False)
+    assert debian.run("build").returncode == 0
+    assert debian.apt_calls() == []
+    assert debian.run("lab").returncode == 0
+    assert debian.apt_calls() == ["update -q"]
+
+
 def test_old_lists_are_updated_once(debian: FakeDebian) -> None:
     debian.setup(missing="kmod", failures=1)
     assert debian.run("lab").returncode == 0
@@ -96,6 +104,16 @@ def test_list_prints_the_packages_of_a_set(debian: FakeDebian) -> None:
     debian.setup(missing="kmod")
     ended = debian.run("--list", "lab")
     assert (ended.returncode, ended.stdout.split()) == (0, LAB)
+
+
+def test_system_without_apt_is_told_what_must_be_there(tmp_path: Path) -> None:
+    for name in ("bash", "cat"):
+        (tmp_path / name).symlink_to(f"/bin/{name}")
+    ended = subprocess.run(
+        [SCRIPT, "lab"], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert ended.returncode == 0
+    assert ended.stderr.endswith(f"must be there: {' '.join(LAB)}\n")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--list"], ["kitchen"]])
