@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 
 import click
 
-from nestvmm.errors import NestvmmError
+from nestvmm.errors import HostError, NestvmmError, UsageError
 
 __all__ = ["INTERRUPTED", "main"]
 
@@ -61,27 +62,34 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str] | None) -> int:
-    from nestvmm.kvm import KvmError  # noqa: PLC0415 - the extension is loaded only now, for its errors below
-
     try:
         status = _cli.main(arguments, prog_name="nestvmm", standalone_mode=False)
         sys.stdout.flush()
-        return status if isinstance(status, int) else 0
     except click.exceptions.Exit as error:
-        return error.exit_code
+        status = error.exit_code
     except click.ClickException as error:
         error.show()
-        return 2
+        status = UsageError.status
     except (click.Abort, KeyboardInterrupt):
         print("nestvmm: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        status = INTERRUPTED
     except NestvmmError as error:
         print(f"nestvmm: {error}", file=sys.stderr)
-        return error.status
-    except KvmError as error:
-        print(f"nestvmm: {error}; `nestvmm doctor` tells what this host can run", file=sys.stderr)
-        return 3
+        status = error.status
     except BrokenPipeError:
         # the reader of our output went away: what Python still buffers must not raise again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        status = 128 + signal.SIGPIPE
+    except OSError as error:
+        status = _host_error(error)
+    return status if isinstance(status, int) else 0
+
+
+def _host_error(error: OSError) -> int:
+    """KvmError is an OSError; it is named only here, so that `--help` does not load the extension."""
+    from nestvmm.kvm import KvmError  # noqa: PLC0415 - see above
+
+    if not isinstance(error, KvmError):
+        raise error
+    print(f"nestvmm: {error}; `nestvmm doctor` tells what this host can run", file=sys.stderr)
+    return HostError.status

@@ -15,8 +15,8 @@ __all__ = ["console_input"]
 def console_input(stdin: int) -> Iterator[int | None]:
     """Gives the descriptor to read the guest's console input from; None when there is none to read.
 
-    A terminal passes keys one by one, without local echo, until the end; Ctrl-C still ends the run. One in whose background we
-    run is not touched: reading it would stop this process.
+    A terminal passes keys one by one, without local echo, until the end; Ctrl-C still ends the run. One in whose
+    background we run is not touched: reading it would stop this process.
     """
     try:
         os.fstat(stdin)

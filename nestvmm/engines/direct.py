@@ -1,7 +1,7 @@
 """The direct engine: level n is a plain KVM guest; what KVM hands to userspace is what traps.
 
-It runs on any /dev/kvm. CPUID, RDTSC, control registers, exceptions and the like do not reach userspace from KVM, so a tower that
-designates them needs the svm or vmx engine.
+It runs on any /dev/kvm. CPUID, RDTSC, control registers, exceptions and the like do not reach userspace from KVM, so
+a tower that designates them needs the svm or vmx engine.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class DirectEngine:
 
     @staticmethod
     def traps(reason: ExitReason, machine: str) -> bool:
-        """HLT reaches userspace only where no in-kernel irqchip can wake the vCPU; the rest as the reasons' rows say."""
+        """HLT reaches userspace only where no in-kernel irqchip wakes the vCPU; the rest as the reasons' rows say."""
         if reason is ExitReason.HLT:
             return machine == "bare"
         return DirectEngine.name in REASONS[reason].engines

@@ -1,7 +1,8 @@
 """The seam between towers and the ways to run level n.
 
-An engine owns a KVM VM and its vCPU. It reports each event of level n through the run loop of `native/vcpu.c`; everything else
-is what a handler may do to level n's state. The direct, svm and vmx engines all have this face; unit tests put a fake here.
+An engine owns a KVM VM and its vCPU. It reports each event of level n through the run loop of `native/vcpu.c`;
+everything else is what a handler may do to level n's state. The direct, svm and vmx engines all have this face; unit
+tests put a fake here.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ _WINDOW = 0x600 * 8
 def msr_filter(wanted: Sequence[MsrRange]) -> tuple[list[MsrFilterRange], bool]:
     """KVM's filter ranges, and whether everything else is denied too.
 
-    KVM holds 16 windows of 12,288 MSRs. What does not fit in them makes all MSRs exit; those that no level claims are then
-    answered by L0 with what KVM keeps of them. x2APIC's MSRs never exit.
+    KVM holds 16 windows of 12,288 MSRs. What does not fit in them makes all MSRs exit; those that no level claims are
+    then answered by L0 with what KVM keeps of them. x2APIC's MSRs never exit.
     """
     reads = _joined((one.first, one.last) for one in wanted if one.read)
     writes = _joined((one.first, one.last) for one in wanted if one.write)

@@ -23,8 +23,8 @@ class GuestAccessError(Exception):
 class Guest(Protocol):
     """What the hypervisor at level x sees of level x+1.
 
-    Whatever it changes is carried to the levels x+1 to n. Registers are those at the exit that is being handled; they can be
-    read and written while a handler runs. `line` may be called from any thread.
+    Whatever it changes is carried to the levels x+1 to n. Registers are those at the exit that is being handled; they
+    can be read and written while a handler runs. `line` may be called from any thread.
     """
 
     level: int
@@ -72,16 +72,16 @@ class Guest(Protocol):
         ...
 
     def last(self, reason: ExitReason, qualifier: int, *, write: bool = False) -> int | None:
-        """The value that a handler below level x+1 last gave to, or took from, this port, MSR or address; None: none did."""
+        """The value that a handler below level x+1 last gave or took at this port, MSR or address; None: none did."""
         ...
 
 
 class Hypervisor:
     """Software at level x, in Python; its guest is level x+1.
 
-    Subclass it and declare handlers with `on_io`, `on_rdmsr` and the others of `nestvmm.hypervisors.declare`. State is the
-    object's own; a tower makes one object per level. Options of the tower file and of `--level` are keyword arguments of the
-    constructor: strings, integers or booleans.
+    Subclass it and declare handlers with `on_io`, `on_rdmsr` and the others of `nestvmm.hypervisors.declare`. State
+    is the object's own; a tower makes one object per level. Options of the tower file and of `--level` are keyword
+    arguments of the constructor: strings, integers or booleans.
     """
 
     guest: Guest
@@ -113,7 +113,7 @@ class Hypervisor:
         return Result.declined()
 
     def propagated(self, event: Event, value: int) -> None:
-        """A level below handled an event of this level's guest; `value` was read or written. Overriding costs a call each."""
+        """A level below handled an event of this level's guest; `value` was read or written. Overriding it costs calls."""
 
     def receive(self, data: bytes) -> int:
         """Takes console input for its guest, from any thread, and gives how many bytes it took; see `console`."""

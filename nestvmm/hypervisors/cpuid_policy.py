@@ -17,11 +17,11 @@ class CpuidPolicy(Hypervisor):
 
     vendor:     12 characters of leaf 0
     signature:  up to 12 characters of the hypervisor leaf 0x40000000; empty hides the hypervisor
-    clear, set: `LEAF.REGISTER.BIT` joined by `+`, such as `1.ecx.21+7.ebx.3`: bits to clear or to set (with LEAF:SUBLEAF
-                for a subleaf other than 0)
+    clear, set: `LEAF.REGISTER.BIT` joined by `+`, such as `1.ecx.21+7.ebx.3`: bits to clear or to set (with
+                LEAF:SUBLEAF for a subleaf other than 0)
     """
 
-    def __init__(self, vendor: str = "", signature: str | None = None, clear: str = "", set: str = "") -> None:  # noqa: A002
+    def __init__(self, vendor: str = "", signature: str | None = None, clear: str = "", set: str = "") -> None:
         if vendor and len(vendor.encode()) != 12:
             raise UsageError(f"vendor {vendor!r} has not 12 characters")
         if signature and len(signature.encode()) > 12:

@@ -11,7 +11,8 @@
     monitor                              what L0 does itself
     account                              who handled how many, and how fast
 
-An exit's way: native/vcpu.c (run, decode, look up, serve in C) -> runner -> a hypervisor's handler -> runner -> native/vcpu.c.
+An exit's way: native/vcpu.c (run, decode, look up, serve in C) -> runner -> a hypervisor's handler -> runner ->
+native/vcpu.c.
 """
 
 from nestvmm.nesting.account import Account, Clock

@@ -1,8 +1,8 @@
 """The designation table: which level handles which event. Pure data and pure functions; nothing here acts.
 
-A hypervisor at level x claims events by reason and qualifier. Several levels may claim one event: the highest, which is the one
-nearest to the guest, gets it first; what it declines goes to the next one below; what nobody claims is L0's. A ceiling
-(`--designate REASON:QUALIFIER=Ln`) takes an event away from all levels above n.
+A hypervisor at level x claims events by reason and qualifier. Several levels may claim one event: the highest, which
+is the one nearest to the guest, gets it first; what it declines goes to the next one below; what nobody claims is
+L0's. A ceiling (`--designate REASON:QUALIFIER=Ln`) takes an event away from all levels above n.
 """
 
 from __future__ import annotations

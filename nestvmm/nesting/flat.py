@@ -1,7 +1,7 @@
 """Compiles a DesignationTable to the flat one that the C run loop looks up (native/table.h).
 
-The order of turns is resolved here, once per policy: every range of qualifiers gets the head of a chain of claims. Chains
-share their tails, so a tower's height costs nothing at look-up.
+The order of turns is resolved here, once per policy: every range of qualifiers gets the head of a chain of claims.
+Chains share their tails, so a tower's height costs nothing at look-up.
 """
 
 from __future__ import annotations

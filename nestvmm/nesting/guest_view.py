@@ -19,8 +19,8 @@ __all__ = ["GuestView", "VcpuState"]
 class VcpuState:
     """Level n's registers during one event: read once when a handler asks, written back once when it is done.
 
-    Only the fields that a handler changed are written: the answer to the event itself, such as IN's result in RAX, is the
-    engine's to deliver.
+    Only the fields that a handler changed are written: the answer to the event itself, such as IN's result in RAX, is
+    the engine's to deliver.
     """
 
     def __init__(self, engine: Engine) -> None:

@@ -13,7 +13,7 @@ _WORDS: dict[str, Option] = {"true": True, "yes": True, "on": True, "false": Fal
 
 
 def parse_level(text: str) -> tuple[str, dict[str, Option]]:
-    """Name and options of `NAME[,option=value ...]`; numbers and true, false are what they look like. Raises UsageError."""
+    """Name and options of `NAME[,option=value ...]`: values are numbers, booleans, else strings. Raises UsageError."""
     name, *pairs = text.split(",")
     options: dict[str, Option] = {}
     for pair in pairs:

@@ -2,8 +2,9 @@
 
     level n ──map of hypervisor n-1──> level n-1 ── ... ──> level 1 ──L0's map──> offset in L0's memory
 
-Two families of the same maps: for *backing*, a hypervisor that claims physical addresses has a hole there; for *routing*, an
-address goes through every map between, holes of claims included, since a claim that declines hands the access down.
+Two families of the same maps: for *backing*, a hypervisor that claims physical addresses has a hole there; for
+*routing*, an address goes through every map between, holes of claims included, since a claim that declines hands the
+access down.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ __all__ = ["LevelMaps", "LevelMemory"]
 
 
 class LevelMaps:
-    """The composed maps of a tower of height n: `maps[x - 1]` is hypervisor x's, from level x+1's addresses to level x's.
+    """The composed maps of a tower of height n: `maps[x - 1]` is hypervisor x's, from level x+1's addresses to level
+    x's.
 
     holes: (level, first, last), the physical addresses of level+1 that the hypervisor at `level` claims
     """
@@ -68,7 +70,7 @@ class LevelMemory:
         return b"".join(self._host.read(offset, length) for offset, length in self._pieces(address, size, Rights.READ))
 
     def write(self, address: int, data: bytes | memoryview, *, rights: Rights = Rights.WRITE) -> None:
-        """Writes at a physical address; raises GuestAccessError, before the first byte, where memory is missing or read-only."""
+        """Writes at a physical address; raises GuestAccessError, before the first byte, where that is not possible."""
         view = memoryview(data)
         for offset, length in list(self._pieces(address, len(view), rights)):
             self._host.write(offset, view[:length])

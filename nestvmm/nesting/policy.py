@@ -1,4 +1,4 @@
-"""What the levels of a tower want: the claims of its hypervisors and the designations of its user, checked against an engine."""
+"""What the levels of a tower want: its hypervisors' claims and its user's designations, checked against an engine."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Policy:
             self.claims.append(Claim(ceiling.level, scope, hypervisor.designated, who))
         elif not own:
             raise UsageError(
-                f"designate {scope.reason.label}:{scope.label} to L{ceiling.level}: its hypervisor {who} handles none of that; "
-                "declare a handler, or override Hypervisor.designated"
+                f"designate {scope.reason.label}:{scope.label} to L{ceiling.level}: its hypervisor {who} handles none "
+                "of that; declare a handler, or override Hypervisor.designated"
             )
 
     def debug_vectors(self) -> frozenset[int]:

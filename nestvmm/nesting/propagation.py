@@ -1,8 +1,9 @@
 """The effects of handled events, as each level sees them.
 
-What the handler at level x did holds for the levels x+1 to n: they all are "the software that caused the event" to it, one inside
-the other. Carrying an effect to each of them when it happens would cost more the higher the tower is, so effects are kept once,
-in level n's coordinates, with the level that made them; level y sees the newest one that a level below y made.
+What the handler at level x did holds for the levels x+1 to n: they all are "the software that caused the event" to
+it, one inside the other. Carrying an effect to each of them when it happens would cost more the higher the tower is,
+so effects are kept once, in level n's coordinates, with the level that made them; level y sees the newest one that a
+level below y made.
 """
 
 from __future__ import annotations

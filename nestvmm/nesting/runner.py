@@ -1,9 +1,11 @@
 """Runs a tower: each event goes to the level that is designated, as if the level above it had caused it.
 
-    engine.run ──event──> claim whose turn it is ──in its coordinates──> handler ──Result──> completed, propagated, resumed
+    engine.run ──event──> claim whose turn it is ──in its coordinates──> handler ──Result──> completed, propagated,
+    resumed
        (C)                     │ declined, reflected: the next turn
 
-The vCPU has a thread of its own; the thread that calls `run` waits, feeds standard input to the console and keeps the timeout.
+The vCPU has a thread of its own; the thread that calls `run` waits, feeds standard input to the console and keeps the
+timeout.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nestvmm._native import ffi, lib
+from nestvmm.devices import Server
 from nestvmm.engines import RunStatus
 from nestvmm.errors import HypervisorError
 from nestvmm.hypervisors import Hypervisor
-from nestvmm.devices import Server
 from nestvmm.nesting.designation import Claim
 from nestvmm.nesting.tower import Tower
 from nestvmm.x86.event import Direction, Event, Outcome, Result
@@ -37,6 +39,8 @@ _REASONS = tuple(ExitReason)
 _PHYSICAL = frozenset(reason for reason, row in REASONS.items() if row.qualifier is Qualifier.PHYSICAL)
 # How often input is offered again to a console whose queue was full, in seconds.
 _RETRY = 0.02
+# How often a kick is repeated until the vCPU's thread has stopped, in seconds.
+_KICK_AGAIN = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +79,8 @@ class Runner:
     def run(self, *, stdin: int | None = None) -> RunResult:
         """Runs until the guest or a handler ends it, its timeout passes, or `stop` is called.
 
-        stdin: a descriptor whose bytes go to the console. Raises HypervisorError, HostError or KvmError; KeyboardInterrupt
-        ends the run first.
+        stdin: a descriptor whose bytes go to the console. Raises HypervisorError, HostError or KvmError;
+        KeyboardInterrupt ends the run first.
         """
         thread = threading.Thread(target=self._vcpu_thread, name="vcpu0", daemon=True)
         started = time.monotonic()
@@ -84,8 +88,10 @@ class Runner:
         try:
             self._wait(thread, stdin, started)
         finally:
-            self.stop()
-            thread.join()
+            # a signal that lands just before a write of guest output blocks would be lost: repeat it
+            while thread.is_alive():
+                self.stop()
+                thread.join(_KICK_AGAIN)
             os.close(self._done_read)
             os.close(self._done_write)
         if self._error is not None:

@@ -28,5 +28,5 @@ def parse_size(text: str | int, what: str, *, bare: str = "m") -> int:
 
 
 def parse_number(text: str | int, what: str) -> int:
-    """A non-negative number, decimal or 0x...; K, M and G multiply by powers of 1024. Raises UsageError naming `what`."""
+    """A non-negative number, decimal or 0x...; K, M and G multiply by 1024s. Raises UsageError naming `what`."""
     return parse_size(text, what, bare="b")

@@ -17,7 +17,7 @@ from nestvmm.hypervisors import Guest, Hypervisor
 from nestvmm.hypervisors.find import make_hypervisor
 from nestvmm.kvm import HostMemory
 from nestvmm.loaders import Image, MemoryRange, load, read_file
-from nestvmm.nesting.flat import FlatTable, compile_table
+from nestvmm.nesting.flat import compile_table
 from nestvmm.nesting.guest_view import GuestView, VcpuState
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
 from nestvmm.nesting.memory import MemoryMap, Rights

@@ -19,10 +19,11 @@ RING = 4096
 
 
 class JsonLines:
-    """Writes one line for each event; a context manager around the run. Raises UsageError if the file cannot be written.
+    """Writes one line for each event; a context manager around the run. Raises UsageError if the file cannot be
+    written.
 
-    A line has: n (0, 1, 2 ...), ticks (TSC at the exit), ns (to its completion), reason, raw (the engine's code), level,
-    qualifier, direction, size, count, value, handler (its level), who, in_c.
+    A line has: n (0, 1, 2 ...), ticks (TSC at the exit), ns (to its completion), reason, raw (the engine's code),
+    level, qualifier, direction, size, count, value, handler (its level), who, in_c.
     """
 
     def __init__(self, path: Path, tower: Tower, clock: Clock) -> None:
