@@ -34,7 +34,7 @@ def declarations() -> str:
     texts = [(NATIVE / "kvm.cdef").read_text()]
     for header in HEADERS:
         text = (NATIVE / header).read_text()
-        text = re.sub(r"^#(?!define NV_\w+ (0x)?[0-9a-fA-F]+$).*\n", "", text, flags=re.MULTILINE)
+        text = re.sub(r"^#(?!define NV_\w+ (0x)?[0-9a-fA-F]+(\s+/\*.*\*/)?$).*\n", "", text, flags=re.MULTILINE)
         texts.append(text)
     return "\n".join(texts)
 

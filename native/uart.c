@@ -251,7 +251,7 @@ int nv_uart_serve(void *device, uint64_t offset, struct nv_event *event)
 	} else {
 		for (size_t at = 0; at < size * event->count; at += size)
 			access_element(uart, offset, event, event->data + at);
-		if (event->direction != NV_WRITE) {
+		if (event->direction != NV_WRITE && event->count) {
 			event->value = 0;
 			memcpy(&event->value, event->data, size < sizeof event->value ? size : sizeof event->value);
 		}

@@ -33,11 +33,10 @@ int nv_kick_init(void)
 	return sigaction(kick_signal(), &action, NULL) ? -errno : 0;
 }
 
-void nv_vcpu_init(struct nv_vcpu *vcpu, int fd, struct kvm_run *run, uint8_t level)
+void nv_vcpu_init(struct nv_vcpu *vcpu, const struct nv_engine_ops *ops, uint8_t level)
 {
 	memset(vcpu, 0, sizeof *vcpu);
-	vcpu->fd = fd;
-	vcpu->run = run;
+	vcpu->ops = ops;
 	vcpu->level = level;
 }
 

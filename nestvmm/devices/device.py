@@ -65,6 +65,8 @@ class RegisterDevice:
         """Answer an access element by element: a string access is one to the same offset, count times."""
         size = event.size
         if event.direction != Direction.WRITE:
+            if event.count == 1:
+                return Result.read(self.read(offset, size))
             return Result.read_bytes(
                 b"".join(self.read(offset, size).to_bytes(size, "little") for _ in range(event.count))
             )
@@ -89,6 +91,8 @@ class ByteDevice(RegisterDevice):
 
     def read(self, offset: int, size: int) -> int:
         """Read the registers that the element covers."""
+        if size == 1:
+            return self.read_byte(offset)
         return int.from_bytes(bytes(self.read_byte(offset + i) for i in range(size)), "little")
 
     def write(self, offset: int, size: int, value: int) -> Result:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from nestvmm._native import ffi, lib
 from nestvmm.devices.device import Server, written
 from nestvmm.x86.event import HANDLED, Direction, Event, Result
 
 __all__ = ["NativeDevice"]
+
+PAGE: Final = 4096  # the most that one exit of KVM moves
 
 
 class NativeDevice:
@@ -18,6 +22,7 @@ class NativeDevice:
         """Serve by `function`, an nv_serve_fn that native/ declares, with the cffi pointer `device`."""
         self._server: Server | None = Server(ffi.addressof(lib, function), device)
         self._serve = getattr(lib, function)
+        self._data = ffi.new("uint8_t[]", PAGE)
         self._event = ffi.new("struct nv_event *")
 
     @property
@@ -29,19 +34,21 @@ class NativeDevice:
 
     def access(self, offset: int, event: Event) -> Result:
         """Serve an event from Python. Not from two threads at once."""
-        server = self.server
+        length = event.size * event.count
+        if length > len(self._data):
+            self._data = ffi.new("uint8_t[]", length)
         write = event.direction == Direction.WRITE
-        data = bytearray(written(event) if write else event.size * event.count)
+        if write:
+            ffi.memmove(self._data, written(event), length)
         native = self._event
-        native.qualifier = event.qualifier
-        native.value = event.value
+        native.data = self._data
         native.direction = event.direction
         native.size = event.size
         native.count = event.count
-        with ffi.from_buffer(data) as lent:
-            native.data = ffi.cast("uint8_t *", lent)
-            outcome = self._serve(server.device, offset, native)
-            native.data = ffi.NULL
-        if outcome != lib.NV_HANDLED:
+        if self._serve(self.server.device, offset, native) != lib.NV_HANDLED:
             return Result.declined()
-        return HANDLED if write else Result.read_bytes(bytes(data))
+        if write:
+            return HANDLED
+        if event.count == 1:
+            return Result.read(native.value)
+        return Result.read_bytes(ffi.buffer(self._data, length)[:])

@@ -17,8 +17,6 @@ def read_file(path: str, ram_size: int, what: str = "image") -> bytes:
         # O_NONBLOCK: opening a FIFO without a writer would wait for ever.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
             status = os.fstat(file.fileno())
-            if stat.S_ISDIR(status.st_mode):
-                raise ImageError(f"{what} {path}: is a directory")
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError(f"{what} {path}: not a regular file; copy it to one")
             if status.st_size > ram_size:

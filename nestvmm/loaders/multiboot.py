@@ -28,7 +28,7 @@ _HAS_ADDRESSES: Final = 1 << 16
 
 # Memory sizes, boot device, command line, modules, memory map, loader name.
 _INFO_FLAGS: Final = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 9
-_INFO: Final = struct.Struct("<7I16x6I20x")
+_INFO: Final = struct.Struct("<7I16x2I12xI20x")
 _FIRST_DISK: Final = 0x8000FFFF
 _MODULE: Final = struct.Struct("<4I")
 _REGION: Final = struct.Struct("<IQQI")
@@ -164,12 +164,8 @@ def _place_information(room: Room, kernel_end: int, command: bytes, modules: Seq
         info + command_at,
         len(modules),
         info + modules_at,
-        0,
         len(memory),
         info + memory_at,
-        0,
-        0,
-        0,
         info + name_at,
     )
     room.write(info, b"".join([head, *table, memory, texts]))

@@ -34,7 +34,19 @@ class Event:
     instruction:        the bytes at RIP that the engine reports, possibly none
     """
 
-    __slots__ = ("count", "data", "direction", "info", "instruction", "level", "qualifier", "raw", "reason", "size", "value")
+    __slots__ = (
+        "count",
+        "data",
+        "direction",
+        "info",
+        "instruction",
+        "level",
+        "qualifier",
+        "raw",
+        "reason",
+        "size",
+        "value",
+    )
 
     def __init__(
         self,
