@@ -1,7 +1,7 @@
 """The far end of a lab's channel: runs one command at a time for the near end (session.py).
 
-It runs inside the machine, started by the initramfs' init with nothing but the standard library, so it imports nothing of
-nestvmm and little else: every import costs time under an emulated CPU.
+It runs inside the machine, started by the initramfs' init, so it imports nothing of nestvmm, and little else: every
+import costs time under an emulated CPU.
 
     frame       kind (1 byte), length of payload (4 bytes, little endian), payload
     near end    RUN (working directory, number of arguments, arguments, environment, joined by NUL), STDIN (at most
@@ -16,6 +16,7 @@ import select
 import signal
 import struct
 import sys
+from contextlib import suppress
 
 __all__ = ["CHUNK", "Channel", "encode_run"]
 
@@ -123,10 +124,8 @@ class Command:
     def kill(self) -> None:
         """End it and, in a cgroup, everything that it started."""
         for send, target in ((signal.pidfd_send_signal, self.ended), (os.killpg, self._pid)):
-            try:  # by descriptor too: a child just forked does not lead its group yet
+            with suppress(ProcessLookupError):  # by descriptor too: a child just forked does not lead its group yet
                 send(target, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
         if self._cgroup:
             _write(f"{self._cgroup}/cgroup.kill", "1")
 
@@ -233,10 +232,8 @@ def main() -> None:
     where = sys.argv[1]
     fd = int(where) if where.isdecimal() else os.open(where, os.O_RDWR)
     os.set_inheritable(fd, False)
-    try:
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         Agent(fd, sys.argv[2] if len(sys.argv) > 2 else None).serve()
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass
 
 
 if __name__ == "__main__":

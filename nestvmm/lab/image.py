@@ -1,8 +1,11 @@
-"""The lab's initramfs: busybox, the kernel's modules, the agent and the script that puts them together, built once."""
+"""What QEMU boots, built once: the kernel unpacked, and an initramfs of busybox, modules, the agent and their init."""
 
 from __future__ import annotations
 
 import hashlib
+import lzma
+import struct
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,10 +13,11 @@ from nestvmm.lab import agent
 from nestvmm.lab.initramfs import busybox_initramfs, directory, file
 from nestvmm.lab.kernel import Kernel, cache_directory, publish, read_module
 
-__all__ = ["build_initrd"]
+__all__ = ["build_initrd", "unpack_kernel"]
 
 INIT = """#!/bin/busybox sh
-# The kernel hands NESTVMM_PYTHON and NESTVMM_SHARE over from its command line. A failure here ends in a panic, which ends QEMU.
+# The kernel hands NESTVMM_PYTHON and NESTVMM_SHARE over from its command line.
+# A failure here ends in a panic, which ends QEMU.
 set -e
 bb=/bin/busybox
 $bb mount -t proc proc /proc
@@ -61,10 +65,30 @@ def build_initrd(kernel: Kernel) -> Path:
     mount_points = {name: directory() for name in ("lower", "upper", "root")}
     program = file(Path(agent.__file__).read_bytes())
     archive = busybox_initramfs(INIT, {**mount_points, "agent.py": program, **modules})
-    final = cache_directory() / f"initrd-{hashlib.sha256(archive).hexdigest()[:16]}.gz"
+    return _keep("initrd", archive, lambda: archive)
+
+
+def unpack_kernel(kernel: Kernel) -> Path:
+    """The ELF file inside the bzImage, which boots 2.5 s sooner than one that unpacks itself on an emulated CPU.
+
+    QEMU starts it by its PVH note. A kernel that is not packed with xz, as Debian's is, is left as it is.
+    """
+    packed = kernel.image.read_bytes()
+    # Documentation/arch/x86/boot.rst: setup_sects, payload_offset and payload_length
+    payload, length = struct.unpack_from("<II", packed, 0x248)
+    payload += (packed[0x1F1] + 1) * 512
+    if not packed.startswith(b"\xfd7zXZ\0", payload):
+        return kernel.image
+    # the payload's last word, behind the xz stream, is its unpacked size
+    return _keep("vmlinux", packed, lambda: lzma.LZMADecompressor().decompress(packed[payload : payload + length]))
+
+
+def _keep(name: str, key: bytes, build: Callable[[], bytes]) -> Path:
+    """The cached file that `build` makes for `key`."""
+    final = cache_directory() / f"{name}-{hashlib.sha256(key).hexdigest()[:16]}"
     if not final.exists():
         with TemporaryDirectory(prefix="building-", dir=final.parent) as scratch:
             built = Path(scratch, final.name)
-            built.write_bytes(archive)
+            built.write_bytes(build())
             publish(built, final)
     return final

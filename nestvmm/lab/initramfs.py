@@ -1,4 +1,4 @@
-"""Writes an initramfs: a gzipped "newc" cpio archive, as the kernel's Documentation/driver-api/early-userspace describes.
+"""Writes an initramfs: a gzipped "newc" cpio archive (Documentation/driver-api/early-userspace/buffer-format.rst).
 
 Own code because pip's only library for the format (cpiofile) has not been released since 2011. The output depends on
 nothing but the input, so its hash can name it.

@@ -1,8 +1,8 @@
 """The lab's kernel: a stock one with its modules, found on this machine or fetched from Debian once.
 
-    NESTVMM_LAB_KERNEL=DIR   an unpacked kernel package (boot/vmlinuz-RELEASE, lib/modules/RELEASE, `depmod -b DIR RELEASE`)
-    /                        this machine's own kernel, when its files are there and readable
-    apt-get download         what linux-image-amd64 depends on, kept in the cache with the modules that the lab loads
+NESTVMM_LAB_KERNEL=DIR   an unpacked kernel package (boot/vmlinuz-RELEASE, lib/modules/RELEASE, `depmod -b DIR RELEASE`)
+/                        this machine's own kernel, when its files are there and readable
+apt-get download         what linux-image-amd64 depends on, kept in the cache with the modules that the lab loads
 """
 
 from __future__ import annotations

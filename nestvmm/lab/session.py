@@ -31,7 +31,7 @@ class LabError(HostError):
 
 
 class LabTimeoutError(NestvmmError):
-    """A command ran longer than it was allowed to and was killed; `stdout` and `stderr` hold what it said until then."""
+    """A command ran for too long and was killed; `stdout` and `stderr` hold what it said until then."""
 
     status = 124
 

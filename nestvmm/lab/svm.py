@@ -1,13 +1,13 @@
 """The SVM lab: a machine with AMD's SVM on any host.
 
-QEMU's emulated CPU (TCG, `-cpu max`) has SVM with nested paging. A stock Debian kernel boots there, loads kvm_amd with
-nested=1, mounts this machine's / read-only over 9p with a tmpfs on top, and starts an agent that runs commands for us over
-a virtio-serial port. Files that commands write vanish with the lab. virtme-ng, which does much of this, is not used because
-it runs one command a boot (more need ssh or vhost-vsock on the host), boots a whole guest userland of its own, and has no
-answer to a machine that hangs.
+QEMU's emulated CPU (TCG, `-cpu max`) has SVM with nested paging. A stock Debian kernel boots there, loads kvm_amd
+with nested=1, mounts this machine's / read-only over 9p with a tmpfs on top, and starts an agent that runs commands for
+us over a virtio-serial port. Files that commands write vanish with the lab. virtme-ng, which does much of this, is not
+used because it runs one command a boot (more need ssh or vhost-vsock on the host), wants an installed kernel's module
+tree, and has no answer to a machine that hangs.
 
-The 9p mount caches loosely: a file that changes on this machine after the lab has read it may look stale there. Keep a lab
-for one test module or one command, not for a changing tree.
+The 9p mount caches loosely: a file that changes on this machine after the lab has read it may look stale there. Keep a
+lab for one test module or one command, not for a changing tree.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from nestvmm.lab.base import Lab, say
-from nestvmm.lab.image import build_initrd
+from nestvmm.lab.image import build_initrd, unpack_kernel
 from nestvmm.lab.kernel import Kernel, find_kernel
 from nestvmm.lab.session import LabError, Output, Request, Session, SessionLostError
 from nestvmm.lab.tools import find_tool
 
-__all__ = ["SvmLab"]
+__all__ = ["SvmLab", "prepare"]
 
 SILENCE_LIMIT = 120.0  # seconds without an answer from the agent, under any load seen here
 STALLED_SILENCE_LIMIT = 30.0  # the same once the kernel has complained about a stall
@@ -80,7 +81,7 @@ class SvmLab(Lab):
         self.boot_seconds = 0.0
 
     def __enter__(self) -> Self:
-        self._kernel, self._initrd = prepare()
+        self._parts = prepare()
         self._command_line = self._qemu()
         try:
             self._boot()
@@ -94,12 +95,12 @@ class SvmLab(Lab):
     @property
     def kernel(self) -> Path:
         """The stock kernel's bzImage."""
-        return self._kernel.image
+        return self._parts.kernel.image
 
     @property
     def initrd(self) -> Path:
         """The lab's own initramfs."""
-        return self._initrd
+        return self._parts.initrd
 
     def _execute(self, request: Request, output: Output, restarted: Callable[[], None]) -> int:
         try:
@@ -165,12 +166,22 @@ class SvmLab(Lab):
         if self._share is not None:
             argv += ["-virtfs", _plan9(self._share.resolve(), "share", "multidevs=remap")]
             kernel_words.append("NESTVMM_SHARE=1")
-        argv += ["-kernel", str(self._kernel.image), "-initrd", str(self._initrd), "-append", " ".join(kernel_words)]
+        argv += ["-kernel", str(self._parts.unpacked), "-initrd", str(self._parts.initrd)]
+        argv += ["-append", " ".join(kernel_words)]
         return argv
 
 
-def prepare() -> tuple[Kernel, Path]:
-    """Everything that a boot needs: the programs, the kernel, the initramfs (built or fetched when there is none yet).
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a boot is made of: the stock kernel, the same unpacked, and the initramfs."""
+
+    kernel: Kernel
+    unpacked: Path
+    initrd: Path
+
+
+def prepare() -> Parts:
+    """Find, fetch or build everything that a boot needs.
 
     Raises:
         HostError: something is missing; says which package to install.
@@ -178,7 +189,7 @@ def prepare() -> tuple[Kernel, Path]:
     find_tool("qemu-system-x86_64", "qemu-system-x86")
     find_tool("setpriv", "util-linux")
     kernel = find_kernel()
-    return kernel, build_initrd(kernel)
+    return Parts(kernel, unpack_kernel(kernel), build_initrd(kernel))
 
 
 def _plan9(path: Path, tag: str, options: str) -> str:
