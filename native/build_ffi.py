@@ -15,7 +15,18 @@ from setuptools.command.build_ext import build_ext
 NATIVE = Path(__file__).resolve().parent
 
 # Headers that Python sees, in the order of their dependencies.
-HEADERS = ("reason.h", "event.h", "table.h", "counters.h", "trace.h", "vcpu.h", "direct.h", "uart.h", "debugcon.h")
+HEADERS = (
+    "reason.h",
+    "event.h",
+    "table.h",
+    "counters.h",
+    "trace.h",
+    "vcpu.h",
+    "direct.h",
+    "uart.h",
+    "debugcon.h",
+    "ignore.h",
+)
 
 
 def declarations() -> str:
@@ -23,7 +34,7 @@ def declarations() -> str:
     texts = [(NATIVE / "kvm.cdef").read_text()]
     for header in HEADERS:
         text = (NATIVE / header).read_text()
-        text = re.sub(r"^#(?!define NV_\w+ (0x)?[0-9a-fA-F]+$).*\n", "", text, flags=re.MULTILINE)
+        text = re.sub(r"^#(?!define NV_\w+ (0x)?[0-9a-fA-F]+(\s+/\*.*\*/)?$).*\n", "", text, flags=re.MULTILINE)
         texts.append(text)
     return "\n".join(texts)
 

@@ -213,8 +213,15 @@ static void direct_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 	}
 }
 
-const struct nv_engine_ops nv_direct_ops = {
+static const struct nv_engine_ops direct_ops = {
 	.enter = direct_enter,
 	.decode = direct_decode,
 	.complete = direct_complete,
 };
+
+void nv_direct_init(struct nv_vcpu *vcpu, int fd, struct kvm_run *run, uint8_t level)
+{
+	nv_vcpu_init(vcpu, &direct_ops, level);
+	vcpu->fd = fd;
+	vcpu->run = run;
+}

@@ -4,6 +4,7 @@
 
 #include "vcpu.h"
 
-extern const struct nv_engine_ops nv_direct_ops;
+/* fd and run: of the KVM vCPU that runs level n. */
+void nv_direct_init(struct nv_vcpu *vcpu, int fd, struct kvm_run *run, uint8_t level);
 
 #endif

@@ -33,11 +33,10 @@ int nv_kick_init(void)
 	return sigaction(kick_signal(), &action, NULL) ? -errno : 0;
 }
 
-void nv_vcpu_init(struct nv_vcpu *vcpu, int fd, struct kvm_run *run, uint8_t level)
+void nv_vcpu_init(struct nv_vcpu *vcpu, const struct nv_engine_ops *ops, uint8_t level)
 {
 	memset(vcpu, 0, sizeof *vcpu);
-	vcpu->fd = fd;
-	vcpu->run = run;
+	vcpu->ops = ops;
 	vcpu->level = level;
 }
 
@@ -53,14 +52,13 @@ void nv_vcpu_kick(struct nv_vcpu *vcpu)
 		syscall(SYS_tgkill, getpid(), thread, kick_signal());
 }
 
-/* Takes a kick, if there is one. */
+/* Takes a kick, if there is one. The flag goes first: a kick that arrives in between is then taken by the next call. */
 static int take_kick(struct nv_vcpu *vcpu)
 {
-	if (!__atomic_load_n(&vcpu->kicked, __ATOMIC_SEQ_CST))
+	if (!__atomic_exchange_n(&vcpu->kicked, 0, __ATOMIC_SEQ_CST))
 		return 0;
 	if (vcpu->run)
 		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-	__atomic_store_n(&vcpu->kicked, 0, __ATOMIC_SEQ_CST);
 	return 1;
 }
 

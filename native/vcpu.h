@@ -42,7 +42,8 @@ struct nv_vcpu {
 /* Installs the do-nothing handler of the signal that interrupts KVM_RUN. Once per process. */
 int nv_kick_init(void);
 
-void nv_vcpu_init(struct nv_vcpu *vcpu, int fd, struct kvm_run *run, uint8_t level);
+/* For an engine's own init. */
+void nv_vcpu_init(struct nv_vcpu *vcpu, const struct nv_engine_ops *ops, uint8_t level);
 
 /* Completes the pending event, then runs until an event is for Python. Allocates nothing. */
 int nv_vcpu_run(struct nv_vcpu *vcpu);

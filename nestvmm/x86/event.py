@@ -34,7 +34,19 @@ class Event:
     instruction:        the bytes at RIP that the engine reports, possibly none
     """
 
-    __slots__ = ("count", "data", "direction", "info", "instruction", "level", "qualifier", "raw", "reason", "size", "value")
+    __slots__ = (
+        "count",
+        "data",
+        "direction",
+        "info",
+        "instruction",
+        "level",
+        "qualifier",
+        "raw",
+        "reason",
+        "size",
+        "value",
+    )
 
     def __init__(
         self,
@@ -83,7 +95,8 @@ class Outcome(IntEnum):
 class Result(NamedTuple):
     """A handler's answer: the only type that a handler returns.
 
-    Make one by `Result.handled()`, `.read()`, `.read_bytes()`, `.declined()`, `.reflected()`, `.faulted()` or `.stopped()`.
+    Make one by `Result.handled()`, `.read()`, `.read_bytes()`, `.declined()`, `.reflected()`, `.faulted()` or
+    `.stopped()`.
     """
 
     outcome: Outcome
@@ -102,7 +115,7 @@ class Result(NamedTuple):
 
     @classmethod
     def read(cls, value: int) -> Result:
-        """The event is done and the guest reads this value: truncated to the event's size, repeated for each element."""
+        """The event is done and the guest reads this value, truncated to the event's size, repeated per element."""
         return cls(Outcome.HANDLED, value)
 
     @classmethod

@@ -1,7 +1,7 @@
 """The neutral exit reasons: one row each, and which engine can trap it.
 
-`native/reason.h` gives the same numbers to C. A name here is what `--designate` and tower files take, in lower case with
-hyphens: `ExitReason.EMULATION_FAILURE` is `emulation-failure`.
+`native/reason.h` gives the same numbers to C. A name here is what `--designate` and tower files take, in lower case
+with hyphens: `ExitReason.EMULATION_FAILURE` is `emulation-failure`.
 """
 
 from __future__ import annotations

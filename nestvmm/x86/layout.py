@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Final
 
 # Ports: first one, and how many.
-PORT_I8042: Final = (0x60, 5)
+PORT_I8042_DATA: Final = (0x60, 1)
+PORT_I8042_COMMAND: Final = (0x64, 1)
 PORT_CMOS: Final = (0x70, 2)
 PORT_POST: Final = (0x80, 1)
 PORT_DEBUGCON: Final = (0xE9, 1)
-PORT_DEBUG_EXIT: Final = (0xF4, 1)
+PORT_DEBUG_EXIT: Final = (0xF4, 4)
 PORT_COM1: Final = (0x3F8, 8)
 PORT_FW_CFG: Final = (0x510, 2)
 PORT_PM_TIMER: Final = (0x608, 4)

@@ -1,0 +1,105 @@
+/* What one exit costs: `KIND [count=N] [at=ADDRESS]` runs one instruction N times between two RDTSCs and prints the cycles;
+ * `KIND forever [at=ADDRESS]` runs it without end and without RDTSC, for measurements from outside. */
+#include "io.h"
+#include "option.h"
+#include "printf.h"
+#include "start.h"
+
+#define COUNT_MAX 65536
+#define STATUS_USAGE 2
+
+enum { PORT = 0x5000, HOLE = 0xd0000000, MSR = 0x4e560000 };
+
+static uint32_t sample[COUNT_MAX];
+
+static inline uint64_t rdtsc(void)
+{
+	uint32_t low, high;
+
+	asm volatile("rdtsc" : "=a"(low), "=d"(high) :: "memory");
+	return (uint64_t)high << 32 | low;
+}
+
+/* A kind's two loops. Macros, because a call between the two RDTSCs would be measured too. */
+#define KIND(name, instruction) \
+	static void name(uint64_t at, uint64_t count) \
+	{ \
+		(void)at; \
+		for (uint64_t i = 0; i < count; i++) { \
+			uint64_t before = rdtsc(); \
+			instruction; \
+			sample[i] = (uint32_t)(rdtsc() - before); \
+		} \
+	} \
+	static void name##_forever(uint64_t at) \
+	{ \
+		(void)at; \
+		for (;;) \
+			instruction; \
+	}
+
+KIND(none, asm volatile(""))
+KIND(port_in, asm volatile("inb %w0, %%al" :: "d"(at) : "al"))
+KIND(port_out, asm volatile("outb %%al, %w0" :: "d"(at), "a"(0)))
+KIND(mmio, asm volatile("movl (%0), %%eax" :: "r"(at) : "eax"))
+KIND(mmio_write, asm volatile("movl %0, (%1)" :: "r"(0), "r"(at)))
+KIND(msr, asm volatile("rdmsr" :: "c"(at) : "eax", "edx"))
+KIND(msr_write, asm volatile("wrmsr" :: "c"(at), "a"(0), "d"(0)))
+KIND(cpuid, asm volatile("cpuid" :: "a"(0), "c"(0) : "ebx", "edx"))
+
+static const struct kind {
+	const char *name;
+	uint64_t at;
+	void (*measure)(uint64_t at, uint64_t count);
+	void (*forever)(uint64_t at);
+} kinds[] = {
+	{"none", 0, none, none_forever},
+	{"port-in", PORT, port_in, port_in_forever},
+	{"port-out", PORT, port_out, port_out_forever},
+	{"mmio", HOLE, mmio, mmio_forever},
+	{"mmio-write", HOLE, mmio_write, mmio_write_forever},
+	{"msr", MSR, msr, msr_forever},
+	{"msr-write", MSR, msr_write, msr_write_forever},
+	{"cpuid", 0, cpuid, cpuid_forever},
+};
+
+/* Shell's sort. */
+static void sort(uint64_t count)
+{
+	for (uint64_t gap = count / 2; gap; gap /= 2) {
+		for (uint64_t i = gap; i < count; i++) {
+			uint32_t value = sample[i];
+			uint64_t j = i;
+
+			for (; j >= gap && sample[j - gap] > value; j -= gap)
+				sample[j] = sample[j - gap];
+			sample[j] = value;
+		}
+	}
+}
+
+int main(uint64_t ram)
+{
+	uint64_t count = option_number("count", 1000);
+
+	(void)ram;
+	for (const struct kind *kind = kinds; kind < kinds + sizeof kinds / sizeof *kinds; kind++) {
+		if (!option_word(kind->name))
+			continue;
+		if (option_word("forever"))
+			kind->forever(option_number("at", kind->at));
+		if (count < 1 || count > COUNT_MAX) {
+			printf("rtt: count is %lu, must be 1 to %u\n", count, COUNT_MAX);
+			return STATUS_USAGE;
+		}
+		kind->measure(option_number("at", kind->at), count);
+		sort(count);
+		printf("rtt %s count %lu min %u median %u cycles\n", kind->name, count, sample[0], sample[count / 2]);
+		return 0;
+	}
+	printf("rtt: name a kind:");
+	for (const struct kind *kind = kinds; kind < kinds + sizeof kinds / sizeof *kinds; kind++)
+		printf(" %s", kind->name);
+	printf("\n");
+	return STATUS_USAGE;
+}

@@ -1,0 +1,46 @@
+/* Not going on, or dying at once. */
+#include "wild.h"
+#include "io.h"
+
+int loop(void)
+{
+	for (;;)
+		asm volatile("cli");
+}
+
+int halt(void)
+{
+	for (;;)
+		asm volatile("cli; hlt");
+}
+
+int triple_fault(void)
+{
+	static const struct __attribute__((packed)) {
+		uint16_t limit;
+		uint64_t base;
+	} nothing;
+
+	asm volatile("lidt %0; ud2" :: "m"(nothing));
+	return 1;
+}
+
+/* Only the low byte can be an exit status. */
+int exit_value(void)
+{
+	outl(0xf4, 0x12a);
+	return 1;
+}
+
+int reset_keyboard(void)
+{
+	outb(0x64, 0xfe);
+	return 1;
+}
+
+int reset_cf9(void)
+{
+	outb(0xcf9, 0x02);
+	outb(0xcf9, 0x06);
+	return 1;
+}

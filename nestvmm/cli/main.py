@@ -1,0 +1,95 @@
+"""The `nestvmm` command: finds the subcommand, and turns every error into one message and an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+
+import click
+
+from nestvmm.errors import HostError, NestvmmError, UsageError
+
+__all__ = ["INTERRUPTED", "main"]
+
+#: The exit status after Ctrl-C: 128 + SIGINT, as shells have it.
+INTERRUPTED = 130
+
+_COMMANDS = {
+    "run": ("nestvmm.cli.run", "run", "Run an image, or a tower of hypervisors with a guest on top."),
+    "doctor": ("nestvmm.cli.doctor", "doctor", "Say what this host can run, and what to do about the rest."),
+    "lab": ("nestvmm.cli.lab", "lab", "Run a command on an emulated machine whose KVM nests."),
+    "bench": ("nestvmm.cli.bench", "bench", "Measure exits, handlers and start-up on this host."),
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports a subcommand when it is called: `run` shall not wait for what `bench` needs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, name, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="nestvmm")
+def _cli() -> None:
+    """nestvmm runs towers of hypervisors on /dev/kvm, nested flat.
+
+    \b
+    Examples:
+      nestvmm doctor
+      nestvmm run guests/tower.toml --stats
+      nestvmm run bzImage -i initrd.gz -a console=ttyS0 --level console
+      nestvmm lab svm -- nestvmm run guests/tower.toml
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and exits with its status; all errors end here."""
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        status = _cli.main(arguments, prog_name="nestvmm", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as error:
+        status = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        status = UsageError.status
+    except (click.Abort, KeyboardInterrupt):
+        print("nestvmm: interrupted", file=sys.stderr)
+        status = INTERRUPTED
+    except NestvmmError as error:
+        print(f"nestvmm: {error}", file=sys.stderr)
+        status = error.status
+    except BrokenPipeError:
+        # the reader of our output went away: what Python still buffers must not raise again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 128 + signal.SIGPIPE
+    except OSError as error:
+        status = _host_error(error)
+    return status if isinstance(status, int) else 0
+
+
+def _host_error(error: OSError) -> int:
+    """KvmError is an OSError; it is named only here, so that `--help` does not load the extension."""
+    from nestvmm.kvm import KvmError  # noqa: PLC0415 - see above
+
+    if not isinstance(error, KvmError):
+        raise error
+    print(f"nestvmm: {error}; `nestvmm doctor` tells what this host can run", file=sys.stderr)
+    return HostError.status

@@ -1,0 +1,199 @@
+"""The direct engine: level n is a plain KVM guest; what KVM hands to userspace is what traps.
+
+It runs on any /dev/kvm. CPUID, RDTSC, control registers, exceptions and the like do not reach userspace from KVM, so
+a tower that designates them needs the svm or vmx engine.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from contextlib import ExitStack
+from typing import ClassVar
+
+from nestvmm._native import ffi, lib
+from nestvmm.engines.engine import EngineConfig
+from nestvmm.engines.msr_filter import msr_filter
+from nestvmm.errors import HostError
+from nestvmm.kvm import Cap, CpuidEntry, Kvm, KvmError, Regs, Sregs, Vcpu, Vm
+from nestvmm.x86 import layout
+from nestvmm.x86.exit_reason import REASONS, ExitReason
+
+__all__ = ["DirectEngine"]
+
+_RFLAGS_IF = 1 << 9
+_DB = 1
+_BP = 3
+
+# KVM_MSR_EXIT_REASON_* (api.rst, KVM_CAP_X86_USER_SPACE_MSR): which refused accesses come to userspace
+_MSR_INVALID = 1
+_MSR_UNKNOWN = 2
+_MSR_FILTERED = 4
+
+
+class DirectEngine:
+    """Level n as a plain KVM guest with one vCPU; see nestvmm.engines.engine.Engine."""
+
+    name: ClassVar[str] = "direct"
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self._open = ExitStack()
+        self._interrupts: deque[int] = deque()
+        self._wake = threading.Condition()
+        self._kicked = False
+        try:
+            self._build()
+        except BaseException:
+            self._open.close()
+            raise
+
+    def __enter__(self) -> DirectEngine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._open.close()
+
+    def _build(self) -> None:
+        config = self._config
+        self._kvm: Kvm = self._open.enter_context(Kvm())
+        self._vm: Vm = self._open.enter_context(self._kvm.create_vm())
+        self._vm.set_tss_address(layout.TSS)
+        self._vm.set_identity_map_address(layout.IDENTITY_MAP)
+        self.irqchip_fd = -1
+        if config.machine == "pc":
+            self._vm.create_irqchip()
+            self._vm.create_pit2(speaker=True)
+            self.irqchip_fd = self._vm.fd
+        for number, slot in enumerate(config.slots):
+            self._vm.set_memory_region(
+                number, slot.guest_address, slot.size, config.memory.address + slot.offset, readonly=slot.readonly
+            )
+        self._trap_msrs()
+        self._vcpu: Vcpu = self._open.enter_context(self._vm.create_vcpu(0))
+        if config.debug:
+            self._vcpu.set_guest_debug(single_step=_DB in config.debug, software_breakpoints=_BP in config.debug)
+        self.vcpu = ffi.new("struct nv_vcpu *")
+        lib.nv_direct_init(self.vcpu, self._vcpu.fd, self._vcpu.kvm_run, config.level)
+        if lib.nv_kick_init() < 0:
+            raise HostError("cannot install the handler of the signal that interrupts KVM_RUN")
+
+    def _trap_msrs(self) -> None:
+        if not self._config.msrs:
+            return
+        self._vm.enable_cap(Cap.X86_USER_SPACE_MSR, _MSR_INVALID | _MSR_UNKNOWN | _MSR_FILTERED)
+        ranges, deny = msr_filter(self._config.msrs)
+        self._vm.set_msr_filter(ranges, deny)
+
+    @staticmethod
+    def traps(reason: ExitReason, machine: str) -> bool:
+        """HLT reaches userspace only where no in-kernel irqchip wakes the vCPU; the rest as the reasons' rows say."""
+        if reason is ExitReason.HLT:
+            return machine == "bare"
+        return DirectEngine.name in REASONS[reason].engines
+
+    def supported_cpuid(self) -> list[CpuidEntry]:
+        """What KVM can offer."""
+        return self._kvm.get_supported_cpuid()
+
+    def set_cpuid(self, entries: list[CpuidEntry]) -> None:
+        """What level n's CPUID reports."""
+        self._vcpu.set_cpuid(entries)
+
+    def run(self) -> int:
+        """Runs level n until a RunStatus."""
+        if self._interrupts:
+            self._deliver()
+        status = int(lib.nv_vcpu_run(self.vcpu))
+        if status < 0:
+            raise HostError(f"KVM_RUN failed: {os.strerror(-status)}; level {self._config.level} cannot go on")
+        return status
+
+    def kick(self) -> None:
+        """Ends the current or next run, or a halt."""
+        lib.nv_vcpu_kick(self.vcpu)
+        with self._wake:
+            self._kicked = True
+            self._wake.notify_all()
+
+    def settle(self) -> None:
+        """KVM takes the answer to an exit when it is entered again: enter, and leave before the next instruction."""
+        self._vcpu.immediate_exit = True
+        self._vcpu.run()
+        self._vcpu.immediate_exit = False
+
+    def regs(self) -> Regs:
+        """General registers."""
+        return self._vcpu.get_regs()
+
+    def set_regs(self, regs: Regs) -> None:
+        """Sets the general registers."""
+        self._vcpu.set_regs(regs)
+
+    def sregs(self) -> Sregs:
+        """Segment and control registers."""
+        return self._vcpu.get_sregs()
+
+    def set_sregs(self, sregs: Sregs) -> None:
+        """Sets the segment and control registers."""
+        self._vcpu.set_sregs(sregs)
+
+    def get_msr(self, index: int) -> int | None:
+        """KVM's value of an MSR."""
+        try:
+            return self._vcpu.get_msrs([index])[index]
+        except KvmError:
+            return None
+
+    def set_msr(self, index: int, value: int) -> bool:
+        """Sets KVM's value of an MSR."""
+        try:
+            self._vcpu.set_msrs({index: value})
+        except KvmError:
+            return False
+        return True
+
+    def exception(self, vector: int, error_code: int | None) -> None:
+        """Level n takes this exception before its next instruction."""
+        events = self._vcpu.get_events()
+        events.exception.injected = 1
+        events.exception.nr = vector
+        events.exception.has_error_code = int(error_code is not None)
+        events.exception.error_code = error_code or 0
+        self._vcpu.set_events(events)
+
+    def interrupt(self, vector: int) -> None:
+        """Queues an external interrupt."""
+        if not 0 <= vector <= 255:
+            raise ValueError(f"interrupt vector {vector} is not within 0 to 255")
+        if self._config.machine != "bare":
+            raise ValueError("machine pc takes interrupts by its irqchip's lines: use Guest.line")
+        self._interrupts.append(vector)
+        self.kick()
+
+    def halt(self) -> bool:
+        """Waits until an interrupt is queued, or a kick; False when interrupts are off."""
+        if not self._vcpu.get_regs().rflags & _RFLAGS_IF:
+            return False
+        with self._wake:
+            self._wake.wait_for(lambda: self._kicked or self._interrupts)
+            self._kicked = False
+        return True
+
+    def nmi(self) -> None:
+        """Level n takes an NMI."""
+        self._vcpu.nmi()
+        self.kick()
+
+    def irq_line(self, number: int, level: bool) -> None:
+        """Sets a line of the in-kernel irqchip."""
+        if self.irqchip_fd >= 0:
+            self._vm.irq_line(number, level)
+
+    def _deliver(self) -> None:
+        """Injects the first queued interrupt if level n can take one, else asks KVM to exit when it can."""
+        run = self._vcpu.kvm_run
+        if run.ready_for_interrupt_injection and run.if_flag:
+            self._vcpu.interrupt(self._interrupts.popleft())
+        run.request_interrupt_window = bool(self._interrupts)

@@ -1,0 +1,169 @@
+"""The seam between towers and the ways to run level n.
+
+An engine owns a KVM VM and its vCPU. It reports each event of level n through the run loop of `native/vcpu.c`;
+everything else is what a handler may do to level n's state. The direct, svm and vmx engines all have this face; unit
+tests put a fake here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, ClassVar, Protocol
+
+from nestvmm._native import lib
+from nestvmm.kvm import CpuidEntry, HostMemory, Regs, Sregs
+from nestvmm.x86.exit_reason import ExitReason
+
+__all__ = ["Engine", "EngineConfig", "MemorySlot", "MsrRange", "RunStatus"]
+
+
+class RunStatus(IntEnum):
+    """Why `Engine.run` came back."""
+
+    EVENT = lib.NV_RUN_EVENT
+    KICKED = lib.NV_RUN_KICKED
+    DRAIN = lib.NV_RUN_DRAIN
+
+
+class MemorySlot(Protocol):
+    """A piece of level n's physical memory: addresses and sizes in bytes, whole pages."""
+
+    @property
+    def guest_address(self) -> int:
+        """Where level n sees it."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How long it is."""
+        ...
+
+    @property
+    def offset(self) -> int:
+        """Where it starts in L0's memory."""
+        ...
+
+    @property
+    def readonly(self) -> bool:
+        """Whether level n's writes to it exit."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MsrRange:
+    """MSRs first to last (both included) whose reads, writes or both must exit."""
+
+    first: int
+    last: int
+    read: bool
+    write: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What an engine needs to build level n's machine.
+
+    machine:    "pc" (in-kernel irqchip and PIT) or "bare"
+    level:      n
+    memory:     L0's memory; slots say which of it level n sees, and where
+    msrs:       what the designation table wants of MSRs
+    debug:      the vectors of debug events that the table wants: 1 (single step) and 3 (INT3)
+    """
+
+    machine: str
+    level: int
+    memory: HostMemory
+    slots: Sequence[MemorySlot]
+    msrs: Sequence[MsrRange] = ()
+    debug: frozenset[int] = frozenset()
+
+
+class Engine(Protocol):
+    """One way to run level n; a context manager that frees the VM."""
+
+    name: ClassVar[str]
+
+    #: The cffi `struct nv_vcpu *` of native/vcpu.h; its event is the pending one.
+    vcpu: Any
+
+    #: Descriptor of the VM with an in-kernel irqchip, else -1.
+    irqchip_fd: int
+
+    def __enter__(self) -> Engine:
+        """Gives the engine itself."""
+        ...
+
+    def __exit__(self, *exception: object) -> None:
+        """Frees the VM."""
+        ...
+
+    @staticmethod
+    def traps(reason: ExitReason, machine: str) -> bool:
+        """Whether events of this reason reach the designation table."""
+        ...
+
+    def supported_cpuid(self) -> list[CpuidEntry]:
+        """What CPUID can offer level 1: the first feature set."""
+        ...
+
+    def set_cpuid(self, entries: list[CpuidEntry]) -> None:
+        """What level n's CPUID reports."""
+        ...
+
+    def run(self) -> int:
+        """Runs level n until a RunStatus; raises HostError when the engine cannot go on."""
+        ...
+
+    def kick(self) -> None:
+        """Ends the current or next run with KICKED; from any thread."""
+        ...
+
+    def settle(self) -> None:
+        """Lets level n take the answer to its event without running on, so that its registers are final."""
+        ...
+
+    def regs(self) -> Regs:
+        """Level n's general registers."""
+        ...
+
+    def set_regs(self, regs: Regs) -> None:
+        """Sets level n's general registers."""
+        ...
+
+    def sregs(self) -> Sregs:
+        """Level n's segment and control registers."""
+        ...
+
+    def set_sregs(self, sregs: Sregs) -> None:
+        """Sets level n's segment and control registers."""
+        ...
+
+    def get_msr(self, index: int) -> int | None:
+        """Level n's MSR as the engine keeps it; None: there is none."""
+        ...
+
+    def set_msr(self, index: int, value: int) -> bool:
+        """Sets level n's MSR in the engine; False: refused."""
+        ...
+
+    def exception(self, vector: int, error_code: int | None) -> None:
+        """Level n takes this exception before its next instruction."""
+        ...
+
+    def interrupt(self, vector: int) -> None:
+        """Queues an external interrupt for a machine without an irqchip; from any thread."""
+        ...
+
+    def halt(self) -> bool:
+        """Level n executed HLT: waits for a queued interrupt or a kick; False when nothing can ever wake it."""
+        ...
+
+    def nmi(self) -> None:
+        """Level n takes an NMI."""
+        ...
+
+    def irq_line(self, number: int, level: bool) -> None:
+        """Sets a line of the in-kernel irqchip; without one, does nothing. From any thread."""
+        ...

@@ -1,0 +1,120 @@
+"""The base of Python hypervisors, and what one sees of its guest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from nestvmm.hypervisors.declare import declarations
+from nestvmm.kvm import CpuidEntry, Regs, Sregs
+from nestvmm.x86.event import Direction, Event, Result
+from nestvmm.x86.exit_reason import ExitReason
+
+__all__ = ["Guest", "GuestAccessError", "HandlerClaim", "Hypervisor"]
+
+# reason, first and last qualifier, direction, handler
+HandlerClaim = tuple[ExitReason, int, int, Direction | None, Callable[[Event], Result]]
+
+
+class GuestAccessError(Exception):
+    """An access to guest-physical memory that the levels between do not back, or not with that right."""
+
+
+class Guest(Protocol):
+    """What the hypervisor at level x sees of level x+1.
+
+    Whatever it changes is carried to the levels x+1 to n. Registers are those at the exit that is being handled; they
+    can be read and written while a handler runs. `line` may be called from any thread.
+    """
+
+    level: int
+
+    @property
+    def regs(self) -> Regs:
+        """General registers: a copy."""
+        ...
+
+    def set_regs(self, regs: Regs) -> None:
+        """Replaces the general registers, RIP and RFLAGS."""
+        ...
+
+    @property
+    def sregs(self) -> Sregs:
+        """Segment and control registers: a copy."""
+        ...
+
+    def set_sregs(self, sregs: Sregs) -> None:
+        """Replaces the segment and control registers."""
+        ...
+
+    def skip(self, length: int) -> None:
+        """Moves RIP behind an instruction of 1 to 15 bytes."""
+        ...
+
+    def read(self, address: int, size: int) -> bytes:
+        """Bytes of level x+1's physical memory; raises GuestAccessError."""
+        ...
+
+    def write(self, address: int, data: bytes) -> None:
+        """Writes level x+1's physical memory; raises GuestAccessError."""
+        ...
+
+    def line(self, number: int, level: bool) -> None:
+        """Sets the level of an interrupt line (0 to 23) of the in-kernel irqchip; without one, does nothing."""
+        ...
+
+    def interrupt(self, vector: int) -> None:
+        """Injects an external interrupt of this vector (machine `bare` only); queued until the guest can take it."""
+        ...
+
+    def nmi(self) -> None:
+        """Injects a non-maskable interrupt."""
+        ...
+
+    def last(self, reason: ExitReason, qualifier: int, *, write: bool = False) -> int | None:
+        """The value that a handler below level x+1 last gave or took at this port, MSR or address; None: none did."""
+        ...
+
+
+class Hypervisor:
+    """Software at level x, in Python; its guest is level x+1.
+
+    Subclass it and declare handlers with `on_io`, `on_rdmsr` and the others of `nestvmm.hypervisors.declare`. State
+    is the object's own; a tower makes one object per level. Options of the tower file and of `--level` are keyword
+    arguments of the constructor: strings, integers or booleans.
+    """
+
+    guest: Guest
+
+    #: Whether this object is a console that takes the run's standard input.
+    console: bool = False
+
+    def start(self, guest: Guest) -> None:
+        """Called once, before the guest's first instruction, from the vCPU's thread or before it starts."""
+        self.guest = guest
+
+    def stop(self) -> None:
+        """Called once after the run, also after a failed one: free what `start` took."""
+
+    def claims(self) -> Iterable[HandlerClaim]:
+        """What it handles: the declared handlers, unless overridden to compute more from options."""
+        for name, (reason, first, last, direction) in declarations(type(self)):
+            yield reason, first, last, direction, getattr(self, name)
+
+    def cpuid(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
+        """What its guest's CPUID reports, given what the level itself sees; called once, before `start`."""
+        return entries
+
+    def designated(self, event: Event) -> Result:
+        """Handles what `--designate` sends to this level and no declared handler covers.
+
+        A tower that designates such events to a level whose class does not override this is refused.
+        """
+        return Result.declined()
+
+    def propagated(self, event: Event, value: int) -> None:
+        """A level below handled an event of this level's guest; `value` was read or written. Override it sparingly."""
+
+    def receive(self, data: bytes) -> int:
+        """Takes console input for its guest, from any thread, and gives how many bytes it took; see `console`."""
+        return 0

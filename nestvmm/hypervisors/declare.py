@@ -1,0 +1,104 @@
+"""Declares the handlers of a Python hypervisor, per reason and qualifier.
+
+    class Clock(Hypervisor):
+        @on_io(0x5000, 4, direction=Direction.READ)
+        def ticks(self, event: Event) -> Result:
+            return Result.read(self.count)
+
+A handler sees its events in its own coordinates: its guest is level x+1, and physical addresses are level x+1's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from nestvmm.x86.event import Direction, Event, Result
+from nestvmm.x86.exit_reason import ExitReason
+
+__all__ = [
+    "Declaration",
+    "declarations",
+    "on",
+    "on_debug",
+    "on_instruction",
+    "on_io",
+    "on_mmio",
+    "on_rdmsr",
+    "on_wrmsr",
+]
+
+_Method = TypeVar("_Method", bound=Callable[[Any, Event], Result])
+
+# reason, first and last qualifier, direction
+Declaration = tuple[ExitReason, int, int, Direction | None]
+
+_ALL = (1 << 64) - 1
+_ATTRIBUTE = "_nestvmm_declarations"
+
+
+def _declare(declaration: Declaration) -> Callable[[_Method], _Method]:
+    def mark(method: _Method) -> _Method:
+        setattr(method, _ATTRIBUTE, (*getattr(method, _ATTRIBUTE, ()), declaration))
+        return method
+
+    return mark
+
+
+def on(
+    reason: ExitReason, first: int = 0, last: int = _ALL, direction: Direction | None = None
+) -> Callable[[_Method], _Method]:
+    """The method handles events of this reason with a qualifier from first to last (both included)."""
+    if not 0 <= first <= last <= _ALL:
+        raise ValueError(f"qualifiers {first:#x} to {last:#x} are no range of 64-bit numbers")
+    return _declare((reason, first, last, direction))
+
+
+def on_io(port: int, count: int = 1, direction: Direction | None = None) -> Callable[[_Method], _Method]:
+    """The method handles IN (READ) and OUT (WRITE) at `count` ports from `port` on (0 to 0xffff)."""
+    if not 0 <= port < port + count <= 0x10000:
+        raise ValueError(f"ports {port:#x}+{count} are not within 0 to 0xffff")
+    return on(ExitReason.IO, port, port + count - 1, direction)
+
+
+def on_mmio(address: int, size: int, direction: Direction | None = None) -> Callable[[_Method], _Method]:
+    """The method handles accesses to `size` bytes of the guest's physical addresses.
+
+    The hypervisor does not back the pages that they lie in with memory.
+    """
+    if not 0 <= address < address + size <= 1 << 52:
+        raise ValueError(f"addresses {address:#x}+{size:#x} are not within 52 bits")
+    return on(ExitReason.MMIO, address, address + size - 1, direction)
+
+
+def on_rdmsr(index: int, last: int | None = None) -> Callable[[_Method], _Method]:
+    """The method handles RDMSR of the MSRs from index to last (both included; 0 to 0xffffffff)."""
+    return on(ExitReason.RDMSR, index, index if last is None else last)
+
+
+def on_wrmsr(index: int, last: int | None = None) -> Callable[[_Method], _Method]:
+    """The method handles WRMSR of the MSRs from index to last (both included; 0 to 0xffffffff)."""
+    return on(ExitReason.WRMSR, index, index if last is None else last)
+
+
+def on_debug(vector: int) -> Callable[[_Method], _Method]:
+    """The method handles debug events of the vector: 1 (#DB: single step, breakpoint register) or 3 (#BP)."""
+    return on(ExitReason.DEBUG, vector, vector)
+
+
+def on_instruction(prefix: bytes) -> Callable[[_Method], _Method]:
+    """The method handles instructions that KVM failed to emulate and that begin with these 1 to 8 bytes."""
+    if not 1 <= len(prefix) <= 8:
+        raise ValueError(f"an instruction prefix has 1 to 8 bytes, not {len(prefix)}")
+    first = int.from_bytes(prefix.ljust(8, b"\0"), "big")
+    last = int.from_bytes(prefix.ljust(8, b"\xff"), "big")
+    return on(ExitReason.EMULATION_FAILURE, first, last)
+
+
+def declarations(owner: type) -> list[tuple[str, Declaration]]:
+    """The method names of a class and what each of them declared to handle, base classes included."""
+    found = []
+    for name in dir(owner):
+        for declaration in getattr(getattr(owner, name), _ATTRIBUTE, ()):
+            found.append((name, declaration))
+    return found

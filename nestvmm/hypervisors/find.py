@@ -1,0 +1,81 @@
+"""From what a user writes to a hypervisor object."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+
+from nestvmm.errors import HypervisorError, UsageError
+from nestvmm.hypervisors.base import Hypervisor
+
+__all__ = ["STOCK", "find_hypervisor", "make_hypervisor"]
+
+#: The stock hypervisors by the name that `--level` takes.
+STOCK = {
+    "console": "nestvmm.hypervisors.console:Console",
+    "cpuid-policy": "nestvmm.hypervisors.cpuid_policy:CpuidPolicy",
+    "debug-console": "nestvmm.hypervisors.debug_console:DebugConsole",
+    "logger": "nestvmm.hypervisors.logger:Logger",
+    "msr-policy": "nestvmm.hypervisors.msr_policy:MsrPolicy",
+}
+
+
+def find_hypervisor(name: str) -> type[Hypervisor]:
+    """The class that `console`, `package.module:Class` or `path/file.py:Class` names; raises UsageError."""
+    module_name, colon, class_name = STOCK.get(name, name).rpartition(":")
+    if not colon or not module_name or not class_name.isidentifier():
+        raise UsageError(f"hypervisor {name!r}: expected one of {', '.join(STOCK)}, or module:Class, or file.py:Class")
+    module = _load_file(Path(module_name), name) if module_name.endswith(".py") else _load_module(module_name, name)
+    found = getattr(module, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, Hypervisor)):
+        raise UsageError(f"hypervisor {name!r}: {module_name} has no class {class_name} derived from Hypervisor")
+    return found
+
+
+def make_hypervisor(name: str, options: Mapping[str, object], level: int) -> Hypervisor:
+    """The hypervisor object of level `level`.
+
+    Raises UsageError when the name or the options are wrong, HypervisorError when its constructor raises.
+    """
+    found = find_hypervisor(name)
+    try:
+        inspect.signature(found).bind(**options)
+    except TypeError as error:
+        known = ", ".join(inspect.signature(found).parameters) or "none"
+        raise UsageError(f"L{level} {name}: {error}; its options are: {known}") from None
+    try:
+        return found(**options)
+    except UsageError as error:
+        raise UsageError(f"L{level} {name}: {error}") from None
+    except Exception as error:
+        raise HypervisorError(f"L{level} {name}: its constructor raised {type(error).__name__}: {error}") from error
+
+
+def _load_module(module_name: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except Exception as error:
+        raise UsageError(
+            f"hypervisor {name!r}: cannot import {module_name}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _load_file(path: Path, name: str) -> ModuleType:
+    module_name = f"nestvmm_hypervisor_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"hypervisor {name!r}: {path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except OSError as error:
+        raise UsageError(f"hypervisor {name!r}: {path}: {error.strerror}") from None
+    except Exception as error:
+        raise UsageError(f"hypervisor {name!r}: {path} raised {type(error).__name__}: {error}") from error
+    return module

@@ -1,0 +1,163 @@
+"""Compiles a DesignationTable to the flat one that the C run loop looks up (native/table.h).
+
+The order of turns is resolved here, once per policy: every range of qualifiers gets the head of a chain of claims.
+Chains share their tails, so a tower's height costs nothing at look-up.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from nestvmm._native import ffi, lib
+from nestvmm.devices import Server
+from nestvmm.nesting.designation import QUALIFIER_MAX, Claim, DesignationTable, Scope, in_turn
+from nestvmm.x86.event import Direction
+from nestvmm.x86.exit_reason import ExitReason
+
+__all__ = ["FlatTable", "compile_table"]
+
+_PORTS = 65536
+_DIRECTIONS = (Direction.READ, Direction.WRITE)
+
+
+class _Interval(NamedTuple):
+    first: int
+    last: int
+    chain: tuple[int, ...]
+
+
+class FlatTable:
+    """The C table and what it points at, alive as long as this object.
+
+    table:   the cffi `struct nv_table *`
+    claims:  the Claim of each counter slot from `first_slot` on
+    """
+
+    first_slot: int = lib.NV_REASONS
+
+    def __init__(self, designation: DesignationTable) -> None:
+        self.designation = designation
+        self.claims: list[Claim] = list(designation.claims)
+        self.slots: int = self.first_slot + len(self.claims)
+        self.table: Any = ffi.new("struct nv_table *")
+        self._chains: dict[tuple[int, ...], int] = {(): 0}
+        self._nodes: list[tuple[int, int]] = [(0, 0)]
+        self._keep: list[Any] = []
+        self._fill()
+
+    def claim(self, slot: int) -> Claim | None:
+        """The claim that a counter slot belongs to; None for a slot of unclaimed events."""
+        return self.claims[slot - self.first_slot] if slot >= self.first_slot else None
+
+    def _fill(self) -> None:
+        for reason in ExitReason:
+            for direction in _DIRECTIONS:
+                intervals = self._intervals(reason, direction)
+                if reason is ExitReason.IO:
+                    self.table.ports[direction] = self._ports(intervals)
+                elif intervals:
+                    self._ranges(reason, direction, intervals)
+        servers = [claim.handler for claim in self.claims if isinstance(claim.handler, Server)]
+        bases = [claim.scope.first for claim in self.claims if isinstance(claim.handler, Server)]
+        server_array = self._new("struct nv_server[]", len(servers) + 1)
+        for index, (server, base) in enumerate(zip(servers, bases, strict=True), start=1):
+            server_array[index].serve = server.serve
+            server_array[index].device = server.device
+            server_array[index].base = base
+        number = {id(server): index for index, server in enumerate(servers, start=1)}
+        claim_array = self._new("struct nv_claim[]", len(self._nodes))
+        for node, (claim_index, following) in enumerate(self._nodes):
+            if not node:
+                continue
+            claim = self.claims[claim_index]
+            claim_array[node].next = following
+            claim_array[node].slot = self.first_slot + claim_index
+            claim_array[node].server = number.get(id(claim.handler), 0)
+            claim_array[node].level = claim.level
+        self.table.servers = server_array
+        self.table.claims = claim_array
+
+    def _new(self, kind: str, size: int) -> Any:
+        array = ffi.new(kind, size)
+        self._keep.append(array)
+        return array
+
+    def _chain(self, chain: tuple[int, ...]) -> int:
+        """The node that starts this order of turns; equal tails are one."""
+        node = self._chains.get(chain)
+        if node is None:
+            following = self._chain(chain[1:])
+            node = len(self._nodes)
+            if node > 0xFFFF:
+                raise ValueError("more than 65535 different orders of claims")
+            self._nodes.append((chain[0], following))
+            self._chains[chain] = node
+        return node
+
+    def _projected(self, entries: Iterable[Any], reason: ExitReason, direction: Direction) -> list[tuple[Any, Scope]]:
+        return [
+            (entry, scope)
+            for entry in entries
+            if entry.scope.reason is reason and (entry.scope.direction is None or entry.scope.direction is direction)
+            for scope in self.designation.projected(entry.level, entry.scope)
+        ]
+
+    def _intervals(self, reason: ExitReason, direction: Direction) -> list[_Interval]:
+        """Disjoint sorted intervals with the order of turns in each; none where nobody claims anything."""
+        claims = self._projected(self.claims, reason, direction)
+        ceilings = self._projected(self.designation.ceilings, reason, direction)
+        if not claims:
+            return []
+        index = {id(claim): number for number, claim in enumerate(self.claims)}
+        edges = sorted({edge for _, scope in claims + ceilings for edge in (scope.first, scope.last + 1)})
+        present: list[list[Claim]] = [[] for _ in edges]
+        top: list[int | None] = [None] * len(edges)
+        for claim, scope in claims:
+            for position in range(bisect_left(edges, scope.first), bisect_left(edges, scope.last + 1)):
+                present[position].append(claim)
+        for ceiling, scope in ceilings:
+            for position in range(bisect_left(edges, scope.first), bisect_left(edges, scope.last + 1)):
+                known = top[position]
+                top[position] = ceiling.level if known is None else min(known, ceiling.level)
+        intervals: list[_Interval] = []
+        for position, first in enumerate(edges[:-1]):
+            limit = top[position]
+            turns = in_turn(claim for claim in present[position] if limit is None or claim.level <= limit)
+            chain = tuple(index[id(claim)] for claim in turns)
+            last = edges[position + 1] - 1
+            if intervals and intervals[-1].last + 1 == first and intervals[-1].chain == chain:
+                intervals[-1] = _Interval(intervals[-1].first, last, chain)
+            elif chain:
+                intervals.append(_Interval(first, last, chain))
+        return intervals
+
+    def _ports(self, intervals: list[_Interval]) -> Any:
+        ports = self._new("uint16_t[]", _PORTS)
+        view = memoryview(ffi.buffer(ports)).cast("H")
+        for interval in intervals:
+            last = min(interval.last, _PORTS - 1)
+            node = self._chain(interval.chain)
+            count = last - interval.first + 1
+            if count > 0:
+                view[interval.first : last + 1] = memoryview(node.to_bytes(2, "little") * count).cast("H")
+        return ports
+
+    def _ranges(self, reason: ExitReason, direction: Direction, intervals: list[_Interval]) -> None:
+        array = self._new("struct nv_range[]", len(intervals))
+        for entry, interval in zip(array, intervals, strict=True):
+            entry.first = interval.first
+            entry.last = min(interval.last, QUALIFIER_MAX)
+            entry.claim = self._chain(interval.chain)
+        ranges = self.table.ranges[reason][direction]
+        ranges.range = array
+        ranges.count = len(intervals)
+
+
+def compile_table(designation: DesignationTable) -> FlatTable:
+    """The flat form of a designation table.
+
+    Raises ValueError when there are more than 65535 different orders of turns.
+    """
+    return FlatTable(designation)

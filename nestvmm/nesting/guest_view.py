@@ -1,0 +1,154 @@
+"""What the hypervisor at level x sees of level x+1, on top of an engine that runs level n."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nestvmm.engines import Engine
+from nestvmm.kvm import Regs, Sregs
+from nestvmm.nesting.levels import LevelMaps, LevelMemory
+from nestvmm.nesting.propagation import Effects
+from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
+
+if TYPE_CHECKING:
+    from nestvmm.hypervisors import Guest
+
+__all__ = ["GuestView", "VcpuState"]
+
+
+class VcpuState:
+    """Level n's registers during one event: read once when a handler asks, written back once when it is done.
+
+    Only the fields that a handler changed are written: the answer to the event itself, such as IN's result in RAX, is
+    the engine's to deliver.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._regs: Regs | None = None
+        self._new_regs: dict[str, int] = {}
+        self._new_sregs: Sregs | None = None
+        self.touched = False
+        self.changed = False
+
+    def regs(self) -> Regs:
+        """General registers with the changes so far."""
+        self.touched = True
+        if self._regs is None:
+            self._regs = self._engine.regs()
+        regs = Regs()
+        for name in Regs.__match_args__:
+            setattr(regs, name, self._new_regs.get(name, getattr(self._regs, name)))
+        return regs
+
+    def set_regs(self, regs: Regs) -> None:
+        """Keeps what differs from the registers at the exit."""
+        before = self.regs()
+        for name in Regs.__match_args__:
+            value = getattr(regs, name)
+            if value != getattr(before, name):
+                self._new_regs[name] = value & 0xFFFFFFFFFFFFFFFF
+                self.changed = True
+
+    def sregs(self) -> Sregs:
+        """Segment and control registers with the changes so far."""
+        return self._new_sregs or self._engine.sregs()
+
+    def set_sregs(self, sregs: Sregs) -> None:
+        """Keeps new segment and control registers."""
+        self._new_sregs = sregs
+        self.touched = self.changed = True
+
+    def flush(self) -> None:
+        """Writes the changes to level n, after the engine gave the event's own answer, and forgets all."""
+        if self.changed:
+            if self._new_regs:
+                regs = self._engine.regs()
+                for name, value in self._new_regs.items():
+                    setattr(regs, name, value)
+                self._engine.set_regs(regs)
+            if self._new_sregs is not None:
+                self._engine.set_sregs(self._new_sregs)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops what was read and what was to be written: the next event starts afresh."""
+        self._regs = None
+        self._new_sregs = None
+        self._new_regs.clear()
+        self.touched = self.changed = False
+
+
+class GuestView:
+    """Level `level` for the hypervisor below it; see nestvmm.hypervisors.Guest."""
+
+    def __init__(
+        self, level: int, engine: Engine, state: VcpuState, maps: LevelMaps, memory: LevelMemory, effects: Effects
+    ) -> None:
+        self.level = level
+        self._engine = engine
+        self._state = state
+        self._maps = maps
+        self._memory = memory
+        self._effects = effects
+
+    @property
+    def regs(self) -> Regs:
+        """General registers: a copy."""
+        return self._state.regs()
+
+    def set_regs(self, regs: Regs) -> None:
+        """Replaces the general registers, RIP and RFLAGS."""
+        self._state.set_regs(regs)
+
+    @property
+    def sregs(self) -> Sregs:
+        """Segment and control registers: a copy."""
+        return self._state.sregs()
+
+    def set_sregs(self, sregs: Sregs) -> None:
+        """Replaces the segment and control registers."""
+        self._state.set_sregs(sregs)
+
+    def skip(self, length: int) -> None:
+        """Moves RIP behind an instruction."""
+        if not 1 <= length <= 15:
+            raise ValueError(f"an instruction has 1 to 15 bytes, not {length}")
+        regs = self._state.regs()
+        regs.rip = (regs.rip + length) & 0xFFFFFFFFFFFFFFFF
+        self._state.set_regs(regs)
+
+    def read(self, address: int, size: int) -> bytes:
+        """Bytes of its physical memory."""
+        return self._memory.read(address, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Writes its physical memory."""
+        self._memory.write(address, data)
+
+    def line(self, number: int, level: bool) -> None:
+        """Sets an interrupt line."""
+        self._engine.irq_line(number, level)
+
+    def interrupt(self, vector: int) -> None:
+        """Queues an external interrupt."""
+        self._engine.interrupt(vector)
+
+    def nmi(self) -> None:
+        """Injects an NMI."""
+        self._engine.nmi()
+
+    def last(self, reason: ExitReason, qualifier: int, *, write: bool = False) -> int | None:
+        """The value that a level below this one last gave or took."""
+        if REASONS[reason].qualifier is Qualifier.PHYSICAL:
+            tops = self._maps.at_top(self.level, qualifier, qualifier)
+            if not tops:
+                return None
+            qualifier = tops[0][0]
+        return self._effects.seen_by(self.level, reason, qualifier, write)
+
+
+if TYPE_CHECKING:
+
+    def _is_guest(view: GuestView) -> Guest:
+        return view

@@ -1,0 +1,92 @@
+"""The levels of a tower as memory: what each one sees, and how an address is carried between them.
+
+    level n ──map of hypervisor n-1──> level n-1 ── ... ──> level 1 ──L0's map──> offset in L0's memory
+
+Two families of the same maps: for *backing*, a hypervisor that claims physical addresses has a hole there; for
+*routing*, an address goes through every map between, holes of claims included, since a claim that declines hands the
+access down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from nestvmm.hypervisors import GuestAccessError
+from nestvmm.kvm import HostMemory
+from nestvmm.nesting.memory import ADDRESS_END, MemoryMap, Rights, Slot, compose, compose_all, ram_map, slots
+
+__all__ = ["LevelMaps", "LevelMemory"]
+
+
+class LevelMaps:
+    """The composed maps of a tower of height n: `maps[x - 1]` is hypervisor x's, from level x+1's addresses to level
+    x's.
+
+    holes: (level, first, last), the physical addresses of level+1 that the hypervisor at `level` claims
+    """
+
+    def __init__(self, ram: int, maps: Sequence[MemoryMap], holes: Iterable[tuple[int, int, int]] = ()) -> None:
+        self.height = len(maps) + 1
+        backing = list(maps)
+        for level, first, last in holes:
+            if level > 0:
+                backing[level - 1] = backing[level - 1].without(first, last)
+        self._to_host = [MemoryMap(), ram_map(ram)]
+        for one in backing:
+            self._to_host.append(compose(one, self._to_host[-1]))
+        # _down[y]: level n's addresses to level y's, by the routing maps
+        self._down = [compose_all(maps[level - 1 :]) for level in range(1, self.height + 1)]
+
+    def to_host(self, level: int) -> MemoryMap:
+        """Level `level`'s physical addresses (1 to n) to offsets in L0's memory."""
+        return self._to_host[level]
+
+    def slots(self) -> tuple[Slot, ...]:
+        """Level n's memory slots."""
+        return slots(self._to_host[self.height])
+
+    def carry(self, address: int, level: int) -> int | None:
+        """A physical address of level n as level `level` (1 to n) sees it; None: a level between maps it nowhere."""
+        found = self._down[level - 1].translate(address)
+        return None if found is None else found[0]
+
+    def at_top(self, level: int, first: int, last: int) -> list[tuple[int, int]]:
+        """The ranges of level n's physical addresses that lead to level `level`'s first to last."""
+        if self._down[level - 1].regions == MemoryMap.identity().regions:
+            return [(first, last)]
+        return self._down[level - 1].preimage(first, min(last, ADDRESS_END - 1))
+
+
+class LevelMemory:
+    """Level `level`'s physical memory, as the hypervisor below it may read and write it."""
+
+    def __init__(self, level: int, to_host: MemoryMap, host: HostMemory) -> None:
+        self.level = level
+        self._map = to_host
+        self._host = host
+
+    def read(self, address: int, size: int) -> bytes:
+        """`size` bytes at a physical address; raises GuestAccessError where memory is missing or unreadable."""
+        return b"".join(self._host.read(offset, length) for offset, length in self._pieces(address, size, Rights.READ))
+
+    def write(self, address: int, data: bytes | memoryview, *, rights: Rights = Rights.WRITE) -> None:
+        """Writes at a physical address; raises GuestAccessError, before the first byte, where that is not possible."""
+        view = memoryview(data)
+        for offset, length in list(self._pieces(address, len(view), rights)):
+            self._host.write(offset, view[:length])
+            view = view[length:]
+
+    def _pieces(self, address: int, size: int, rights: Rights) -> list[tuple[int, int]]:
+        if address < 0 or size < 0:
+            raise GuestAccessError(f"L{self.level} physical memory {address:#x}+{size:#x}: negative")
+        pieces = []
+        while size > 0:
+            region = next(iter(self._map.overlapping(address, address)), None)
+            if region is None or rights not in region.rights:
+                problem = "is not backed by memory" if region is None else "does not give that right"
+                raise GuestAccessError(f"L{self.level} physical address {address:#x} {problem}")
+            length = min(size, region.last + 1 - address)
+            pieces.append((address - region.base + region.at, length))
+            address += length
+            size -= length
+        return pieces

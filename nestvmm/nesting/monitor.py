@@ -1,0 +1,96 @@
+"""What L0 does itself with events that no level above claims, besides its devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nestvmm.devices import Bus, Device
+from nestvmm.engines import Engine
+from nestvmm.kvm import Regs, Sregs
+from nestvmm.nesting.designation import Claim, Scope
+from nestvmm.x86.event import HANDLED, Event, Result
+from nestvmm.x86.exit_reason import ExitReason
+
+__all__ = ["GUEST_DIED", "describe_registers", "device_claims", "monitor_claims"]
+
+#: The exit status of a run whose guest died.
+GUEST_DIED = 255
+
+
+def describe_registers(regs: Regs, sregs: Sregs) -> str:
+    """The registers in the order of the manuals, four to a line."""
+    names = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)), "rip", "rflags")
+    cells = [f"{name:>6}={getattr(regs, name):016x}" for name in names]
+    cells += [f"{name:>6}={getattr(sregs, name):016x}" for name in ("cr0", "cr2", "cr3", "cr4", "efer")]
+    cells.append(f"    cs={sregs.cs.selector:04x} base {sregs.cs.base:x}")
+    return "\n".join(" ".join(cells[i : i + 4]) for i in range(0, len(cells), 4))
+
+
+def monitor_claims(engine: Engine, level: int) -> list[Claim]:
+    """L0's claims on the events of level n that are no device's."""
+    handlers: dict[ExitReason, Callable[[Event], Result]] = {
+        ExitReason.SHUTDOWN: lambda _: _died(engine, level, "triple fault"),
+        ExitReason.HLT: lambda _: _halted(engine, level),
+        ExitReason.DEBUG: lambda _: HANDLED,
+        ExitReason.INTERRUPT_WINDOW: lambda _: HANDLED,
+        ExitReason.EOI: lambda _: HANDLED,
+        ExitReason.EMULATION_FAILURE: lambda event: _died(engine, level, _failed_instruction(event)),
+        ExitReason.INTERNAL_ERROR: lambda event: _died(
+            engine, level, f"KVM internal error, suberror {event.qualifier}"
+        ),
+        ExitReason.ENTRY_FAILURE: lambda event: _died(
+            engine, level, f"the processor refused its state, code {event.info:#x}"
+        ),
+        ExitReason.MEMORY_FAULT: lambda event: _died(engine, level, _memory_fault(event)),
+        ExitReason.SYSTEM_EVENT: lambda event: Result.stopped(0, f"guest asked for system event {event.qualifier}"),
+        ExitReason.UNKNOWN: lambda event: _died(engine, level, f"exit {event.raw} that nestvmm does not know"),
+        ExitReason.RDMSR: lambda event: _read_msr(engine, event),
+        ExitReason.WRMSR: lambda event: _write_msr(engine, event),
+    }
+    return [Claim(0, Scope(reason), handler, "L0") for reason, handler in handlers.items()]
+
+
+def device_claims(bus: Bus) -> list[Claim]:
+    """L0's claims on the ports of its devices."""
+
+    def handler(device: Device, base: int) -> Callable[[Event], Result]:
+        return lambda event: device.access(event.qualifier - base, event)
+
+    return [
+        Claim(0, Scope(ExitReason.IO, first, last), device.server or handler(device, first), device.name)
+        for first, last, device in bus.claims()
+    ]
+
+
+def _died(engine: Engine, level: int, why: str) -> Result:
+    return Result.stopped(
+        GUEST_DIED, f"guest at L{level} died: {why}\n{describe_registers(engine.regs(), engine.sregs())}"
+    )
+
+
+def _halted(engine: Engine, level: int) -> Result:
+    if engine.halt():
+        return HANDLED
+    return Result.stopped(0, f"guest at L{level} halted with interrupts off")
+
+
+def _failed_instruction(event: Event) -> str:
+    if not event.instruction:
+        return "KVM could not fetch its next instruction (a jump outside memory?)"
+    return f"KVM cannot emulate its instruction {event.instruction.hex(' ')}"
+
+
+def _memory_fault(event: Event) -> str:
+    if event.qualifier == (1 << 64) - 1:
+        return "KVM could not reach the memory behind one of its addresses"
+    return f"KVM could not reach the memory behind physical address {event.qualifier:#x}"
+
+
+def _read_msr(engine: Engine, event: Event) -> Result:
+    """Declined by the levels above, or claimed by none: what KVM keeps, if KVM knows the MSR."""
+    value = engine.get_msr(event.qualifier)
+    return Result.declined() if value is None else Result.read(value)
+
+
+def _write_msr(engine: Engine, event: Event) -> Result:
+    return HANDLED if engine.set_msr(event.qualifier, event.value) else Result.declined()

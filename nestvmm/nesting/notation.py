@@ -1,0 +1,89 @@
+"""How users write a scope and a designation: `REASON[:QUALIFIER][:r|:w]` and `REASON[:QUALIFIER][:r|:w]=Ln`.
+
+io:0x3f8-0x3ff=L2      ports            msr:0xc0000080=L1   RDMSR and WRMSR
+mmio:0xd0000000+0x1000 an area          emulation-failure:0fb8=L3   instructions by their first bytes
+hlt=L1                 no qualifier     io:0x64:w=L0        only writes
+"""
+
+from __future__ import annotations
+
+import re
+
+from nestvmm.errors import UsageError
+from nestvmm.nesting.designation import QUALIFIER_MAX, Ceiling, Scope
+from nestvmm.x86.event import Direction
+from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
+
+__all__ = ["parse_designation", "parse_scopes"]
+
+# One word for what is two reasons to KVM and VMX.
+_ALIASES = {"msr": (ExitReason.RDMSR, ExitReason.WRMSR)}
+
+_DIRECTIONS = {"r": Direction.READ, "w": Direction.WRITE}
+_HIGHEST = {Qualifier.PORT: 0xFFFF, Qualifier.MSR: 0xFFFFFFFF, Qualifier.PHYSICAL: (1 << 52) - 1, Qualifier.VECTOR: 255}
+
+
+def parse_designation(text: str, levels: int) -> list[Ceiling]:
+    """The ceilings of one `--designate` option for a tower whose guest is level `levels`.
+
+    Raises UsageError: unknown reason, bad qualifier, a level that is not a hypervisor's.
+    """
+    scope, equals, level = text.rpartition("=")
+    match = re.fullmatch(r"[lL](\d{1,3})", level)
+    if not equals or not match:
+        raise UsageError(f"designation {text!r}: expected REASON[:QUALIFIER]=Ln, such as io:0x3f8-0x3ff=L2")
+    number = int(match[1])
+    if number >= levels:
+        highest = "L0 only" if levels == 1 else f"L0 to L{levels - 1}"
+        raise UsageError(f"designation {text!r}: L{number} is no hypervisor of this tower; it has {highest}")
+    return [Ceiling(number, one) for one in parse_scopes(scope)]
+
+
+def parse_scopes(text: str) -> list[Scope]:
+    """The scopes that `REASON[:QUALIFIER][:r|:w]` names; raises UsageError."""
+    name, *rest = text.split(":")
+    reasons = _reasons(name, text)
+    direction = None
+    if rest and rest[-1] in _DIRECTIONS:
+        direction = _DIRECTIONS[rest.pop()]
+    if len(rest) > 1:
+        raise UsageError(f"designation {text!r}: too many colons")
+    scopes = []
+    for reason in reasons:
+        first, last = _range(rest[0], reason, text) if rest and rest[0] != "*" else (0, QUALIFIER_MAX)
+        scopes.append(Scope(reason, first, last, direction))
+    return scopes
+
+
+def _reasons(name: str, text: str) -> tuple[ExitReason, ...]:
+    if name in _ALIASES:
+        return _ALIASES[name]
+    try:
+        return (ExitReason.from_label(name),)
+    except KeyError:
+        known = ", ".join(sorted([*_ALIASES, *(reason.label for reason in ExitReason)]))
+        raise UsageError(f"designation {text!r}: unknown exit reason {name!r}; known are {known}") from None
+
+
+def _range(text: str, reason: ExitReason, whole: str) -> tuple[int, int]:
+    kind = REASONS[reason].qualifier
+    if kind is Qualifier.NONE:
+        raise UsageError(f"designation {whole!r}: {reason.label} takes no qualifier")
+    if kind is Qualifier.INSTRUCTION:
+        return _instruction(text, whole)
+    match = re.fullmatch(r"(0x[0-9a-fA-F]{1,16}|\d{1,20})(?:([-+])(0x[0-9a-fA-F]{1,16}|\d{1,20}))?", text)
+    if not match:
+        raise UsageError(f"designation {whole!r}: expected a {kind.value}, FIRST-LAST or FIRST+COUNT, not {text!r}")
+    first = int(match[1], 0)
+    last = first if match[3] is None else int(match[3], 0) if match[2] == "-" else first + int(match[3], 0) - 1
+    highest = _HIGHEST.get(kind, QUALIFIER_MAX)
+    if not first <= last <= highest:
+        raise UsageError(f"designation {whole!r}: {kind.value} {first:#x} to {last:#x} is not within 0 to {highest:#x}")
+    return first, last
+
+
+def _instruction(text: str, whole: str) -> tuple[int, int]:
+    if not re.fullmatch(r"([0-9a-fA-F]{2}){1,8}", text):
+        raise UsageError(f"designation {whole!r}: expected 1 to 8 instruction bytes in hexadecimal, not {text!r}")
+    prefix = bytes.fromhex(text)
+    return int.from_bytes(prefix.ljust(8, b"\0"), "big"), int.from_bytes(prefix.ljust(8, b"\xff"), "big")

@@ -1,0 +1,109 @@
+"""What the levels of a tower want: its hypervisors' claims and its user's designations, checked against an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from nestvmm.engines import Engine, MsrRange
+from nestvmm.errors import HostError, UsageError
+from nestvmm.hypervisors import Hypervisor
+from nestvmm.nesting.designation import QUALIFIER_MAX, Ceiling, Claim, DesignationTable, Scope
+from nestvmm.nesting.levels import LevelMaps
+from nestvmm.nesting.memory import ADDRESS_END
+from nestvmm.nesting.notation import parse_designation
+from nestvmm.nesting.spec import TowerSpec
+from nestvmm.x86.exit_reason import REASONS, ExitReason
+
+__all__ = ["Policy"]
+
+
+class Policy:
+    """The claims of the levels above L0, and the ceilings that `designate` sets.
+
+    Raises UsageError for a designation to a level whose hypervisor has no handler for it.
+    """
+
+    def __init__(self, spec: TowerSpec, hypervisors: Sequence[Hypervisor]) -> None:
+        self.claims: list[Claim] = []
+        for level, hypervisor in enumerate(hypervisors, start=1):
+            who = type(hypervisor).__name__
+            for reason, first, last, direction, handler in hypervisor.claims():
+                self.claims.append(Claim(level, Scope(reason, first, last, direction), handler, who))
+        self.ceilings = [ceiling for text in spec.designate for ceiling in parse_designation(text, spec.height)]
+        for ceiling in self.ceilings:
+            if ceiling.level > 0:
+                self._accept(ceiling, hypervisors[ceiling.level - 1])
+
+    def _accept(self, ceiling: Ceiling, hypervisor: Hypervisor) -> None:
+        """Gives the designated level a claim where none of its declared handlers is."""
+        who = type(hypervisor).__name__
+        scope = ceiling.scope
+        own = [claim for claim in self.claims if claim.level == ceiling.level and _meets(claim.scope, scope)]
+        if type(hypervisor).designated is not Hypervisor.designated:
+            self.claims.append(Claim(ceiling.level, scope, hypervisor.designated, who))
+        elif not own:
+            raise UsageError(
+                f"designate {scope.reason.label}:{scope.label} to L{ceiling.level}: its hypervisor {who} handles none "
+                "of that; declare a handler, or override Hypervisor.designated"
+            )
+
+    def debug_vectors(self) -> frozenset[int]:
+        """The vectors of debug events that a level wants: of 1 (single step) and 3 (INT3)."""
+        scopes = [claim.scope for claim in self.claims if claim.scope.reason is ExitReason.DEBUG]
+        return frozenset(vector for vector in (1, 3) if any(one.first <= vector <= one.last for one in scopes))
+
+    def check(self, engine: type[Engine], machine: str) -> None:
+        """Raises HostError if the engine cannot trap a wanted reason, naming the level and the engines that could."""
+        for claim in self.claims:
+            reason = claim.scope.reason
+            if engine.traps(reason, machine):
+                continue
+            able = sorted(REASONS[reason].engines - {engine.name})
+            hint = f"the {' and '.join(able)} engine{'s' * (len(able) > 1)} could" if able else "no engine can"
+            if engine.name in REASONS[reason].engines:
+                hint = f"with machine = bare it could, and {hint}"
+            raise HostError(
+                f"L{claim.level} {claim.who} wants {reason.label}, which the {engine.name} engine cannot trap "
+                f"on machine {machine}; {hint}"
+            )
+
+    def holes(self) -> list[tuple[int, int, int]]:
+        """(level, first, last): the physical ranges that a level claims and so does not back with memory."""
+        return [
+            (claim.level, claim.scope.first, claim.scope.last)
+            for claim in self.claims
+            if claim.scope.reason is ExitReason.MMIO and claim.scope.last < ADDRESS_END
+        ]
+
+    def msrs(self) -> list[MsrRange]:
+        """The MSRs whose accesses must exit."""
+        return [
+            MsrRange(
+                claim.scope.first,
+                min(claim.scope.last, 0xFFFFFFFF),
+                read=claim.scope.reason is ExitReason.RDMSR,
+                write=claim.scope.reason is ExitReason.WRMSR,
+            )
+            for claim in self.claims
+            if claim.scope.reason in (ExitReason.RDMSR, ExitReason.WRMSR) and claim.scope.first <= 0xFFFFFFFF
+        ]
+
+    def table(self, level0: Iterable[Claim], maps: LevelMaps) -> DesignationTable:
+        """The designation table, with L0's own claims below all others."""
+
+        def project(level: int, first: int, last: int) -> list[tuple[int, int]]:
+            # L0 also takes what has no address at level 1, such as a fault that KVM does not locate
+            if level == 0 and (first, last) == (0, QUALIFIER_MAX):
+                return [(first, last)]
+            return maps.at_top(level + 1, first, last)
+
+        return DesignationTable((*self.claims, *level0), tuple(self.ceilings), project)
+
+
+def _meets(one: Scope, other: Scope) -> bool:
+    return (
+        one.reason is other.reason
+        and one.first <= other.last
+        and other.first <= one.last
+        and (one.direction is None or other.direction is None or one.direction is other.direction)
+    )

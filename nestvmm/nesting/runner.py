@@ -1,0 +1,291 @@
+"""Runs a tower: each event goes to the level that is designated, as if the level above it had caused it.
+
+    engine.run ──event──> claim whose turn it is ──in its coordinates──> handler ──Result──> completed, propagated,
+    resumed
+       (C)                     │ declined, reflected: the next turn
+
+The vCPU has a thread of its own; the thread that calls `run` waits, feeds standard input to the console and keeps the
+timeout.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nestvmm._native import ffi, lib
+from nestvmm.devices import Server
+from nestvmm.engines import RunStatus
+from nestvmm.errors import HypervisorError
+from nestvmm.hypervisors import Hypervisor
+from nestvmm.nesting.designation import Claim
+from nestvmm.nesting.tower import Tower
+from nestvmm.x86.event import Direction, Event, Outcome, Result
+from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
+
+__all__ = ["TIMED_OUT", "RunResult", "Runner"]
+
+#: The exit status of a run that its timeout ended.
+TIMED_OUT = 124
+
+_U64 = 0xFFFFFFFFFFFFFFFF
+_GP = 13
+_REASONS = tuple(ExitReason)
+_PHYSICAL = frozenset(reason for reason, row in REASONS.items() if row.qualifier is Qualifier.PHYSICAL)
+# How often input is offered again to a console whose queue was full, in seconds.
+_RETRY = 0.02
+# How often a kick is repeated until the vCPU's thread has stopped, in seconds.
+_KICK_AGAIN = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended: the exit status, and why in words (empty when the guest ended it by debug exit)."""
+
+    status: int
+    message: str = ""
+
+
+class Runner:
+    """One run of a tower.
+
+    drain: called with the runner when the trace ring is full, and once at the end
+    """
+
+    def __init__(self, tower: Tower, *, drain: Callable[[], None] | None = None) -> None:
+        self._tower = tower
+        self._engine = tower.engine
+        self._vcpu = tower.engine.vcpu
+        self._event = tower.engine.vcpu.event
+        self._drain = drain
+        self._claims: list[Claim | None] = [tower.flat.claim(slot) for slot in range(tower.flat.slots)]
+        self._result: RunResult | None = None
+        self._error: BaseException | None = None
+        self._state = tower.state
+        self._done_read, self._done_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._stopping = threading.Event()
+        # levels whose hypervisor wants to hear of effects that reach it
+        self._listeners = [
+            (level, hypervisor)
+            for level, hypervisor in enumerate(tower.hypervisors, start=1)
+            if type(hypervisor).propagated is not Hypervisor.propagated
+        ]
+
+    def run(self, *, stdin: int | None = None) -> RunResult:
+        """Runs until the guest or a handler ends it, its timeout passes, or `stop` is called.
+
+        stdin: a descriptor whose bytes go to the console. Raises HypervisorError, HostError or KvmError;
+        KeyboardInterrupt ends the run first.
+        """
+        thread = threading.Thread(target=self._vcpu_thread, name="vcpu0", daemon=True)
+        started = time.monotonic()
+        thread.start()
+        try:
+            self._wait(thread, stdin, started)
+        finally:
+            # a signal that lands just before a write of guest output blocks would be lost: repeat it
+            while thread.is_alive():
+                self.stop()
+                thread.join(_KICK_AGAIN)
+            os.close(self._done_read)
+            os.close(self._done_write)
+        if self._error is not None:
+            raise self._error
+        return self._result or RunResult(
+            TIMED_OUT, f"timeout: the guest still ran after {self._tower.spec.timeout:g} s"
+        )
+
+    def stop(self) -> None:
+        """Ends the run, from any thread."""
+        self._stopping.set()
+        self._engine.kick()
+
+    def _wait(self, thread: threading.Thread, stdin: int | None, started: float) -> None:
+        """Waits for the vCPU's thread, at most for the tower's timeout, and carries input to the console."""
+        timeout = self._tower.spec.timeout
+        receive = self._tower.receive
+        pending = b""
+        while thread.is_alive():
+            left = None if timeout is None else started + timeout - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            if pending:
+                left = _RETRY if left is None else min(left, _RETRY)
+            watched = [self._done_read] if stdin is None or pending else [self._done_read, stdin]
+            ready, _, _ = select.select(watched, [], [], left)
+            if self._done_read in ready:
+                return
+            if stdin in ready and stdin is not None:
+                pending = os.read(stdin, 4096)
+                if not pending:
+                    stdin = None
+            pending = pending[receive(pending) :] if pending else b""
+
+    def _vcpu_thread(self) -> None:
+        try:
+            self._result = self._loop()
+        except BaseException as error:  # noqa: BLE001 - carried to the thread that called run
+            self._error = error
+        finally:
+            lib.nv_vcpu_finish(self._vcpu)
+            os.write(self._done_write, b".")
+
+    def _loop(self) -> RunResult | None:
+        run = self._engine.run
+        while True:
+            status = run()
+            if status == RunStatus.EVENT:
+                result = self._handle()
+                if result is not None:
+                    return result
+            elif status == RunStatus.DRAIN:
+                self._drain_trace()
+            elif self._stopping.is_set():
+                return None
+
+    def _handle(self) -> RunResult | None:
+        """Gives the pending event to the claims whose turn it is until one of them has done with it."""
+        native = self._event
+        while True:
+            claim = self._claims[native.slot]
+            if claim is None:
+                return self._nobody()
+            event = self._present(claim.level)
+            result = self._ask(claim, event)
+            outcome = result.outcome
+            if outcome is Outcome.HANDLED:
+                self._complete(claim.level, event, result)
+                return None
+            if outcome is Outcome.STOPPED:
+                return RunResult(result.status, result.message)
+            if outcome is Outcome.FAULTED:
+                self._fault(result)
+                return None
+            self._next_turn(claim, result)
+            if lib.nv_vcpu_serve(self._vcpu):
+                self._settle()
+                return None
+
+    def _present(self, level: int) -> Event:
+        """The pending event as caused by level `level` + 1, in the coordinates of the hypervisor at `level`."""
+        native = self._event
+        reason = _REASONS[native.reason]
+        qualifier = native.qualifier
+        if reason in _PHYSICAL:
+            carried = self._tower.maps.carry(qualifier, level + 1)
+            qualifier = qualifier if carried is None else carried
+        size = native.size
+        count = native.count
+        value = native.value
+        data = b""
+        if native.direction == Direction.WRITE:
+            data = value.to_bytes(8, "little")[:size] if count == 1 else bytes(ffi.buffer(native.data, size * count))
+        length = native.instruction_length
+        return Event(
+            reason,
+            level + 1,
+            qualifier,
+            native.direction,
+            size,
+            count,
+            value,
+            data,
+            native.info,
+            native.raw,
+            bytes(native.instruction[0:length]) if length else b"",
+        )
+
+    def _ask(self, claim: Claim, event: Event) -> Result:
+        """The handler's answer; raises HypervisorError when it raises or gives no Result."""
+        handler = claim.handler
+        if isinstance(handler, Server):
+            raise TypeError(f"{claim.who} is served in C and cannot be asked")
+        try:
+            result = handler(event)
+        except Exception as error:
+            raise HypervisorError(
+                f"L{claim.level} {claim.who} raised {type(error).__name__} on {event!r}\n{traceback.format_exc()}"
+            ) from error
+        if type(result) is not Result:
+            raise HypervisorError(
+                f"L{claim.level} {claim.who} answered {result!r} to {event!r}; a handler must return a Result"
+            )
+        return result
+
+    def _complete(self, level: int, event: Event, result: Result) -> None:
+        """Gives the answer to level n and propagates it to the levels above the handler's."""
+        native = self._event
+        write = event.direction == Direction.WRITE
+        if write:
+            value = event.value
+        else:
+            value = result.value & _U64
+            if event.count == 1:
+                native.value = value
+            else:
+                self._fill(event.size * event.count, event.size, result)
+        if event.size:
+            self._tower.effects.record(event.reason, native.qualifier, write, level, value)
+            for above, hypervisor in self._listeners:
+                if above > level:
+                    hypervisor.propagated(self._present(above), value)
+        self._settle()
+
+    def _fill(self, length: int, size: int, result: Result) -> None:
+        """The elements of a string read."""
+        data = result.data or (result.value & _U64).to_bytes(8, "little")[:size] * (length // size)
+        ffi.memmove(self._event.data, data[:length].ljust(length, b"\0"), length)
+
+    def _settle(self) -> None:
+        """Carries what a handler changed of the registers to level n, after the event's own answer."""
+        state = self._state
+        if state.changed:
+            lib.nv_vcpu_finish(self._vcpu)
+            self._engine.settle()
+            state.flush()
+        elif state.touched:
+            state.forget()
+
+    def _fault(self, result: Result) -> None:
+        """Level n takes an exception instead of its access."""
+        native = self._event
+        if native.reason in (ExitReason.RDMSR, ExitReason.WRMSR) and result.vector == _GP:
+            native.fault = 1
+            self._settle()
+            return
+        lib.nv_vcpu_finish(self._vcpu)
+        self._engine.settle()
+        self._state.flush()
+        self._engine.exception(result.vector, result.error_code)
+
+    def _next_turn(self, claim: Claim, result: Result) -> None:
+        """Makes it the turn of the next claim below, or of the level that the handler names."""
+        native = self._event
+        lib.nv_vcpu_decline(self._vcpu)
+        if result.outcome is not Outcome.REFLECTED:
+            return
+        while native.claim and native.handler > result.level:
+            lib.nv_vcpu_decline(self._vcpu)
+        if result.level >= claim.level or (result.level and native.handler != result.level):
+            raise HypervisorError(
+                f"L{claim.level} {claim.who} reflected {_REASONS[native.reason].label} {native.qualifier:#x} to "
+                f"L{result.level}, which is not below it or does not claim that"
+            )
+
+    def _nobody(self) -> RunResult | None:
+        """No claim is left: L0's default answer, or the end."""
+        native = self._event
+        if not native.claim and not self._vcpu.strict and lib.nv_vcpu_default(self._vcpu):
+            self._settle()
+            return None
+        event = self._present(0)
+        return RunResult(HypervisorError.status, f"nobody claims {event!r} (unclaimed = error)")
+
+    def _drain_trace(self) -> None:
+        if self._drain is not None:
+            self._drain()

@@ -1,0 +1,68 @@
+"""What a user asks for: a tower as plain data, before anything is opened or loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nestvmm.nesting.memory import Region
+
+__all__ = ["LEVELS_MAX", "GuestSpec", "LevelSpec", "Option", "TowerSpec"]
+
+#: The highest level that a guest can be at; one byte holds a level in native/event.h.
+LEVELS_MAX = 64
+
+Option = str | int | bool
+
+
+@dataclass(frozen=True, slots=True)
+class GuestSpec:
+    """The software at level n.
+
+    kernel:   image file
+    append:   its command line
+    initrd:   initial RAM disk of a bzImage, or `file arg,file2 arg` modules of a Multiboot image
+    address:  guest-physical address of a raw binary; None for the formats that know their own
+    memory:   L0's RAM for the tower, in bytes
+    """
+
+    kernel: Path
+    append: str = ""
+    initrd: str | None = None
+    address: int | None = None
+    memory: int = 128 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LevelSpec:
+    """A hypervisor: its class, its options, and what of its memory its guest gets (None: all, at its addresses)."""
+
+    hypervisor: str
+    options: Mapping[str, Option] = field(default_factory=dict)
+    memory: tuple[Region, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TowerSpec:
+    """A tower: hypervisors at levels 1 to n-1, the guest at level n, and the policy of L0.
+
+    engine:       auto, direct, svm or vmx
+    machine:      auto (what the image format expects), pc or bare
+    unclaimed:    what becomes of accesses that nobody claims: `ignore` answers as an empty bus, `error` ends the run
+    timeout:      seconds after which the run ends with status 124; None: never
+    designate:    designations, `REASON[:QUALIFIER]=Ln`
+    """
+
+    guest: GuestSpec
+    levels: tuple[LevelSpec, ...] = ()
+    designate: tuple[str, ...] = ()
+    engine: str = "auto"
+    machine: str = "auto"
+    unclaimed: str = "ignore"
+    timeout: float | None = None
+
+    @property
+    def height(self) -> int:
+        """n: the guest's level."""
+        return len(self.levels) + 1

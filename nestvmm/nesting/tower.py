@@ -1,0 +1,183 @@
+"""A tower: hypervisors at levels 1 to n-1 and the guest at level n, made from a TowerSpec and ready to run.
+
+spec -> hypervisors -> their maps -> memory slots -.
+              `-> their claims -> designation -> flat table -> engine runs level n
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+from nestvmm._native import ffi
+from nestvmm.devices import Platform, platform
+from nestvmm.engines import Engine, EngineConfig, choose_engine
+from nestvmm.errors import ImageError
+from nestvmm.hypervisors import Guest, Hypervisor
+from nestvmm.hypervisors.find import make_hypervisor
+from nestvmm.kvm import HostMemory
+from nestvmm.loaders import Image, MemoryRange, load, read_file
+from nestvmm.nesting.flat import compile_table
+from nestvmm.nesting.guest_view import GuestView, VcpuState
+from nestvmm.nesting.levels import LevelMaps, LevelMemory
+from nestvmm.nesting.memory import MemoryMap, Rights
+from nestvmm.nesting.monitor import device_claims, monitor_claims
+from nestvmm.nesting.policy import Policy
+from nestvmm.nesting.propagation import Effects
+from nestvmm.nesting.spec import TowerSpec
+from nestvmm.x86.state import enter
+
+__all__ = ["Tower"]
+
+
+class Tower:
+    """An open tower; a context manager that stops its hypervisors and frees the VM.
+
+    Raises UsageError (options, designations), HostError (host, image), HypervisorError (a hypervisor's own code).
+    """
+
+    def __init__(self, spec: TowerSpec, *, stdout: int = 1, raw_exit_status: bool = False) -> None:
+        self.spec = spec
+        self.height = spec.height
+        self._open = ExitStack()
+        try:
+            self._build(stdout, raw_exit_status)
+        except BaseException:
+            self._open.close()
+            raise
+
+    def __enter__(self) -> Tower:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the hypervisors, the highest first, and frees everything; a second time does nothing."""
+        self._open.close()
+
+    def _build(self, stdout: int, raw_exit_status: bool) -> None:
+        spec = self.spec
+        self.hypervisors: list[Hypervisor] = [
+            make_hypervisor(level.hypervisor, level.options, number)
+            for number, level in enumerate(spec.levels, start=1)
+        ]
+        self.policy = Policy(spec, self.hypervisors)
+        maps = [MemoryMap.identity() if level.memory is None else MemoryMap(level.memory) for level in spec.levels]
+        self.maps = LevelMaps(spec.guest.memory, maps, self.policy.holes())
+        self.image = self._load()
+        machine = self.image.machine if spec.machine == "auto" else spec.machine
+        engine_class = choose_engine(spec.engine)
+        self.policy.check(engine_class, machine)
+        host = self._open.enter_context(HostMemory(spec.guest.memory))
+        self.memory = {level: LevelMemory(level, self.maps.to_host(level), host) for level in range(1, self.height + 1)}
+        self._place(self.image)
+        config = EngineConfig(
+            machine=machine,
+            level=self.height,
+            memory=host,
+            slots=self.maps.slots(),
+            msrs=self.policy.msrs(),
+            debug=self.policy.debug_vectors(),
+        )
+        self.engine: Engine = self._open.enter_context(engine_class(config))
+        self.platform: Platform = self._open.enter_context(
+            platform(
+                ram=spec.guest.memory,
+                stdout=stdout,
+                vm=self.engine.irqchip_fd,
+                irqchip=machine == "pc",
+                command_line=spec.guest.append.encode(errors="surrogateescape"),
+                initrd=None if spec.guest.initrd is None else self._initrd(spec.guest.initrd),
+                raw_exit_status=raw_exit_status,
+            )
+        )
+        self._start(machine)
+
+    def _load(self) -> Image:
+        guest = self.spec.guest
+        ram = [
+            MemoryRange(region.base, region.size)
+            for region in self.maps.to_host(self.height).regions
+            if Rights.READ | Rights.WRITE in region.rights
+        ]
+        if not ram:
+            raise ImageError(
+                f"{guest.kernel}: L{self.height} has no memory: the maps of the levels below leave it none"
+            )
+        return load(str(guest.kernel), ram, append=guest.append, initrd=guest.initrd, address=guest.address)
+
+    def _initrd(self, path: str) -> bytes | None:
+        """What fw_cfg offers as the initrd: only a file; a Multiboot image's modules are in its memory."""
+        return None if self.image.format == "Multiboot" else read_file(path, self.spec.guest.memory, "initrd")
+
+    def _place(self, image: Image) -> None:
+        memory = self.memory[self.height]
+        for address, data in image.segments:
+            memory.write(address, data)
+
+    def _start(self, machine: str) -> None:
+        """Everything that needs the engine: CPUID, registers, the views of the levels, the table."""
+        engine = self.engine
+        entries = engine.supported_cpuid()
+        for hypervisor in self.hypervisors:
+            entries = hypervisor.cpuid(entries)
+        engine.set_cpuid(entries)
+        regs, sregs = engine.regs(), engine.sregs()
+        enter(self.image.entry, regs, sregs)
+        engine.set_sregs(sregs)
+        engine.set_regs(regs)
+        self.effects = Effects()
+        self.state = VcpuState(engine)
+        for level, hypervisor in enumerate(self.hypervisors, start=1):
+            guest: Guest = GuestView(level + 1, engine, self.state, self.maps, self.memory[level + 1], self.effects)
+            self._open.callback(hypervisor.stop)
+            hypervisor.start(guest)
+        level0 = [*device_claims(self.platform.bus), *monitor_claims(engine, self.height)]
+        self.designation = self.policy.table(level0, self.maps)
+        self.flat = compile_table(self.designation)
+        self.counters: Any = ffi.new("struct nv_counter[]", self.flat.slots)
+        self.unclaimed: Any = ffi.new("struct nv_unclaimed *")
+        self._attach()
+
+    def _attach(self) -> None:
+        """Hands the table and the counters to the run loop."""
+        vcpu = self.engine.vcpu
+        vcpu.table = self.flat.table
+        vcpu.counters = self.counters
+        vcpu.unclaimed = self.unclaimed
+        vcpu.strict = self.spec.unclaimed == "error"
+
+    def receive(self, data: bytes) -> int:
+        """Gives console input to the highest level that is a console, else to L0's; the number of bytes taken."""
+        for hypervisor in reversed(self.hypervisors):
+            if hypervisor.console:
+                return hypervisor.receive(data)
+        return self.platform.receive(data)
+
+    def describe(self) -> str:
+        """What would run, level by level, the guest first."""
+        lines = [f"L{self.height} {self.image.format} {self.spec.guest.kernel}, {self.engine.name} engine"]
+        for level in range(self.height, 0, -1):
+            regions = self.maps.to_host(level).regions
+            memory = ", ".join(f"{one.base:#x}-{one.last:#x} {_rights(one.rights)}" for one in regions) or "none"
+            lines.append(f"   memory of L{level}: {memory}")
+            if level > 1:
+                lines.append(f"L{level - 1} {type(self.hypervisors[level - 2]).__name__}")
+                lines += self._claims_of(level - 1)
+        lines.append("L0 nestvmm")
+        lines += self._claims_of(0)
+        return "\n".join(lines)
+
+    def _claims_of(self, level: int) -> list[str]:
+        return [
+            f"   {claim.scope.reason.label} {claim.scope.label}" + (f" {claim.who}" if level == 0 else "")
+            for claim in self.designation.claims
+            if claim.level == level
+        ]
+
+
+def _rights(rights: Rights) -> str:
+    """As `rwx`, with `-` for what is missing."""
+    letters = zip("rwx", (Rights.READ, Rights.WRITE, Rights.EXECUTE), strict=True)
+    return "".join(letter if right in rights else "-" for letter, right in letters)

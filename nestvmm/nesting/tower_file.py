@@ -1,0 +1,196 @@
+"""Tower files: a tower in TOML.
+
+engine = "auto"                # auto | direct | svm | vmx
+machine = "bare"               # auto | pc | bare
+unclaimed = "error"            # ignore | error
+timeout = 30                   # seconds
+designate = ["io:0x80=L0"]
+
+[guest]                        # level n
+kernel = "events/events.elf"   # relative to the tower file
+append = "quiet"
+memory = "64M"                 # a bare number is MiB
+
+[[level]]                      # level 1; the next one is level 2, and so on
+hypervisor = "console"         # a stock one, module:Class, or file.py:Class
+options = { irq = 4 }
+memory = [ { base = 0, size = "32M", at = "16M", rights = "rw" } ]   # its guest's memory in its own; absent: all of it
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nestvmm.errors import UsageError
+from nestvmm.nesting.memory import Region, Rights
+from nestvmm.nesting.sizes import parse_number, parse_size
+from nestvmm.nesting.spec import LEVELS_MAX, GuestSpec, LevelSpec, Option, TowerSpec
+
+__all__ = ["load_tower_file", "parse_tower"]
+
+_CHOICES = {
+    "engine": ("auto", "direct", "svm", "vmx"),
+    "machine": ("auto", "pc", "bare"),
+    "unclaimed": ("ignore", "error"),
+}
+_RIGHTS = {"r": Rights.READ, "w": Rights.WRITE, "x": Rights.EXECUTE}
+_FILE_MAX = 1 << 20
+
+
+def load_tower_file(path: Path) -> TowerSpec:
+    """Reads a tower file; raises UsageError for one that cannot be read or that is wrong."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_FILE_MAX + 1)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    if len(raw) > _FILE_MAX:
+        raise UsageError(f"{path}: larger than {_FILE_MAX} bytes; this is no tower file")
+    try:
+        return parse_tower(raw.decode(), path.parent)
+    except UnicodeDecodeError:
+        raise UsageError(
+            f"{path}: not UTF-8 text; an image is run by `nestvmm run {path}` only under another name"
+        ) from None
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def parse_tower(text: str, folder: Path) -> TowerSpec:
+    """The tower of a TOML text; paths in it are relative to `folder`. Raises UsageError."""
+    try:
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        raise UsageError(f"not a TOML file: {str(error) or 'nested too deeply'}") from None
+    table = _Table("the tower", document)
+    guest = _guest(table.table("guest"), folder)
+    levels = tuple(_level(one, folder) for one in table.tables("level"))
+    if len(levels) >= LEVELS_MAX:
+        raise UsageError(f"{len(levels)} levels of hypervisors; at most {LEVELS_MAX - 1} fit under a guest")
+    choices = {key: table.choice(key, allowed) for key, allowed in _CHOICES.items()}
+    spec = TowerSpec(guest, levels, table.strings("designate"), timeout=table.seconds("timeout"), **choices)
+    table.finish()
+    return spec
+
+
+def _guest(table: _Table, folder: Path) -> GuestSpec:
+    kernel = table.text("kernel", None)
+    if not kernel:
+        raise UsageError('[guest] names no kernel; write kernel = "IMAGE"')
+    initrd = table.text("initrd", "")
+    address = table.get("address", None, int, str)
+    guest = GuestSpec(
+        kernel=folder / kernel,
+        append=table.text("append", "") or "",
+        initrd=str(folder / initrd) if initrd else None,
+        address=None if address is None else parse_number(address, "[guest] address"),
+        memory=parse_size(table.get("memory", "128M", int, str), "[guest] memory"),
+    )
+    table.finish()
+    return guest
+
+
+def _level(table: _Table, folder: Path) -> LevelSpec:
+    hypervisor = table.text("hypervisor", None)
+    if not hypervisor:
+        raise UsageError(
+            f'{table.name} names no hypervisor; write hypervisor = "NAME", "module:Class" or "file.py:Class"'
+        )
+    if ".py:" in hypervisor:
+        hypervisor = str(folder / hypervisor)
+    options = table.table("options")
+    memory = tuple(_region(one) for one in table.tables("memory")) if table.has("memory") else None
+    level = LevelSpec(hypervisor, options.options(), memory)
+    table.finish()
+    return level
+
+
+def _region(table: _Table) -> Region:
+    numbers = {}
+    for key, default in (("base", None), ("size", None), ("at", 0)):
+        value = table.get(key, default, int, str)
+        if value is None:
+            raise UsageError(f"{table.name} gives no {key}")
+        numbers[key] = parse_number(value, f"{table.name} {key}")
+    letters = table.text("rights", "rwx") or ""
+    if not letters or set(letters) - set(_RIGHTS):
+        raise UsageError(f"{table.name} rights: {letters!r} is not made of r, w and x")
+    rights = Rights(0)
+    for letter in letters:
+        rights |= _RIGHTS[letter]
+    table.finish()
+    return Region(numbers["base"], numbers["size"], numbers["at"], rights)
+
+
+class _Table:
+    """One TOML table: takes its keys one by one and refuses what is left."""
+
+    def __init__(self, name: str, content: Mapping[str, Any]) -> None:
+        self.name = name
+        self._left = dict(content)
+        self._known: list[str] = []
+
+    def has(self, key: str) -> bool:
+        return key in self._left
+
+    def get(self, key: str, default: Any, *types: type) -> Any:
+        self._known.append(key)
+        value = self._left.pop(key, default)
+        if value is not default and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
+            wanted = " or ".join(
+                {"int": "a number", "str": "a string", "float": "a number"}.get(t.__name__, f"a {t.__name__}")
+                for t in types
+            )
+            raise UsageError(f"{self.name} {key}: expected {wanted}, not {value!r:.60}")
+        return value
+
+    def text(self, key: str, default: str | None) -> str | None:
+        value: str | None = self.get(key, default, str)
+        if value is not None and "\0" in value:
+            raise UsageError(f"{self.name} {key}: a NUL character")
+        return value
+
+    def choice(self, key: str, allowed: tuple[str, ...]) -> str:
+        value = self.get(key, allowed[0], str)
+        if value not in allowed:
+            raise UsageError(f"{self.name} {key}: {value!r} is not one of {', '.join(allowed)}")
+        return str(value)
+
+    def seconds(self, key: str) -> float | None:
+        value = self.get(key, None, int, float)
+        if value is not None and not 0 < value < 1e9:
+            raise UsageError(f"{self.name} {key}: {value!r} is no positive number of seconds")
+        return value if value is None else float(value)
+
+    def strings(self, key: str) -> tuple[str, ...]:
+        values = self.get(key, [], list)
+        for value in values:
+            if not isinstance(value, str):
+                raise UsageError(f"{self.name} {key}: expected strings, not {value!r:.60}")
+        return tuple(values)
+
+    def table(self, key: str) -> _Table:
+        return _Table(f"[{key}]", self.get(key, {}, dict))
+
+    def tables(self, key: str) -> list[_Table]:
+        values = self.get(key, [], list)
+        for value in values:
+            if not isinstance(value, dict):
+                raise UsageError(f"{self.name} {key}: expected tables, not {value!r:.60}")
+        return [_Table(f"[[{key}]] {number}", value) for number, value in enumerate(values, start=1)]
+
+    def options(self) -> dict[str, Option]:
+        for key, value in self._left.items():
+            if not isinstance(value, str | int | bool):
+                raise UsageError(f"option {key}: expected a string, a number or a boolean, not {value!r:.60}")
+        return dict(self._left)
+
+    def finish(self) -> None:
+        for key in self._left:
+            near = difflib.get_close_matches(key, self._known, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(self._known)}"
+            raise UsageError(f"{self.name}: unknown key {key!r:.60}{hint}")
