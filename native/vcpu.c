@@ -55,8 +55,10 @@ void nv_vcpu_kick(struct nv_vcpu *vcpu)
 /* Takes a kick, if there is one. The flag goes first: a kick that arrives in between is then taken by the next call. */
 static int take_kick(struct nv_vcpu *vcpu)
 {
-	if (!__atomic_exchange_n(&vcpu->kicked, 0, __ATOMIC_SEQ_CST))
+	/* most often there is none, and a load costs less than an exchange */
+	if (!__atomic_load_n(&vcpu->kicked, __ATOMIC_SEQ_CST))
 		return 0;
+	__atomic_store_n(&vcpu->kicked, 0, __ATOMIC_SEQ_CST);
 	if (vcpu->run)
 		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 	return 1;
@@ -77,7 +79,7 @@ uint16_t nv_vcpu_decline(struct nv_vcpu *vcpu)
 	return vcpu->event.claim;
 }
 
-int nv_vcpu_serve(struct nv_vcpu *vcpu)
+static inline int serve(struct nv_vcpu *vcpu)
 {
 	struct nv_event *event = &vcpu->event;
 
@@ -95,6 +97,11 @@ int nv_vcpu_serve(struct nv_vcpu *vcpu)
 	return 0;
 }
 
+int nv_vcpu_serve(struct nv_vcpu *vcpu)
+{
+	return serve(vcpu);
+}
+
 int nv_vcpu_default(struct nv_vcpu *vcpu)
 {
 	struct nv_event *event = &vcpu->event;
@@ -106,7 +113,7 @@ int nv_vcpu_default(struct nv_vcpu *vcpu)
 		if (event->direction == NV_WRITE)
 			return 1;
 		event->value = ~0ull;
-		if (event->data)
+		if (event->count != 1)
 			memset(event->data, 0xff, (size_t)event->size * event->count);
 		return 1;
 	case NV_REASON_RDMSR:
@@ -118,7 +125,7 @@ int nv_vcpu_default(struct nv_vcpu *vcpu)
 	}
 }
 
-void nv_vcpu_finish(struct nv_vcpu *vcpu)
+static inline void finish(struct nv_vcpu *vcpu)
 {
 	struct nv_event *event = &vcpu->event;
 	uint64_t now;
@@ -133,6 +140,11 @@ void nv_vcpu_finish(struct nv_vcpu *vcpu)
 		nv_unclaimed_add(vcpu->unclaimed, event->reason, event->direction, event->qualifier);
 	if (vcpu->trace.record)
 		nv_trace_add(&vcpu->trace, event, now);
+}
+
+void nv_vcpu_finish(struct nv_vcpu *vcpu)
+{
+	finish(vcpu);
 }
 
 static int trace_full(const struct nv_trace *trace)
@@ -153,7 +165,7 @@ static int dispatch(struct nv_vcpu *vcpu)
 	vcpu->pending = 1;
 	vcpu->exits++;
 	set_turn(vcpu, nv_table_lookup(vcpu->table, event));
-	if (nv_vcpu_serve(vcpu) || (!event->claim && !vcpu->strict && nv_vcpu_default(vcpu))) {
+	if (serve(vcpu) || (!event->claim && !vcpu->strict && nv_vcpu_default(vcpu))) {
 		event->served = 1;
 		return 0;
 	}
@@ -166,7 +178,7 @@ int nv_vcpu_run(struct nv_vcpu *vcpu)
 
 	__atomic_store_n(&vcpu->thread, (int)syscall(SYS_gettid), __ATOMIC_SEQ_CST);
 	for (;;) {
-		nv_vcpu_finish(vcpu);
+		finish(vcpu);
 		if (take_kick(vcpu)) {
 			result = NV_RUN_KICKED;
 			break;
