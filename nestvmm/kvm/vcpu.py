@@ -63,7 +63,7 @@ class Vcpu(Handle):
         super().close()
 
     def check(self, cap: Cap | int) -> int:
-        """KVM_CHECK_EXTENSION on its VM."""
+        """KVM_CHECK_EXTENSION on its VM, which must still be open."""
         return self._vm.check(cap)
 
     # running
