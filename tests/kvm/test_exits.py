@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from errno import EFAULT, EINTR, EINVAL
+
 import pytest
 
 from nestvmm._native import ffi, lib
 from nestvmm.kvm import exits
-from nestvmm.kvm.exits import decode
+from nestvmm.kvm.exits import decode, outcome
 from nestvmm.kvm.replies import refuse, reply
 
 DATA = 4096
@@ -208,6 +210,15 @@ def test_debug_and_memory_fault() -> None:
     run = Run(39)
     ffi.cast("unsigned long long *", ffi.addressof(run.c, "padding"))[0:3] = [8, 0x5000, 0x1000]
     assert decode(run.c) == exits.MemoryFaultExit(8, 0x5000, 0x1000)
+
+
+def test_results_of_kvm_run() -> None:
+    assert outcome(Run(lib.KVM_EXIT_HLT).c, 0) == exits.HltExit()
+    assert outcome(Run(lib.KVM_EXIT_HLT).c, -EINTR) == exits.InterruptedExit()
+    for errno in (EFAULT, 133):  # EHWPOISON
+        assert outcome(Run(39).c, -errno) == exits.MemoryFaultExit(0, 0, 0)
+        assert outcome(Run(lib.KVM_EXIT_UNKNOWN).c, -errno) is None
+    assert outcome(Run(39).c, -EINVAL) is None
 
 
 @pytest.mark.parametrize("reason", [13, 15, 38, 1000, 2**32 - 1])
