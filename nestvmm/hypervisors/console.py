@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable
 
 from nestvmm.devices.uart import Uart
+from nestvmm.errors import UsageError
 from nestvmm.hypervisors.base import Guest, HandlerClaim, Hypervisor
 from nestvmm.x86.event import Event, Result
 from nestvmm.x86.exit_reason import ExitReason
@@ -24,6 +25,10 @@ class Console(Hypervisor):
     console = True
 
     def __init__(self, port: int = 0x3F8, irq: int = 4, output: int = 1) -> None:
+        if not 0 <= port <= 0xFFF8:
+            raise UsageError(f"port {port:#x}: eight ports from there on are not within 0 to 0xffff")
+        if not 0 <= irq <= 23:
+            raise UsageError(f"irq {irq} is no line of the irqchip: 0 to 23")
         self._port = port
         self._irq = irq
         self._output = output

@@ -59,14 +59,14 @@ class FlatTable:
                     self.table.ports[direction] = self._ports(intervals)
                 elif intervals:
                     self._ranges(reason, direction, intervals)
-        servers = [claim.handler for claim in self.claims if isinstance(claim.handler, Server)]
-        bases = [claim.scope.first for claim in self.claims if isinstance(claim.handler, Server)]
+        served = [number for number, claim in enumerate(self.claims) if isinstance(claim.handler, Server)]
+        servers = dict(zip(served, range(1, len(served) + 1), strict=True))
         server_array = self._new("struct nv_server[]", len(servers) + 1)
-        for index, (server, base) in enumerate(zip(servers, bases, strict=True), start=1):
+        for number, index in servers.items():
+            server: Any = self.claims[number].handler
             server_array[index].serve = server.serve
             server_array[index].device = server.device
-            server_array[index].base = base
-        number = {id(server): index for index, server in enumerate(servers, start=1)}
+            server_array[index].base = self.claims[number].scope.first
         claim_array = self._new("struct nv_claim[]", len(self._nodes))
         for node, (claim_index, following) in enumerate(self._nodes):
             if not node:
@@ -74,7 +74,7 @@ class FlatTable:
             claim = self.claims[claim_index]
             claim_array[node].next = following
             claim_array[node].slot = self.first_slot + claim_index
-            claim_array[node].server = number.get(id(claim.handler), 0)
+            claim_array[node].server = servers.get(claim_index, 0)
             claim_array[node].level = claim.level
         self.table.servers = server_array
         self.table.claims = claim_array
@@ -100,7 +100,7 @@ class FlatTable:
         return [
             (entry, scope)
             for entry in entries
-            if entry.scope.reason is reason and (entry.scope.direction is None or entry.scope.direction is direction)
+            if entry.scope.reason is reason and entry.scope.includes(direction)
             for scope in self.designation.projected(entry.level, entry.scope)
         ]
 

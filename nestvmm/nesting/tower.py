@@ -17,6 +17,7 @@ from nestvmm.hypervisors import Guest, Hypervisor
 from nestvmm.hypervisors.find import make_hypervisor
 from nestvmm.kvm import HostMemory
 from nestvmm.loaders import Image, MemoryRange, load, read_file
+from nestvmm.nesting.blame import blame
 from nestvmm.nesting.flat import compile_table
 from nestvmm.nesting.guest_view import GuestView, VcpuState
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
@@ -120,8 +121,9 @@ class Tower:
         """Everything that needs the engine: CPUID, registers, the views of the levels, the table."""
         engine = self.engine
         entries = engine.supported_cpuid()
-        for hypervisor in self.hypervisors:
-            entries = hypervisor.cpuid(entries)
+        for level, hypervisor in enumerate(self.hypervisors, start=1):
+            with blame(level, hypervisor, "cpuid()"):
+                entries = hypervisor.cpuid(entries)
         engine.set_cpuid(entries)
         regs, sregs = engine.regs(), engine.sregs()
         enter(self.image.entry, regs, sregs)
@@ -131,14 +133,21 @@ class Tower:
         self.state = VcpuState(engine)
         for level, hypervisor in enumerate(self.hypervisors, start=1):
             guest: Guest = GuestView(level + 1, engine, self.state, self.maps, self.memory[level + 1], self.effects)
-            self._open.callback(hypervisor.stop)
-            hypervisor.start(guest)
+            self._open.callback(self._stop, level, hypervisor)
+            with blame(level, hypervisor, "start()"):
+                hypervisor.start(guest)
+        self.state.flush()
         level0 = [*device_claims(self.platform.bus), *monitor_claims(engine, self.height)]
         self.designation = self.policy.table(level0, self.maps)
         self.flat = compile_table(self.designation)
         self.counters: Any = ffi.new("struct nv_counter[]", self.flat.slots)
         self.unclaimed: Any = ffi.new("struct nv_unclaimed *")
         self._attach()
+
+    @staticmethod
+    def _stop(level: int, hypervisor: Hypervisor) -> None:
+        with blame(level, hypervisor, "stop()"):
+            hypervisor.stop()
 
     def _attach(self) -> None:
         """Hands the table and the counters to the run loop."""
@@ -150,9 +159,11 @@ class Tower:
 
     def receive(self, data: bytes) -> int:
         """Gives console input to the highest level that is a console, else to L0's; the number of bytes taken."""
-        for hypervisor in reversed(self.hypervisors):
+        for level in range(self.height - 1, 0, -1):
+            hypervisor = self.hypervisors[level - 1]
             if hypervisor.console:
-                return hypervisor.receive(data)
+                with blame(level, hypervisor, "receive()"):
+                    return hypervisor.receive(data)
         return self.platform.receive(data)
 
     def describe(self) -> str:

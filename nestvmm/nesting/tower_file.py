@@ -66,6 +66,7 @@ def parse_tower(text: str, folder: Path) -> TowerSpec:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         raise UsageError(f"not a TOML file: {str(error) or 'nested too deeply'}") from None
+    _refuse_giants(document)
     table = _Table("the tower", document)
     guest = _guest(table.table("guest"), folder)
     levels = tuple(_level(one, folder) for one in table.tables("level"))
@@ -75,6 +76,15 @@ def parse_tower(text: str, folder: Path) -> TowerSpec:
     spec = TowerSpec(guest, levels, table.strings("designate"), timeout=table.seconds("timeout"), **choices)
     table.finish()
     return spec
+
+
+def _refuse_giants(value: object) -> None:
+    """TOML's integers have 64 bits; tomllib takes any, which no message could show."""
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            _refuse_giants(one)
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        raise UsageError("not a TOML file: an integer of more than 64 bits")
 
 
 def _guest(table: _Table, folder: Path) -> GuestSpec:
