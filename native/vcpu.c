@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <linux/kvm.h>
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -25,11 +26,29 @@ static int kick_signal(void)
 	return SIGRTMIN + 1;
 }
 
+/* The calling thread's id: asked for once, because a system call costs as much as the rest of a run's start. */
+static __thread int thread_id;
+
+static void forget_thread_id(void)
+{
+	thread_id = 0;
+}
+
+static int own_thread(void)
+{
+	if (!thread_id)
+		thread_id = syscall(SYS_gettid);
+	return thread_id;
+}
+
 int nv_kick_init(void)
 {
 	/* no SA_RESTART: KVM_RUN and a blocked write must come back */
 	struct sigaction action = {.sa_handler = interrupted};
+	static int forks_forget;
 
+	if (!forks_forget)
+		forks_forget = !pthread_atfork(NULL, NULL, forget_thread_id);
 	return sigaction(kick_signal(), &action, NULL) ? -errno : 0;
 }
 
@@ -190,7 +209,7 @@ int nv_vcpu_run(struct nv_vcpu *vcpu)
 {
 	int result;
 
-	__atomic_store_n(&vcpu->thread, (int)syscall(SYS_gettid), __ATOMIC_SEQ_CST);
+	__atomic_store_n(&vcpu->thread, own_thread(), __ATOMIC_SEQ_CST);
 	for (;;) {
 		finish(vcpu);
 		if (take_kick(vcpu)) {
