@@ -8,9 +8,9 @@ paired      medians and their confidence intervals
 row         one line of the result
 """
 
-
+from nestvmm.bench.lab import measure_lab
 from nestvmm.bench.row import Row
-
+from nestvmm.bench.startup import measure_startup
 from nestvmm.bench.trips import measure_trips
 
-__all__ = ["Row", "measure_trips"]
+__all__ = ["Row", "measure_lab", "measure_startup", "measure_trips"]

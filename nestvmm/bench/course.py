@@ -124,8 +124,12 @@ class Course:
 def _machine_code(trips: int) -> bytes:
     count = trips.to_bytes(4, "little")
     return (
-        b"\xba" + _PORT.to_bytes(4, "little")  # mov edx, PORT
-        + b"\xb9" + count + bytes((0xE6, _START))  # again: mov ecx, TRIPS; out START, al
+        b"\xba"
+        + _PORT.to_bytes(4, "little")  # mov edx, PORT
+        + b"\xb9"
+        + count
+        + bytes((0xE6, _START))  # again: mov ecx, TRIPS; out START, al
         + b"\xec\xe2\xfd"  # next: in al, dx; loop next
-        + bytes((0xE6, _END)) + b"\xeb\xf2"  # out END, al; jmp again
+        + bytes((0xE6, _END))
+        + b"\xeb\xf2"  # out END, al; jmp again
     )

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 __all__ = ["Estimate", "estimate", "ratios"]
 
+
 class Estimate(NamedTuple):
     """A median, and the interval that holds the true one with at least 95 % confidence; None: too few samples."""
 

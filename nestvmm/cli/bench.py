@@ -22,7 +22,9 @@ _STARTS, _QUICK_STARTS = 9, 1
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Fewer samples: done within 20 s.")
-@click.option("--json", "json_file", metavar="FILE", help="Writes the rows as JSON, too; `-`: instead, to standard output.")
+@click.option(
+    "--json", "json_file", metavar="FILE", help="Writes the rows as JSON, too; `-`: instead, to standard output."
+)
 @click.option("--no-qemu", is_flag=True, help="Does not start QEMU.")
 @click.option("--lab", is_flag=True, help="Measures in the SVM lab, too, where the clock counts instructions.")
 @click.option(
@@ -60,7 +62,7 @@ def _print(rows: list[Row]) -> None:
     if not console.is_terminal:
         console.width = 130
     table = Table(title="Round trips and start-up on this host", title_justify="left")
-    for heading in ("what", "median", "against", "ratio", "95 %", "goal", "met", "samples"):
+    for heading in ("what", "median", "against", "ratio", "95 %", "goal", "met", "n"):
         table.add_column(heading, justify="left" if heading in ("what", "against") else "right", no_wrap=True)
     for row in rows:
         table.add_row(
