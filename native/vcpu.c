@@ -221,10 +221,11 @@ int nv_vcpu_run(struct nv_vcpu *vcpu)
 			break;
 		}
 		result = vcpu->exited ? 0 : vcpu->ops->enter(vcpu);
-		if (result == -EINTR || result == -EAGAIN)
-			continue;
-		if (result < 0)
+		if (result < 0) {
+			if (result == -EINTR || result == -EAGAIN)
+				continue;
 			break;
+		}
 		if (dispatch(vcpu)) {
 			result = NV_RUN_EVENT;
 			break;

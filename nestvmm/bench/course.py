@@ -69,6 +69,8 @@ class Course:
 
     trips:    reads in a batch, 1 to 2**31 - 1
     handler:  the level whose Python hypervisor answers them; 0: L0's C code
+
+    `tower` is the open tower.
     """
 
     def __init__(self, trips: int, height: int = 2, handler: int = 0) -> None:
@@ -82,8 +84,8 @@ class Course:
             image = Path(folder) / "course.bin"
             image.write_bytes(_machine_code(trips))
             guest = GuestSpec(image, address=_ADDRESS, memory=_MEMORY)
-            self._tower = Tower(TowerSpec(guest, tuple(LevelSpec(name) for name in names), timeout=_TIMEOUT))
-        found = self._tower.hypervisors[keeper - 1]
+            self.tower = Tower(TowerSpec(guest, tuple(LevelSpec(name) for name in names), timeout=_TIMEOUT))
+        found = self.tower.hypervisors[keeper - 1]
         if not isinstance(found, Timekeeper):
             raise TypeError(f"level {keeper} of a course is a {type(found).__name__}")
         self._keeper = found
@@ -92,11 +94,11 @@ class Course:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._tower.close()
+        self.tower.close()
 
     def batch(self) -> float:
         """TSC ticks of one round trip through the runner, averaged over a batch."""
-        result = Runner(self._tower).run()
+        result = Runner(self.tower).run()
         if result.status:
             raise HostError(f"the benchmark's guest ended with status {result.status}: {result.message}")
         return self._keeper.ticks / self.trips
@@ -111,7 +113,7 @@ class Course:
         return self._bare(self.trips + 1) / self.trips
 
     def _bare(self, exits: int) -> int:
-        vcpu = self._tower.engine.vcpu
+        vcpu = self.tower.engine.vcpu
         ticks = ffi.new("uint64_t *")
         # the runner's last kick may have come too late for its own run
         vcpu.run.immediate_exit = 0
