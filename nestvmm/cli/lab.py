@@ -43,7 +43,7 @@ Examples:
 )
 @click.option("--icount", is_flag=True, help="Let the clock count instructions, so that figures repeat.")
 @click.option("-m", "--memory", type=MemorySize(), default="4G", show_default=True, help="RAM; a bare number is MiB.")
-@click.option("--cpus", type=click.IntRange(1, 16), default=2, show_default=True, help="Virtual CPUs.")
+@click.option("--cpus", type=click.IntRange(1, 16), help="Virtual CPUs; 2, or 1 with --icount.")
 @click.option(
     "--share",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -51,7 +51,9 @@ Examples:
 )
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=math.inf, help="Seconds COMMAND may take.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def svm(*, icount: bool, memory: str, cpus: int, share: Path | None, timeout: float, command: tuple[str, ...]) -> None:
+def svm(
+    *, icount: bool, memory: str, cpus: int | None, share: Path | None, timeout: float, command: tuple[str, ...]
+) -> None:
     """Run COMMAND where /dev/kvm has AMD's SVM.
 
     The machine is emulated by QEMU and sees this host's files; what COMMAND writes vanishes. Its output, input and exit
