@@ -112,19 +112,15 @@ class SvmLab(Lab):
         return self._parts.initrd
 
     def _execute(self, request: Request, output: Output, restarted: Callable[[], None]) -> int:
-        try:
-            return self._session().run(request, output)
-        except SessionLostError as error:
-            if not request.stdin.rewind():
-                self._stop()
-                raise LabError(f"the SVM lab failed ({error}) after {request.argv[0]} had read its input") from None
-            self._restart(error)
-        restarted()
-        try:
-            return self._session().run(request, output)
-        except SessionLostError as error:
-            self._restart(error)
-            raise
+        while True:
+            try:
+                return self._session().run(request, output)
+            except SessionLostError as error:
+                if not request.stdin.rewind():
+                    self._stop()
+                    raise LabError(f"the SVM lab failed ({error}) after {request.argv[0]} had read its input") from None
+                self._restart(error)
+            restarted()
 
     def _session(self) -> Session:
         if self._machine is None:

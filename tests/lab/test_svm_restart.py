@@ -74,6 +74,15 @@ def test_a_command_whose_lab_dies_is_run_again_from_its_start(make_lab: MakeLab,
     assert len(messages) == 1
 
 
+def test_a_second_death_is_an_error(make_lab: MakeLab, boots: Boots) -> None:
+    with make_lab("serve_and(abort)") as lab:
+        with pytest.raises(LabError, match="failed again: QEMU ended with status -6"):
+            lab.run("exec sleep 5")
+        with pytest.raises(LabError, match="not running"):
+            lab.run(["true"])
+    assert len(boots()) == 2
+
+
 def test_a_lab_that_falls_silent_under_a_command_is_started_again(
     make_lab: MakeLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
