@@ -108,9 +108,13 @@ class Runner:
             os.close(self._done_write)
         if self._error is not None:
             raise self._error
-        return self._result or RunResult(
-            TIMED_OUT, f"timeout: the guest still ran after {self._tower.spec.timeout:g} s"
-        )
+        return self._result or self._cut_short()
+
+    def _cut_short(self) -> RunResult:
+        """The result of a run that neither the guest nor a handler ended."""
+        timeout = self._tower.spec.timeout
+        why = "stopped" if timeout is None else f"timeout: the guest still ran after {timeout:g} s"
+        return RunResult(TIMED_OUT, why)
 
     def stop(self) -> None:
         """Ends the run, from any thread."""
