@@ -40,9 +40,7 @@ def check(wanted: list[MsrRange]) -> tuple[list[MsrFilterRange], bool]:
     for index in {edge + step for edge in edges for step in (-1, 0, 1)}:
         if 0 <= index <= LAST:
             for write in (False, True):
-                asked = any(
-                    (one.write if write else one.read) and one.first <= index <= one.last for one in wanted
-                )
+                asked = any((one.write if write else one.read) and one.first <= index <= one.last for one in wanted)
                 assert exits(filter_ranges, deny, index, write) == (asked or deny), f"{index:#x} write {write}"
     return filter_ranges, deny
 

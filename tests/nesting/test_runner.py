@@ -239,7 +239,7 @@ def test_reflected_upward_or_to_itself_is_refused(make: Callable[..., Run], to: 
 def test_reflected_to_a_level_that_does_not_claim_it_is_refused(make: Callable[..., Run]) -> None:
     run = make(scripted(), scripted(first=0x9000, last=0x9000), scripted())
     run.hypervisor(3).behave = lambda _, event: Result.reflected(2)
-    with pytest.raises(HypervisorError, match="^L3 Scripted reflected io 0x5000 to L2"):
+    with pytest.raises(HypervisorError, match=r"^L3 Scripted reflected io 0x5000 to L2"):
         run.go(reads(0x5000))
 
 
