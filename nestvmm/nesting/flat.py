@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
+from nestvmm.errors import UsageError
 from nestvmm.nesting.designation import QUALIFIER_MAX, Claim, DesignationTable, Scope, in_turn
 from nestvmm.x86.event import Direction
 from nestvmm.x86.exit_reason import ExitReason
@@ -19,6 +20,7 @@ from nestvmm.x86.exit_reason import ExitReason
 __all__ = ["FlatTable", "compile_table"]
 
 _PORTS = 65536
+_NODES_MAX = 0xFFFF
 _DIRECTIONS = (Direction.READ, Direction.WRITE)
 
 
@@ -86,14 +88,17 @@ class FlatTable:
 
     def _chain(self, chain: tuple[int, ...]) -> int:
         """The node that starts this order of turns; equal tails are one."""
-        node = self._chains.get(chain)
-        if node is None:
-            following = self._chain(chain[1:])
-            node = len(self._nodes)
-            if node > 0xFFFF:
-                raise ValueError("more than 65535 different orders of claims")
-            self._nodes.append((chain[0], following))
-            self._chains[chain] = node
+        known = next(start for start in range(len(chain) + 1) if chain[start:] in self._chains)
+        node = self._chains[chain[known:]]
+        for start in range(known - 1, -1, -1):
+            following, node = node, len(self._nodes)
+            if node > _NODES_MAX:
+                raise UsageError(
+                    f"{len(self.claims)} claims overlap in too many ways: their orders of turns need more than "
+                    f"{_NODES_MAX} entries; let hypervisors claim fewer and wider ranges"
+                )
+            self._nodes.append((chain[start], following))
+            self._chains[chain[start:]] = node
         return node
 
     def _projected(self, entries: Iterable[Any], reason: ExitReason, direction: Direction) -> list[tuple[Any, Scope]]:
@@ -158,6 +163,6 @@ class FlatTable:
 def compile_table(designation: DesignationTable) -> FlatTable:
     """The flat form of a designation table.
 
-    Raises ValueError when there are more than 65535 different orders of turns.
+    Raises UsageError when the orders of turns take more entries than an event can number.
     """
     return FlatTable(designation)

@@ -12,7 +12,7 @@ from typing import Any
 from nestvmm._native import ffi
 from nestvmm.devices import MP_TABLE_ADDRESS, Platform, mp_table, platform
 from nestvmm.engines import Engine, EngineConfig, choose_engine
-from nestvmm.errors import ImageError
+from nestvmm.errors import ImageError, UsageError
 from nestvmm.hypervisors import Guest, GuestAccessError, Hypervisor
 from nestvmm.hypervisors.find import make_hypervisor
 from nestvmm.kvm import HostMemory
@@ -25,7 +25,7 @@ from nestvmm.nesting.memory import MemoryMap, Rights
 from nestvmm.nesting.monitor import device_claims, monitor_claims
 from nestvmm.nesting.policy import Policy
 from nestvmm.nesting.propagation import Effects
-from nestvmm.nesting.spec import TowerSpec
+from nestvmm.nesting.spec import LevelSpec, TowerSpec
 from nestvmm.x86.state import enter
 
 __all__ = ["Tower"]
@@ -64,7 +64,7 @@ class Tower:
             for number, level in enumerate(spec.levels, start=1)
         ]
         self.policy = Policy(spec, self.hypervisors)
-        maps = [MemoryMap.identity() if level.memory is None else MemoryMap(level.memory) for level in spec.levels]
+        maps = [_map(number, level) for number, level in enumerate(spec.levels, start=1)]
         self.maps = LevelMaps(spec.guest.memory, maps, self.policy.holes())
         self.image = self._load()
         machine = self.image.machine if spec.machine == "auto" else spec.machine
@@ -190,6 +190,15 @@ class Tower:
             for claim in self.designation.claims
             if claim.level == level
         ]
+
+
+def _map(number: int, level: LevelSpec) -> MemoryMap:
+    if level.memory is None:
+        return MemoryMap.identity()
+    try:
+        return MemoryMap(level.memory)
+    except UsageError as error:
+        raise UsageError(f"L{number} {level.hypervisor}: {error}") from None
 
 
 def _rights(rights: Rights) -> str:
