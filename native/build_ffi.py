@@ -27,6 +27,7 @@ HEADERS = (
     "debugcon.h",
     "ignore.h",
     "pci_address.h",
+    "instruction.h",
     "bench.h",
 )
 

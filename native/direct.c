@@ -1,4 +1,5 @@
 #include "direct.h"
+#include "instruction.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
@@ -106,7 +107,6 @@ static void decode_msr(struct kvm_run *run, struct nv_event *event, int write)
 		event->value = run->msr.data;
 }
 
-/* The qualifier of an instruction is its first eight bytes, big endian: a prefix of bytes is a range of qualifiers. */
 static void decode_emulation_failure(struct kvm_run *run, struct nv_event *event)
 {
 	uint32_t length = 0;
@@ -119,8 +119,7 @@ static void decode_emulation_failure(struct kvm_run *run, struct nv_event *event
 		length = NV_INSTRUCTION_MAX;
 	memcpy(event->instruction, run->emulation_failure.insn_bytes, length);
 	event->instruction_length = length;
-	for (uint32_t i = 0; i < 8; i++)
-		event->qualifier = event->qualifier << 8 | (i < length ? event->instruction[i] : 0);
+	event->qualifier = nv_instruction_key(event->instruction, length);
 }
 
 static void decode_memory_fault(struct kvm_run *run, struct nv_event *event)

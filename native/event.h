@@ -11,7 +11,7 @@
 #define NV_INSTRUCTION_MAX 15
 
 struct nv_event {
-	uint64_t qualifier;      /* what the table looks up: port, MSR index, guest-physical address, vector, leaf, instruction bytes */
+	uint64_t qualifier;      /* what the table looks up: port, MSR index, guest-physical address, vector, leaf, instruction key */
 	uint64_t value;          /* data that moves, little endian, when count is 1 and size at most 8; a read's answer goes here */
 	uint64_t info;           /* error code, KVM's suberror, or what the reason's row says */
 	uint8_t *data;           /* the elements of a port or memory access: size * count bytes, lent until the next run */

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nestvmm._native import ffi, lib
-from nestvmm.engines import EngineConfig
+from nestvmm.engines import EngineConfig, Trial
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Regs, Sregs
 from nestvmm.x86.event import Direction
@@ -147,6 +147,15 @@ class FakeEngine:
 
     def supported_cpuid(self) -> list[CpuidEntry]:
         return [CpuidEntry(function=0, eax=1)]
+
+    def feature_msrs(self) -> dict[int, int]:
+        return {}
+
+    def filters_msrs(self) -> bool:
+        return True
+
+    def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
+        return [(Trial.HANDED_OVER, Trial.HANDED_OVER)] * len(codes)
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         self.cpuid = entries

@@ -82,6 +82,8 @@ class Emulating(Areas):
     @on_instruction(b"\xf3\x48\x0f\xb8\xc3")
     def popcnt(self, event: Event) -> Result:
         """AMD APM vol. 3, POPCNT: ZF is set if the source is zero, the other flags are cleared."""
+        if not event.instruction.startswith(b"\xf3\x48\x0f\xb8\xc3"):
+            return Result.declined()
         regs = self.guest.regs
         regs.rax = regs.rbx.bit_count()
         regs.rflags = regs.rflags & ~0x8D5 | (0x40 if regs.rbx == 0 else 0)

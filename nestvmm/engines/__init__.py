@@ -3,6 +3,7 @@
 engine       the seam: Engine, EngineConfig, RunStatus
 direct       a plain KVM guest: what KVM hands to userspace traps; any /dev/kvm
 msr_filter   ranges of MSRs as KVM's filter
+trial        what an instruction does at the KVM at hand
 host         what this host offers the engines
 """
 
@@ -10,9 +11,10 @@ from __future__ import annotations
 
 from nestvmm.engines.direct import DirectEngine
 from nestvmm.engines.engine import Engine, EngineConfig, MemorySlot, MsrRange, RunStatus
+from nestvmm.engines.trial import Trial
 from nestvmm.errors import HostError
 
-__all__ = ["ENGINES", "Engine", "EngineConfig", "MemorySlot", "MsrRange", "RunStatus", "choose_engine"]
+__all__ = ["ENGINES", "Engine", "EngineConfig", "MemorySlot", "MsrRange", "RunStatus", "Trial", "choose_engine"]
 
 ENGINES: dict[str, type[DirectEngine]] = {DirectEngine.name: DirectEngine}
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import ClassVar
 
 from nestvmm._native import ffi, lib
 from nestvmm.engines.engine import EngineConfig, RunStatus
 from nestvmm.engines.msr_filter import msr_filter
+from nestvmm.engines.trial import Trial, try_instructions
 from nestvmm.errors import HostError
 from nestvmm.kvm import Cap, CpuidEntry, Kvm, KvmError, Regs, Sregs, Vcpu, Vm
 from nestvmm.x86 import layout
@@ -83,10 +85,13 @@ class DirectEngine:
             raise HostError("cannot install the handler of the signal that interrupts KVM_RUN")
 
     def _trap_msrs(self) -> None:
-        if not self._config.msrs:
+        config = self._config
+        wanted = [*config.msrs, *(config.l0_msrs if self.filters_msrs() else ())]
+        if not wanted:
             return
-        self._vm.enable_cap(Cap.X86_USER_SPACE_MSR, _MSR_INVALID | _MSR_UNKNOWN | _MSR_FILTERED)
-        ranges, deny = msr_filter(self._config.msrs)
+        refused = _MSR_FILTERED | (_MSR_INVALID | _MSR_UNKNOWN if config.msrs else 0)
+        self._vm.enable_cap(Cap.X86_USER_SPACE_MSR, refused)
+        ranges, deny = msr_filter(wanted)
         self._vm.set_msr_filter(ranges, deny)
 
     @staticmethod
@@ -99,6 +104,20 @@ class DirectEngine:
     def supported_cpuid(self) -> list[CpuidEntry]:
         """What KVM can offer."""
         return self._kvm.get_supported_cpuid()
+
+    def feature_msrs(self) -> dict[int, int]:
+        """What KVM can offer; empty where KVM does not tell."""
+        if not self._kvm.check(Cap.GET_MSR_FEATURES):
+            return {}
+        return self._kvm.get_feature_msrs(self._kvm.get_msr_feature_index_list())
+
+    def filters_msrs(self) -> bool:
+        """Whether KVM has MSR filters that exit to userspace (Linux 5.10)."""
+        return bool(self._kvm.check(Cap.X86_USER_SPACE_MSR) and self._kvm.check(Cap.X86_MSR_FILTER))
+
+    def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
+        """Runs each one in a small VM of its own."""
+        return try_instructions(self._kvm, codes, entries)
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""

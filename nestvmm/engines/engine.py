@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import Any, ClassVar, Protocol
 
 from nestvmm._native import lib
+from nestvmm.engines.trial import Trial
 from nestvmm.kvm import CpuidEntry, HostMemory, Regs, Sregs
 from nestvmm.x86.exit_reason import ExitReason
 
@@ -70,6 +71,7 @@ class EngineConfig:
     memory:     L0's memory; slots say which of it level n sees, and where
     msrs:       what the designation table wants of MSRs
     debug:      the vectors of debug events that the table wants: 1 (single step) and 3 (INT3)
+    l0_msrs:    MSRs of features that L0 emulates; unlike `msrs` they leave alone what else KVM does not know
     """
 
     machine: str
@@ -78,6 +80,7 @@ class EngineConfig:
     slots: Sequence[MemorySlot]
     msrs: Sequence[MsrRange] = ()
     debug: frozenset[int] = frozenset()
+    l0_msrs: Sequence[MsrRange] = ()
 
 
 class Engine(Protocol):
@@ -105,7 +108,19 @@ class Engine(Protocol):
         ...
 
     def supported_cpuid(self) -> list[CpuidEntry]:
-        """What CPUID can offer level 1: the first feature set."""
+        """What CPUID can offer level 1: of the first feature set, what CPUID shows."""
+        ...
+
+    def feature_msrs(self) -> dict[int, int]:
+        """The MSRs that say what the processor can do, with the values that KVM can offer."""
+        ...
+
+    def filters_msrs(self) -> bool:
+        """Whether accesses to MSRs of our choice exit."""
+        ...
+
+    def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
+        """What each instruction does at CPL 0 and at CPL 3 where CPUID is `entries`; RAX points at memory."""
         ...
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from nestvmm.x86.event import Direction, Event, Result
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.instruction import key_range
 
 __all__ = [
     "Declaration",
@@ -96,12 +97,12 @@ def on_debug(vector: int) -> Callable[[_Method], _Method]:
 
 
 def on_instruction(prefix: bytes) -> Callable[[_Method], _Method]:
-    """The method handles instructions that KVM failed to emulate and that begin with these 1 to 8 bytes."""
-    if not 1 <= len(prefix) <= 8:
-        raise ValueError(f"an instruction prefix has 1 to 8 bytes, not {len(prefix)}")
-    first = int.from_bytes(prefix.ljust(8, b"\0"), "big")
-    last = int.from_bytes(prefix.ljust(8, b"\xff"), "big")
-    return on(ExitReason.EMULATION_FAILURE, first, last)
+    """The method handles instructions that KVM failed to emulate and that begin with these 1 to 8 bytes.
+
+    Prefixes that do not tell instructions apart are left out on both sides: `f3 0f b8` is POPCNT of any size, with any
+    segment and registers (see nestvmm.x86.instruction).
+    """
+    return on(ExitReason.EMULATION_FAILURE, *key_range(prefix))
 
 
 def declarations(owner: type) -> list[tuple[str, Declaration]]:

@@ -13,6 +13,7 @@ from nestvmm.errors import UsageError
 from nestvmm.nesting.designation import QUALIFIER_MAX, Ceiling, Scope
 from nestvmm.x86.event import Direction
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
+from nestvmm.x86.instruction import key_range
 
 __all__ = ["parse_designation", "parse_scopes"]
 
@@ -89,5 +90,7 @@ def _number(text: str) -> int:
 def _instruction(text: str, whole: str) -> tuple[int, int]:
     if not re.fullmatch(r"([0-9a-fA-F]{2}){1,8}", text):
         raise UsageError(f"designation {whole!r}: expected 1 to 8 instruction bytes in hexadecimal, not {text!r}")
-    prefix = bytes.fromhex(text)
-    return int.from_bytes(prefix.ljust(8, b"\0"), "big"), int.from_bytes(prefix.ljust(8, b"\xff"), "big")
+    try:
+        return key_range(bytes.fromhex(text))
+    except ValueError as error:
+        raise UsageError(f"designation {whole!r}: {error}") from None

@@ -36,11 +36,15 @@ class GuestSpec:
 
 @dataclass(frozen=True, slots=True)
 class LevelSpec:
-    """A hypervisor: its class, its options, and what of its memory its guest gets (None: all, at its addresses)."""
+    """A hypervisor: its class, its options, and what of its memory its guest gets (None: all, at its addresses).
+
+    expose: features that it exposes or hides, `+feature` or `-feature`
+    """
 
     hypervisor: str
     options: Mapping[str, Option] = field(default_factory=dict)
     memory: tuple[Region, ...] | None = None
+    expose: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class TowerSpec:
     unclaimed:    what becomes of accesses that nobody claims: `ignore` answers as an empty bus, `error` ends the run
     timeout:      seconds after which the run ends with status 124; None: never
     designate:    designations, `REASON[:QUALIFIER]=Ln`
+    expose:       features that levels expose or hide, `Ln:+feature,-feature`
     """
 
     guest: GuestSpec
@@ -61,6 +66,7 @@ class TowerSpec:
     machine: str = "auto"
     unclaimed: str = "ignore"
     timeout: float | None = None
+    expose: tuple[str, ...] = ()
 
     @property
     def height(self) -> int:

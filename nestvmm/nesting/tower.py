@@ -18,6 +18,7 @@ from nestvmm.hypervisors.find import make_hypervisor
 from nestvmm.kvm import HostMemory
 from nestvmm.loaders import Image, MemoryRange, load, read_file
 from nestvmm.nesting.blame import blame
+from nestvmm.nesting.features import Cpu, emulated_msrs, expose, feature_claims, physical_bits, requests
 from nestvmm.nesting.flat import compile_table
 from nestvmm.nesting.guest_view import GuestView, VcpuState
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
@@ -64,6 +65,7 @@ class Tower:
             for number, level in enumerate(spec.levels, start=1)
         ]
         self.policy = Policy(spec, self.hypervisors)
+        self._requests = requests(spec)
         maps = [_map(number, level) for number, level in enumerate(spec.levels, start=1)]
         self.maps = LevelMaps(spec.guest.memory, maps, self.policy.holes())
         self.image = self._load()
@@ -80,6 +82,7 @@ class Tower:
             slots=self.maps.slots(),
             msrs=self.policy.msrs(),
             debug=self.policy.debug_vectors(),
+            l0_msrs=emulated_msrs(),
         )
         self.engine: Engine = self._open.enter_context(engine_class(config))
         self.platform: Platform = self._open.enter_context(
@@ -124,11 +127,10 @@ class Tower:
     def _start(self, machine: str) -> None:
         """Everything that needs the engine: CPUID, registers, the views of the levels, the table."""
         engine = self.engine
-        entries = engine.supported_cpuid()
-        for level, hypervisor in enumerate(self.hypervisors, start=1):
-            with blame(level, hypervisor, "cpuid()"):
-                entries = hypervisor.cpuid(entries)
-        engine.set_cpuid(entries)
+        self.exposure = expose(engine, self.hypervisors, self._requests)
+        engine.set_cpuid(self.exposure.entries)
+        for index, value in self.exposure.msrs(self.height).items():
+            engine.set_msr(index, value)
         regs, sregs = engine.regs(), engine.sregs()
         enter(self.image.entry, regs, sregs)
         engine.set_sregs(sregs)
@@ -141,7 +143,9 @@ class Tower:
             with blame(level, hypervisor, "start()"):
                 hypervisor.start(guest)
         self.state.flush()
-        level0 = [*device_claims(self.platform.bus), *monitor_claims(engine, self.height)]
+        cpu = Cpu(self.height, engine, self.state, self.memory[self.height], physical_bits(self.exposure.entries))
+        features = feature_claims(self.exposure, cpu)
+        level0 = [*device_claims(self.platform.bus), *features, *monitor_claims(engine, self.height)]
         self.designation = self.policy.table(level0, self.maps)
         self.flat = compile_table(self.designation)
         self.counters: Any = ffi.new("struct nv_counter[]", self.flat.slots)

@@ -5,6 +5,7 @@ machine = "bare"               # auto | pc | bare
 unclaimed = "error"            # ignore | error
 timeout = 30                   # seconds
 designate = ["io:0x80=L0"]
+expose = ["L0:-rdrand"]        # features that levels expose or hide; see `nestvmm features`
 
 [guest]                        # level n
 kernel = "events/events.elf"   # relative to the tower file
@@ -14,6 +15,7 @@ memory = "64M"                 # a bare number is MiB
 [[level]]                      # level 1; the next one is level 2, and so on
 hypervisor = "console"         # a stock one, module:Class, or file.py:Class
 options = { irq = 4 }
+expose = ["+popcnt", "-aes"]   # the same for this level
 memory = [ { base = 0, size = "32M", at = "16M", rights = "rw" } ]   # its guest's memory in its own; absent: all of it
 """
 
@@ -75,7 +77,14 @@ def parse_tower(text: str, folder: Path) -> TowerSpec:
     if len(levels) >= LEVELS_MAX:
         raise UsageError(f"{len(levels)} levels of hypervisors; at most {LEVELS_MAX - 1} fit under a guest")
     choices = {key: table.choice(key, allowed) for key, allowed in _CHOICES.items()}
-    spec = TowerSpec(guest, levels, table.strings("designate"), timeout=table.seconds("timeout"), **choices)
+    spec = TowerSpec(
+        guest,
+        levels,
+        table.strings("designate"),
+        timeout=table.seconds("timeout"),
+        expose=table.strings("expose"),
+        **choices,
+    )
     table.finish()
     return spec
 
@@ -116,7 +125,7 @@ def _level(table: _Table, folder: Path) -> LevelSpec:
         hypervisor = str(folder / hypervisor)
     options = table.table("options")
     memory = tuple(_region(one) for one in table.tables("memory")) if table.has("memory") else None
-    level = LevelSpec(hypervisor, options.options(), memory)
+    level = LevelSpec(hypervisor, options.options(), memory, table.strings("expose"))
     table.finish()
     return level
 
