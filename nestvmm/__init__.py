@@ -1,6 +1,6 @@
 """nestvmm: towers of hypervisors on /dev/kvm, nested flat.
 
-    cli          the commands: run, doctor, lab, bench
+    cli          the commands: run, features, doctor, lab, bench
     bench lab trace
     nesting      towers, the designation table, the router, memory maps between levels
     engines      how level n runs and which of its events trap            hypervisors  software of levels 1 to n-1

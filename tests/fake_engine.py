@@ -160,6 +160,9 @@ class FakeEngine:
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         self.cpuid = entries
 
+    def shown_cpuid(self) -> list[CpuidEntry]:
+        return self.cpuid
+
     def run(self) -> int:
         status = int(lib.nv_vcpu_run(self.vcpu))
         if status < 0:

@@ -1,4 +1,4 @@
-"""The command line: `nestvmm run`, `doctor`, `lab`, `bench`. Each command is imported when it is called.
+"""The command line: `nestvmm run`, `features`, `doctor`, `lab`, `bench`. Each command is imported when it is called.
 
 main      the group, and where every error becomes one message and an exit status
 run       towers and images

@@ -49,6 +49,12 @@ Exit status:
 @click.option(
     "--designate", metavar="REASON[:QUALIFIER]=Ln", multiple=True, help="Sends events to level n at the highest."
 )
+@click.option(
+    "--expose",
+    metavar="Ln:+feature,-feature",
+    multiple=True,
+    help="What level n exposes to the levels above, or hides.",
+)
 @click.option("--engine", type=click.Choice(["auto", "direct", "svm", "vmx"]), help="How level n runs. [auto]")
 @click.option("--unclaimed", type=click.Choice(["ignore", "error"]), help="Accesses that nobody claims. [ignore]")
 @click.option("--timeout", metavar="S", type=float, help="Ends the run after S seconds with status 124.")
@@ -108,6 +114,7 @@ def _spec(options: dict[str, object]) -> TowerSpec:
         guest=guest,
         levels=(*spec.levels, *levels),
         designate=(*spec.designate, *_many(options, "designate")),
+        expose=(*spec.expose, *_many(options, "expose")),
         engine=text("engine") or spec.engine,
         machine=text("machine") or spec.machine,
         unclaimed=text("unclaimed") or spec.unclaimed,

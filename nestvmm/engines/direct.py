@@ -123,6 +123,10 @@ class DirectEngine:
         """What level n's CPUID reports."""
         self._vcpu.set_cpuid(entries)
 
+    def shown_cpuid(self) -> list[CpuidEntry]:
+        """KVM-PVM shows features of the processor's that it runs natively at CPL 3 whatever was set."""
+        return self._vcpu.get_cpuid()
+
     def run(self) -> int:
         """Runs level n until a RunStatus."""
         if self._interrupts:

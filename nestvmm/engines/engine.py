@@ -127,6 +127,10 @@ class Engine(Protocol):
         """What level n's CPUID reports."""
         ...
 
+    def shown_cpuid(self) -> list[CpuidEntry]:
+        """What level n's CPUID does report at CPL 0: some engines do not let everything be hidden."""
+        ...
+
     def run(self) -> int:
         """Runs level n until a RunStatus; raises HostError when the engine cannot go on."""
         ...

@@ -1,4 +1,4 @@
-"""Towers and their events: the first method of nested virtualization, flat.
+"""Towers and their events: the first method of nested virtualization, flat; features/ is the second one.
 
     spec, tower_file, notation, sizes    what a user asks for
     tower                                the levels, made of that and ready to run
@@ -9,6 +9,7 @@
     runner                               each event to its level, its effects to the levels above, level n resumed
     native_event                         reads the C event
     blame                                whose fault an exception is
+    features/                            what each level has, and L0's emulators of what the hardware lacks
     guest_view, propagation              what a hypervisor sees of the level above it
     monitor                              what L0 does itself
     account                              who handled how many, and how fast

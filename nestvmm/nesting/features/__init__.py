@@ -6,6 +6,7 @@
     exposure             what each level sees, from L0 upward; where a chain breaks
     claims               L0's claims on the events of its emulators
     emulator, registry   an emulator's face, and all of them: `msr_block` and `instructions` (by `decode`)
+    report               all of this for people: `nestvmm features`
     cpu                  level n's processor and memory, as an emulator uses them
 
 To add a feature to the second set: a row in the catalogue, an Emulator, a line in the registry.

@@ -7,7 +7,8 @@ kvm_amd and kvm_intel run both natively, so an instruction that such a processor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 
 from nestvmm.engines import Engine, Trial
@@ -29,7 +30,8 @@ class Offer:
 
     entries, msrs:  KVM's CPUID and feature MSRs
     first:          names of what they show
-    second:         names of what L0 emulates, and of the first set
+    second:         names of what L0 emulates, where it is handed over
+    runs:           those of the second set that run without L0, although KVM does not list them
     lacks:          why L0 has not what is in neither, for features that it has an emulator of
     """
 
@@ -37,6 +39,7 @@ class Offer:
     msrs: Mapping[int, int]
     first: frozenset[str]
     second: frozenset[str]
+    runs: frozenset[str]
     lacks: Mapping[str, str]
 
     def has(self, name: str) -> bool:
@@ -61,24 +64,29 @@ def make_offer(engine: Engine) -> Offer:
             to_try.append(emulator)
         if not engine.filters_msrs() and any(scope.reason in _MSRS for scope in emulator.scopes):
             lacks[name] = "this KVM has no MSR filter that exits to userspace"
-    lacks |= _try(engine, entries, to_try)
-    return Offer(entries, msrs, frozenset(first), frozenset(EMULATORS.keys() - lacks.keys()), lacks)
+    runs = {emulator.feature for emulator in to_try}
+    for name, outcomes in _try(engine, entries, to_try):
+        faults = [f"CPL {cpl}" for cpl, outcome in zip((0, 3), outcomes, strict=True) if outcome is Trial.FAULTS]
+        if faults:
+            lacks[name] = f"KVM raises #UD itself at {' and '.join(faults)} and does not hand it over"
+        if outcomes != (Trial.RUNS, Trial.RUNS):
+            runs.discard(name)
+    second = EMULATORS.keys() - lacks.keys()
+    return Offer(entries, msrs, frozenset(first), frozenset(second), frozenset(runs), lacks)
 
 
-def _try(engine: Engine, entries: list[CpuidEntry], emulators: list[type[Emulator]]) -> dict[str, str]:
-    """Why L0 cannot have these features, where it cannot."""
+def _try(
+    engine: Engine, entries: list[CpuidEntry], emulators: list[type[Emulator]]
+) -> Iterator[tuple[str, tuple[Trial, Trial]]]:
+    """What each instruction of these emulators does, at CPL 0 and at CPL 3, where CPUID shows all of the features."""
     if not emulators:
-        return {}
-    shown = [CpuidEntry(*(getattr(one, name) for name in CpuidEntry.__match_args__)) for one in entries]
-    codes = []
+        return
+    shown = [copy(entry) for entry in entries]
+    trials = []
     for emulator in emulators:
         bit = CATALOG[emulator.feature].shown
         if isinstance(bit, CpuidBit):
             bit.put(shown, on=True)
-        codes += [(emulator.feature, code) for code in emulator.trials]
-    lacks = {}
-    for (name, _), outcomes in zip(codes, engine.try_instructions([code for _, code in codes], shown), strict=True):
-        faults = [f"CPL {cpl}" for cpl, outcome in zip((0, 3), outcomes, strict=True) if outcome is Trial.FAULTS]
-        if faults:
-            lacks[name] = f"KVM raises #UD itself at {' and '.join(faults)} and does not hand it over"
-    return lacks
+        trials += [(emulator.feature, code) for code in emulator.trials]
+    outcomes = engine.try_instructions([code for _, code in trials], shown)
+    yield from zip((name for name, _ in trials), outcomes, strict=True)
