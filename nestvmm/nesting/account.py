@@ -80,7 +80,7 @@ class Account:
                 rows.append(_row(slot, tower.flat.claim(slot), counter, scale))
         rows.sort(key=lambda row: (-row.level, row.reason, row.qualifier))
         unclaimed = [_unclaimed(row) for row in tower.unclaimed.row if row.count]
-        unclaimed.sort(key=lambda row: -row.count)
+        unclaimed.sort(key=lambda row: (-row.count, row.reason, row.qualifier))
         return cls(
             height=tower.height,
             engine=tower.engine.name,
