@@ -134,6 +134,14 @@ void nv_vcpu_finish(struct nv_vcpu *vcpu)
 		nv_trace_add(&vcpu->trace, event, now);
 }
 
+/* KVM exits for an interrupt window where it can; KVM-PVM does not while other exits come first. */
+static int window_open(const struct nv_vcpu *vcpu)
+{
+	const struct kvm_run *run = vcpu->run;
+
+	return run && run->request_interrupt_window && run->ready_for_interrupt_injection && run->if_flag;
+}
+
 static int trace_full(const struct nv_trace *trace)
 {
 	return trace->record && trace->head - trace->tail == trace->size;
@@ -188,6 +196,10 @@ int nv_vcpu_run(struct nv_vcpu *vcpu)
 		}
 		if (trace_full(&vcpu->trace)) {
 			result = NV_RUN_DRAIN;
+			break;
+		}
+		if (window_open(vcpu)) {
+			result = NV_RUN_WINDOW;
 			break;
 		}
 		result = vcpu->exited ? 0 : vcpu->ops->enter(vcpu);
