@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from nestvmm.errors import HostError
 from nestvmm.lab import agent
 from nestvmm.lab.initramfs import busybox_initramfs, directory, file
 from nestvmm.lab.kernel import Kernel, cache_directory, publish, read_module
@@ -33,25 +34,25 @@ plan9=trans=virtio,version=9p2000.L,msize=1048576
 $bb mount -t 9p -o $plan9,ro,cache=loose root /lower
 $bb mount -t tmpfs upper /upper
 $bb mkdir /upper/files /upper/work
-$bb mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work root /root
-$bb mount -t proc proc /root/proc
-$bb mount -t sysfs sys /root/sys
-$bb mount -t cgroup2 cgroup /root/sys/fs/cgroup
-$bb mkdir /root/sys/fs/cgroup/command
-$bb mount -t devtmpfs dev /root/dev
-$bb mkdir -p /root/dev/pts /root/dev/shm
-$bb mount -t devpts devpts /root/dev/pts
-$bb mount -t tmpfs shm /root/dev/shm
-$bb mount -t tmpfs run /root/run
+$bb mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work root /machine
+$bb mount -t proc proc /machine/proc
+$bb mount -t sysfs sys /machine/sys
+$bb mount -t cgroup2 cgroup /machine/sys/fs/cgroup
+$bb mkdir /machine/sys/fs/cgroup/command
+$bb mount -t devtmpfs dev /machine/dev
+$bb mkdir -p /machine/dev/pts /machine/dev/shm
+$bb mount -t devpts devpts /machine/dev/pts
+$bb mount -t tmpfs shm /machine/dev/shm
+$bb mount -t tmpfs run /machine/run
 if [ -n "$NESTVMM_SHARE" ]; then
-    $bb mkdir -p /root/mnt/share
-    $bb mount -t 9p -o $plan9,cache=none share /root/mnt/share
+    $bb mkdir -p /machine/mnt/share
+    $bb mount -t 9p -o $plan9,cache=none share /machine/mnt/share
 fi
 $bb ip link set lo up
 $bb hostname svm-lab
-$bb cp /agent.py /root/run/agent.py
+$bb cp /agent.py /machine/run/agent.py
 until [ -e /dev/vport*p1 ]; do $bb sleep 0.05; done
-$bb chroot /root "$NESTVMM_PYTHON" -I -S -B /run/agent.py /dev/vport*p1 /sys/fs/cgroup/command
+$bb chroot /machine "$NESTVMM_PYTHON" -I -S -B /run/agent.py /dev/vport*p1 /sys/fs/cgroup/command
 $bb reboot -f
 """
 
@@ -62,7 +63,7 @@ def build_initrd(kernel: Kernel) -> Path:
         f"modules/{number:02}-{path.name.split('.')[0]}.ko": file(read_module(path))
         for number, path in enumerate(kernel.module_files())
     }
-    mount_points = {name: directory() for name in ("lower", "upper", "root")}
+    mount_points = {name: directory() for name in ("lower", "upper", "machine")}
     program = file(Path(agent.__file__).read_bytes())
     archive = busybox_initramfs(INIT, {**mount_points, "agent.py": program, **modules})
     return _keep("initrd", archive, lambda: archive)
@@ -72,15 +73,24 @@ def unpack_kernel(kernel: Kernel) -> Path:
     """The ELF file inside the bzImage, which boots 2.5 s sooner than one that unpacks itself on an emulated CPU.
 
     QEMU starts it by its PVH note. A kernel that is not packed with xz, as Debian's is, is left as it is.
+
+    Raises:
+        HostError: it is no bzImage, or a damaged one.
     """
     packed = kernel.image.read_bytes()
+    if packed[0x202:0x206] != b"HdrS" or len(packed) < 0x250:
+        raise HostError(f"{kernel.image} is not a bzImage: install its package again, or fetch it anew")
     # Documentation/arch/x86/boot.rst: setup_sects, payload_offset and payload_length
     payload, length = struct.unpack_from("<II", packed, 0x248)
     payload += (packed[0x1F1] + 1) * 512
     if not packed.startswith(b"\xfd7zXZ\0", payload):
         return kernel.image
     # the payload's last word, behind the xz stream, is its unpacked size
-    return _keep("vmlinux", packed, lambda: lzma.LZMADecompressor().decompress(packed[payload : payload + length]))
+    stream = packed[payload : payload + length]
+    try:
+        return _keep("vmlinux", packed, lambda: lzma.LZMADecompressor().decompress(stream))
+    except lzma.LZMAError as error:
+        raise HostError(f"{kernel.image} is damaged ({error}): install its package again, or fetch it anew") from None
 
 
 def _keep(name: str, key: bytes, build: Callable[[], bytes]) -> Path:

@@ -6,14 +6,14 @@ spec -> hypervisors -> their maps -> memory slots -.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from nestvmm._native import ffi
-from nestvmm.devices import Platform, platform
+from nestvmm.devices import MP_TABLE_ADDRESS, Platform, mp_table, platform
 from nestvmm.engines import Engine, EngineConfig, choose_engine
 from nestvmm.errors import ImageError, UsageError
-from nestvmm.hypervisors import Guest, Hypervisor
+from nestvmm.hypervisors import Guest, GuestAccessError, Hypervisor
 from nestvmm.hypervisors.find import make_hypervisor
 from nestvmm.kvm import HostMemory
 from nestvmm.loaders import Image, MemoryRange, load, read_file
@@ -72,7 +72,7 @@ class Tower:
         self.policy.check(engine_class, machine)
         host = self._open.enter_context(HostMemory(spec.guest.memory))
         self.memory = {level: LevelMemory(level, self.maps.to_host(level), host) for level in range(1, self.height + 1)}
-        self._place(self.image)
+        self._place(self.image, machine)
         config = EngineConfig(
             machine=machine,
             level=self.height,
@@ -112,8 +112,12 @@ class Tower:
         """What fw_cfg offers as the initrd: only a file; a Multiboot image's modules are in its memory."""
         return None if self.image.format == "Multiboot" else read_file(path, self.spec.guest.memory, "initrd")
 
-    def _place(self, image: Image) -> None:
+    def _place(self, image: Image, machine: str) -> None:
+        """Writes what firmware would leave, where level n has memory for it, then the image."""
         memory = self.memory[self.height]
+        if machine == "pc":
+            with suppress(GuestAccessError):
+                memory.write(MP_TABLE_ADDRESS, mp_table())
         for address, data in image.segments:
             memory.write(address, data)
 
