@@ -23,13 +23,18 @@ static trap_fn handlers[TRAP_VECTORS];
 static volatile int last_vector = TRAP_NONE;
 static volatile uint64_t last_error;
 
-void trap_init(void)
+static void load_idt(uint16_t limit)
 {
 	const struct __attribute__((packed)) {
 		uint16_t limit;
 		uint64_t base;
-	} pointer = {sizeof idt - 1, (uint64_t)idt};
+	} pointer = {limit, (uint64_t)idt};
 
+	asm volatile("lidt %0" :: "m"(pointer));
+}
+
+void trap_init(void)
+{
 	for (unsigned int i = 0; i < TRAP_VECTORS; i++) {
 		uint64_t entry = (uint64_t)vectors + 16 * i;
 
@@ -40,7 +45,12 @@ void trap_init(void)
 			.type = 0x8e, /* present, interrupt gate */
 		};
 	}
-	asm volatile("lidt %0" :: "m"(pointer));
+	load_idt(sizeof idt - 1);
+}
+
+void trap_drop(void)
+{
+	load_idt(0);
 }
 
 void trap_handle(unsigned int vector, trap_fn handler)

@@ -23,6 +23,9 @@ typedef void (*trap_fn)(struct trap_frame *frame);
 
 void trap_init(void);
 
+/* An IDT without entries: the next exception shuts the processor down. */
+void trap_drop(void);
+
 /* Calls handler on this vector; NULL: TRY(), or the end. */
 void trap_handle(unsigned int vector, trap_fn handler);
 

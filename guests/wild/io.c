@@ -39,59 +39,38 @@ int serial_registers(void)
 	}
 }
 
-static int try_outs(uint64_t from, uint64_t count)
-{
-	trap_clear();
-	asm volatile(TRY("rep outsb") : "+S"(from), "+c"(count) : "d"(PORT_POST) : "memory");
-	return trap_vector();
-}
-
-static int try_outs_down(uint64_t from, uint64_t count)
-{
-	trap_clear();
-	asm volatile("std\n" TRY("rep outsb") "cld" : "+S"(from), "+c"(count) : "d"(PORT_POST) : "memory");
-	return trap_vector();
-}
-
-static int try_outs_32(uint64_t from, uint64_t count)
-{
-	trap_clear();
-	asm volatile(TRY("addr32 rep outsb") : "+S"(from), "+c"(count) : "d"(PORT_POST) : "memory");
-	return trap_vector();
-}
-
-static int try_ins(uint64_t to, uint64_t count)
-{
-	trap_clear();
-	asm volatile(TRY("rep insb") : "+D"(to), "+c"(count) : "d"(PORT_UNCLAIMED) : "memory");
-	return trap_vector();
-}
+/* Runs a string instruction; place is the constraint of its address: the vector that it faulted with, or TRAP_NONE. */
+#define TRY_STRING(instruction, place, address, count, port) ({ \
+	uint64_t address_ = (address), count_ = (count); \
+	trap_clear(); \
+	asm volatile(instruction : place(address_), "+c"(count_) : "d"(port) : "memory"); \
+	trap_vector(); })
 
 /* String I/O whose addresses leave RAM, leave the page tables, or wrap. */
 int string_wrap(void)
 {
 	int beyond, below, wrapped, hole, across;
 
-	beyond = try_outs(FOUR_GIB - 8, 16);          /* the map ends at 4 GiB: #PF */
-	below = try_outs_down(7, 16);                 /* 0 - 1 is not mapped: #PF */
-	wrapped = try_outs_32(FOUR_GIB - 8, 16);      /* 32-bit addresses wrap to 0 */
-	hole = try_ins(FOUR_GIB - 0x10000000, 16);    /* into an address without memory */
-	across = ram_end < RAM_BELOW_4G_MAX ? try_ins(ram_end - 8, 16) : TRAP_NONE;
+	/* The map ends at 4 GiB: #PF. */
+	beyond = TRY_STRING(TRY("rep outsb"), "+S", FOUR_GIB - 8, 16, PORT_POST);
+	/* What comes below 0 is not mapped: #PF. */
+	below = TRY_STRING("std\n" TRY("rep outsb") "cld", "+S", 7, 16, PORT_POST);
+	/* 32-bit addresses wrap to 0. */
+	wrapped = TRY_STRING(TRY("addr32 rep outsb"), "+S", FOUR_GIB - 8, 16, PORT_POST);
+	/* Into addresses without memory, and half way into them. */
+	hole = TRY_STRING(TRY("rep insb"), "+D", FOUR_GIB - 0x10000000, 16, PORT_UNCLAIMED);
+	across = TRAP_NONE;
+	if (ram_end <= RAM_BELOW_4G_MAX)
+		across = TRY_STRING(TRY("rep insb"), "+D", ram_end - 8, 16, PORT_UNCLAIMED);
 	printf("vectors %d %d %d %d %d\n", beyond, below, wrapped, hole, across);
 	return beyond == TRAP_PF && below == TRAP_PF && wrapped == TRAP_NONE && hole == TRAP_NONE && across == TRAP_NONE ? 0 : 1;
 }
 
-/* 2^64 - 1 elements, round and round one page. */
+/* 2^64 - 1 elements: over all memory, until the map ends; and again. */
 int string_endless(void)
 {
-	static uint8_t page[4096];
-
-	for (;;) {
-		uint64_t from = (uint64_t)page, count = ~0UL;
-
-		trap_clear();
-		asm volatile(TRY("rep outsb") : "+S"(from), "+c"(count) : "d"(PORT_POST) : "memory");
-	}
+	for (;;)
+		TRY_STRING(TRY("rep outsb"), "+S", 0, ~0UL, PORT_POST);
 }
 
 /* Accesses of 4 bytes at most that would end or reset the machine, were they made. */

@@ -9,6 +9,8 @@
 
 uint64_t ram_end;
 
+static uint64_t state; /* of next_random */
+
 static const struct member {
 	const char *name;
 	int (*run)(void);
@@ -43,8 +45,6 @@ static const struct member {
 
 uint32_t next_random(void)
 {
-	static uint64_t state = 1;
-
 	state = state * 6364136223846793005 + 1442695040888963407;
 	return (uint32_t)(state >> 32);
 }
@@ -53,6 +53,7 @@ int main(uint64_t ram)
 {
 	const char *name = option_first();
 
+	state = option_number("seed", 1);
 	ram_end = ram <= RAM_BELOW_4G_MAX ? ram : FOUR_GIB + ram - RAM_BELOW_4G_MAX;
 	for (const struct member *member = members; member < members + sizeof members / sizeof *members; member++) {
 		if (option_is(name, member->name)) {
