@@ -7,11 +7,12 @@
 PYTHON ?= python3
 APT_PACKAGES ?= .ci/apt-packages
 NESTVMM_REQUIRE ?= kvm,svm_lab
+SETS := build
 BIN := .venv/bin
 INSTALLED := .venv/installed
 NATIVE := $(shell find native -type f -not -path '*/__pycache__/*')
 
-.PHONY: help run test lint bench guests build clean packages lab-packages
+.PHONY: help run test lint bench guests build clean packages
 .DELETE_ON_ERROR:
 
 help:
@@ -23,13 +24,15 @@ help:
 	@echo "make guests  build the guests"
 	@echo "make clean   delete everything that was built, .venv included"
 
+test bench: SETS := build lab
+
 run: build guests
 	$(BIN)/nestvmm run guests/tower.toml --stats
 
-test: build guests lab-packages
+test: build guests
 	NESTVMM_REQUIRE='$(NESTVMM_REQUIRE)' $(BIN)/python -m pytest $(ARGS)
 
-bench: build guests lab-packages
+bench: build guests
 	$(BIN)/nestvmm bench $(ARGS)
 
 # The guests' own Makefile compiles them with warnings as errors.
@@ -51,10 +54,7 @@ $(INSTALLED): pyproject.toml $(NATIVE) | packages
 	@touch $@
 
 packages:
-	@$(APT_PACKAGES) build
-
-lab-packages:
-	@$(APT_PACKAGES) lab
+	@$(APT_PACKAGES) $(SETS)
 
 clean:
 	-$(MAKE) -C guests clean

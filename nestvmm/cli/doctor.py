@@ -26,7 +26,7 @@ def doctor(as_json: bool) -> int:
         print(f"processor   {host.vendor} {host.model}")
         print(f"kernel      {host.kernel}")
         print(
-            f"modules     {', '.join(host.modules) or 'none of kvm, kvm_amd, kvm_intel is listed (built in, or absent)'}"
+            f"modules     {', '.join(host.modules) or 'kvm, kvm_amd and kvm_intel are built in or absent'}"
         )
         for finding in (host.device, host.nesting, *host.engines):
             _print(finding)

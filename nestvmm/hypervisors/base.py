@@ -113,7 +113,7 @@ class Hypervisor:
         return Result.declined()
 
     def propagated(self, event: Event, value: int) -> None:
-        """A level below handled an event of this level's guest; `value` was read or written. Overriding it costs calls."""
+        """A level below handled an event of this level's guest; `value` was read or written. Override it sparingly."""
 
     def receive(self, data: bytes) -> int:
         """Takes console input for its guest, from any thread, and gives how many bytes it took; see `console`."""

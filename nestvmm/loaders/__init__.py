@@ -98,7 +98,7 @@ def _load(
 def _modules(initrd: str | None, ram_size: int) -> list[Module]:
     """The files of QEMU's -initrd for a Multiboot kernel; each one's command line includes its name."""
     modules = []
-    for escaped in [] if not initrd else initrd.replace(",,", "\0").split(","):
+    for escaped in [] if initrd is None else initrd.replace(",,", "\0").split(","):
         text = escaped.replace("\0", ",")
         modules.append(Module(command_line(text), read_file(text.split(" ", 1)[0], ram_size, "module")))
     return modules

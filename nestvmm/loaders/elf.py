@@ -6,7 +6,6 @@ neither loop nor read on. It is imported when the first ELF image comes: that ta
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from nestvmm.errors import ImageError
@@ -43,8 +42,7 @@ class _Load(NamedTuple):
     memory_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Executable:
+class Executable(NamedTuple):
     """A checked ELF executable.
 
     entry:  physical address of the first instruction, inside the bytes of a segment

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from nestvmm.x86.state import Entry
@@ -25,8 +24,7 @@ class MemoryRange(NamedTuple):
         return self.start + self.size
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(NamedTuple):
     """A guest ready to start.
 
     format:     "ELF64", "Multiboot", "bzImage" or "raw binary"

@@ -36,7 +36,7 @@ class GuestSpec:
 
 @dataclass(frozen=True, slots=True)
 class LevelSpec:
-    """A hypervisor: its class, its options, and what of its memory its guest gets (None: all, at the same addresses)."""
+    """A hypervisor: its class, its options, and what of its memory its guest gets (None: all, at its addresses)."""
 
     hypervisor: str
     options: Mapping[str, Option] = field(default_factory=dict)

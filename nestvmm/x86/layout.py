@@ -7,6 +7,24 @@ from __future__ import annotations
 
 from typing import Final
 
+__all__ = [
+    "IDENTITY_MAP",
+    "IRQ_COM1",
+    "PORT_CMOS",
+    "PORT_COM1",
+    "PORT_DEBUGCON",
+    "PORT_DEBUG_EXIT",
+    "PORT_FW_CFG",
+    "PORT_I8042_COMMAND",
+    "PORT_I8042_DATA",
+    "PORT_PCI_CONFIG",
+    "PORT_PM_TIMER",
+    "PORT_POST",
+    "RAM_ABOVE_4G",
+    "RAM_BELOW_4G_MAX",
+    "TSS",
+]
+
 # Ports: first one, and how many.
 PORT_I8042_DATA: Final = (0x60, 1)
 PORT_I8042_COMMAND: Final = (0x64, 1)
@@ -28,5 +46,3 @@ TSS: Final = 0xFFFBD000
 # RAM that would reach into the devices' addresses below 4 GiB goes above them instead, as on QEMU's pc machine.
 RAM_BELOW_4G_MAX: Final = 0xC0000000
 RAM_ABOVE_4G: Final = 0x100000000
-LOCAL_APIC: Final = 0xFEE00000
-IO_APIC: Final = 0xFEC00000

@@ -7,8 +7,7 @@ unusable, CR0.NE is set in every mode.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from nestvmm.kvm import DescriptorTable, Regs, Segment, Sregs
@@ -53,8 +52,7 @@ _TYPE_DATA: Final = 3  # read/write, accessed
 _TYPE_CODE: Final = 11  # execute/read, accessed; of a system segment: busy TSS
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """Where and how a virtual CPU starts: CPL 0, interrupts off, what is not named here zero.
 
     mode:                   "long" (paging by cr3), "protected" (flat, paging off) or "real" (all segments 0)

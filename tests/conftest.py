@@ -1,0 +1,64 @@
+"""Machines that tests need: a missing one skips its tests with the reason, or fails those NESTVMM_REQUIRE names.
+
+NESTVMM_REQUIRE=kvm,svm_lab,vmx_lab pytest ...
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nestvmm.errors import HostError
+from nestvmm.lab import Lab, LocalLab, SvmLab, kvm_amd_nests
+from nestvmm.lab.svm import prepare
+
+
+def missing_kvm() -> str | None:
+    try:
+        Path("/dev/kvm").open("r+b", buffering=0).close()
+    except OSError as error:
+        return f"/dev/kvm: {error.strerror}"
+    return None
+
+
+def missing_svm_lab() -> str | None:
+    if kvm_amd_nests():
+        return None
+    try:
+        prepare()
+    except HostError as error:
+        return str(error)
+    return None
+
+
+def missing_vmx_lab() -> str | None:
+    return "the VMX lab is not built yet"
+
+
+MACHINES = {"kvm": missing_kvm, "svm_lab": missing_svm_lab, "vmx_lab": missing_vmx_lab}
+
+
+@functools.cache
+def missing(machine: str) -> str | None:
+    """Why tests that need `machine` cannot run here."""
+    return MACHINES[machine]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for machine in MACHINES:
+        if item.get_closest_marker(machine) and (reason := missing(machine)):
+            if machine in os.environ.get("NESTVMM_REQUIRE", "").split(","):
+                pytest.fail(f"NESTVMM_REQUIRE names {machine}, but {reason}", pytrace=False)
+            pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def svm_lab() -> Iterator[Lab]:
+    """A machine where kvm_amd nests: this one if it does, else an SVM lab that is booted for the module."""
+    with LocalLab() if kvm_amd_nests() else SvmLab() as lab:
+        yield lab
