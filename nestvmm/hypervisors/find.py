@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import get_args, get_type_hints
 
 from nestvmm.errors import HypervisorError, UsageError
 from nestvmm.hypervisors.base import Hypervisor
@@ -23,6 +24,9 @@ STOCK = {
     "logger": "nestvmm.hypervisors.logger:Logger",
     "msr-policy": "nestvmm.hypervisors.msr_policy:MsrPolicy",
 }
+
+# What options can be.
+_KINDS = {bool: "a boolean", int: "a number", str: "a string"}
 
 
 def find_hypervisor(name: str) -> type[Hypervisor]:
@@ -48,12 +52,27 @@ def make_hypervisor(name: str, options: Mapping[str, object], level: int) -> Hyp
     except TypeError as error:
         known = ", ".join(inspect.signature(found).parameters) or "none"
         raise UsageError(f"L{level} {name}: {error}; its options are: {known}") from None
+    _check_types(found, options, f"L{level} {name}")
     try:
         return found(**options)
     except UsageError as error:
         raise UsageError(f"L{level} {name}: {error}") from None
     except Exception as error:
         raise HypervisorError(f"L{level} {name}: its constructor raised {type(error).__name__}: {error}") from error
+
+
+def _check_types(found: type[Hypervisor], options: Mapping[str, object], where: str) -> None:
+    """Raises UsageError for an option whose value is not of the type that the constructor is annotated with."""
+    try:
+        hints = get_type_hints(found.__init__)
+    except Exception:  # noqa: BLE001 - annotations are code: whatever they raise, they then say nothing
+        return
+    for name, value in options.items():
+        hint = hints.get(name)
+        wanted = [kind for kind in get_args(hint) or (hint,) if kind in _KINDS]
+        if wanted and not isinstance(value, tuple(wanted)):
+            kinds = " or ".join(_KINDS[kind] for kind in wanted)
+            raise UsageError(f"{where}: option {name} is {kinds}, not {value!r:.60}")
 
 
 def _load_module(module_name: str, name: str) -> ModuleType:
