@@ -25,9 +25,7 @@ def doctor(as_json: bool) -> int:
     else:
         print(f"processor   {host.vendor} {host.model}")
         print(f"kernel      {host.kernel}")
-        print(
-            f"modules     {', '.join(host.modules) or 'kvm, kvm_amd and kvm_intel are built in or absent'}"
-        )
+        print(f"modules     {', '.join(host.modules) or 'kvm, kvm_amd and kvm_intel are built in or absent'}")
         for finding in (host.device, host.nesting, *host.engines):
             _print(finding)
     return 0 if any(engine.works for engine in host.engines) else 3

@@ -12,7 +12,7 @@ from typing import Any
 from nestvmm._native import ffi
 from nestvmm.devices import Platform, platform
 from nestvmm.engines import Engine, EngineConfig, choose_engine
-from nestvmm.errors import ImageError
+from nestvmm.errors import HostError, ImageError
 from nestvmm.hypervisors import Guest, Hypervisor
 from nestvmm.hypervisors.find import make_hypervisor
 from nestvmm.kvm import HostMemory
@@ -56,6 +56,10 @@ class Tower:
         """Stops the hypervisors, the highest first, and frees everything; a second time does nothing."""
         self._open.close()
 
+    def abandon(self) -> None:
+        """Leaves everything open for the rest of the process: a thread that cannot be ended still uses it."""
+        self._open.pop_all()
+
     def _build(self, stdout: int, raw_exit_status: bool) -> None:
         spec = self.spec
         self.hypervisors: list[Hypervisor] = [
@@ -69,7 +73,7 @@ class Tower:
         machine = self.image.machine if spec.machine == "auto" else spec.machine
         engine_class = choose_engine(spec.engine)
         self.policy.check(engine_class, machine)
-        host = self._open.enter_context(HostMemory(spec.guest.memory))
+        host = self._open.enter_context(_host_memory(spec.guest.memory))
         self.memory = {level: LevelMemory(level, self.maps.to_host(level), host) for level in range(1, self.height + 1)}
         self._place(self.image)
         config = EngineConfig(
@@ -175,6 +179,16 @@ class Tower:
             for claim in self.designation.claims
             if claim.level == level
         ]
+
+
+def _host_memory(size: int) -> HostMemory:
+    try:
+        return HostMemory(size)
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", error)
+        raise HostError(
+            f"{size >> 20} MiB of guest memory: {why}; this host has no room for it, ask for less"
+        ) from None
 
 
 def _rights(rights: Rights) -> str:
