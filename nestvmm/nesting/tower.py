@@ -187,7 +187,7 @@ def _host_memory(size: int) -> HostMemory:
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", error)
         raise HostError(
-            f"{size >> 20} MiB of guest memory: {why}; this host has no room for it, ask for less"
+            f"{size >> 20} MiB of guest RAM: {why}; this host has no room for it, ask for less"
         ) from None
 
 
