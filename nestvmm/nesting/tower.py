@@ -186,9 +186,7 @@ def _host_memory(size: int) -> HostMemory:
         return HostMemory(size)
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", error)
-        raise HostError(
-            f"{size >> 20} MiB of guest RAM: {why}; this host has no room for it, ask for less"
-        ) from None
+        raise HostError(f"{size >> 20} MiB of guest RAM: {why}; this host has no room for it, ask for less") from None
 
 
 def _rights(rights: Rights) -> str:
