@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from nestvmm.engines import Engine, MsrRange
 from nestvmm.errors import HostError, UsageError
 from nestvmm.hypervisors import Hypervisor
+from nestvmm.hypervisors.blame import blaming
 from nestvmm.nesting.designation import QUALIFIER_MAX, Ceiling, Claim, DesignationTable, Scope
 from nestvmm.nesting.levels import LevelMaps
 from nestvmm.nesting.memory import ADDRESS_END
@@ -27,8 +28,9 @@ class Policy:
         self.claims: list[Claim] = []
         for level, hypervisor in enumerate(hypervisors, start=1):
             who = type(hypervisor).__name__
-            for reason, first, last, direction, handler in hypervisor.claims():
-                self.claims.append(Claim(level, Scope(reason, first, last, direction), handler, who))
+            with blaming(level, who, "claims"):
+                for reason, first, last, direction, handler in hypervisor.claims():
+                    self.claims.append(Claim(level, Scope(reason, first, last, direction), handler, who))
         self.ceilings = [ceiling for text in spec.designate for ceiling in parse_designation(text, spec.height)]
         for ceiling in self.ceilings:
             if ceiling.level > 0:

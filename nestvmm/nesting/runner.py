@@ -13,7 +13,6 @@ import os
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from nestvmm.devices import Server
 from nestvmm.engines import RunStatus
 from nestvmm.errors import HypervisorError
 from nestvmm.hypervisors import Hypervisor
+from nestvmm.hypervisors.blame import blame, blaming
 from nestvmm.nesting.attend import TIMED_OUT, UNREAD, attend
 from nestvmm.nesting.designation import Claim
 from nestvmm.nesting.tower import Tower
@@ -214,9 +214,7 @@ class Runner:
         try:
             result = handler(event)
         except Exception as error:
-            raise HypervisorError(
-                f"L{claim.level} {claim.who} raised {type(error).__name__} on {event!r}\n{traceback.format_exc()}"
-            ) from error
+            raise blame(claim.level, claim.who, f"on {event!r}", error) from error
         if type(result) is not Result:
             raise HypervisorError(
                 f"L{claim.level} {claim.who} answered {result!r} to {event!r}; a handler must return a Result"
@@ -239,7 +237,8 @@ class Runner:
             self._tower.effects.record(event.reason, native.qualifier, write, level, value)
             for above, hypervisor in self._listeners:
                 if above > level:
-                    hypervisor.propagated(self._present(above), value)
+                    with blaming(above, type(hypervisor).__name__, "propagated"):
+                        hypervisor.propagated(self._present(above), value)
         self._settle()
 
     def _fill(self, length: int, size: int, result: Result) -> None:

@@ -14,6 +14,7 @@ from nestvmm.devices import Platform, platform
 from nestvmm.engines import Engine, EngineConfig, choose_engine
 from nestvmm.errors import HostError, ImageError
 from nestvmm.hypervisors import Guest, Hypervisor
+from nestvmm.hypervisors.blame import blaming
 from nestvmm.hypervisors.find import make_hypervisor
 from nestvmm.kvm import HostMemory
 from nestvmm.loaders import Image, MemoryRange, load, read_file
@@ -124,8 +125,9 @@ class Tower:
         """Everything that needs the engine: CPUID, registers, the views of the levels, the table."""
         engine = self.engine
         entries = engine.supported_cpuid()
-        for hypervisor in self.hypervisors:
-            entries = hypervisor.cpuid(entries)
+        for level, hypervisor in enumerate(self.hypervisors, start=1):
+            with blaming(level, type(hypervisor).__name__, "cpuid"):
+                entries = hypervisor.cpuid(entries)
         engine.set_cpuid(entries)
         regs, sregs = engine.regs(), engine.sregs()
         enter(self.image.entry, regs, sregs)
@@ -135,14 +137,20 @@ class Tower:
         self.state = VcpuState(engine)
         for level, hypervisor in enumerate(self.hypervisors, start=1):
             guest: Guest = GuestView(level + 1, engine, self.state, self.maps, self.memory[level + 1], self.effects)
-            self._open.callback(hypervisor.stop)
-            hypervisor.start(guest)
+            self._open.callback(self._stop, level, hypervisor)
+            with blaming(level, type(hypervisor).__name__, "start"):
+                hypervisor.start(guest)
         level0 = [*device_claims(self.platform.bus), *monitor_claims(engine, self.height)]
         self.designation = self.policy.table(level0, self.maps)
         self.flat = compile_table(self.designation)
         self.counters: Any = ffi.new("struct nv_counter[]", self.flat.slots)
         self.unclaimed: Any = ffi.new("struct nv_unclaimed *")
         self._attach()
+
+    @staticmethod
+    def _stop(level: int, hypervisor: Hypervisor) -> None:
+        with blaming(level, type(hypervisor).__name__, "stop"):
+            hypervisor.stop()
 
     def _attach(self) -> None:
         """Hands the table and the counters to the run loop."""
@@ -154,9 +162,10 @@ class Tower:
 
     def receive(self, data: bytes) -> int:
         """Gives console input to the highest level that is a console, else to L0's; the number of bytes taken."""
-        for hypervisor in reversed(self.hypervisors):
+        for level, hypervisor in reversed(list(enumerate(self.hypervisors, start=1))):
             if hypervisor.console:
-                return hypervisor.receive(data)
+                with blaming(level, type(hypervisor).__name__, "receive"):
+                    return hypervisor.receive(data)
         return self.platform.receive(data)
 
     def describe(self) -> str:
