@@ -98,7 +98,7 @@ def test_halt_waits_in_a_pc() -> None:
 @pytest.mark.kvm
 @pytest.mark.parametrize("member", ["write-beyond", "string-wrap", "port-sweep", "triple-fault", "msr-storm"])
 def test_wild_on_top_of_hypervisors(member: str) -> None:
-    """What it does to level 3 stays at level 3: the levels below give it half of their memory, and serve its console."""
+    """What it does to level 3 stays at level 3: a level below serves its console."""
     levels = ("--level", "console", "--level", "logger,reasons=io,limit=0")
     ended = nestvmm("run", guest("wild"), "-a", member, "--timeout", ENOUGH, "-m", 64, *levels)
     assert ended.status in statuses(MEMBERS[member])
