@@ -6,7 +6,6 @@ import importlib
 import os
 import signal
 import sys
-from contextlib import suppress
 
 import click
 
@@ -37,6 +36,16 @@ class _LazyGroup(click.Group):
         module, name, _ = _COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Runs the subcommand. When nobody reads our output any more it ends as SIGPIPE would end it."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _drop_output()
+            return 128 + signal.SIGPIPE
+        return result
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -76,7 +85,6 @@ def _open_standard_streams() -> None:
 def _run(arguments: list[str] | None) -> int:
     try:
         status = _cli.main(arguments, prog_name="nestvmm", standalone_mode=False)
-        sys.stdout.flush()
     except click.exceptions.Exit as error:
         status = error.exit_code
     except click.ClickException as error:
@@ -86,10 +94,6 @@ def _run(arguments: list[str] | None) -> int:
         status = _failed("interrupted", INTERRUPTED)
     except NestvmmError as error:
         status = _failed(str(error), error.status)
-    except BrokenPipeError:
-        # the reader of our output went away: what Python still buffers must not raise again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 128 + signal.SIGPIPE
     except OSError as error:
         status = _failed(_host_error(error), HostError.status)
     except MemoryError:
@@ -98,9 +102,19 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _failed(message: str, status: int) -> int:
-    with suppress(OSError):
+    try:
         print(f"nestvmm: {message}", file=sys.stderr)
+    except OSError:
+        _drop_output()
     return status
+
+
+def _drop_output() -> None:
+    """What Python still buffers goes nowhere, so that it does not fail again at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    os.close(null)
 
 
 def _host_error(error: OSError) -> str:

@@ -28,4 +28,5 @@ def ended_by_signals(stop: Callable[[], None]) -> Iterator[list[signal.Signals]]
         yield caught
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # who is impatient while the end is being reported is taken at his word
+            signal.signal(number, signal.SIG_DFL if caught else handler)

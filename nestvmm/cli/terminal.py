@@ -6,7 +6,7 @@ import os
 import termios
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 __all__ = ["console_input"]
 
@@ -35,7 +35,8 @@ def console_input(stdin: int) -> Iterator[int | None]:
         tty.setcbreak(stdin, termios.TCSANOW)
         yield stdin
     finally:
-        termios.tcsetattr(stdin, termios.TCSANOW, before)
+        with suppress(termios.error):  # it may have hung up
+            termios.tcsetattr(stdin, termios.TCSANOW, before)
 
 
 def _in_foreground(terminal: int) -> bool:
