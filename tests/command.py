@@ -72,6 +72,9 @@ def started(*arguments: object, wrapper: tuple[str, ...] = (), **options: object
             if group_exists(process.pid):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            for stream in process.stdin, process.stdout, process.stderr:
+                if stream is not None:
+                    stream.close()
 
 
 def group_exists(group: int) -> bool:
