@@ -26,6 +26,7 @@ HEADERS = (
     "uart.h",
     "debugcon.h",
     "ignore.h",
+    "pci_address.h",
 )
 
 

@@ -15,17 +15,11 @@ __all__ = ["lab"]
 SIGINT_STATUS = 130
 
 
-class MemorySize(click.ParamType[str]):
+def _memory_size(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """K, M or G; a bare number is MiB: QEMU's own rule."""
-
-    name = "size"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The size as QEMU takes it."""
-        text = str(value).upper()
-        if not re.fullmatch(r"[1-9][0-9]*[KMG]?", text):
-            self.fail(f"{value} is not a size such as 4G or 512M", param, ctx)
-        return text
+    if not re.fullmatch(r"[1-9][0-9]*[KMG]?", value.upper()):
+        raise click.BadParameter(f"{value} is not a size such as 4G or 512M")
+    return value.upper()
 
 
 @click.group()
@@ -42,8 +36,16 @@ Examples:
 """
 )
 @click.option("--icount", is_flag=True, help="Let the clock count instructions, so that figures repeat.")
-@click.option("-m", "--memory", type=MemorySize(), default="4G", show_default=True, help="RAM; a bare number is MiB.")
-@click.option("--cpus", type=click.IntRange(1, 16), default=2, show_default=True, help="Virtual CPUs.")
+@click.option(
+    "-m",
+    "--memory",
+    metavar="SIZE",
+    callback=_memory_size,
+    default="4G",
+    show_default=True,
+    help="RAM; a bare number is MiB.",
+)
+@click.option("--cpus", type=click.IntRange(1, 16), help="Virtual CPUs; 2, or 1 with --icount.")
 @click.option(
     "--share",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -51,7 +53,9 @@ Examples:
 )
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=math.inf, help="Seconds COMMAND may take.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def svm(*, icount: bool, memory: str, cpus: int, share: Path | None, timeout: float, command: tuple[str, ...]) -> None:
+def svm(
+    *, icount: bool, memory: str, cpus: int | None, share: Path | None, timeout: float, command: tuple[str, ...]
+) -> None:
     """Run COMMAND where /dev/kvm has AMD's SVM.
 
     The machine is emulated by QEMU and sees this host's files; what COMMAND writes vanishes. Its output, input and exit

@@ -1,8 +1,8 @@
 """What L0 offers a guest: small devices that see offsets, a bus that places them, and the machine they make.
 
     device       the Device protocol, and bases for devices in Python        native      the base for devices in C
-    uart debugcon ignore                                        served by C, without entering Python
-    debug_exit i8042 pci_config reset cmos pm_timer fw_cfg      served by Python
+    uart debugcon ignore pci_address                            served by C, without entering Python
+    debug_exit i8042 reset_control reset cmos pm_timer fw_cfg      served by Python
     bus          ports to devices                                            platform    the whole machine
 
 Python hypervisors use the same devices for their guests.

@@ -10,8 +10,9 @@ from nestvmm.devices.device import Window
 from nestvmm.devices.fw_cfg import FwCfg
 from nestvmm.devices.i8042 import COMMAND, DATA, I8042
 from nestvmm.devices.ignore import Ignore
-from nestvmm.devices.pci_config import PciConfig
+from nestvmm.devices.pci_address import PciAddress
 from nestvmm.devices.pm_timer import PmTimer
+from nestvmm.devices.reset_control import ResetControl
 from nestvmm.devices.uart import Uart
 from nestvmm.x86 import layout
 
@@ -89,5 +90,7 @@ def platform(
     bus.add(*layout.PORT_COM1, uart)
     bus.add(*layout.PORT_FW_CFG, fw_cfg)
     bus.add(*layout.PORT_PM_TIMER, PmTimer())
-    bus.add(*layout.PORT_PCI_CONFIG, PciConfig())
+    bus.add(*layout.PORT_PCI_ADDRESS, PciAddress())
+    bus.add(*layout.PORT_RESET_CONTROL, ResetControl())
+    bus.add(*layout.PORT_PCI_DATA, Ignore("PCI data"))
     return Platform(bus, uart, debug_console)

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from errno import EFAULT, EINTR
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -47,6 +48,7 @@ __all__ = [
     "WrmsrExit",
     "XenHypercallExit",
     "decode",
+    "outcome",
     "port_data",
     "tdx",
 ]
@@ -363,6 +365,14 @@ class TdxExit(Exit, reason=lib.KVM_EXIT_TDX):
 def decode(run: Any) -> Exit:
     """The exit that a cffi `struct kvm_run *` reports."""
     return _BY_REASON.get(run.exit_reason, UnknownExit).decode(run)
+
+
+def outcome(run: Any, result: int) -> Exit | None:
+    """The exit that KVM_RUN's result, 0 or a negative errno, stands for; None when it failed."""
+    if result == -EINTR:
+        return InterruptedExit()
+    memory_fault = run.exit_reason == lib.KVM_EXIT_MEMORY_FAULT and result in (-EFAULT, -lib.EHWPOISON)
+    return decode(run) if result == 0 or memory_fault else None
 
 
 def port_data(run: Any) -> Any:

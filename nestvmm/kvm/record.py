@@ -76,6 +76,10 @@ class Record(metaclass=_RecordType):
     def __hash__(self) -> int:
         return hash((type(self), *(getattr(self, field) for field in self._fields)))
 
+    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
+        """How `copy` and `pickle` make another: by calling the class, as slots of an immutable one cannot be set."""
+        return type(self), tuple(getattr(self, field) for field in self._fields)
+
 
 def _anew(default: Any) -> Any:
     """A default's own copy for one instance; only records can change."""

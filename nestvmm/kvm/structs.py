@@ -103,7 +103,10 @@ class Sregs(Struct, c="struct kvm_sregs"):
 
 
 class Fpu(Struct, c="struct kvm_fpu"):
-    """x87 and SSE state: `fpr` is 8 registers of 16 bytes, `xmm` 16 of 16, `ftwx` the tag word in FXSAVE's form."""
+    """x87 and SSE state: `fpr` is 8 registers of 16 bytes, `xmm` 16 of 16, `ftwx` the tag word in FXSAVE's form.
+
+    KVM ignores `mxcsr` here: it is in the XSAVE area.
+    """
 
     fpr: bytes = bytes(128)
     fcw: int = 0x37F

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable, Mapping, Sequence
-from errno import EFAULT, EINTR
 from typing import TYPE_CHECKING, Any
 
 from nestvmm._native import ffi, lib
@@ -13,7 +12,7 @@ from nestvmm.kvm.caps import Cap
 from nestvmm.kvm.cpuid import c_cpuid, read_cpuid
 from nestvmm.kvm.debug import Breakpoint, debug_registers
 from nestvmm.kvm.errors import KvmError
-from nestvmm.kvm.exits import Exit, InterruptedExit, decode
+from nestvmm.kvm.exits import Exit, outcome
 from nestvmm.kvm.handle import Handle
 from nestvmm.kvm.ioctls import Ioctl
 from nestvmm.kvm.msrs import read_msrs, write_msrs
@@ -63,7 +62,7 @@ class Vcpu(Handle):
         super().close()
 
     def check(self, cap: Cap | int) -> int:
-        """KVM_CHECK_EXTENSION on its VM."""
+        """KVM_CHECK_EXTENSION on its VM, which must still be open."""
         return self._vm.check(cap)
 
     # running
@@ -93,13 +92,10 @@ class Vcpu(Handle):
         """KVM_RUN: complete the last exit with its answer, then run the guest until the next one."""
         run = self.kvm_run
         result = lib.nv_ioctl_value(self.fd, lib.KVM_RUN, 0)
-        if result == 0:
-            return decode(run)
-        if result == -EINTR:
-            return InterruptedExit()
-        if result in (-EFAULT, -lib.EHWPOISON) and run.exit_reason == lib.KVM_EXIT_MEMORY_FAULT:
-            return decode(run)
-        raise self._error(ioctls.RUN, -result)
+        exit_ = outcome(run, result)
+        if exit_ is None:
+            raise self._error(ioctls.RUN, -result)
+        return exit_
 
     def reply(self, answer: bytes | int) -> None:
         """Answer the last exit: the bytes that an IN, a load or RDMSR gets, or the result of a hypercall.

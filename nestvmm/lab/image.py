@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from nestvmm.errors import HostError
 from nestvmm.lab import agent
 from nestvmm.lab.initramfs import busybox_initramfs, directory, file
 from nestvmm.lab.kernel import Kernel, cache_directory, publish, read_module
@@ -72,15 +73,24 @@ def unpack_kernel(kernel: Kernel) -> Path:
     """The ELF file inside the bzImage, which boots 2.5 s sooner than one that unpacks itself on an emulated CPU.
 
     QEMU starts it by its PVH note. A kernel that is not packed with xz, as Debian's is, is left as it is.
+
+    Raises:
+        HostError: it is no bzImage, or a damaged one.
     """
     packed = kernel.image.read_bytes()
+    if packed[0x202:0x206] != b"HdrS" or len(packed) < 0x250:
+        raise HostError(f"{kernel.image} is not a bzImage: install its package again, or fetch it anew")
     # Documentation/arch/x86/boot.rst: setup_sects, payload_offset and payload_length
     payload, length = struct.unpack_from("<II", packed, 0x248)
     payload += (packed[0x1F1] + 1) * 512
     if not packed.startswith(b"\xfd7zXZ\0", payload):
         return kernel.image
     # the payload's last word, behind the xz stream, is its unpacked size
-    return _keep("vmlinux", packed, lambda: lzma.LZMADecompressor().decompress(packed[payload : payload + length]))
+    stream = packed[payload : payload + length]
+    try:
+        return _keep("vmlinux", packed, lambda: lzma.LZMADecompressor().decompress(stream))
+    except lzma.LZMAError as error:
+        raise HostError(f"{kernel.image} is damaged ({error}): install its package again, or fetch it anew") from None
 
 
 def _keep(name: str, key: bytes, build: Callable[[], bytes]) -> Path:

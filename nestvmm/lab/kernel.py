@@ -114,7 +114,9 @@ def _kernels(root: Path) -> Iterator[Kernel]:
 
 def _fetch(kept: Path) -> None:
     """Download Debian's kernel to the directory `kept`, which appears only when it is complete."""
-    apt_cache, apt_get, dpkg = (find_tool(name, "apt dpkg") for name in ("apt-cache", "apt-get", "dpkg"))
+    apt_cache, apt_get, dpkg = (
+        find_tool(name, package) for name, package in (("apt-cache", "apt"), ("apt-get", "apt"), ("dpkg", "dpkg"))
+    )
     cure = f"apt-get update, {ELSEWHERE}"
     depends = run_tool([apt_cache, "depends", "linux-image-amd64"], cure=cure)
     packages = [line.split()[-1] for line in depends.splitlines() if "Depends: linux-image-" in line]

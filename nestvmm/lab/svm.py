@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from nestvmm.errors import UsageError
 from nestvmm.lab.base import Lab, say
 from nestvmm.lab.image import build_initrd, unpack_kernel
 from nestvmm.lab.kernel import Kernel, find_kernel
@@ -34,10 +35,16 @@ from nestvmm.lab.tools import find_tool
 
 __all__ = ["SvmLab", "prepare"]
 
+NEEDED = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "setpriv": "util-linux",
+    "busybox": "busybox-static",
+    "modprobe": "kmod",
+}
 SILENCE_LIMIT = 120.0  # seconds without an answer from the agent, under any load seen here
 STALLED_SILENCE_LIMIT = 30.0  # the same once the kernel has complained about a stall
 STALL = re.compile(rb"rcu:? .*(stall|kthread starved)|soft lockup|hung_task", re.IGNORECASE)
-TROUBLE = re.compile(rb"Assertion|Kernel panic|BUG:|qemu-system|" + STALL.pattern, re.IGNORECASE)
+TROUBLE = re.compile(rb"assertion|kernel panic|\bbug:|qemu-system|" + STALL.pattern, re.IGNORECASE)
 CONSOLE_TAIL = 1 << 16  # bytes
 
 
@@ -50,7 +57,7 @@ class SvmLab(Lab):
     Args:
         icount: one emulator thread and a clock that counts instructions, so that figures repeat.
         memory: RAM as QEMU's -m takes it: 4G, 512M; a bare number is MiB.
-        cpus: virtual CPUs.
+        cpus: virtual CPUs; by default 2, or 1 with icount, where a second one never comes up.
         share: a directory of this machine that is writable in the lab at /mnt/share.
         boot_timeout: seconds until a lab that does not come up is given up.
         report: takes messages for the user.
@@ -65,14 +72,16 @@ class SvmLab(Lab):
         *,
         icount: bool = False,
         memory: str = "4G",
-        cpus: int = 2,
+        cpus: int | None = None,
         share: Path | None = None,
         boot_timeout: float = 120.0,
         report: Callable[[str], None] = say,
     ) -> None:
+        if icount and cpus not in (None, 1):
+            raise UsageError(f"the SVM lab cannot have {cpus} CPUs under icount: leave the number out, or give 1")
         self._icount = icount
         self._memory = memory
-        self._cpus = cpus
+        self._cpus = cpus or (1 if icount else 2)
         self._share = share
         self._boot_timeout = boot_timeout
         self._report = report
@@ -103,19 +112,15 @@ class SvmLab(Lab):
         return self._parts.initrd
 
     def _execute(self, request: Request, output: Output, restarted: Callable[[], None]) -> int:
-        try:
-            return self._session().run(request, output)
-        except SessionLostError as error:
-            if not request.stdin.rewind():
-                self._stop()
-                raise LabError(f"the SVM lab failed ({error}) after {request.argv[0]} had read its input") from None
-            self._restart(error)
-        restarted()
-        try:
-            return self._session().run(request, output)
-        except SessionLostError as error:
-            self._restart(error)
-            raise
+        while True:
+            try:
+                return self._session().run(request, output)
+            except SessionLostError as error:
+                if not request.stdin.rewind():
+                    self._stop()
+                    raise LabError(f"the SVM lab failed ({error}) after {request.argv[0]} had read its input") from None
+                self._restart(error)
+            restarted()
 
     def _session(self) -> Session:
         if self._machine is None:
@@ -156,8 +161,8 @@ class SvmLab(Lab):
             "console=ttyS0 quiet panic=-1 mitigations=off transparent_hugepage=always",
             f'NESTVMM_PYTHON="{os.path.realpath(sys.executable)}"',
         ]
-        argv = [find_tool("setpriv", "util-linux"), "--pdeathsig", "KILL", "--"]  # no orphan if this process is killed
-        argv += [find_tool("qemu-system-x86_64", "qemu-system-x86"), "-no-user-config", "-nodefaults"]
+        argv = [_tool("setpriv"), "--pdeathsig", "KILL", "--"]  # no orphan if this process is killed
+        argv += [_tool("qemu-system-x86_64"), "-no-user-config", "-nodefaults"]
         argv += ["-display", "none", "-serial", "stdio", "-no-reboot"]
         argv += ["-accel", f"tcg,thread={'single' if self._icount else 'multi'}", "-cpu", "max"]
         argv += ["-icount", "shift=0"] if self._icount else []
@@ -186,10 +191,14 @@ def prepare() -> Parts:
     Raises:
         HostError: something is missing; says which package to install.
     """
-    find_tool("qemu-system-x86_64", "qemu-system-x86")
-    find_tool("setpriv", "util-linux")
+    for name in NEEDED:  # before anything is fetched
+        _tool(name)
     kernel = find_kernel()
     return Parts(kernel, unpack_kernel(kernel), build_initrd(kernel))
+
+
+def _tool(name: str) -> str:
+    return find_tool(name, NEEDED[name])
 
 
 def _plan9(path: Path, tag: str, options: str) -> str:
@@ -233,10 +242,11 @@ class _Machine:
                 raise SessionLostError("its channel closed") from None
         if self._process.poll() is not None:
             raise SessionLostError(f"QEMU ended with status {self._process.returncode}{self._complaint()}")
-        if silence > min(self.silence_limit, STALLED_SILENCE_LIMIT):
-            limit = STALLED_SILENCE_LIMIT if STALL.search(self._console_tail()) else self.silence_limit
-            if silence > min(limit, self.silence_limit):
-                raise SessionLostError(f"it did not answer for {silence:.0f} s{self._complaint()}")
+        limit = self.silence_limit
+        if silence > STALLED_SILENCE_LIMIT and STALL.search(self._console_tail()):
+            limit = STALLED_SILENCE_LIMIT
+        if silence > limit:
+            raise SessionLostError(f"it did not answer for {silence:.0f} s{self._complaint()}")
 
     def _complaint(self) -> str:
         """What the console or QEMU itself said about it, as the end of a sentence."""

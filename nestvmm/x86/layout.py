@@ -17,9 +17,11 @@ __all__ = [
     "PORT_FW_CFG",
     "PORT_I8042_COMMAND",
     "PORT_I8042_DATA",
-    "PORT_PCI_CONFIG",
+    "PORT_PCI_ADDRESS",
+    "PORT_PCI_DATA",
     "PORT_PM_TIMER",
     "PORT_POST",
+    "PORT_RESET_CONTROL",
     "RAM_ABOVE_4G",
     "RAM_BELOW_4G_MAX",
     "TSS",
@@ -35,7 +37,9 @@ PORT_DEBUG_EXIT: Final = (0xF4, 4)
 PORT_COM1: Final = (0x3F8, 8)
 PORT_FW_CFG: Final = (0x510, 2)
 PORT_PM_TIMER: Final = (0x608, 4)
-PORT_PCI_CONFIG: Final = (0xCF8, 8)
+PORT_PCI_ADDRESS: Final = (0xCF8, 1)
+PORT_RESET_CONTROL: Final = (0xCF9, 1)
+PORT_PCI_DATA: Final = (0xCFC, 4)
 
 IRQ_COM1: Final = 4
 

@@ -32,7 +32,9 @@ def test_every_device_is_at_its_place() -> None:
             (0x3F8, 0x3FF, "UART"),
             (0x510, 0x511, "fw_cfg"),
             (0x608, 0x60B, "PM timer"),
-            (0xCF8, 0xCFF, "PCI configuration"),
+            (0xCF8, 0xCF8, "PCI address"),
+            (0xCF9, 0xCF9, "reset control"),
+            (0xCFC, 0xCFF, "PCI data"),
         ]
 
 
@@ -43,6 +45,8 @@ def test_c_serves_the_console_and_the_ignored_port() -> None:
             "UART": ffi.addressof(lib, "nv_uart_serve"),
             "debug console": ffi.addressof(lib, "nv_debugcon_serve"),
             "POST port": ffi.addressof(lib, "nv_ignore_serve"),
+            "PCI address": ffi.addressof(lib, "nv_pci_address_serve"),
+            "PCI data": ffi.addressof(lib, "nv_ignore_serve"),
         }
 
 
@@ -106,7 +110,7 @@ def test_both_ways_to_reset(port: int, value: int) -> None:
 
 
 PORTS = [0x60, 0x64, 0x70, 0x71, 0x80, 0xE9, *range(0xF4, 0xF8), *range(0x3F8, 0x400), 0x510, 0x511]
-PORTS += [*range(0x608, 0x60C), *range(0xCF8, 0xD00)]
+PORTS += [*range(0x608, 0x60C), 0xCF8, 0xCF9, *range(0xCFC, 0xD00)]
 
 
 @given(

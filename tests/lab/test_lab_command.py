@@ -1,0 +1,101 @@
+"""`nestvmm lab svm` as a process, over a stand-in for QEMU."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nestvmm.lab import kvm_amd_nests
+
+pytestmark = [
+    pytest.mark.svm_lab,
+    pytest.mark.skipif(kvm_amd_nests(), reason="kvm_amd nests on this machine: it needs no emulated one"),
+]
+
+PROGRAM = """
+import sys
+from nestvmm.cli.lab import lab
+from nestvmm.errors import NestvmmError
+try:
+    lab(sys.argv[1:], prog_name="nestvmm lab")
+except NestvmmError as error:
+    print(f"nestvmm: {error}", file=sys.stderr)
+    sys.exit(error.status)
+"""
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-c", PROGRAM, "svm", *words]
+
+
+def run(*words: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
+    done = subprocess.run(command(*words), input=stdin, capture_output=True, check=False, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(autouse=True)
+def qemu(stand_in: Callable[[str], None]) -> None:
+    stand_in("serve()")
+
+
+def test_output_input_and_status_are_passed_on() -> None:
+    assert run("--", "sh", "-c", "cat; echo err >&2; exit 5", stdin=b"in\0put") == (5, b"in\0put", b"err\n")
+
+
+def test_the_commands_own_options_are_its_own() -> None:
+    assert run("--", "printf", "%s", "--icount") == (0, b"--icount", b"")
+
+
+def test_a_timeout_is_status_124() -> None:
+    assert run("--timeout", "0.5", "--", "sleep", "60") == (
+        124,
+        b"",
+        b"nestvmm: sleep: killed after 0.5 s in the lab\n",
+    )
+
+
+@pytest.mark.parametrize("words", [("--memory", "4X", "--", "true"), ("--cpus", "0", "--", "true"), ("--",)])
+def test_a_wrong_command_line_is_status_2(words: tuple[str, ...]) -> None:
+    status, stdout, stderr = run(*words)
+    assert (status, stdout) == (2, b"")
+    assert b"Error: " in stderr
+
+
+def test_icount_with_two_cpus_is_status_2() -> None:
+    status, _, stderr = run("--icount", "--cpus", "2", "--", "true")
+    assert (status, stderr.count(b"\n")) == (2, 1)
+
+
+def test_a_missing_program_is_one_line_and_status_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    (tmp_path / "empty").mkdir()
+    message = b"nestvmm: the lab needs qemu-system-x86_64, which is not installed: apt-get install qemu-system-x86\n"
+    assert run("--", "true") == (3, b"", message)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_an_interrupt_leaves_nothing(
+    number: signal.Signals, status: int, boots: Callable[[], list[int]], tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    script = "echo $$; exec sleep 60"
+    with subprocess.Popen(command("--", "sh", "-c", script), stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        sleeper = process.stdout.readline().decode().strip()
+        process.send_signal(number)
+        assert process.wait(10) == status
+    deadline = time.monotonic() + 5
+    left = {Path("/proc", str(pid), "exe") for pid in (*boots(), sleeper)}
+    while (left := {path for path in left if path.exists()}) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert left == set()
+    assert list(scratch.iterdir()) == []
