@@ -139,6 +139,7 @@ static void direct_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 		break;
 	case KVM_EXIT_HLT:
 		event->reason = NV_REASON_HLT;
+		event->instruction[0] = 0xf4;
 		event->instruction_length = 1;
 		break;
 	case KVM_EXIT_DEBUG:

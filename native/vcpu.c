@@ -52,14 +52,13 @@ void nv_vcpu_kick(struct nv_vcpu *vcpu)
 		syscall(SYS_tgkill, getpid(), thread, kick_signal());
 }
 
-/* Takes a kick, if there is one. The flag goes first: a kick that arrives in between is then taken by the next call. */
+/* Takes a kick, if there is one. immediate_exit goes first, kick or not: nv_vcpu_kick sets it last, so it may belong to a kick
+ * that was taken already, and would then end every entry; one that comes in between has set the flag. */
 static int take_kick(struct nv_vcpu *vcpu)
 {
-	if (!__atomic_exchange_n(&vcpu->kicked, 0, __ATOMIC_SEQ_CST))
-		return 0;
-	if (vcpu->run)
+	if (vcpu->run && __atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST))
 		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-	return 1;
+	return __atomic_exchange_n(&vcpu->kicked, 0, __ATOMIC_SEQ_CST);
 }
 
 static void set_turn(struct nv_vcpu *vcpu, uint16_t claim)
@@ -105,7 +104,7 @@ int nv_vcpu_default(struct nv_vcpu *vcpu)
 		/* what a bus without a device answers */
 		if (event->direction == NV_WRITE)
 			return 1;
-		event->value = ~0ull;
+		event->value = event->size < 8 ? (1ull << 8 * event->size) - 1 : ~0ull;
 		if (event->data)
 			memset(event->data, 0xff, (size_t)event->size * event->count);
 		return 1;
@@ -140,24 +139,40 @@ static int trace_full(const struct nv_trace *trace)
 	return trace->record && trace->head - trace->tail == trace->size;
 }
 
-/* One exit: 0 when it was served here, 1 when it is for Python. */
+/* One exit: 0 when it was served here, 1 when it is for Python, as every settled one is: changed registers wait for its end. */
 static int dispatch(struct nv_vcpu *vcpu)
 {
+	int settled = vcpu->exited;
 	struct nv_event *event = &vcpu->event;
 
 	event->ticks = nv_ticks();
 	event->level = vcpu->level;
 	event->served = 0;
 	event->fault = 0;
+	vcpu->exited = 0;
 	vcpu->ops->decode(vcpu, event);
 	vcpu->pending = 1;
 	vcpu->exits++;
 	set_turn(vcpu, nv_table_lookup(vcpu->table, event));
+	if (settled)
+		return 1;
 	if (nv_vcpu_serve(vcpu) || (!event->claim && !vcpu->strict && nv_vcpu_default(vcpu))) {
 		event->served = 1;
 		return 0;
 	}
 	return 1;
+}
+
+int nv_vcpu_settle(struct nv_vcpu *vcpu)
+{
+	int result;
+
+	nv_vcpu_finish(vcpu);
+	if (vcpu->run)
+		__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	result = vcpu->ops->enter(vcpu);
+	vcpu->exited = !result;
+	return result == -EINTR || result == -EAGAIN ? 0 : result;
 }
 
 int nv_vcpu_run(struct nv_vcpu *vcpu)
@@ -175,7 +190,7 @@ int nv_vcpu_run(struct nv_vcpu *vcpu)
 			result = NV_RUN_DRAIN;
 			break;
 		}
-		result = vcpu->ops->enter(vcpu);
+		result = vcpu->exited ? 0 : vcpu->ops->enter(vcpu);
 		if (result == -EINTR || result == -EAGAIN)
 			continue;
 		if (result < 0)

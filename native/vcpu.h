@@ -36,6 +36,7 @@ struct nv_vcpu {
 	int kicked;
 	uint8_t level;                   /* n */
 	uint8_t pending;                 /* event waits for completion and accounting */
+	uint8_t exited;                  /* level n has exited again, and that exit is not decoded yet */
 	uint8_t strict;                  /* what nobody claims goes to Python instead of getting the default answer */
 };
 
@@ -59,6 +60,11 @@ int nv_vcpu_serve(struct nv_vcpu *vcpu);
 
 /* The default answer to an event that nobody claimed: reads give all ones, writes are dropped, MSRs #GP; 0: there is none. */
 int nv_vcpu_default(struct nv_vcpu *vcpu);
+
+/* Lets level n take the pending event's answer without executing anything after it. KVM hands over some accesses in parts, such as
+ * one that crosses a page: then `exited` is set, and the next part is the next run's event, for Python even if C could serve it.
+ * A negative errno as nv_vcpu_run's. */
+int nv_vcpu_settle(struct nv_vcpu *vcpu);
 
 /* Completes and accounts the pending event without running. */
 void nv_vcpu_finish(struct nv_vcpu *vcpu);

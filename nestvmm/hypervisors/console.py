@@ -27,9 +27,9 @@ class Console(Hypervisor):
 
     def __init__(self, port: int = 0x3F8, irq: int = 4, output: int = 1) -> None:
         if not 0 <= port <= 0xFFF8:
-            raise UsageError(f"port {port:#x}: eight ports from there on do not fit in 0 to 0xffff")
+            raise UsageError(f"port {port:#x}: eight ports from there on are not within 0 to 0xffff")
         if not 0 <= irq <= 23:
-            raise UsageError(f"irq {irq}: an interrupt line is 0 to 23")
+            raise UsageError(f"irq {irq} is no line of the irqchip: 0 to 23")
         check_output(output)
         self._port = port
         self._irq = irq

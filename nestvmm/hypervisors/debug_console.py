@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nestvmm.devices.debugcon import DebugConsole as Device
+from nestvmm.devices import debugcon
 from nestvmm.errors import UsageError
 from nestvmm.hypervisors.base import HandlerClaim, Hypervisor
 from nestvmm.hypervisors.output import check_output
@@ -26,7 +26,7 @@ class DebugConsole(Hypervisor):
             raise UsageError(f"port {port:#x} is not within 0 to 0xffff")
         check_output(output)
         self._port = port
-        self._device = Device(output)
+        self._device = debugcon.DebugConsole(output)
 
     def claims(self) -> Iterable[HandlerClaim]:
         """Its port."""

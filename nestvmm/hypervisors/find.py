@@ -8,8 +8,8 @@ import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import get_args, get_type_hints
+from types import ModuleType, NoneType
+from typing import get_args
 
 from nestvmm.errors import UsageError
 from nestvmm.hypervisors.base import Hypervisor
@@ -26,8 +26,8 @@ STOCK = {
     "msr-policy": "nestvmm.hypervisors.msr_policy:MsrPolicy",
 }
 
-# What options can be.
-_KINDS = {bool: "a boolean", int: "a number", str: "a string"}
+# What an option can be, in words.
+_TYPES: dict[object, str] = {int: "a number", str: "a string", bool: "true or false", NoneType: ""}
 
 
 def find_hypervisor(name: str) -> type[Hypervisor]:
@@ -62,18 +62,19 @@ def make_hypervisor(name: str, options: Mapping[str, object], level: int) -> Hyp
         raise blame(level, name, "in its constructor", error) from error
 
 
-def _check_types(found: type[Hypervisor], options: Mapping[str, object], where: str) -> None:
-    """Raises UsageError for an option whose value is not of the type that the constructor is annotated with."""
+def _check_types(found: type[Hypervisor], options: Mapping[str, object], who: str) -> None:
+    """Raises UsageError for an option whose type is not that of its parameter, where this has one of _TYPES."""
     try:
-        hints = get_type_hints(found.__init__)
-    except Exception:  # noqa: BLE001 - annotations are code: whatever they raise, they then say nothing
+        parameters = inspect.signature(found, eval_str=True).parameters
+    except (NameError, TypeError, SyntaxError):
         return
     for name, value in options.items():
-        hint = hints.get(name)
-        wanted = [kind for kind in get_args(hint) or (hint,) if kind in _KINDS]
-        if wanted and not isinstance(value, tuple(wanted)):
-            kinds = " or ".join(_KINDS[kind] for kind in wanted)
-            raise UsageError(f"{where}: option {name} is {kinds}, not {value!r:.60}")
+        wanted = parameters[name].annotation if name in parameters else None
+        classes = get_args(wanted) or (wanted,)
+        # a bool is an int to Python, and not to a user
+        if set(classes) <= _TYPES.keys() and type(value) not in classes:
+            names = " or ".join(_TYPES[one] for one in classes if one is not NoneType)
+            raise UsageError(f"{who}: option {name} takes {names}, not {value!r:.60}")
 
 
 def _load_module(module_name: str, name: str) -> ModuleType:

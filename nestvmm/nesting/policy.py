@@ -28,9 +28,10 @@ class Policy:
         self.claims: list[Claim] = []
         for level, hypervisor in enumerate(hypervisors, start=1):
             who = type(hypervisor).__name__
-            with blaming(level, who, "claims"):
-                for reason, first, last, direction, handler in hypervisor.claims():
-                    self.claims.append(Claim(level, Scope(reason, first, last, direction), handler, who))
+            with blaming(level, who, "claims()"):
+                claims = list(hypervisor.claims())
+            for reason, first, last, direction, handler in claims:
+                self.claims.append(Claim(level, Scope(reason, first, last, direction), handler, who))
         self.ceilings = [ceiling for text in spec.designate for ceiling in parse_designation(text, spec.height)]
         for ceiling in self.ceilings:
             if ceiling.level > 0:
@@ -107,5 +108,5 @@ def _meets(one: Scope, other: Scope) -> bool:
         one.reason is other.reason
         and one.first <= other.last
         and other.first <= one.last
-        and (one.direction is None or other.direction is None or one.direction is other.direction)
+        and one.includes(other.direction)
     )

@@ -9,6 +9,7 @@ level below y made.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from nestvmm.x86.exit_reason import ExitReason
@@ -45,8 +46,11 @@ class Effects:
             kept = self._by_key[key] = {}
         kept[handler] = Effect(self._sequence, handler, value)
 
-    def seen_by(self, level: int, reason: ExitReason, qualifier: int, write: bool) -> int | None:
-        """The value that level `level` sees: the newest that a level below it made; None: there is none."""
-        kept = self._by_key.get((reason, qualifier, write), {})
-        newest = max((effect for effect in kept.values() if effect.handler < level), default=None)
+    def seen_by(self, level: int, reason: ExitReason, qualifiers: Iterable[int], write: bool) -> int | None:
+        """The value that level `level` sees: the newest that a level below it made; None: there is none.
+
+        qualifiers: more than one where several of level n's addresses are one of level `level`'s
+        """
+        kept = [self._by_key.get((reason, qualifier, write), {}) for qualifier in qualifiers]
+        newest = max((effect for one in kept for effect in one.values() if effect.handler < level), default=None)
         return None if newest is None else newest.value

@@ -35,6 +35,9 @@ STOPPED = 128 + signal.SIGINT
 
 _U64 = 0xFFFFFFFFFFFFFFFF
 _GP = 13
+_NMI = 2
+# What an element of so many bytes can hold; 0: nothing moves.
+_MASKS = tuple((1 << 8 * size) - 1 for size in range(9))
 _REASONS = tuple(ExitReason)
 _PHYSICAL = frozenset(reason for reason, row in REASONS.items() if row.qualifier is Qualifier.PHYSICAL)
 # How often a kick is repeated until the vCPU's thread has stopped, in seconds.
@@ -67,6 +70,7 @@ class Runner:
         self._result: RunResult | None = None
         self._error: BaseException | None = None
         self._state = tower.state
+        self._in_parts = False
         self._done_read, self._done_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._stopping = threading.Event()
         # levels whose hypervisor wants to hear of effects that reach it
@@ -157,6 +161,9 @@ class Runner:
     def _handle(self) -> RunResult | None:
         """Gives the pending event to the claims whose turn it is until one of them has done with it."""
         native = self._event
+        if self._in_parts and lib.nv_vcpu_serve(self._vcpu):
+            self._settle()
+            return None
         while True:
             claim = self._claims[native.slot]
             if claim is None:
@@ -168,14 +175,21 @@ class Runner:
                 self._complete(claim.level, event, result)
                 return None
             if outcome is Outcome.STOPPED:
-                return RunResult(result.status, result.message)
+                return self._stopped(claim, result)
             if outcome is Outcome.FAULTED:
-                self._fault(result)
+                self._fault(claim, result)
                 return None
             self._next_turn(claim, result)
             if lib.nv_vcpu_serve(self._vcpu):
                 self._settle()
                 return None
+
+    def _stopped(self, claim: Claim, result: Result) -> RunResult:
+        if not 0 <= result.status <= 255:
+            raise HypervisorError(
+                f"L{claim.level} {claim.who} stopped the run with status {result.status}, which is not within 0 to 255"
+            )
+        return RunResult(result.status, result.message)
 
     def _present(self, level: int) -> Event:
         """The pending event as caused by level `level` + 1, in the coordinates of the hypervisor at `level`."""
@@ -225,46 +239,68 @@ class Runner:
         """Gives the answer to level n and propagates it to the levels above the handler's."""
         native = self._event
         write = event.direction == Direction.WRITE
-        if write:
+        size = event.size
+        if event.count != 1:
+            data = event.data if write else self._fill(size * event.count, size, result)
+            value = int.from_bytes(data[-size:], "little")
+        elif write:
             value = event.value
         else:
-            value = result.value & _U64
-            if event.count == 1:
-                native.value = value
-            else:
-                self._fill(event.size * event.count, event.size, result)
-        if event.size:
+            native.value = value = result.value & _MASKS[size]
+        if size:
             self._tower.effects.record(event.reason, native.qualifier, write, level, value)
             for above, hypervisor in self._listeners:
                 if above > level:
-                    with blaming(above, type(hypervisor).__name__, "propagated"):
-                        hypervisor.propagated(self._present(above), value)
+                    self._propagate(above, hypervisor, value)
         self._settle()
 
-    def _fill(self, length: int, size: int, result: Result) -> None:
+    def _propagate(self, level: int, hypervisor: Hypervisor, value: int) -> None:
+        event = self._present(level)
+        with blaming(level, type(hypervisor).__name__, f"propagated({event!r})"):
+            hypervisor.propagated(event, value)
+
+    def _fill(self, length: int, size: int, result: Result) -> bytes:
         """The elements of a string read."""
         data = result.data or (result.value & _U64).to_bytes(8, "little")[:size] * (length // size)
-        ffi.memmove(self._event.data, data[:length].ljust(length, b"\0"), length)
+        data = data[:length].ljust(length, b"\0")
+        ffi.memmove(self._event.data, data, length)
+        return data
 
     def _settle(self) -> None:
         """Carries what a handler changed of the registers to level n, after the event's own answer."""
         state = self._state
         if state.changed:
-            lib.nv_vcpu_finish(self._vcpu)
             self._engine.settle()
-            state.flush()
+            # KVM loses the rest of an access in parts when its registers change in between
+            self._in_parts = bool(self._vcpu.exited)
+            if not self._in_parts:
+                state.flush()
         elif state.touched:
             state.forget()
 
-    def _fault(self, result: Result) -> None:
-        """Level n takes an exception instead of its access."""
+    def _fault(self, claim: Claim, result: Result) -> None:
+        """Level n takes an exception instead of its access.
+
+        RIP is the instruction's own, as for any fault; but KVM's emulator has done a write when it exits, so RIP is
+        behind a store, and on KVM-PVM behind an OUT.
+        """
+        if not 0 <= result.vector <= 31 or result.vector == _NMI:
+            raise HypervisorError(
+                f"L{claim.level} {claim.who} answered by vector {result.vector}; exceptions are 0 to 31, without 2"
+            )
         native = self._event
         if native.reason in (ExitReason.RDMSR, ExitReason.WRMSR) and result.vector == _GP:
             native.fault = 1
             self._settle()
             return
-        lib.nv_vcpu_finish(self._vcpu)
+        before = self._engine.regs()
         self._engine.settle()
+        while self._vcpu.exited:
+            # the rest of an access in parts does not happen any more
+            self._vcpu.exited = 0
+            self._engine.settle()
+        self._in_parts = False
+        self._engine.set_regs(before)
         self._state.flush()
         self._engine.exception(result.vector, result.error_code)
 

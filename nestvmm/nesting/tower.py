@@ -12,7 +12,7 @@ from typing import Any
 from nestvmm._native import ffi
 from nestvmm.devices import Platform, platform
 from nestvmm.engines import Engine, EngineConfig, choose_engine
-from nestvmm.errors import HostError, ImageError
+from nestvmm.errors import HostError, ImageError, UsageError
 from nestvmm.hypervisors import Guest, Hypervisor
 from nestvmm.hypervisors.blame import blaming
 from nestvmm.hypervisors.find import make_hypervisor
@@ -25,7 +25,7 @@ from nestvmm.nesting.memory import MemoryMap, Rights
 from nestvmm.nesting.monitor import device_claims, monitor_claims
 from nestvmm.nesting.policy import Policy
 from nestvmm.nesting.propagation import Effects
-from nestvmm.nesting.spec import TowerSpec
+from nestvmm.nesting.spec import LevelSpec, TowerSpec
 from nestvmm.x86.state import enter
 
 __all__ = ["Tower"]
@@ -68,7 +68,7 @@ class Tower:
             for number, level in enumerate(spec.levels, start=1)
         ]
         self.policy = Policy(spec, self.hypervisors)
-        maps = [MemoryMap.identity() if level.memory is None else MemoryMap(level.memory) for level in spec.levels]
+        maps = [_map(number, level) for number, level in enumerate(spec.levels, start=1)]
         self.maps = LevelMaps(spec.guest.memory, maps, self.policy.holes())
         self.image = self._load()
         machine = self.image.machine if spec.machine == "auto" else spec.machine
@@ -126,7 +126,7 @@ class Tower:
         engine = self.engine
         entries = engine.supported_cpuid()
         for level, hypervisor in enumerate(self.hypervisors, start=1):
-            with blaming(level, type(hypervisor).__name__, "cpuid"):
+            with blaming(level, type(hypervisor).__name__, "cpuid()"):
                 entries = hypervisor.cpuid(entries)
         engine.set_cpuid(entries)
         regs, sregs = engine.regs(), engine.sregs()
@@ -138,8 +138,9 @@ class Tower:
         for level, hypervisor in enumerate(self.hypervisors, start=1):
             guest: Guest = GuestView(level + 1, engine, self.state, self.maps, self.memory[level + 1], self.effects)
             self._open.callback(self._stop, level, hypervisor)
-            with blaming(level, type(hypervisor).__name__, "start"):
+            with blaming(level, type(hypervisor).__name__, "start()"):
                 hypervisor.start(guest)
+        self.state.flush()
         level0 = [*device_claims(self.platform.bus), *monitor_claims(engine, self.height)]
         self.designation = self.policy.table(level0, self.maps)
         self.flat = compile_table(self.designation)
@@ -149,7 +150,7 @@ class Tower:
 
     @staticmethod
     def _stop(level: int, hypervisor: Hypervisor) -> None:
-        with blaming(level, type(hypervisor).__name__, "stop"):
+        with blaming(level, type(hypervisor).__name__, "stop()"):
             hypervisor.stop()
 
     def _attach(self) -> None:
@@ -162,9 +163,10 @@ class Tower:
 
     def receive(self, data: bytes) -> int:
         """Gives console input to the highest level that is a console, else to L0's; the number of bytes taken."""
-        for level, hypervisor in reversed(list(enumerate(self.hypervisors, start=1))):
+        for level in range(self.height - 1, 0, -1):
+            hypervisor = self.hypervisors[level - 1]
             if hypervisor.console:
-                with blaming(level, type(hypervisor).__name__, "receive"):
+                with blaming(level, type(hypervisor).__name__, "receive()"):
                     return hypervisor.receive(data)
         return self.platform.receive(data)
 
@@ -196,6 +198,15 @@ def _host_memory(size: int) -> HostMemory:
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", error)
         raise HostError(f"{size >> 20} MiB of guest RAM: {why}; this host has no room for it, ask for less") from None
+
+
+def _map(number: int, level: LevelSpec) -> MemoryMap:
+    if level.memory is None:
+        return MemoryMap.identity()
+    try:
+        return MemoryMap(level.memory)
+    except UsageError as error:
+        raise UsageError(f"L{number} {level.hypervisor}: {error}") from None
 
 
 def _rights(rights: Rights) -> str:

@@ -39,6 +39,8 @@ _CHOICES = {
 }
 _RIGHTS = {"r": Rights.READ, "w": Rights.WRITE, "x": Rights.EXECUTE}
 _FILE_MAX = 1 << 20
+_TOP = "the tower"
+_WORDS: dict[type, str] = {int: "a number", float: "a number", str: "a string", list: "a list", dict: "a table"}
 
 
 def load_tower_file(path: Path) -> TowerSpec:
@@ -66,7 +68,8 @@ def parse_tower(text: str, folder: Path) -> TowerSpec:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         raise UsageError(f"not a TOML file: {str(error) or 'nested too deeply'}") from None
-    table = _Table("the tower", document)
+    _refuse_giants(document)
+    table = _Table(_TOP, document)
     guest = _guest(table.table("guest"), folder)
     levels = tuple(_level(one, folder) for one in table.tables("level"))
     if len(levels) >= LEVELS_MAX:
@@ -75,6 +78,15 @@ def parse_tower(text: str, folder: Path) -> TowerSpec:
     spec = TowerSpec(guest, levels, table.strings("designate"), timeout=table.seconds("timeout"), **choices)
     table.finish()
     return spec
+
+
+def _refuse_giants(value: object) -> None:
+    """TOML's integers have 64 bits; tomllib takes any, which no message could show."""
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            _refuse_giants(one)
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        raise UsageError("not a TOML file: an integer of more than 64 bits")
 
 
 def _guest(table: _Table, folder: Path) -> GuestSpec:
@@ -123,7 +135,10 @@ def _region(table: _Table) -> Region:
     for letter in letters:
         rights |= _RIGHTS[letter]
     table.finish()
-    return Region(numbers["base"], numbers["size"], numbers["at"], rights)
+    try:
+        return Region(numbers["base"], numbers["size"], numbers["at"], rights)
+    except UsageError as error:
+        raise UsageError(f"{table.name}: {error}") from None
 
 
 class _Table:
@@ -141,10 +156,7 @@ class _Table:
         self._known.append(key)
         value = self._left.pop(key, default)
         if value is not default and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
-            wanted = " or ".join(
-                {"int": "a number", "str": "a string", "float": "a number"}.get(t.__name__, f"a {t.__name__}")
-                for t in types
-            )
+            wanted = " or ".join(dict.fromkeys(_WORDS[one] for one in types))
             raise UsageError(f"{self.name} {key}: expected {wanted}, not {value!r:.60}")
         return value
 
@@ -181,7 +193,8 @@ class _Table:
         for value in values:
             if not isinstance(value, dict):
                 raise UsageError(f"{self.name} {key}: expected tables, not {value!r:.60}")
-        return [_Table(f"[[{key}]] {number}", value) for number, value in enumerate(values, start=1)]
+        place = "" if self.name == _TOP else f"{self.name} "
+        return [_Table(f"{place}[[{key}]] {number}", value) for number, value in enumerate(values, start=1)]
 
     def options(self) -> dict[str, Option]:
         for key, value in self._left.items():

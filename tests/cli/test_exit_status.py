@@ -63,8 +63,8 @@ USAGE = {
     "an unknown option of a hypervisor": ([HELLO, "--level", "console,colour=1"], "'colour'; its options are: port"),
     "a missing option of a hypervisor": ([HELLO, "--level", "msr-policy"], "required argument: 'first'"),
     "an option that is no option": ([HELLO, "--level", "console,irq"], "expected option=value"),
-    "an option of a wrong type": ([HELLO, "--level", "msr-policy,first=low"], "option first is a number, not 'low'"),
-    "a value that no option takes": ([HELLO, "--level", "console,irq=24"], "irq 24: an interrupt line is 0 to 23"),
+    "an option of a wrong type": ([HELLO, "--level", "msr-policy,first=low"], "option first takes a number, not 'low'"),
+    "a value that no option takes": ([HELLO, "--level", "console,irq=24"], "irq 24 is no line of the irqchip"),
     "a port that is none": ([HELLO, "--level", "console,port=0xfff9"], "port 0xfff9: eight ports"),
     "a descriptor that is not open": ([HELLO, "--level", "debug-console,output=77"], "output 77: no such descriptor"),
     "an unknown level": ([HELLO, "--level", "console", "--designate", "io=L2"], "L2 is no hypervisor"),
@@ -312,12 +312,17 @@ def test_a_handler_that_answers_nothing(tmp_path: Path, failing: str) -> None:
 @pytest.mark.kvm
 @pytest.mark.parametrize(
     ("name", "where"),
-    [("Broken", "in its constructor"), ("Starting", "in start"), ("Claiming", "in claims"), ("Leaving", "in stop")],
+    [
+        ("Broken", "in its constructor"),
+        ("Starting", "in start()"),
+        ("Claiming", "in claims()"),
+        ("Leaving", "in stop()"),
+    ],
 )
 def test_a_hypervisor_that_raises_outside_a_handler(tmp_path: Path, failing: str, name: str, where: str) -> None:
     ended = nestvmm(*image(tmp_path, leave(0)), "--level", f"{failing}:{name}")
     assert ended.status == 4
-    assert re.match(rf"nestvmm: L1 .*{name} raised RuntimeError {where}\nTraceback ", ended.err)
+    assert re.match(rf"nestvmm: L1 .*{name} raised RuntimeError {re.escape(where)}\nTraceback ", ended.err)
     assert ended.err.endswith("RuntimeError: here\n")
 
 
