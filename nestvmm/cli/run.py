@@ -27,7 +27,8 @@ Exit status:
   N    what the guest wrote to the debug-exit port 0xf4 (0 is success)
   2    usage          3    this host or image cannot run
   4    a hypervisor failed, or nobody claimed an access (unclaimed = error)
-  124  timeout        130  Ctrl-C        255  the guest died
+  124  timeout        255  the guest died
+  130  Ctrl-C         141  nobody reads the output any more
 """
 
 
@@ -69,7 +70,7 @@ def run(**options: object) -> int:
       nestvmm run guests/tower.toml --stats
       nestvmm run hello.elf
       nestvmm run bzImage -i initrd.gz -a console=ttyS0 -m 512
-      nestvmm run test.elf --level msr-policy,first=0x10 --level console --timeout 10
+      nestvmm run test.elf --level msr-policy,first=0x10 --level console
       nestvmm run test.elf --level my.py:Mine --designate io:0x80=L0 --json -
     """
     spec = _spec(options)

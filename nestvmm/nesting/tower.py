@@ -6,6 +6,8 @@ spec -> hypervisors -> their maps -> memory slots -.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,7 +23,7 @@ from nestvmm.loaders import Image, MemoryRange, load, read_file
 from nestvmm.nesting.flat import compile_table
 from nestvmm.nesting.guest_view import GuestView, VcpuState
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
-from nestvmm.nesting.memory import MemoryMap, Rights
+from nestvmm.nesting.memory import MemoryMap, Rights, Slot
 from nestvmm.nesting.monitor import device_claims, monitor_claims
 from nestvmm.nesting.policy import Policy
 from nestvmm.nesting.propagation import Effects
@@ -29,6 +31,9 @@ from nestvmm.nesting.spec import LevelSpec, TowerSpec
 from nestvmm.x86.state import enter
 
 __all__ = ["Tower"]
+
+# Guest memory costs nothing until it is touched, but KVM's own lists of its pages do.
+_OVERCOMMIT = 16
 
 
 class Tower:
@@ -74,6 +79,8 @@ class Tower:
         machine = self.image.machine if spec.machine == "auto" else spec.machine
         engine_class = choose_engine(spec.engine)
         self.policy.check(engine_class, machine)
+        slots = self.maps.slots()
+        _check_size(slots)
         host = self._open.enter_context(_host_memory(spec.guest.memory))
         self.memory = {level: LevelMemory(level, self.maps.to_host(level), host) for level in range(1, self.height + 1)}
         self._place(self.image)
@@ -81,7 +88,7 @@ class Tower:
             machine=machine,
             level=self.height,
             memory=host,
-            slots=self.maps.slots(),
+            slots=slots,
             msrs=self.policy.msrs(),
             debug=self.policy.debug_vectors(),
         )
@@ -190,6 +197,17 @@ class Tower:
             for claim in self.designation.claims
             if claim.level == level
         ]
+
+
+def _check_size(slots: Sequence[Slot]) -> None:
+    """Raises HostError for more memory than is sane: KVM keeps some ten bytes for each page, touched or not."""
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    size = sum(slot.size for slot in slots)
+    if size > _OVERCOMMIT * host:
+        raise HostError(
+            f"{size >> 20} MiB of guest memory: this host has {host >> 20} MiB, and can lend {_OVERCOMMIT} times as "
+            "much at most; ask for less"
+        )
 
 
 def _host_memory(size: int) -> HostMemory:
