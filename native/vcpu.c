@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <linux/kvm.h>
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -25,11 +26,29 @@ static int kick_signal(void)
 	return SIGRTMIN + 1;
 }
 
+/* The calling thread's id: asked for once, because a system call costs as much as the rest of a run's start. */
+static __thread int thread_id;
+
+static void forget_thread_id(void)
+{
+	thread_id = 0;
+}
+
+static int own_thread(void)
+{
+	if (!thread_id)
+		thread_id = syscall(SYS_gettid);
+	return thread_id;
+}
+
 int nv_kick_init(void)
 {
 	/* no SA_RESTART: KVM_RUN and a blocked write must come back */
 	struct sigaction action = {.sa_handler = interrupted};
+	static int forks_forget;
 
+	if (!forks_forget)
+		forks_forget = !pthread_atfork(NULL, NULL, forget_thread_id);
 	return sigaction(kick_signal(), &action, NULL) ? -errno : 0;
 }
 
@@ -58,7 +77,8 @@ static int take_kick(struct nv_vcpu *vcpu)
 {
 	if (vcpu->run && __atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST))
 		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-	return __atomic_exchange_n(&vcpu->kicked, 0, __ATOMIC_SEQ_CST);
+	/* most often there is none, and a load costs less than an exchange */
+	return __atomic_load_n(&vcpu->kicked, __ATOMIC_SEQ_CST) && __atomic_exchange_n(&vcpu->kicked, 0, __ATOMIC_SEQ_CST);
 }
 
 static void set_turn(struct nv_vcpu *vcpu, uint16_t claim)
@@ -76,7 +96,7 @@ uint16_t nv_vcpu_decline(struct nv_vcpu *vcpu)
 	return vcpu->event.claim;
 }
 
-int nv_vcpu_serve(struct nv_vcpu *vcpu)
+static inline int serve(struct nv_vcpu *vcpu)
 {
 	struct nv_event *event = &vcpu->event;
 
@@ -94,6 +114,11 @@ int nv_vcpu_serve(struct nv_vcpu *vcpu)
 	return 0;
 }
 
+int nv_vcpu_serve(struct nv_vcpu *vcpu)
+{
+	return serve(vcpu);
+}
+
 int nv_vcpu_default(struct nv_vcpu *vcpu)
 {
 	struct nv_event *event = &vcpu->event;
@@ -105,7 +130,7 @@ int nv_vcpu_default(struct nv_vcpu *vcpu)
 		if (event->direction == NV_WRITE)
 			return 1;
 		event->value = event->size < 8 ? (1ull << 8 * event->size) - 1 : ~0ull;
-		if (event->data)
+		if (event->count != 1)
 			memset(event->data, 0xff, (size_t)event->size * event->count);
 		return 1;
 	case NV_REASON_RDMSR:
@@ -117,7 +142,7 @@ int nv_vcpu_default(struct nv_vcpu *vcpu)
 	}
 }
 
-void nv_vcpu_finish(struct nv_vcpu *vcpu)
+static inline void finish(struct nv_vcpu *vcpu)
 {
 	struct nv_event *event = &vcpu->event;
 	uint64_t now;
@@ -132,6 +157,11 @@ void nv_vcpu_finish(struct nv_vcpu *vcpu)
 		nv_unclaimed_add(vcpu->unclaimed, event->reason, event->direction, event->qualifier);
 	if (vcpu->trace.record)
 		nv_trace_add(&vcpu->trace, event, now);
+}
+
+void nv_vcpu_finish(struct nv_vcpu *vcpu)
+{
+	finish(vcpu);
 }
 
 static int trace_full(const struct nv_trace *trace)
@@ -156,7 +186,7 @@ static int dispatch(struct nv_vcpu *vcpu)
 	set_turn(vcpu, nv_table_lookup(vcpu->table, event));
 	if (settled)
 		return 1;
-	if (nv_vcpu_serve(vcpu) || (!event->claim && !vcpu->strict && nv_vcpu_default(vcpu))) {
+	if (serve(vcpu) || (!event->claim && !vcpu->strict && nv_vcpu_default(vcpu))) {
 		event->served = 1;
 		return 0;
 	}
@@ -179,9 +209,9 @@ int nv_vcpu_run(struct nv_vcpu *vcpu)
 {
 	int result;
 
-	__atomic_store_n(&vcpu->thread, (int)syscall(SYS_gettid), __ATOMIC_SEQ_CST);
+	__atomic_store_n(&vcpu->thread, own_thread(), __ATOMIC_SEQ_CST);
 	for (;;) {
-		nv_vcpu_finish(vcpu);
+		finish(vcpu);
 		if (take_kick(vcpu)) {
 			result = NV_RUN_KICKED;
 			break;
@@ -191,10 +221,11 @@ int nv_vcpu_run(struct nv_vcpu *vcpu)
 			break;
 		}
 		result = vcpu->exited ? 0 : vcpu->ops->enter(vcpu);
-		if (result == -EINTR || result == -EAGAIN)
-			continue;
-		if (result < 0)
+		if (result < 0) {
+			if (result == -EINTR || result == -EAGAIN)
+				continue;
 			break;
+		}
 		if (dispatch(vcpu)) {
 			result = NV_RUN_EVENT;
 			break;

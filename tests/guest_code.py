@@ -27,7 +27,6 @@ HLT = b"\xf4"
 NOP = b"\x90"
 INT3 = b"\xcc"
 IRETQ = b"\x48\xcf"
-CPUID = b"\x0f\xa2"
 FOREVER = b"\xeb\xfe"
 PUSH_RAX = b"\x50"
 POP_RAX = b"\x58"
@@ -115,6 +114,36 @@ def keep_rbx(number: int) -> bytes:
 def add(number: int, value: int = 1) -> bytes:
     """Adds up to 127 to result `number`; changes nothing but flags."""
     return b"\x57" + rdi(RESULTS + 8 * number) + b"\x48\x83\x07" + bytes([value]) + b"\x5f"
+
+
+def until(number: int) -> bytes:
+    """Waits, running, until result `number` is not zero; changes RDI."""
+    return rdi(RESULTS + 8 * number) + b"\xf3\x90\x48\x83\x3f\x00\x74\xf8"  # pause; cmpq $0, (%rdi); je
+
+
+def cpuid(leaf: int, subleaf: int = 0) -> bytes:
+    """RAX to RDX = the leaf's registers."""
+    return rax(leaf) + rcx(subleaf) + b"\x0f\xa2"
+
+
+def keep_all(number: int) -> bytes:
+    """RAX, RBX, RCX and RDX go to four results from `number` on; changes RDI."""
+    stores = (b"\x48\x89\x07", b"\x48\x89\x5f\x08", b"\x48\x89\x4f\x10", b"\x48\x89\x57\x18")
+    return rdi(RESULTS + 8 * number) + b"".join(stores)
+
+
+def handler(body: bytes) -> bytes:
+    """An interrupt's handler: `body` may change RAX, RDX and RDI."""
+    return b"\x50\x52\x57" + body + b"\x5f\x5a\x58" + IRETQ
+
+
+def pic(mask: int, base: int = 32) -> bytes:
+    """Programs the PICs: line n of the first is vector base + n; lines with a bit in `mask` stay off."""
+    first = out(0x20, 0x11) + out(0x21, base) + out(0x21, 4) + out(0x21, 1) + out(0x21, mask)
+    return first + out(0xA0, 0x11) + out(0xA1, base + 8) + out(0xA1, 2) + out(0xA1, 1) + out(0xA1, 0xFF)
+
+
+END_OF_INTERRUPT = out(0x20, 0x20)
 
 
 def done(status: int = 0) -> bytes:

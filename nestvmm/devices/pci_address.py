@@ -1,7 +1,7 @@
 """The address register of PCI configuration mechanism #1: native/pci_address.c, for Python.
 
-Linux scans 256 buses through it, some 34,000 accesses; none of them needs Python. Where no device is, CONFIG_DATA reads as all
-ones, which `Ignore` does.
+Linux scans 256 buses through it, some 34,000 accesses; none of them needs Python. Where no device is, CONFIG_DATA reads
+as all ones, which `Ignore` does.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from nestvmm.x86.exit_reason import REASONS, ExitReason
 
 __all__ = ["DirectEngine"]
 
+_EVENT = int(RunStatus.EVENT)
 _RFLAGS_IF = 1 << 9
 _DB = 1
 _BP = 3
@@ -107,17 +108,18 @@ class DirectEngine:
         """Runs level n until a RunStatus."""
         if self._interrupts:
             self._deliver()
-        status = self._checked(lib.nv_vcpu_run(self.vcpu))
-        if status == RunStatus.KICKED:
-            # what is left of it must not end a later halt
-            with self._wake:
-                self._kicked = False
+        status: int = lib.nv_vcpu_run(self.vcpu)
+        if status != _EVENT:
+            self._check(status)
+            if status == RunStatus.KICKED:
+                # what is left of it must not end a later halt
+                with self._wake:
+                    self._kicked = False
         return status
 
-    def _checked(self, status: int) -> int:
+    def _check(self, status: int) -> None:
         if status < 0:
             raise HostError(f"KVM_RUN failed: {os.strerror(-status)}; level {self._config.level} cannot go on")
-        return int(status)
 
     def kick(self) -> None:
         """Ends the current or next run, or a halt."""
@@ -128,7 +130,7 @@ class DirectEngine:
 
     def settle(self) -> None:
         """KVM takes the answer to an exit when it is entered again: enter, and leave before the next instruction."""
-        self._checked(lib.nv_vcpu_settle(self.vcpu))
+        self._check(lib.nv_vcpu_settle(self.vcpu))
 
     def regs(self) -> Regs:
         """General registers."""

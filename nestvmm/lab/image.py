@@ -34,25 +34,25 @@ plan9=trans=virtio,version=9p2000.L,msize=1048576
 $bb mount -t 9p -o $plan9,ro,cache=loose root /lower
 $bb mount -t tmpfs upper /upper
 $bb mkdir /upper/files /upper/work
-$bb mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work root /root
-$bb mount -t proc proc /root/proc
-$bb mount -t sysfs sys /root/sys
-$bb mount -t cgroup2 cgroup /root/sys/fs/cgroup
-$bb mkdir /root/sys/fs/cgroup/command
-$bb mount -t devtmpfs dev /root/dev
-$bb mkdir -p /root/dev/pts /root/dev/shm
-$bb mount -t devpts devpts /root/dev/pts
-$bb mount -t tmpfs shm /root/dev/shm
-$bb mount -t tmpfs run /root/run
+$bb mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work root /machine
+$bb mount -t proc proc /machine/proc
+$bb mount -t sysfs sys /machine/sys
+$bb mount -t cgroup2 cgroup /machine/sys/fs/cgroup
+$bb mkdir /machine/sys/fs/cgroup/command
+$bb mount -t devtmpfs dev /machine/dev
+$bb mkdir -p /machine/dev/pts /machine/dev/shm
+$bb mount -t devpts devpts /machine/dev/pts
+$bb mount -t tmpfs shm /machine/dev/shm
+$bb mount -t tmpfs run /machine/run
 if [ -n "$NESTVMM_SHARE" ]; then
-    $bb mkdir -p /root/mnt/share
-    $bb mount -t 9p -o $plan9,cache=none share /root/mnt/share
+    $bb mkdir -p /machine/mnt/share
+    $bb mount -t 9p -o $plan9,cache=none share /machine/mnt/share
 fi
 $bb ip link set lo up
 $bb hostname svm-lab
-$bb cp /agent.py /root/run/agent.py
+$bb cp /agent.py /machine/run/agent.py
 until [ -e /dev/vport*p1 ]; do $bb sleep 0.05; done
-$bb chroot /root "$NESTVMM_PYTHON" -I -S -B /run/agent.py /dev/vport*p1 /sys/fs/cgroup/command
+$bb chroot /machine "$NESTVMM_PYTHON" -I -S -B /run/agent.py /dev/vport*p1 /sys/fs/cgroup/command
 $bb reboot -f
 """
 
@@ -63,7 +63,7 @@ def build_initrd(kernel: Kernel) -> Path:
         f"modules/{number:02}-{path.name.split('.')[0]}.ko": file(read_module(path))
         for number, path in enumerate(kernel.module_files())
     }
-    mount_points = {name: directory() for name in ("lower", "upper", "root")}
+    mount_points = {name: directory() for name in ("lower", "upper", "machine")}
     program = file(Path(agent.__file__).read_bytes())
     archive = busybox_initramfs(INIT, {**mount_points, "agent.py": program, **modules})
     return _keep("initrd", archive, lambda: archive)

@@ -24,6 +24,7 @@ from nestvmm.hypervisors import Hypervisor
 from nestvmm.hypervisors.blame import blame, blaming
 from nestvmm.nesting.attend import TIMED_OUT, UNREAD, attend
 from nestvmm.nesting.designation import Claim
+from nestvmm.nesting.native_event import event_reader
 from nestvmm.nesting.tower import Tower
 from nestvmm.x86.event import Direction, Event, Outcome, Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
@@ -38,8 +39,12 @@ _GP = 13
 _NMI = 2
 # What an element of so many bytes can hold; 0: nothing moves.
 _MASKS = tuple((1 << 8 * size) - 1 for size in range(9))
+# By number; and names for members of enums, whose look-up by attribute costs as much as a handler.
 _REASONS = tuple(ExitReason)
-_PHYSICAL = frozenset(reason for reason, row in REASONS.items() if row.qualifier is Qualifier.PHYSICAL)
+_PHYSICAL = tuple(REASONS[reason].qualifier is Qualifier.PHYSICAL for reason in _REASONS)
+_EVENT = RunStatus.EVENT
+_HANDLED = Outcome.HANDLED
+_WRITE = int(Direction.WRITE)
 # How often a kick is repeated until the vCPU's thread has stopped, in seconds.
 _KICK_AGAIN = 0.01
 # How long a handler that is running when the run ends may take to return, in seconds.
@@ -65,6 +70,8 @@ class Runner:
         self._engine = tower.engine
         self._vcpu = tower.engine.vcpu
         self._event = tower.engine.vcpu.event
+        self._fields = event_reader(self._event)
+        self._record = tower.effects.record
         self._drain = drain
         self._claims: list[Claim | None] = [tower.flat.claim(slot) for slot in range(tower.flat.slots)]
         self._result: RunResult | None = None
@@ -149,7 +156,7 @@ class Runner:
         run = self._engine.run
         while True:
             status = run()
-            if status == RunStatus.EVENT:
+            if status == _EVENT:
                 result = self._handle()
                 if result is not None:
                     return result
@@ -171,7 +178,7 @@ class Runner:
             event = self._present(claim.level)
             result = self._ask(claim, event)
             outcome = result.outcome
-            if outcome is Outcome.HANDLED:
+            if outcome is _HANDLED:
                 self._complete(claim.level, event, result)
                 return None
             if outcome is Outcome.STOPPED:
@@ -193,32 +200,29 @@ class Runner:
 
     def _present(self, level: int) -> Event:
         """The pending event as caused by level `level` + 1, in the coordinates of the hypervisor at `level`."""
-        native = self._event
-        reason = _REASONS[native.reason]
-        qualifier = native.qualifier
-        if reason in _PHYSICAL:
+        qualifier, value, info, raw, count, number, direction, size, length, instruction = self._fields()
+        if _PHYSICAL[number]:
             carried = self._tower.maps.carry(qualifier, level + 1)
             qualifier = qualifier if carried is None else carried
-        size = native.size
-        count = native.count
-        value = native.value
         data = b""
-        if native.direction == Direction.WRITE:
-            data = value.to_bytes(8, "little")[:size] if count == 1 else bytes(ffi.buffer(native.data, size * count))
-        length = native.instruction_length
+        if direction == _WRITE:
+            data = value.to_bytes(8, "little")[:size] if count == 1 else self._elements(size * count)
         return Event(
-            reason,
+            _REASONS[number],
             level + 1,
             qualifier,
-            native.direction,
+            direction,
             size,
             count,
             value,
             data,
-            native.info,
-            native.raw,
-            bytes(native.instruction[0:length]) if length else b"",
+            info,
+            raw,
+            instruction[:length],
         )
+
+    def _elements(self, length: int) -> bytes:
+        return bytes(ffi.buffer(self._event.data, length))
 
     def _ask(self, claim: Claim, event: Event) -> Result:
         """The handler's answer; raises HypervisorError when it raises or gives no Result."""
@@ -238,7 +242,7 @@ class Runner:
     def _complete(self, level: int, event: Event, result: Result) -> None:
         """Gives the answer to level n and propagates it to the levels above the handler's."""
         native = self._event
-        write = event.direction == Direction.WRITE
+        write = event.direction == _WRITE
         size = event.size
         if event.count != 1:
             data = event.data if write else self._fill(size * event.count, size, result)
@@ -248,7 +252,7 @@ class Runner:
         else:
             native.value = value = result.value & _MASKS[size]
         if size:
-            self._tower.effects.record(event.reason, native.qualifier, write, level, value)
+            self._record(event.reason, native.qualifier, write, level, value)
             for above, hypervisor in self._listeners:
                 if above > level:
                     self._propagate(above, hypervisor, value)
@@ -269,13 +273,15 @@ class Runner:
     def _settle(self) -> None:
         """Carries what a handler changed of the registers to level n, after the event's own answer."""
         state = self._state
+        if not state.touched:
+            return
         if state.changed:
             self._engine.settle()
             # KVM loses the rest of an access in parts when its registers change in between
             self._in_parts = bool(self._vcpu.exited)
             if not self._in_parts:
                 state.flush()
-        elif state.touched:
+        else:
             state.forget()
 
     def _fault(self, claim: Claim, result: Result) -> None:

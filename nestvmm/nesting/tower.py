@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from nestvmm._native import ffi
-from nestvmm.devices import Platform, platform
+from nestvmm.devices import MP_TABLE_ADDRESS, Platform, mp_table, platform
 from nestvmm.engines import Engine, EngineConfig, choose_engine
 from nestvmm.errors import HostError, ImageError, UsageError
-from nestvmm.hypervisors import Guest, Hypervisor
+from nestvmm.hypervisors import Guest, GuestAccessError, Hypervisor
 from nestvmm.hypervisors.blame import blaming
 from nestvmm.hypervisors.find import make_hypervisor
 from nestvmm.kvm import HostMemory
@@ -83,7 +83,7 @@ class Tower:
         _check_size(slots)
         host = self._open.enter_context(_host_memory(spec.guest.memory))
         self.memory = {level: LevelMemory(level, self.maps.to_host(level), host) for level in range(1, self.height + 1)}
-        self._place(self.image)
+        self._place(self.image, machine)
         config = EngineConfig(
             machine=machine,
             level=self.height,
@@ -123,8 +123,12 @@ class Tower:
         """What fw_cfg offers as the initrd: only a file; a Multiboot image's modules are in its memory."""
         return None if self.image.format == "Multiboot" else read_file(path, self.spec.guest.memory, "initrd")
 
-    def _place(self, image: Image) -> None:
+    def _place(self, image: Image, machine: str) -> None:
+        """Writes what firmware would leave, where level n has memory for it, then the image."""
         memory = self.memory[self.height]
+        if machine == "pc":
+            with suppress(GuestAccessError):
+                memory.write(MP_TABLE_ADDRESS, mp_table())
         for address, data in image.segments:
             memory.write(address, data)
 

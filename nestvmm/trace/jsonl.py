@@ -69,7 +69,7 @@ class JsonLines:
             "direction": Direction(event.direction).name.lower(),
             "size": event.size,
             "count": event.count,
-            "value": event.value,
+            "value": event.value & (1 << 8 * event.size) - 1 if event.size else event.value,
             "handler": event.handler,
             "who": "unclaimed" if claim is None else claim.who,
             "in_c": bool(event.served),

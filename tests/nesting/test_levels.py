@@ -164,9 +164,9 @@ def test_nothing_is_written_before_the_whole_range_is_known_to_be_there() -> Non
     two = MemoryMap([Region(0, PAGE_SIZE, PAGE_SIZE), Region(PAGE_SIZE, PAGE_SIZE, 0, READ)])
     with HostMemory(2 * PAGE_SIZE) as host:
         memory = LevelMemory(3, two, host)
-        with pytest.raises(GuestAccessError, match="^L3 physical address 0x1000 does not give that right$"):
+        with pytest.raises(GuestAccessError, match=r"^L3 physical address 0x1000 does not give that right$"):
             memory.write(PAGE_SIZE - 2, b"abcd")
-        with pytest.raises(GuestAccessError, match="^L3 physical address 0x2000 is not backed by memory$"):
+        with pytest.raises(GuestAccessError, match=r"^L3 physical address 0x2000 is not backed by memory$"):
             memory.write(2 * PAGE_SIZE, b"a")
         assert host.read(0, 2 * PAGE_SIZE) == bytes(2 * PAGE_SIZE)
         memory.write(PAGE_SIZE - 2, b"ab")

@@ -129,10 +129,9 @@ def test_a_scope_can_be_written_as_its_label(scope: Scope) -> None:
 def test_no_text_is_anything_but_a_designation_or_a_usage_error(text: str) -> None:
     try:
         ceilings = parse_designation(text, 4)
-    except UsageError as error:
-        assert "designation" in str(error)
-    else:
-        assert all(0 <= one.level < 4 for one in ceilings)
+    except UsageError:
+        return
+    assert all(0 <= one.level < 4 for one in ceilings)
 
 
 @pytest.mark.parametrize(

@@ -158,16 +158,15 @@ def test_a_file_is_read_with_paths_beside_it_and_errors_by_its_name(tmp_path: Pa
     file.write_bytes(b"#" * ((1 << 20) + 1))
     with pytest.raises(UsageError, match="larger than 1048576 bytes; this is no tower file"):
         load_tower_file(file)
-    with pytest.raises(UsageError, match="missing.toml: No such file or directory"):
+    with pytest.raises(UsageError, match=r"missing\.toml: No such file or directory"):
         load_tower_file(tmp_path / "missing.toml")
     with pytest.raises(UsageError, match="Is a directory"):
         load_tower_file(tmp_path)
 
 
-_KEYS = st.sampled_from(
-    ["engine", "machine", "unclaimed", "timeout", "designate", "guest", "level", "kernel", "memory", "base", "size"]
-    + ["at", "rights", "options", "hypervisor", "append", "initrd", "address", "x"]
-)
+_WORDS = """engine machine unclaimed timeout designate guest level kernel memory base size at rights options hypervisor
+append initrd address x"""
+_KEYS = st.sampled_from(_WORDS.split())
 _VALUES = st.recursive(
     st.sampled_from(['"a"', '"auto"', '"64M"', '"rw"', "0", "4096", "-1", "1.5", "true", "nan", "1979-05-27", '""'])
     | st.integers(-(1 << 70), 1 << 70).map(str),
@@ -189,7 +188,6 @@ def test_no_tower_file_is_anything_but_a_tower_or_a_usage_error(top: dict[str, s
         text += '[guest]\nkernel = "a"\n' + "".join(f"{k} = {v}\n" for k, v in guest.items() if k != "kernel")
     try:
         spec = parse_tower(text, FOLDER)
-    except UsageError as error:
-        assert str(error)
-    else:
-        assert spec.height >= 1
+    except UsageError:
+        return
+    assert spec.height >= 1
