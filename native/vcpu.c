@@ -243,6 +243,5 @@ int nv_vcpu_run(struct nv_vcpu *vcpu)
 			break;
 		}
 	}
-	__atomic_store_n(&vcpu->thread, 0, __ATOMIC_SEQ_CST);
 	return result;
 }

@@ -33,7 +33,7 @@ struct nv_vcpu {
 	struct kvm_run *run;
 	uint64_t exits;
 	int fd;
-	int thread;                      /* of the running thread, 0 outside nv_vcpu_run */
+	int thread;                      /* that ran it last: a kick also ends what blocks its handlers, such as output */
 	int kicked;
 	uint8_t level;                   /* n */
 	uint8_t pending;                 /* event waits for completion and accounting */
