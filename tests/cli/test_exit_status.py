@@ -154,7 +154,7 @@ def test_levels_that_leave_no_memory(tmp_path: Path) -> None:
 
 @pytest.mark.kvm
 def test_memory_that_the_host_cannot_map() -> None:
-    assert "this host has no room for it" in nestvmm("run", guest("hello"), "-m", "200T").failed(3)
+    assert "209715200 MiB of guest memory: this host has " in nestvmm("run", guest("hello"), "-m", "200T").failed(3)
 
 
 @pytest.mark.kvm
