@@ -13,8 +13,8 @@ from typing import NamedTuple
 from nestvmm.engines import Engine
 from nestvmm.errors import UsageError
 from nestvmm.hypervisors import Hypervisor
+from nestvmm.hypervisors.blame import blaming
 from nestvmm.kvm import CpuidEntry
-from nestvmm.nesting.blame import blame
 from nestvmm.nesting.features.catalog import CATALOG
 from nestvmm.nesting.features.feature import CpuidBit, MsrBit
 from nestvmm.nesting.features.offer import Offer, make_offer
@@ -110,7 +110,7 @@ def expose(engine: Engine, hypervisors: Sequence[Hypervisor], requests: Sequence
     """What every level of a tower sees on this engine; raises UsageError for what cannot be exposed."""
     exposure = Exposure(make_offer(engine), requests)
     for level, hypervisor in enumerate(hypervisors, start=1):
-        with blame(level, hypervisor, "cpuid()"):
+        with blaming(level, type(hypervisor).__name__, "cpuid()"):
             entries = hypervisor.cpuid(exposure.entries)
         exposure.pass_on(entries, type(hypervisor).__name__)
     return exposure
