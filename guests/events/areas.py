@@ -79,7 +79,7 @@ class Areas(Hypervisor):
 class Emulating(Areas):
     """Also emulates POPCNT RAX, RBX, where KVM fails to."""
 
-    @on_instruction(b"\xf3\x48\x0f\xb8\xc3")
+    @on_instruction(b"\xf3\x0f\xb8\xc3")
     def popcnt(self, event: Event) -> Result:
         """AMD APM vol. 3, POPCNT: ZF is set if the source is zero, the other flags are cleared."""
         if not event.instruction.startswith(b"\xf3\x48\x0f\xb8\xc3"):

@@ -21,7 +21,7 @@ from nestvmm.x86.instruction import key_range
 
 __all__ = ["Crc32", "InstructionEmulator", "Movbe", "Popcnt", "Rdpid", "Rdrand"]
 
-_UD, _GP = 6, 13
+_UD = 6
 _LENGTH_MAX = 15
 _U64 = (1 << 64) - 1
 _CF, _ZF = 1, 1 << 6
@@ -119,15 +119,16 @@ class InstructionEmulator(Emulator):
 
     @staticmethod
     def _fetch(code: bytes, cpu: Cpu, regs: Regs, sregs: Sregs) -> Instruction:
-        """The instruction of these bytes, and of as many behind them as it needs."""
+        """The instruction of these bytes, and of as many behind them as it needs.
+
+        One of more than 15 bytes counts as undefined; a processor raises #GP.
+        """
         bits = code_bits(sregs)
         while True:
             try:
                 return decode(code, bits)
             except TruncatedError:
-                if len(code) >= _LENGTH_MAX:
-                    raise GuestFaultError(_GP, 0) from None
-            code += cpu.fetch(regs, sregs, len(code), _LENGTH_MAX - len(code))
+                code += cpu.fetch(regs, sregs, len(code), _LENGTH_MAX - len(code))
 
     @abstractmethod
     def execute(self, cpu: Cpu, operands: Operands) -> None:

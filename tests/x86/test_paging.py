@@ -1,0 +1,135 @@
+"""The page walk over tables in a plain dictionary of memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from nestvmm.kvm import Sregs
+from nestvmm.x86.paging import Access, PageFaultError, translate
+
+P, W, U, A, D, PS, NX = 1, 2, 4, 0x20, 0x40, 0x80, 1 << 63
+PG, WP = 1 << 31, 1 << 16
+PSE, PAE, LA57, SMEP, SMAP = 1 << 4, 1 << 5, 1 << 12, 1 << 20, 1 << 21
+LMA, NXE = 1 << 10, 1 << 11
+READ, WRITE, FETCH = Access.READ, Access.WRITE, Access.FETCH
+
+
+class Tables:
+    """Entries by physical address."""
+
+    def __init__(self, entries: dict[int, int]) -> None:
+        self.entries = entries
+
+    def read(self, address: int, size: int) -> bytes:
+        return self.entries.get(address, 0).to_bytes(size, "little")
+
+    def write(self, address: int, data: bytes) -> None:
+        self.entries[address] = int.from_bytes(data, "little")
+
+
+def long_tables(leaf: int, upper: int = P | W | U) -> Tables:
+    """Four levels that map linear 0x8080604000 (indices 1, 2, 3, 4) by `leaf`."""
+    return Tables({0x1008: 0x2000 | upper, 0x2010: 0x3000 | upper, 0x3018: 0x4000 | upper, 0x4020: leaf})
+
+
+LINEAR = 1 << 39 | 2 << 30 | 3 << 21 | 4 << 12 | 0x123
+
+
+def long_sregs(cr0: int = PG, cr4: int = PAE, efer: int = LMA | NXE) -> Sregs:
+    return Sregs(cr0=cr0, cr3=0x1000, cr4=cr4, efer=efer)
+
+
+def test_without_paging_an_address_is_its_own() -> None:
+    assert translate(Tables({}), Sregs(), 0x123456789, READ, user=False) == 0x23456789
+
+
+def test_four_levels_and_their_accessed_and_dirty_bits() -> None:
+    tables = long_tables(0xABC000 | P | W)
+    assert translate(tables, long_sregs(), LINEAR, READ, user=False) == 0xABC123
+    assert tables.entries == {
+        0x1008: 0x2000 | P | W | U | A,
+        0x2010: 0x3000 | P | W | U | A,
+        0x3018: 0x4000 | P | W | U | A,
+        0x4020: 0xABC000 | P | W | A,
+    }
+    translate(tables, long_sregs(), LINEAR, WRITE, user=False)
+    assert tables.entries[0x4020] == 0xABC000 | P | W | A | D
+    assert tables.entries[0x3018] == 0x4000 | P | W | U | A
+
+
+def test_five_levels() -> None:
+    tables = Tables({0x8018: 0x1000 | P | W, **long_tables(0xABC000 | P).entries})
+    sregs = Sregs(cr0=PG, cr3=0x8000, cr4=PAE | LA57, efer=LMA)
+    assert translate(tables, sregs, 3 << 48 | LINEAR, READ, user=False) == 0xABC123
+
+
+def test_large_pages() -> None:
+    two = Tables({0x1008: 0x2003, 0x2010: 0x3003, 0x3018: 0x600000 | P | PS})
+    assert translate(two, long_sregs(), LINEAR, READ, user=False) == 0x604123
+    one = Tables({0x1008: 0x2003, 0x2010: 0x40000000 | P | PS})
+    assert translate(one, long_sregs(), LINEAR, READ, user=False) == 0x40604123
+
+
+def test_pae() -> None:
+    tables = Tables({0x1008: 0x2000 | P, 0x2010: 0x3003, 0x3018: 0xABC000 | P})
+    sregs = Sregs(cr0=PG, cr3=0x1000, cr4=PAE)
+    assert translate(tables, sregs, 1 << 30 | 2 << 21 | 3 << 12 | 5, READ, user=False) == 0xABC005
+    assert tables.entries[0x1008] == 0x2000 | P, "the top has no accessed bit"
+
+
+def test_two_levels() -> None:
+    tables = Tables({0x1004: 0x2003, 0x2008: 0xABC001, 0x100C: 0xC00000 | 1 << 13 | P | PS})
+    sregs = Sregs(cr0=PG, cr3=0x1000, cr4=PSE)
+    assert translate(tables, sregs, 1 << 22 | 2 << 12 | 5, READ, user=False) == 0xABC005
+    assert translate(tables, sregs, 3 << 22 | 0x12345, READ, user=False) == 1 << 32 | 0xC12345
+
+
+@pytest.mark.parametrize(
+    ("leaf", "upper", "access", "user", "cr0", "cr4", "efer", "code"),
+    [
+        (0, P | W | U, READ, False, 0, 0, NXE, 0),
+        (0, P | W | U, WRITE, False, 0, 0, NXE, 2),
+        (0, P | W | U, WRITE, True, 0, 0, NXE, 6),
+        (0, P | W | U, FETCH, False, 0, 0, NXE, 0x10),
+        (0, P | W | U, FETCH, False, 0, 0, 0, 0),
+        (0, P | W | U, FETCH, False, 0, SMEP, 0, 0x10),
+        (P, P | W | U, WRITE, False, WP, 0, NXE, 3),
+        (P, P | W | U, WRITE, False, 0, 0, NXE, None),
+        (P | U, P | W | U, WRITE, True, 0, 0, NXE, 7),
+        (P | W, P | W | U, READ, True, 0, 0, NXE, 5),
+        (P | W | U, P | W, READ, True, 0, 0, NXE, 5),
+        (P | W | U, P | U, WRITE, False, WP, 0, NXE, 3),
+        (P | NX, P | W | U, FETCH, False, 0, 0, NXE, 0x11),
+        (P | NX, P | W | U, READ, False, 0, 0, NXE, None),
+        (P | NX, P | W | U, READ, False, 0, 0, 0, 9),
+        (P | 1 << 51, P | W | U, READ, False, 0, 0, NXE, 9),
+        (P | U, P | W | U, FETCH, False, 0, SMEP, NXE, 0x11),
+        (P | U | W, P | W | U, READ, False, 0, SMAP, NXE, 1),
+        (P | U | W, P | W | U, WRITE, False, 0, SMAP, NXE, 3),
+    ],
+)
+def test_error_codes(
+    leaf: int, upper: int, access: Access, user: bool, cr0: int, cr4: int, efer: int, code: int | None
+) -> None:
+    tables = long_tables(leaf | 0xABC000, upper)
+    before = dict(tables.entries)
+    sregs = long_sregs(PG | cr0, PAE | cr4, LMA | efer)
+    if code is None:
+        assert translate(tables, sregs, LINEAR, access, user=user, bits=48) == 0xABC123
+        return
+    with pytest.raises(PageFaultError) as caught:
+        translate(tables, sregs, LINEAR, access, user=user, bits=48)
+    assert (caught.value.address, caught.value.error_code) == (LINEAR, code)
+    assert tables.entries == before, "a fault marks nothing"
+
+
+def test_ac_lifts_smap() -> None:
+    sregs = long_sregs(cr4=PAE | SMAP)
+    assert translate(long_tables(0xABC000 | P | U), sregs, LINEAR, READ, user=False, ac=True) == 0xABC123
+
+
+def test_reserved_bits_of_large_pages() -> None:
+    tables = Tables({0x1008: 0x2003, 0x2010: 0x3003, 0x3018: 0x600000 | 1 << 13 | P | PS})
+    with pytest.raises(PageFaultError) as caught:
+        translate(tables, long_sregs(), LINEAR, READ, user=False)
+    assert caught.value.error_code == 9
