@@ -23,6 +23,7 @@ machine = "bare"
 unclaimed = "error"
 timeout = 2.5
 designate = ["io:0x80=L0", "hlt=L1"]
+expose = ["L0:-aes"]
 
 [guest]
 kernel = "events/events.elf"
@@ -41,6 +42,7 @@ memory = [
 
 [[level]]
 hypervisor = "my/own.py:Mine"
+expose = ["+popcnt", "-aes"]
 
 [[level]]
 hypervisor = "package.module:Class"
@@ -54,7 +56,7 @@ memory = []
                 {"irq": 4, "loud": True, "name": "x"},
                 (Region(0, 32 << 20, 16 << 20, Rights.READ | Rights.WRITE), Region(0xD0000000, 0x1000, 0)),
             ),
-            LevelSpec(str(FOLDER / "my/own.py:Mine")),
+            LevelSpec(str(FOLDER / "my/own.py:Mine"), expose=("+popcnt", "-aes")),
             LevelSpec("package.module:Class", {}, ()),
         ),
         ("io:0x80=L0", "hlt=L1"),
@@ -62,6 +64,7 @@ memory = []
         machine="bare",
         unclaimed="error",
         timeout=2.5,
+        expose=("L0:-aes",),
     )
 
 
@@ -164,7 +167,7 @@ def test_a_file_is_read_with_paths_beside_it_and_errors_by_its_name(tmp_path: Pa
         load_tower_file(tmp_path)
 
 
-_WORDS = """engine machine unclaimed timeout designate guest level kernel memory base size at rights options hypervisor
+_WORDS = """engine machine unclaimed timeout designate expose guest level kernel memory base size at rights options hypervisor
 append initrd address x"""
 _KEYS = st.sampled_from(_WORDS.split())
 _VALUES = st.recursive(

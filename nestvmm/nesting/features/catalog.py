@@ -130,9 +130,9 @@ CATALOG: dict[str, Feature] = _catalog()
 
 
 def find_feature(name: str) -> Feature:
-    """The feature of that name; raises UsageError with the nearest ones."""
+    """The feature of that name; raises UsageError with the nearest one."""
     if name in CATALOG:
         return CATALOG[name]
-    near = difflib.get_close_matches(name, CATALOG, 3, 0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "`nestvmm features` lists all"
+    near = difflib.get_close_matches(name, CATALOG, 1, 0.5)
+    hint = f"did you mean {near[0]}?" if near else "`nestvmm features` lists all"
     raise UsageError(f"unknown feature {name!r:.60}; {hint}")
