@@ -159,17 +159,17 @@ static inline void finish(struct nv_vcpu *vcpu)
 		nv_trace_add(&vcpu->trace, event, now);
 }
 
+void nv_vcpu_finish(struct nv_vcpu *vcpu)
+{
+	finish(vcpu);
+}
+
 /* KVM exits for an interrupt window where it can; KVM-PVM does not while other exits come first. */
 static int window_open(const struct nv_vcpu *vcpu)
 {
 	const struct kvm_run *run = vcpu->run;
 
 	return run && run->request_interrupt_window && run->ready_for_interrupt_injection && run->if_flag;
-}
-
-void nv_vcpu_finish(struct nv_vcpu *vcpu)
-{
-	finish(vcpu);
 }
 
 static int trace_full(const struct nv_trace *trace)

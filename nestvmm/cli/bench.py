@@ -42,7 +42,8 @@ def bench(*, quick: bool, json_file: str | None, no_qemu: bool, lab: bool, guest
     \b
     Examples:
       nestvmm bench
-      nestvmm bench --quick --no-qemu --json -
+      nestvmm bench --quick --no-qemu
+      nestvmm bench --lab --json bench.json
     """
     rows = measure_trips(_QUICK_BATCHES if quick else _BATCHES)
     rows += measure_startup(
