@@ -167,8 +167,8 @@ def test_a_file_is_read_with_paths_beside_it_and_errors_by_its_name(tmp_path: Pa
         load_tower_file(tmp_path)
 
 
-_WORDS = """engine machine unclaimed timeout designate expose guest level kernel memory base size at rights options hypervisor
-append initrd address x"""
+_WORDS = """engine machine unclaimed timeout designate expose guest level kernel memory base size at rights options
+hypervisor append initrd address x"""
 _KEYS = st.sampled_from(_WORDS.split())
 _VALUES = st.recursive(
     st.sampled_from(['"a"', '"auto"', '"64M"', '"rw"', "0", "4096", "-1", "1.5", "true", "nan", "1979-05-27", '""'])
