@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from nestvmm.engines.direct import DirectEngine
 from nestvmm.engines.engine import Engine, EngineConfig, MemorySlot, MsrRange, RunStatus
+from nestvmm.engines.svm import SvmEngine
 from nestvmm.errors import HostError
 
 __all__ = ["ENGINES", "Engine", "EngineConfig", "MemorySlot", "MsrRange", "RunStatus", "choose_engine"]
 
-ENGINES: dict[str, type[DirectEngine]] = {DirectEngine.name: DirectEngine}
+ENGINES: dict[str, type[DirectEngine]] = {engine.name: engine for engine in (DirectEngine, SvmEngine)}
 
 
 def choose_engine(name: str) -> type[DirectEngine]:

@@ -70,6 +70,7 @@ class EngineConfig:
     memory:     L0's memory; slots say which of it level n sees, and where
     msrs:       what the designation table wants of MSRs
     debug:      the vectors of debug events that the table wants: 1 (single step) and 3 (INT3)
+    wanted:     the reasons that levels above L0 claim
     """
 
     machine: str
@@ -78,6 +79,7 @@ class EngineConfig:
     slots: Sequence[MemorySlot]
     msrs: Sequence[MsrRange] = ()
     debug: frozenset[int] = frozenset()
+    wanted: frozenset[ExitReason] = frozenset()
 
 
 class Engine(Protocol):

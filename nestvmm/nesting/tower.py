@@ -80,6 +80,7 @@ class Tower:
             slots=self.maps.slots(),
             msrs=self.policy.msrs(),
             debug=self.policy.debug_vectors(),
+            wanted=self.policy.reasons(),
         )
         self.engine: Engine = self._open.enter_context(engine_class(config))
         self.platform: Platform = self._open.enter_context(
