@@ -1,5 +1,6 @@
 #include "svm.h"
 
+#include <errno.h>
 #include <linux/kvm.h>
 #include <stddef.h>
 #include <string.h>
@@ -86,35 +87,112 @@ static void decode_exit(const struct nv_svm *svm, struct nv_event *event)
 		event->qualifier = code;
 }
 
+enum { RFLAGS_TF = 1 << 8, EXIT_DB = 0x41, EXCEPTION_DB = 1 << 1 };
+enum { INTERRUPT_SHADOW = 1 };
+/* EVENTINJ and EXITINTINFO (AMD APM vol. 2, 15.20 and 15.7.2) */
+#define EVENT_VALID (1ull << 31)
+#define EVENT_ERROR_CODE (1ull << 11)
+#define EVENT_EXCEPTION (3ull << 8)
+
+static uint32_t *intercept_of(struct nv_vmcb *block, uint32_t code, uint32_t *bit)
+{
+	*bit = 1u << ((code - 0x60) % 32);
+	return &block->intercept[(code - 0x60) / 32];
+}
+
+void nv_svm_pass(struct nv_svm *svm, struct nv_event *event)
+{
+	struct nv_vmcb *block = svm->block;
+	uint32_t bit, *intercept;
+
+	event->advance = 0;
+	svm->passed = block->exit_code;
+	svm->passed_trap = !!(block->rflags & RFLAGS_TF);
+	svm->passed_debug = !!(block->exceptions & EXCEPTION_DB);
+	intercept = intercept_of(block, svm->passed, &bit);
+	*intercept &= ~bit;
+	block->exceptions |= EXCEPTION_DB;
+	block->rflags |= RFLAGS_TF;
+}
+
+void nv_svm_inject(struct nv_svm *svm, uint8_t vector, int has_error_code, uint32_t error_code)
+{
+	svm->block->event_injection = EVENT_VALID | EVENT_EXCEPTION | vector |
+				      (has_error_code ? EVENT_ERROR_CODE | (uint64_t)error_code << 32 : 0);
+}
+
+/* The single step of nv_svm_pass is over: intercept again. A #DB that level n asked for itself is its own. */
+static void end_pass(struct nv_svm *svm)
+{
+	struct nv_vmcb *block = svm->block;
+	uint32_t bit, *intercept = intercept_of(block, svm->passed, &bit);
+
+	*intercept |= bit;
+	svm->passed = 0;
+	if (!svm->passed_debug)
+		block->exceptions &= ~(uint32_t)EXCEPTION_DB;
+	if (svm->passed_trap)
+		nv_svm_inject(svm, 1, 0, 0);
+	else
+		block->rflags &= ~(uint64_t)RFLAGS_TF;
+}
+
+static int rang(const struct nv_vcpu *vcpu)
+{
+	const struct nv_svm *svm = vcpu->engine;
+
+	return vcpu->run->exit_reason == KVM_EXIT_IO && vcpu->run->io.port == NV_DOORBELL &&
+	       svm->mailbox->state != NV_SWITCHER_RUNNING;
+}
+
+static int svm_enter(struct nv_vcpu *vcpu)
+{
+	struct nv_svm *svm = vcpu->engine;
+	int result = nv_direct_enter(vcpu);
+
+	if (!result && rang(vcpu)) {
+		svm->block->event_injection = 0;
+		if (svm->passed && svm->block->exit_code == EXIT_DB) {
+			end_pass(svm);
+			return -EAGAIN;
+		}
+	}
+	return result;
+}
+
 static void svm_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 {
 	struct nv_svm *svm = vcpu->engine;
-	struct kvm_run *run = vcpu->run;
 
-	svm->rung = run->exit_reason == KVM_EXIT_IO && run->io.port == NV_DOORBELL && svm->mailbox->state != NV_SWITCHER_RUNNING;
+	svm->rung = rang(vcpu);
 	if (!svm->rung) {
 		nv_direct_decode(vcpu, event);
 		return;
 	}
 	decode_exit(svm, event);
-	if (svm->mailbox->state == NV_SWITCHER_PANIC) {
-		event->reason = NV_REASON_INTERNAL_ERROR;
-		event->qualifier = svm->mailbox->panic[0];
-	}
 }
 
 static void svm_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 {
 	struct nv_svm *svm = vcpu->engine;
 
-	if (!svm->rung)
+	struct nv_vmcb *block = svm->block;
+
+	if (!svm->rung) {
 		nv_direct_complete(vcpu, event);
-	else
-		svm->block->rip += event->advance;
+		return;
+	}
+	if (event->advance) {
+		block->rip += event->advance;
+		block->interrupt_shadow &= ~(uint64_t)INTERRUPT_SHADOW;
+	}
+	/* an event whose delivery the exit interrupted is delivered again */
+	if (block->exit_interrupt_info & EVENT_VALID && !(block->event_injection & EVENT_VALID))
+		block->event_injection = block->exit_interrupt_info;
 }
 
 static const struct nv_engine_ops svm_ops = {
-	.enter = nv_direct_enter,
+	.enter = svm_enter,
 	.decode = svm_decode,
 	.complete = svm_complete,
 };

@@ -132,6 +132,10 @@ class DirectEngine:
             self._kicked = True
             self._wake.notify_all()
 
+    def let_pass(self) -> bool:
+        """KVM has done with the instructions that it hands over here."""
+        return False
+
     def settle(self) -> None:
         """KVM takes the answer to an exit when it is entered again: enter, and leave before the next instruction."""
         self._check(lib.nv_vcpu_settle(self.vcpu))

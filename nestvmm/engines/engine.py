@@ -122,6 +122,10 @@ class Engine(Protocol):
         """Ends the current or next run with KICKED; from any thread."""
         ...
 
+    def let_pass(self) -> bool:
+        """The processor executes the instruction of the pending event after all; False: this engine cannot."""
+        ...
+
     def settle(self) -> None:
         """Lets level n take the answer to its event without running on, so that its registers are final."""
         ...

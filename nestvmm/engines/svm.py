@@ -110,6 +110,29 @@ class SvmEngine(DirectEngine):
                 entry.ecx |= bit
         self._vcpu.set_cpuid(entries)
 
+    def run(self) -> int:
+        """Runs level n until a RunStatus."""
+        status = super().run()
+        if self._mailbox.state == lib.NV_SWITCHER_PANIC:
+            names = ("vector", "error code", "RIP", "RSP", "CR2")
+            words = ", ".join(f"{name} {word:#x}" for name, word in zip(names, self._mailbox.panic, strict=True))
+            raise HostError(f"the switcher failed: {words}; this is an error in nestvmm or in this host's KVM")
+        return status
+
+    def let_pass(self) -> bool:
+        """Lets the processor execute the instruction that an intercept stopped."""
+        if not self._svm.rung:
+            return False
+        lib.nv_svm_pass(self._svm, ffi.addressof(self.vcpu, "event"))
+        return True
+
+    def exception(self, vector: int, error_code: int | None) -> None:
+        """Level n takes this exception before its next instruction."""
+        if self._outside():
+            lib.nv_svm_inject(self._svm, vector, error_code is not None, error_code or 0)
+        else:
+            super().exception(vector, error_code)
+
     def _outside(self) -> bool:
         """Whether level n's state is in the block and the mailbox; else KVM holds it, its vCPU being in guest mode."""
         return bool(self._mailbox.state != lib.NV_SWITCHER_RUNNING)
