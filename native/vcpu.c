@@ -164,6 +164,14 @@ void nv_vcpu_finish(struct nv_vcpu *vcpu)
 	finish(vcpu);
 }
 
+/* KVM exits for an interrupt window where it can; KVM-PVM does not while other exits come first. */
+static int window_open(const struct nv_vcpu *vcpu)
+{
+	const struct kvm_run *run = vcpu->run;
+
+	return run && run->request_interrupt_window && run->ready_for_interrupt_injection && run->if_flag;
+}
+
 static int trace_full(const struct nv_trace *trace)
 {
 	return trace->record && trace->head - trace->tail == trace->size;
@@ -220,6 +228,10 @@ int nv_vcpu_run(struct nv_vcpu *vcpu)
 			result = NV_RUN_DRAIN;
 			break;
 		}
+		if (window_open(vcpu)) {
+			result = NV_RUN_WINDOW;
+			break;
+		}
 		result = vcpu->exited ? 0 : vcpu->ops->enter(vcpu);
 		if (result < 0) {
 			if (result == -EINTR || result == -EAGAIN)
@@ -231,6 +243,5 @@ int nv_vcpu_run(struct nv_vcpu *vcpu)
 			break;
 		}
 	}
-	__atomic_store_n(&vcpu->thread, 0, __ATOMIC_SEQ_CST);
 	return result;
 }

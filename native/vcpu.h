@@ -20,6 +20,7 @@ struct nv_engine_ops {
 #define NV_RUN_EVENT 0           /* vcpu->event is for Python */
 #define NV_RUN_KICKED 1          /* nv_vcpu_kick was called */
 #define NV_RUN_DRAIN 2           /* the trace ring is full: read it, then run again */
+#define NV_RUN_WINDOW 3          /* level n can take the interrupt that run->request_interrupt_window waits for */
 
 struct nv_vcpu {
 	struct nv_event event;
@@ -32,7 +33,7 @@ struct nv_vcpu {
 	struct kvm_run *run;
 	uint64_t exits;
 	int fd;
-	int thread;                      /* of the running thread, 0 outside nv_vcpu_run */
+	int thread;                      /* that ran it last: a kick also ends what blocks its handlers, such as output */
 	int kicked;
 	uint8_t level;                   /* n */
 	uint8_t pending;                 /* event waits for completion and accounting */

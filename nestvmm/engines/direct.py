@@ -215,4 +215,6 @@ class DirectEngine:
         run = self._run
         if run.ready_for_interrupt_injection and run.if_flag:
             self._vcpu.interrupt(self._interrupts.popleft())
+            # it takes one at an entry
+            run.ready_for_interrupt_injection = 0
         run.request_interrupt_window = bool(self._interrupts)

@@ -25,6 +25,7 @@ class RunStatus(IntEnum):
     EVENT = lib.NV_RUN_EVENT
     KICKED = lib.NV_RUN_KICKED
     DRAIN = lib.NV_RUN_DRAIN
+    WINDOW = lib.NV_RUN_WINDOW
 
 
 class MemorySlot(Protocol):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from nestvmm.devices import debugcon
 from nestvmm.errors import UsageError
 from nestvmm.hypervisors.base import HandlerClaim, Hypervisor
+from nestvmm.hypervisors.output import check_output
 from nestvmm.x86.event import Event, Result
 from nestvmm.x86.exit_reason import ExitReason
 
@@ -23,6 +24,7 @@ class DebugConsole(Hypervisor):
     def __init__(self, port: int = 0xE9, output: int = 1) -> None:
         if not 0 <= port <= 0xFFFF:
             raise UsageError(f"port {port:#x} is not within 0 to 0xffff")
+        check_output(output)
         self._port = port
         self._device = debugcon.DebugConsole(output)
 
@@ -33,3 +35,8 @@ class DebugConsole(Hypervisor):
     def access(self, event: Event) -> Result:
         """Output, or the read-back value."""
         return self._device.access(0, event)
+
+    @property
+    def lost(self) -> int:
+        """Bytes of output that its descriptor did not take."""
+        return self._device.lost

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import ModuleType, NoneType
 from typing import get_args
 
-from nestvmm.errors import HypervisorError, UsageError
+from nestvmm.errors import UsageError
 from nestvmm.hypervisors.base import Hypervisor
+from nestvmm.hypervisors.blame import blame
 
 __all__ = ["STOCK", "find_hypervisor", "make_hypervisor"]
 
@@ -24,7 +25,6 @@ STOCK = {
     "logger": "nestvmm.hypervisors.logger:Logger",
     "msr-policy": "nestvmm.hypervisors.msr_policy:MsrPolicy",
 }
-
 
 # What an option can be, in words.
 _TYPES: dict[object, str] = {int: "a number", str: "a string", bool: "true or false", NoneType: ""}
@@ -59,7 +59,7 @@ def make_hypervisor(name: str, options: Mapping[str, object], level: int) -> Hyp
     except UsageError as error:
         raise UsageError(f"L{level} {name}: {error}") from None
     except Exception as error:
-        raise HypervisorError(f"L{level} {name}: its constructor raised {type(error).__name__}: {error}") from error
+        raise blame(level, name, "in its constructor", error) from error
 
 
 def _check_types(found: type[Hypervisor], options: Mapping[str, object], who: str) -> None:

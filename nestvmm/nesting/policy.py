@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from nestvmm.engines import Engine, MsrRange
 from nestvmm.errors import HostError, UsageError
 from nestvmm.hypervisors import Hypervisor
-from nestvmm.nesting.blame import blame
+from nestvmm.hypervisors.blame import blaming
 from nestvmm.nesting.designation import QUALIFIER_MAX, Ceiling, Claim, DesignationTable, Scope
 from nestvmm.nesting.levels import LevelMaps
 from nestvmm.nesting.memory import ADDRESS_END
@@ -28,7 +28,7 @@ class Policy:
         self.claims: list[Claim] = []
         for level, hypervisor in enumerate(hypervisors, start=1):
             who = type(hypervisor).__name__
-            with blame(level, hypervisor, "claims()"):
+            with blaming(level, who, "claims()"):
                 claims = list(hypervisor.claims())
             for reason, first, last, direction, handler in claims:
                 self.claims.append(Claim(level, Scope(reason, first, last, direction), handler, who))

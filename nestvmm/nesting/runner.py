@@ -4,17 +4,15 @@
     resumed
        (C)                     │ declined, reflected: the next turn
 
-The vCPU has a thread of its own; the thread that calls `run` waits, feeds standard input to the console and keeps the
-timeout.
+The vCPU has a thread of its own; the thread that calls `run` attends to it (attend.py).
 """
 
 from __future__ import annotations
 
 import os
-import select
+import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,17 +21,18 @@ from nestvmm.devices import Server
 from nestvmm.engines import RunStatus
 from nestvmm.errors import HypervisorError
 from nestvmm.hypervisors import Hypervisor
-from nestvmm.nesting.blame import blame
+from nestvmm.hypervisors.blame import blame, blaming
+from nestvmm.nesting.attend import TIMED_OUT, UNREAD, attend
 from nestvmm.nesting.designation import Claim
 from nestvmm.nesting.native_event import event_reader
 from nestvmm.nesting.tower import Tower
 from nestvmm.x86.event import Direction, Event, Outcome, Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
 
-__all__ = ["TIMED_OUT", "RunResult", "Runner"]
+__all__ = ["STOPPED", "RunResult", "Runner"]
 
-#: The exit status of a run that its timeout ended.
-TIMED_OUT = 124
+#: The exit status of a run that `Runner.stop` ended: as shells have it after Ctrl-C.
+STOPPED = 128 + signal.SIGINT
 
 _U64 = 0xFFFFFFFFFFFFFFFF
 _GP = 13
@@ -46,10 +45,10 @@ _PHYSICAL = tuple(REASONS[reason].qualifier is Qualifier.PHYSICAL for reason in 
 _EVENT = RunStatus.EVENT
 _HANDLED = Outcome.HANDLED
 _WRITE = int(Direction.WRITE)
-# How often input is offered again to a console whose queue was full, in seconds.
-_RETRY = 0.02
 # How often a kick is repeated until the vCPU's thread has stopped, in seconds.
 _KICK_AGAIN = 0.01
+# How long a handler that is running when the run ends may take to return, in seconds.
+_PATIENCE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,59 +87,61 @@ class Runner:
             if type(hypervisor).propagated is not Hypervisor.propagated
         ]
 
-    def run(self, *, stdin: int | None = None) -> RunResult:
+    def run(self, *, stdin: int | None = None, stdout: int | None = None) -> RunResult:
         """Runs until the guest or a handler ends it, its timeout passes, or `stop` is called.
 
-        stdin: a descriptor whose bytes go to the console. Raises HypervisorError, HostError or KvmError;
-        KeyboardInterrupt ends the run first.
+        stdin:   a descriptor whose bytes go to the console
+        stdout:  a descriptor whose reader's going away ends the run
+
+        Raises HypervisorError, HostError or KvmError.
         """
         thread = threading.Thread(target=self._vcpu_thread, name="vcpu0", daemon=True)
-        started = time.monotonic()
+        timeout = self._tower.spec.timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
         thread.start()
+        ended = None
         try:
-            self._wait(thread, stdin, started)
+            ended = attend(self._done_read, self._tower.receive, stdin, stdout, deadline)
         finally:
-            # a signal that lands just before a write of guest output blocks would be lost: repeat it
-            while thread.is_alive():
-                self.stop()
-                thread.join(_KICK_AGAIN)
+            self._join(thread)
             os.close(self._done_read)
             os.close(self._done_write)
         if self._error is not None:
             raise self._error
-        return self._result or self._cut_short()
+        return self._result or self._ended(ended)
 
-    def _cut_short(self) -> RunResult:
+    def _ended(self, status: int | None) -> RunResult:
         """The result of a run that neither the guest nor a handler ended."""
-        timeout = self._tower.spec.timeout
-        why = "stopped" if timeout is None else f"timeout: the guest still ran after {timeout:g} s"
-        return RunResult(TIMED_OUT, why)
+        if status == TIMED_OUT:
+            return RunResult(TIMED_OUT, f"timeout: the guest still ran after {self._tower.spec.timeout:g} s")
+        if status == UNREAD:
+            return RunResult(UNREAD, "nobody reads the guest's output any more")
+        return RunResult(STOPPED, "stopped")
 
     def stop(self) -> None:
-        """Ends the run, from any thread."""
+        """Ends the run, from any thread or signal handler."""
         self._stopping.set()
         self._engine.kick()
 
-    def _wait(self, thread: threading.Thread, stdin: int | None, started: float) -> None:
-        """Waits for the vCPU's thread, at most for the tower's timeout, and carries input to the console."""
-        timeout = self._tower.spec.timeout
-        receive = self._tower.receive
-        pending = b""
-        while thread.is_alive():
-            left = None if timeout is None else started + timeout - time.monotonic()
-            if left is not None and left <= 0:
-                return
-            if pending:
-                left = _RETRY if left is None else min(left, _RETRY)
-            watched = [self._done_read] if stdin is None or pending else [self._done_read, stdin]
-            ready, _, _ = select.select(watched, [], [], left)
-            if self._done_read in ready:
-                return
-            if stdin in ready and stdin is not None:
-                pending = os.read(stdin, 4096)
-                if not pending:
-                    stdin = None
-            pending = pending[receive(pending) :] if pending else b""
+    def _join(self, thread: threading.Thread) -> None:
+        """Ends the vCPU's thread. What it uses must stay when it does not end: a handler may still return."""
+        patience = time.monotonic() + _PATIENCE
+        try:
+            # a signal that lands just before a write of guest output blocks would be lost: repeat it
+            while thread.is_alive():
+                if time.monotonic() > patience:
+                    raise HypervisorError(f"{self._asked()} does not return, and cannot be interrupted")
+                self.stop()
+                thread.join(_KICK_AGAIN)
+        except BaseException:
+            self._tower.abandon()
+            raise
+
+    def _asked(self) -> str:
+        """The handler that has the pending event."""
+        claim = self._claims[self._event.slot]
+        reason = _REASONS[self._event.reason].label
+        return f"the handler of {reason}" if claim is None else f"L{claim.level} {claim.who}'s handler of {reason}"
 
     def _vcpu_thread(self) -> None:
         try:
@@ -231,9 +232,7 @@ class Runner:
         try:
             result = handler(event)
         except Exception as error:
-            raise HypervisorError(
-                f"L{claim.level} {claim.who} raised {type(error).__name__} on {event!r}\n{traceback.format_exc()}"
-            ) from error
+            raise blame(claim.level, claim.who, f"on {event!r}", error) from error
         if type(result) is not Result:
             raise HypervisorError(
                 f"L{claim.level} {claim.who} answered {result!r} to {event!r}; a handler must return a Result"
@@ -261,7 +260,7 @@ class Runner:
 
     def _propagate(self, level: int, hypervisor: Hypervisor, value: int) -> None:
         event = self._present(level)
-        with blame(level, hypervisor, f"propagated({event!r})"):
+        with blaming(level, type(hypervisor).__name__, f"propagated({event!r})"):
             hypervisor.propagated(event, value)
 
     def _fill(self, length: int, size: int, result: Result) -> bytes:

@@ -19,8 +19,6 @@ memory = [ { base = 0, size = "32M", at = "16M", rights = "rw" } ]   # its guest
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from typing import Any
 from nestvmm.errors import UsageError
 from nestvmm.nesting.memory import Region, Rights
 from nestvmm.nesting.sizes import parse_number, parse_size
-from nestvmm.nesting.spec import LEVELS_MAX, GuestSpec, LevelSpec, Option, TowerSpec
+from nestvmm.nesting.spec import GuestSpec, LevelSpec, Option, TowerSpec
 
 __all__ = ["load_tower_file", "parse_tower"]
 
@@ -39,6 +37,7 @@ _CHOICES = {
 }
 _RIGHTS = {"r": Rights.READ, "w": Rights.WRITE, "x": Rights.EXECUTE}
 _FILE_MAX = 1 << 20
+_DEPTH_MAX = 32
 _TOP = "the tower"
 _WORDS: dict[type, str] = {int: "a number", float: "a number", str: "a string", list: "a list", dict: "a table"}
 
@@ -64,27 +63,31 @@ def load_tower_file(path: Path) -> TowerSpec:
 
 def parse_tower(text: str, folder: Path) -> TowerSpec:
     """The tower of a TOML text; paths in it are relative to `folder`. Raises UsageError."""
+    import tomllib  # noqa: PLC0415 - only runs of tower files wait for it
+
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise UsageError(f"not a TOML file: {str(error) or 'nested too deeply'}") from None
-    _refuse_giants(document)
+    except RecursionError:
+        raise UsageError("not a TOML file: nested too deeply") from None
+    except ValueError as error:
+        raise UsageError(f"not a TOML file: {error}") from None
+    _refuse_giants(document, 1)
     table = _Table(_TOP, document)
     guest = _guest(table.table("guest"), folder)
     levels = tuple(_level(one, folder) for one in table.tables("level"))
-    if len(levels) >= LEVELS_MAX:
-        raise UsageError(f"{len(levels)} levels of hypervisors; at most {LEVELS_MAX - 1} fit under a guest")
     choices = {key: table.choice(key, allowed) for key, allowed in _CHOICES.items()}
     spec = TowerSpec(guest, levels, table.strings("designate"), timeout=table.seconds("timeout"), **choices)
     table.finish()
     return spec
 
 
-def _refuse_giants(value: object) -> None:
-    """TOML's integers have 64 bits; tomllib takes any, which no message could show."""
+def _refuse_giants(value: object, depth: int) -> None:
+    """TOML's integers have 64 bits and tomllib takes any; a.b.c... nests without end: no message could show either."""
+    if depth > _DEPTH_MAX:
+        raise UsageError("not a tower file: nested too deeply")
     if isinstance(value, dict | list):
         for one in value.values() if isinstance(value, dict) else value:
-            _refuse_giants(one)
+            _refuse_giants(one, depth + 1)
     elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
         raise UsageError("not a TOML file: an integer of more than 64 bits")
 
@@ -203,6 +206,10 @@ class _Table:
         return dict(self._left)
 
     def finish(self) -> None:
+        if not self._left:
+            return
+        import difflib  # noqa: PLC0415 - only errors wait for it
+
         for key in self._left:
             near = difflib.get_close_matches(key, self._known, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(self._known)}"

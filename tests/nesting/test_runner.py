@@ -390,7 +390,7 @@ def test_an_msr_that_nobody_takes_is_the_engines_or_a_fault(make: Callable[..., 
     ("exit_", "status", "message"),
     [
         (Exit(ExitReason.SHUTDOWN), 255, "guest at L2 died: triple fault\n   rax=0000000000000000"),
-        (Exit(ExitReason.HLT), 0, "guest at L2 halted with interrupts off"),
+        (Exit(ExitReason.HLT), 255, "guest at L2 died: it halted with interrupts off, so nothing can wake it\n"),
         (Exit(ExitReason.INTERNAL_ERROR, 3), 255, "guest at L2 died: KVM internal error, suberror 3\n"),
         (
             Exit(ExitReason.ENTRY_FAILURE, info=0x21),
