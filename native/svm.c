@@ -50,6 +50,7 @@ static const struct exit_row rows[] = {
 	{0x8a, 0x8a, NV_REASON_MONITOR, 3},
 	{0x8b, 0x8c, NV_REASON_MWAIT, 3},
 	{0x8d, 0x8d, NV_REASON_XSETBV, 3},
+	{0x400, 0x400, NV_REASON_NESTED_PAGE_FAULT, 0},
 };
 
 static void decode_exit(const struct nv_svm *svm, struct nv_event *event)
@@ -85,6 +86,8 @@ static void decode_exit(const struct nv_svm *svm, struct nv_event *event)
 		event->qualifier = block->rax;
 	else if (event->reason == NV_REASON_SVM_INSTRUCTION)
 		event->qualifier = code;
+	else if (event->reason == NV_REASON_NESTED_PAGE_FAULT)
+		event->qualifier = block->exit_info_2;
 }
 
 enum { RFLAGS_TF = 1 << 8, EXIT_DB = 0x41, EXCEPTION_DB = 1 << 1 };

@@ -57,6 +57,9 @@ def monitor_claims(engine: Engine, level: int) -> list[Claim]:
         ExitReason.ENTRY_FAILURE: lambda event: _died(
             engine, level, f"the processor refused its state, code {event.info:#x}"
         ),
+        ExitReason.NESTED_PAGE_FAULT: lambda event: _died(
+            engine, level, f"it reached for physical address {event.qualifier:#x}, which is not its level's"
+        ),
         ExitReason.MEMORY_FAULT: lambda event: _died(engine, level, _memory_fault(event)),
         ExitReason.SYSTEM_EVENT: lambda event: Result.stopped(0, f"guest asked for system event {event.qualifier}"),
         ExitReason.UNKNOWN: lambda event: _died(engine, level, f"exit {event.raw} that nestvmm does not know"),

@@ -45,7 +45,7 @@ INSTRUCTIONS = {
     "wbinvd": b"\x0f\x09",
     "monitor": rax(CODE) + rcx(0) + rdx(0) + b"\x0f\x01\xc8",
     "mwait": rcx(0) + b"\x0f\x01\xc9",
-    "xsetbv": rcx(0) + rdx(0) + b"\x0f\x01\xd1",
+    "xsetbv": b"\x0f\x20\xe0\x0d\x00\x00\x04\x00\x0f\x22\xe0" + rax(1) + rcx(0) + rdx(0) + b"\x0f\x01\xd1",
     "hypercall": rax(0x55) + b"\x0f\x01\xd9",
     "svm-instruction": b"\x0f\x01\xdc",  # STGI
 }

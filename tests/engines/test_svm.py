@@ -19,17 +19,22 @@ ANSWER = 0x7777
 REASONS = {
     "cpuid": (0x72, 0x40000123, 20),
     "rdtsc": (0x6E, 0x0, 0),
-    "rdtscp": (0x87, 0x0, 0),
     "rdpmc": (0x6F, 0x0, 10),
     "hlt": (0x78, 0x0, 0),
     "pause": (0x77, 0x0, 0),
-    "invd": (0x76, 0x0, 0),
     "wbinvd": (0x89, 0x0, 0),
     "monitor": (0x8A, 0x0, 30),
     "mwait": (0x8B, 0x0, 10),
-    "xsetbv": (0x8D, 0x0, 20),
     "hypercall": (0x81, 0x55, 10),
     "svm-instruction": (0x84, 0x84, 0),
+}
+
+
+# What the lab's processor cannot show, with the intercept that it looks at instead (QEMU, target/i386/tcg).
+NOT_TRAPPED = {
+    "rdtscp": "RDTSC's, in helper_rdtscp",
+    "invd": "WBINVD's, in disas_insn",
+    "xsetbv": "none, in helper_xsetbv",
 }
 
 
@@ -84,6 +89,16 @@ def test_a_handler_sees_and_changes_system_registers(found: dict[str, Any]) -> N
     assert case["kept"] == [0x20 | 1 << 7]
 
 
+@pytest.mark.parametrize("reason", NOT_TRAPPED)
+def test_the_labs_processor_does_not_trap(reason: str, found: dict[str, Any]) -> None:
+    """Fails once it does: then the reason moves to REASONS."""
+    case = found[f"reason {reason}"]
+    assert (case["status"], case["seen"][0], case["exits"]) == (0, [], 1)
+
+
 def test_the_switcher_is_out_of_its_guests_reach(found: dict[str, Any]) -> None:
     case = found["switcher memory"]
-    assert (case["status"], case["kept"]) == (0, [0xFFFFFFFFFFFFFFFF] * 2)
+    assert case["status"] == 255
+    assert case["message"].startswith(
+        "guest at L1 died: it reached for physical address 0x7fffe00000, which is not its level's\n"
+    )
