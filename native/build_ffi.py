@@ -85,6 +85,7 @@ class BuildNative(build_ext):
         package = Path(self.get_ext_fullpath("nestvmm._native")).parent / "engines"
         package.mkdir(parents=True, exist_ok=True)
         for source in sorted(SWITCHER.glob("*.S")):
-            command = ["gcc", "-nostdlib", "-static", "-no-pie", f"-I{SWITCHER}", "-o", str(package / f"switcher_{source.stem}.bin")]
-            command += ["-Wl,--oformat=binary", f"-Wl,-Ttext={switcher_base()}", "-Wl,-e,start", "-Wl,--build-id=none", str(source)]
-            self.spawn(command)
+            image = str(package / f"switcher_{source.stem}.bin")
+            link = ("--oformat=binary", f"-Ttext={switcher_base()}", "-e,start", "--build-id=none")
+            flags = ["-nostdlib", "-static", "-no-pie", f"-I{SWITCHER}", *(f"-Wl,{option}" for option in link)]
+            self.spawn(["gcc", *flags, "-o", image, str(source)])

@@ -160,6 +160,9 @@ class FakeEngine:
     def kick(self) -> None:
         lib.nv_vcpu_kick(self.vcpu)
 
+    def let_pass(self) -> bool:
+        return False
+
     def settle(self) -> None:
         self._settling = True
         lib.nv_vcpu_settle(self.vcpu)

@@ -1,7 +1,7 @@
 """The svm engine: level n runs by VMRUN in the switcher, so that every SVM intercept reaches the designation table.
 
-It needs a KVM that offers its guests SVM (kvm_amd, nested=1). For that KVM the switcher is L1 and our level n its L2. What the
-control block does not intercept behaves as in the direct engine, which this one is otherwise.
+It needs a KVM that offers its guests SVM (kvm_amd, nested=1). For that KVM the switcher is L1 and our level n its L2.
+What the control block does not intercept behaves as in the direct engine, which this one is otherwise.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from nestvmm.engines.direct import DirectEngine
 from nestvmm.engines.engine import EngineConfig
 from nestvmm.engines.switcher import Switcher, switcher_sregs
 from nestvmm.errors import HostError
-from nestvmm.kvm import CpuidEntry, Regs, Segment, Sregs
+from nestvmm.kvm import CpuidEntry, Kvm, KvmError, Regs, Segment, Sregs
 from nestvmm.x86.exit_reason import REASONS, ExitReason
 
 __all__ = ["SvmEngine", "has_svm"]
@@ -62,10 +62,19 @@ class SvmEngine(DirectEngine):
 
     name: ClassVar[str] = "svm"
 
+    @staticmethod
+    def works_here() -> bool:
+        """Whether this host's KVM offers SVM to its guests."""
+        try:
+            with Kvm() as kvm:
+                return has_svm(kvm.get_supported_cpuid())
+        except KvmError:
+            return False
+
     def _build_vcpu(self, config: EngineConfig) -> None:
         if not has_svm(self.supported_cpuid()):
             raise HostError(
-                "the svm engine needs a KVM that offers its guests SVM: kvm_amd with nested=1; `nestvmm doctor` says more"
+                "engine svm needs a KVM that offers its guests SVM: kvm_amd with nested=1; `nestvmm doctor` says more"
             )
         self._vcpu.set_cpuid(self.supported_cpuid())
         self._switcher = self._open.enter_context(Switcher(self._vm, len(config.slots), "svm", config.slots))
@@ -196,7 +205,7 @@ class SvmEngine(DirectEngine):
 
 
 def _segment_of(c: Any) -> Segment:
-    """A segment of the control block: its attributes are bits 55:52 and 47:40 of a descriptor (AMD APM vol. 2, 15.5.1)."""
+    """The control block's segment; attributes are bits 55:52 and 47:40 of a descriptor (AMD APM vol. 2, 15.5.1)."""
     attributes = c.attributes
     return Segment(
         base=c.base,

@@ -1,7 +1,7 @@
 """The switcher's memory: its code, the mailbox, and what a processor needs to run it in 64-bit mode at CPL 0.
 
-It lies in a memory slot of its own above all RAM of level n (native/switcher/mailbox.h has the places). Level n's nested page
-tables have everything but it, so level n can neither read nor map it.
+It lies in a memory slot of its own above all RAM of level n (native/switcher/mailbox.h has the places). Level n's
+nested page tables have everything but it, so level n can neither read nor map it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Switcher:
         end = max((one.guest_address + one.size for one in slots), default=0)
         if end > lib.NV_SWITCHER_BASE - lib.NV_SWITCHER_BASE % _GIB:
             raise HostError(
-                f"level n's memory ends at {end:#x}; the {vendor} engine needs what lies from the last GiB below 2**39 on"
+                f"level n's memory ends at {end:#x}; the {vendor} engine needs the last GiB below 2**39 for itself"
             )
         self._host = HostMemory(lib.NV_SWITCHER_SIZE)
         vm.set_memory_region(slot, lib.NV_SWITCHER_BASE, lib.NV_SWITCHER_SIZE, self._host.address)

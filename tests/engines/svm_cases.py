@@ -1,4 +1,4 @@
-"""Runs in the SVM lab: each case is a tower under the svm engine; prints what its levels saw and its guest kept, as JSON."""
+"""Runs in the SVM lab: towers under the svm engine; prints what their levels saw and their guests kept, as JSON."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from guest_code import (
     rax,
     rcx,
     rdx,
+    run_in,
     spec_of,
     store,
+    with_handlers,
 )
 from guest_code import results as kept
-from guest_code import run_in, with_handlers
 
 from nestvmm._native import lib
 from nestvmm.hypervisors import HANDLED, Event, ExitReason, Guest, HandlerClaim, Hypervisor, Result
@@ -67,7 +68,6 @@ class Witness(Hypervisor):
         regs.rax = ANSWER
         self.guest.set_regs(regs)
         return HANDLED
-
 
     def see(self, event: Event, rip: int) -> None:
         self.seen.append({"raw": event.raw, "qualifier": event.qualifier, "level": event.level, "rip": rip - CODE})

@@ -1,4 +1,4 @@
-"""The svm engine on kvm_amd: each reason with its exact code, the guest observes the effect, the switcher is out of reach."""
+"""The svm engine on kvm_amd: each reason with its exact code and effect, and the switcher out of reach."""
 
 import json
 import os
