@@ -72,6 +72,7 @@ class EngineConfig:
     memory:     L0's memory; slots say which of it level n sees, and where
     msrs:       what the designation table wants of MSRs
     debug:      the vectors of debug events that the table wants: 1 (single step) and 3 (INT3)
+    wanted:     the reasons that levels above L0 claim
     l0_msrs:    MSRs of features that L0 emulates; unlike `msrs` they leave alone what else KVM does not know
     """
 
@@ -81,6 +82,7 @@ class EngineConfig:
     slots: Sequence[MemorySlot]
     msrs: Sequence[MsrRange] = ()
     debug: frozenset[int] = frozenset()
+    wanted: frozenset[ExitReason] = frozenset()
     l0_msrs: Sequence[MsrRange] = ()
 
 
@@ -138,6 +140,10 @@ class Engine(Protocol):
 
     def kick(self) -> None:
         """Ends the current or next run with KICKED; from any thread."""
+        ...
+
+    def let_pass(self) -> bool:
+        """The processor executes the instruction of the pending event after all; False: this engine cannot."""
         ...
 
     def settle(self) -> None:
