@@ -23,6 +23,8 @@ HEADERS = (
     "trace.h",
     "vcpu.h",
     "direct.h",
+    "paging.h",
+    "completion.h",
     "uart.h",
     "debugcon.h",
     "ignore.h",

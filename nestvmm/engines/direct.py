@@ -13,11 +13,13 @@ from contextlib import ExitStack
 from typing import ClassVar
 
 from nestvmm._native import ffi, lib
+from nestvmm.engines.completion import Completer
 from nestvmm.engines.engine import EngineConfig
 from nestvmm.engines.msr_filter import msr_filter
 from nestvmm.errors import HostError
 from nestvmm.kvm import Cap, CpuidEntry, Kvm, KvmError, Regs, Sregs, Vcpu, Vm
 from nestvmm.x86 import layout
+from nestvmm.x86.event import Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason
 
 __all__ = ["DirectEngine"]
@@ -43,6 +45,8 @@ class DirectEngine:
         self._interrupts: deque[int] = deque()
         self._wake = threading.Condition()
         self._kicked = False
+        self._cpuid: list[CpuidEntry] = []
+        self._completer: Completer | None = None
         try:
             self._build()
         except BaseException:
@@ -100,6 +104,7 @@ class DirectEngine:
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
         self._vcpu.set_cpuid(entries)
+        self._cpuid = entries
 
     def run(self) -> int:
         """Runs level n until a RunStatus."""
@@ -162,6 +167,16 @@ class DirectEngine:
         events.exception.has_error_code = int(error_code is not None)
         events.exception.error_code = error_code or 0
         self._vcpu.set_events(events)
+
+    def complete(self) -> Result:
+        """Does the instruction that KVM could not emulate, and those behind it that need no KVM."""
+        if self._completer is None:
+            config = self._config
+            kicked = ffi.addressof(self.vcpu, "kicked")
+            self._completer = self._open.enter_context(
+                Completer(self._vcpu, kicked, config.memory, config.slots, self._cpuid)
+            )
+        return self._completer.complete()
 
     def interrupt(self, vector: int) -> None:
         """Queues an external interrupt."""

@@ -1,0 +1,335 @@
+"""One instruction of level n as an operation of native/completion.h.
+
+Most become machine code that does the very same instruction with other registers in the memory operand's place:
+
+    push [cpu + flags]; popf                  if it reads flags, or leaves some alone
+    mov  register, [cpu + register] ...       each general register that it names
+    the instruction, its memory operand being [memory]
+    mov  [cpu + register], register ...       each that it changed
+    pushf; pop [cpu + flags]                  if it changes flags
+
+Called as a C function of (cpu, memory). RSP as an operand gets another register's name, so our own stack stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from iced_x86 import (
+    Code,
+    CpuidFeature,
+    Decoder,
+    DecoderError,
+    Encoder,
+    EncodingKind,
+    FlowControl,
+    Instruction,
+    InstructionInfoFactory,
+    MemoryOperand,
+    MemorySizeExt,
+    Mnemonic,
+    OpAccess,
+    OpKind,
+    Register,
+    RegisterExt,
+    UsedRegister,
+)
+
+from nestvmm._native import ffi, lib
+from nestvmm.engines.completion.allowed import denied, missing_feature
+
+__all__ = ["Operation", "translate"]
+
+_UD: Final = 6
+_BP: Final = 3
+_MEMORY_MAX: Final = 512
+
+# General registers by their number in ModRM, and where struct kvm_regs keeps each.
+_GPR64: Final = [Register.RAX + number for number in range(16)]
+_KVM_ORDER: Final = {number: index for index, number in enumerate((0, 3, 1, 2, 6, 7, 4, 5, *range(8, 16)))}
+_LOW8: Final = [getattr(Register, name) for name in "AL CL DL BL SPL BPL SIL DIL".split()] + [
+    getattr(Register, f"R{number}L") for number in range(8, 16)
+]
+_BASES: Final = {2: Register.AX, 4: Register.EAX, 8: Register.RAX}
+_RSP: Final = 4
+_HIGH8: Final = {getattr(Register, name) for name in ("AH", "CH", "DH", "BH")}
+
+_SEGMENTS: Final = [getattr(Register, name) for name in "ES CS SS DS FS GS".split()]
+_FLAGS_OFFSET: Final = ffi.offsetof("struct nv_completion", "flags")
+
+_READS: Final = {OpAccess.READ, OpAccess.COND_READ, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
+_WRITES: Final = {OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
+
+_X87: Final = {CpuidFeature.FPU, CpuidFeature.FPU287, CpuidFeature.FPU387}
+_SSE_CONTROL: Final = {Mnemonic.LDMXCSR, Mnemonic.STMXCSR}
+_X87_CONTROL: Final = {
+    getattr(Mnemonic, name) for name in "FNINIT FNCLEX FLDCW FNSTCW FNSTSW FLDENV FRSTOR WAIT FFREE".split()
+} - {Mnemonic.FFREE}
+_X87_LOADS: Final = {Mnemonic.FLDENV, Mnemonic.FRSTOR}
+
+# Legacy-encoded vector instructions with 16 bytes of memory need them aligned, but for these (AMD APM vol. 4, 1.3).
+_UNALIGNED: Final = {
+    getattr(Mnemonic, name)
+    for name in "MOVUPS MOVUPD MOVDQU LDDQU PCMPESTRI PCMPESTRM PCMPISTRI PCMPISTRM".split()
+}
+_ALIGNED_VEX: Final = {
+    getattr(Mnemonic, name)
+    for name in "VMOVAPS VMOVAPD VMOVDQA VMOVDQA32 VMOVDQA64 VMOVNTPS VMOVNTPD VMOVNTDQ VMOVNTDQA".split()
+}
+
+_INFO: Final = InstructionInfoFactory()
+
+
+@dataclass(slots=True)
+class Operation:
+    """What becomes a struct nv_operation: its fields under the same names, and its code."""
+
+    kind: int
+    length: int
+    code: bytes = b""
+    fields: dict[str, int] = field(default_factory=dict)
+
+
+class _Unable(Exception):
+    """This instruction has no operation."""
+
+
+def translate(data: bytes, ip: int, mode: int, lacks: frozenset[str]) -> Operation:
+    """The operation of the instruction at the beginning of `data`, which lies at `ip` in its code segment.
+
+    data: 1 to 15 bytes, fewer only where no more could be fetched; mode: 16, 32 or 64
+    """
+    decoder = Decoder(mode, data, ip=ip)
+    instruction = decoder.decode()
+    if instruction.is_invalid:
+        if decoder.last_error == DecoderError.NO_MORE_BYTES and len(data) < 15:
+            return Operation(lib.NV_OPERATION_SHORT, len(data))
+        vector = 13 if decoder.last_error == DecoderError.NO_MORE_BYTES else _UD
+        return Operation(lib.NV_OPERATION_FAULT, len(data), fields={"target": vector})
+    length = instruction.len
+    if missing_feature(instruction, lacks) is not None:
+        return Operation(lib.NV_OPERATION_FAULT, length, fields={"target": _UD})
+    try:
+        if instruction.flow_control != FlowControl.NEXT:
+            return _transfer(instruction, data, mode)
+        if instruction.mnemonic in (Mnemonic.CLAC, Mnemonic.STAC):
+            kind = lib.NV_OPERATION_CLAC if instruction.mnemonic == Mnemonic.CLAC else lib.NV_OPERATION_STAC
+            return Operation(kind, length)
+        if instruction.is_stack_instruction:
+            return _stack(instruction, data, mode)
+        if denied(instruction, lacks):
+            raise _Unable
+        return _native(instruction)
+    except (_Unable, ValueError):
+        return Operation(lib.NV_OPERATION_STOP, length)
+
+
+def _transfer(instruction: Instruction, data: bytes, mode: int) -> Operation:
+    """Near jumps, calls and returns; INT3; what always is #UD."""
+    length = instruction.len
+    code = instruction.code
+    if code == Code.INT3:
+        return Operation(lib.NV_OPERATION_TRAP, length, fields={"target": _BP})
+    if instruction.mnemonic in (Mnemonic.UD0, Mnemonic.UD1, Mnemonic.UD2):
+        return Operation(lib.NV_OPERATION_FAULT, length, fields={"target": _UD})
+    if mode != 64 or data[0] == 0x66:
+        raise _Unable  # AMD's processors cut the target to 16 bits, Intel's do not
+    if instruction.is_jcc_short_or_near:
+        condition = (data[length - 2] if length == 2 else data[length - 5]) & 15
+        if data[0] & 0xF0 not in (0x70, 0x00):
+            raise _Unable  # prefixes
+        return Operation(
+            lib.NV_OPERATION_JUMP, length, fields={"target": instruction.near_branch_target, "condition": condition}
+        )
+    if instruction.is_jmp_short_or_near:
+        fields = {"target": instruction.near_branch_target, "condition": lib.NV_CONDITION_ALWAYS}
+        return Operation(lib.NV_OPERATION_JUMP, length, fields=fields)
+    if code == Code.CALL_REL32_64:
+        return Operation(lib.NV_OPERATION_CALL, length, fields={"target": instruction.near_branch_target})
+    if code == Code.RETNQ:
+        return Operation(lib.NV_OPERATION_RETURN, length)
+    raise _Unable
+
+
+def _stack(instruction: Instruction, data: bytes, mode: int) -> Operation:
+    kinds = {Code.PUSH_R64: lib.NV_OPERATION_PUSH, Code.POP_R64: lib.NV_OPERATION_POP}
+    if mode != 64 or instruction.code not in kinds:
+        raise _Unable
+    number = RegisterExt.number(instruction.op0_register)
+    return Operation(kinds[instruction.code], instruction.len, fields={"base": _KVM_ORDER[number]})
+
+
+def _native(original: Instruction) -> Operation:
+    info = _INFO.info(original)
+    memory_operand = next(
+        (number for number in range(original.op_count) if original.op_kind(number) == OpKind.MEMORY), None
+    )
+    used = info.used_memory()
+    fields = {"unit": _unit(original), "x87_pointers": _x87_pointers(original)}
+    instruction: Instruction | None = original.copy()
+    if memory_operand is None:
+        if used:
+            raise _Unable
+    elif original.mnemonic == Mnemonic.LEA:
+        fields |= _address(original) | {"access": lib.NV_ACCESS_ADDRESS}
+    elif not used:
+        instruction = None  # a long NOP, or a prefetch
+    else:
+        if len(used) != 1:
+            raise _Unable
+        size = MemorySizeExt.size(used[0].memory_size)
+        access = (lib.NV_ACCESS_READ if used[0].access in _READS else 0) | (
+            lib.NV_ACCESS_WRITE if used[0].access in _WRITES else 0
+        )
+        if not 0 < size <= _MEMORY_MAX or not access:
+            raise _Unable
+        fields |= _address(original) | {"access": access, "size": size, "alignment": _alignment(original, size)}
+    code = _thunk(instruction, info.used_registers()) if instruction is not None else b"\xc3"
+    return Operation(lib.NV_OPERATION_NATIVE, original.len, code, fields)
+
+
+def _address(instruction: Instruction) -> dict[str, int]:
+    """The memory operand's address: what effective_address in C computes with."""
+    base, index = instruction.memory_base, instruction.memory_index
+    displacement = instruction.memory_displacement
+    bits = 64
+    if instruction.is_ip_rel_memory_operand:
+        displacement, bits = instruction.ip_rel_memory_address, 64 if base == Register.RIP else 32
+        base = Register.NONE
+    elif base != Register.NONE or index != Register.NONE:
+        bits = 8 * RegisterExt.size(base if base != Register.NONE else index)
+    else:
+        bits = 8 * instruction.memory_displ_size if instruction.code_size != 3 else 64
+    return {
+        "displacement": displacement & 0xFFFFFFFFFFFFFFFF,
+        "base": _KVM_ORDER[RegisterExt.number(base)] if base != Register.NONE else lib.NV_NO_REGISTER,
+        "index": _KVM_ORDER[RegisterExt.number(index)] if index != Register.NONE else lib.NV_NO_REGISTER,
+        "scale": instruction.memory_index_scale.bit_length() - 1,
+        "segment": _SEGMENTS.index(instruction.memory_segment),
+        "address_bits": bits,
+    }
+
+
+def _alignment(instruction: Instruction, size: int) -> int:
+    """The alignment that its memory operand needs, in bytes; 1: none."""
+    if instruction.mnemonic == Mnemonic.CMPXCHG16B:
+        return 16
+    if instruction.encoding != EncodingKind.LEGACY:
+        return size if instruction.mnemonic in _ALIGNED_VEX else 1
+    vector = any(
+        RegisterExt.is_vector_register(instruction.op_register(number))
+        for number in range(instruction.op_count)
+        if instruction.op_kind(number) == OpKind.REGISTER
+    )
+    return 16 if vector and size == 16 and instruction.mnemonic not in _UNALIGNED else 1
+
+
+def _unit(instruction: Instruction) -> int:
+    features = set(instruction.cpuid_features())
+    if instruction.mnemonic == Mnemonic.WAIT:
+        return int(lib.NV_UNIT_WAIT)
+    registers = [
+        instruction.op_register(number)
+        for number in range(instruction.op_count)
+        if instruction.op_kind(number) == OpKind.REGISTER
+    ]
+    vector = any(RegisterExt.is_vector_register(register) for register in registers)
+    unit = lib.NV_UNIT_NONE
+    if instruction.encoding == EncodingKind.EVEX or any(RegisterExt.is_k(register) for register in registers):
+        unit = lib.NV_UNIT_AVX512
+    elif instruction.encoding == EncodingKind.VEX and (vector or CpuidFeature.AVX in features):
+        unit = lib.NV_UNIT_AVX
+    elif vector or instruction.mnemonic in _SSE_CONTROL:
+        unit = lib.NV_UNIT_SSE
+    elif instruction.mnemonic == Mnemonic.EMMS or any(RegisterExt.is_mm(register) for register in registers):
+        unit = lib.NV_UNIT_MMX
+    elif features & _X87 or any(RegisterExt.is_st(register) for register in registers):
+        unit = lib.NV_UNIT_X87
+    return int(unit)
+
+
+def _x87_pointers(instruction: Instruction) -> int:
+    if instruction.mnemonic in _X87_LOADS:
+        return int(lib.NV_X87_LOADS)
+    if _unit(instruction) == lib.NV_UNIT_X87 and instruction.mnemonic not in _X87_CONTROL:
+        return int(lib.NV_X87_SETS)
+    return 0
+
+
+def _thunk(instruction: Instruction, used: list[UsedRegister]) -> bytes:
+    """Machine code that does `instruction`, whose memory operand becomes the address that it is called with."""
+    general = [one for one in used if RegisterExt.is_gpr(one.register)]
+    numbers = {RegisterExt.number(RegisterExt.full_register(one.register)) for one in general}
+    written = {
+        RegisterExt.number(RegisterExt.full_register(one.register)) for one in general if one.access in _WRITES
+    }
+    # the lowest first: with AH and its like there must be no REX prefix
+    free = [number for number in (6, 7, 3, 5, 1, 2, 0, *range(8, 16)) if number not in numbers]
+    memory = free.pop(0)
+    place = {number: number for number in numbers}
+    if _RSP in numbers:
+        place[_RSP] = free.pop(0)
+        _rename_rsp(instruction, place[_RSP])
+    cpu = _GPR64[free.pop()]
+    instruction = _redirect(instruction, _GPR64[memory])
+    code = _Emitter()
+    # the arguments are in RDI and RSI
+    code.emit(Instruction.create_reg_reg(Code.MOV_R64_RM64, cpu, Register.RDI))
+    if memory != RegisterExt.number(Register.RSI):
+        code.emit(Instruction.create_reg_reg(Code.MOV_R64_RM64, _GPR64[memory], Register.RSI))
+    flags = MemoryOperand(cpu, displ=_FLAGS_OFFSET, displ_size=4)
+    if instruction.rflags_read or instruction.rflags_modified:
+        code.emit(Instruction.create_mem(Code.PUSH_RM64, flags), Instruction.create(Code.POPFQ))
+    for number in sorted(numbers):
+        code.emit(Instruction.create_reg_mem(Code.MOV_R64_RM64, _GPR64[place[number]], _saved(cpu, number)))
+    code.emit(instruction)
+    for number in sorted(written):
+        code.emit(Instruction.create_mem_reg(Code.MOV_RM64_R64, _saved(cpu, number), _GPR64[place[number]]))
+    if instruction.rflags_modified:
+        code.emit(Instruction.create(Code.PUSHFQ), Instruction.create_mem(Code.POP_RM64, flags))
+    code.emit(Instruction.create(Code.RETNQ))
+    return code.bytes
+
+
+def _saved(cpu: int, number: int) -> MemoryOperand:
+    return MemoryOperand(cpu, displ=8 * _KVM_ORDER[number], displ_size=1)
+
+
+def _rename_rsp(instruction: Instruction, number: int) -> None:
+    for operand in range(instruction.op_count):
+        if instruction.op_kind(operand) != OpKind.REGISTER:
+            continue
+        register = instruction.op_register(operand)
+        if RegisterExt.is_gpr(register) and RegisterExt.full_register(register) == Register.RSP:
+            size = RegisterExt.size(register)
+            instruction.set_op_register(operand, _LOW8[number] if size == 1 else _BASES[size] + number)
+
+
+def _redirect(instruction: Instruction, memory: int) -> Instruction:
+    """The same instruction with [memory] as its memory operand; LEA becomes a move of the address."""
+    if instruction.mnemonic == Mnemonic.LEA:
+        size = RegisterExt.size(instruction.op0_register)
+        code = {2: Code.MOV_R16_RM16, 4: Code.MOV_R32_RM32, 8: Code.MOV_R64_RM64}[size]
+        return Instruction.create_reg_reg(
+            code, instruction.op0_register, _BASES[size] + RegisterExt.number(memory)
+        )
+    if any(instruction.op_kind(operand) == OpKind.MEMORY for operand in range(instruction.op_count)):
+        instruction.memory_base = memory
+        instruction.memory_index = Register.NONE
+        instruction.memory_displacement = 0
+        instruction.memory_displ_size = 0
+    instruction.segment_prefix = Register.NONE
+    return instruction
+
+
+class _Emitter:
+    def __init__(self) -> None:
+        self._encoder = Encoder(64)
+        self.bytes = b""
+
+    def emit(self, *instructions: Instruction) -> None:
+        """Appends instructions; raises ValueError for one that 64-bit code cannot have."""
+        for instruction in instructions:
+            self._encoder.encode(instruction, 0)
+            self.bytes += self._encoder.take_buffer()
