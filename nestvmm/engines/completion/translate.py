@@ -33,6 +33,7 @@ from iced_x86 import (
     OpKind,
     Register,
     RegisterExt,
+    RflagsBits,
     UsedRegister,
 )
 
@@ -58,14 +59,18 @@ _HIGH8: Final = {getattr(Register, name) for name in ("AH", "CH", "DH", "BH")}
 _SEGMENTS: Final = [getattr(Register, name) for name in "ES CS SS DS FS GS".split()]
 _FLAGS_OFFSET: Final = ffi.offsetof("struct nv_completion", "flags")
 
+_STATUS_FLAGS: Final = (
+    RflagsBits.CF | RflagsBits.PF | RflagsBits.AF | RflagsBits.ZF | RflagsBits.SF | RflagsBits.OF
+)
+
 _READS: Final = {OpAccess.READ, OpAccess.COND_READ, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
 _WRITES: Final = {OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
 
 _X87: Final = {CpuidFeature.FPU, CpuidFeature.FPU287, CpuidFeature.FPU387}
 _SSE_CONTROL: Final = {Mnemonic.LDMXCSR, Mnemonic.STMXCSR}
 _X87_CONTROL: Final = {
-    getattr(Mnemonic, name) for name in "FNINIT FNCLEX FLDCW FNSTCW FNSTSW FLDENV FRSTOR WAIT FFREE".split()
-} - {Mnemonic.FFREE}
+    getattr(Mnemonic, name) for name in "FNINIT FNCLEX FLDCW FNSTCW FNSTSW FLDENV FRSTOR WAIT".split()
+}
 _X87_LOADS: Final = {Mnemonic.FLDENV, Mnemonic.FRSTOR}
 
 # Legacy-encoded vector instructions with 16 bytes of memory need them aligned, but for these (AMD APM vol. 4, 1.3).
@@ -278,15 +283,15 @@ def _thunk(instruction: Instruction, used: list[UsedRegister]) -> bytes:
     code.emit(Instruction.create_reg_reg(Code.MOV_R64_RM64, cpu, Register.RDI))
     if memory != RegisterExt.number(Register.RSI):
         code.emit(Instruction.create_reg_reg(Code.MOV_R64_RM64, _GPR64[memory], Register.RSI))
-    flags = MemoryOperand(cpu, displ=_FLAGS_OFFSET, displ_size=4)
-    if instruction.rflags_read or instruction.rflags_modified:
+    flags = MemoryOperand(cpu, displ=_FLAGS_OFFSET, displ_size=8)
+    if (instruction.rflags_read | instruction.rflags_modified) & _STATUS_FLAGS:
         code.emit(Instruction.create_mem(Code.PUSH_RM64, flags), Instruction.create(Code.POPFQ))
     for number in sorted(numbers):
         code.emit(Instruction.create_reg_mem(Code.MOV_R64_RM64, _GPR64[place[number]], _saved(cpu, number)))
     code.emit(instruction)
     for number in sorted(written):
         code.emit(Instruction.create_mem_reg(Code.MOV_RM64_R64, _saved(cpu, number), _GPR64[place[number]]))
-    if instruction.rflags_modified:
+    if instruction.rflags_modified & _STATUS_FLAGS:
         code.emit(Instruction.create(Code.PUSHFQ), Instruction.create_mem(Code.POP_RM64, flags))
     code.emit(Instruction.create(Code.RETNQ))
     return code.bytes
