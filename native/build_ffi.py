@@ -29,6 +29,7 @@ HEADERS = (
     "debugcon.h",
     "ignore.h",
     "pci_address.h",
+    "bench.h",
 )
 
 
@@ -53,7 +54,9 @@ def builder() -> FFI:
         sources=sorted(str(path.relative_to(NATIVE.parent)) for path in NATIVE.glob("*.c")),
         depends=sorted(str(path.relative_to(NATIVE.parent)) for path in NATIVE.glob("*.h")),
         include_dirs=[str(NATIVE.relative_to(NATIVE.parent))],
-        extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
+        # -flto: the path of an exit goes through five files, and is one function then
+        extra_compile_args=["-std=gnu11", "-O2", "-flto", "-Wall", "-Wextra", "-fvisibility=hidden"],
+        extra_link_args=["-O2", "-flto"],
         libraries=["pthread"],
     )
     return ffi

@@ -2,12 +2,13 @@
 
 unsigned int nv_bucket(uint64_t ticks)
 {
-	unsigned int power, bucket;
+	unsigned int shift, bucket;
 
 	if (ticks < 8)
 		return ticks;
-	power = 63 - __builtin_clzll(ticks);
-	bucket = (power - 2) * 8 + ((ticks >> (power - 3)) & 7);
+	/* the four leading bits, 8 to 15, are at bit `shift` */
+	shift = 60 - __builtin_clzll(ticks);
+	bucket = shift * 8 + (ticks >> shift);
 	return bucket < NV_BUCKETS ? bucket : NV_BUCKETS - 1;
 }
 

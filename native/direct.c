@@ -29,11 +29,11 @@ static int direct_enter(struct nv_vcpu *vcpu)
 	return -errno;
 }
 
+/* Constant sizes keep the copies of one element single loads and stores. */
 static uint64_t first_element(const struct nv_event *event)
 {
 	uint64_t value = 0;
 
-	/* constant sizes keep these single loads */
 	switch (event->size) {
 	case 1:
 		return event->data[0];
@@ -49,6 +49,26 @@ static uint64_t first_element(const struct nv_event *event)
 	default:
 		memcpy(&value, event->data, event->size < 8 ? event->size : 8);
 		return value;
+	}
+}
+
+static void set_first_element(const struct nv_event *event)
+{
+	switch (event->size) {
+	case 1:
+		event->data[0] = event->value;
+		break;
+	case 2:
+		memcpy(event->data, &event->value, 2);
+		break;
+	case 4:
+		memcpy(event->data, &event->value, 4);
+		break;
+	case 8:
+		memcpy(event->data, &event->value, 8);
+		break;
+	default:
+		memcpy(event->data, &event->value, event->size < 8 ? event->size : 8);
 	}
 }
 
@@ -139,6 +159,7 @@ static void direct_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 		break;
 	case KVM_EXIT_HLT:
 		event->reason = NV_REASON_HLT;
+		event->instruction[0] = 0xf4;
 		event->instruction_length = 1;
 		break;
 	case KVM_EXIT_DEBUG:
@@ -199,7 +220,7 @@ static void direct_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 	case NV_REASON_IO:
 	case NV_REASON_MMIO:
 		if (event->direction == NV_READ && event->count == 1)
-			memcpy(event->data, &event->value, event->size < 8 ? event->size : 8);
+			set_first_element(event);
 		break;
 	case NV_REASON_RDMSR:
 		vcpu->run->msr.data = event->value;

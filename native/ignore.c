@@ -9,8 +9,9 @@ int nv_ignore_serve(void *device, uint64_t offset, struct nv_event *event)
 	(void)device;
 	(void)offset;
 	if (event->direction != NV_WRITE) {
-		memset(event->data, 0xff, (size_t)event->size * event->count);
 		event->value = ~0ull;
+		if (event->count != 1)
+			memset(event->data, 0xff, (size_t)event->size * event->count);
 	}
 	return NV_HANDLED;
 }

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <linux/kvm.h>
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -25,11 +26,29 @@ static int kick_signal(void)
 	return SIGRTMIN + 1;
 }
 
+/* The calling thread's id: asked for once, because a system call costs as much as the rest of a run's start. */
+static __thread int thread_id;
+
+static void forget_thread_id(void)
+{
+	thread_id = 0;
+}
+
+static int own_thread(void)
+{
+	if (!thread_id)
+		thread_id = syscall(SYS_gettid);
+	return thread_id;
+}
+
 int nv_kick_init(void)
 {
 	/* no SA_RESTART: KVM_RUN and a blocked write must come back */
 	struct sigaction action = {.sa_handler = interrupted};
+	static int forks_forget;
 
+	if (!forks_forget)
+		forks_forget = !pthread_atfork(NULL, NULL, forget_thread_id);
 	return sigaction(kick_signal(), &action, NULL) ? -errno : 0;
 }
 
@@ -52,14 +71,14 @@ void nv_vcpu_kick(struct nv_vcpu *vcpu)
 		syscall(SYS_tgkill, getpid(), thread, kick_signal());
 }
 
-/* Takes a kick, if there is one. The flag goes first: a kick that arrives in between is then taken by the next call. */
+/* Takes a kick, if there is one. immediate_exit goes first, kick or not: nv_vcpu_kick sets it last, so it may belong to a kick
+ * that was taken already, and would then end every entry; one that comes in between has set the flag. */
 static int take_kick(struct nv_vcpu *vcpu)
 {
-	if (!__atomic_exchange_n(&vcpu->kicked, 0, __ATOMIC_SEQ_CST))
-		return 0;
-	if (vcpu->run)
+	if (vcpu->run && __atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST))
 		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-	return 1;
+	/* most often there is none, and a load costs less than an exchange */
+	return __atomic_load_n(&vcpu->kicked, __ATOMIC_SEQ_CST) && __atomic_exchange_n(&vcpu->kicked, 0, __ATOMIC_SEQ_CST);
 }
 
 static void set_turn(struct nv_vcpu *vcpu, uint16_t claim)
@@ -77,7 +96,7 @@ uint16_t nv_vcpu_decline(struct nv_vcpu *vcpu)
 	return vcpu->event.claim;
 }
 
-int nv_vcpu_serve(struct nv_vcpu *vcpu)
+static inline int serve(struct nv_vcpu *vcpu)
 {
 	struct nv_event *event = &vcpu->event;
 
@@ -95,6 +114,11 @@ int nv_vcpu_serve(struct nv_vcpu *vcpu)
 	return 0;
 }
 
+int nv_vcpu_serve(struct nv_vcpu *vcpu)
+{
+	return serve(vcpu);
+}
+
 int nv_vcpu_default(struct nv_vcpu *vcpu)
 {
 	struct nv_event *event = &vcpu->event;
@@ -105,8 +129,8 @@ int nv_vcpu_default(struct nv_vcpu *vcpu)
 		/* what a bus without a device answers */
 		if (event->direction == NV_WRITE)
 			return 1;
-		event->value = ~0ull;
-		if (event->data)
+		event->value = event->size < 8 ? (1ull << 8 * event->size) - 1 : ~0ull;
+		if (event->count != 1)
 			memset(event->data, 0xff, (size_t)event->size * event->count);
 		return 1;
 	case NV_REASON_RDMSR:
@@ -118,7 +142,7 @@ int nv_vcpu_default(struct nv_vcpu *vcpu)
 	}
 }
 
-void nv_vcpu_finish(struct nv_vcpu *vcpu)
+static inline void finish(struct nv_vcpu *vcpu)
 {
 	struct nv_event *event = &vcpu->event;
 	uint64_t now;
@@ -135,38 +159,67 @@ void nv_vcpu_finish(struct nv_vcpu *vcpu)
 		nv_trace_add(&vcpu->trace, event, now);
 }
 
+void nv_vcpu_finish(struct nv_vcpu *vcpu)
+{
+	finish(vcpu);
+}
+
+/* KVM exits for an interrupt window where it can; KVM-PVM does not while other exits come first. */
+static int window_open(const struct nv_vcpu *vcpu)
+{
+	const struct kvm_run *run = vcpu->run;
+
+	return run && run->request_interrupt_window && run->ready_for_interrupt_injection && run->if_flag;
+}
+
 static int trace_full(const struct nv_trace *trace)
 {
 	return trace->record && trace->head - trace->tail == trace->size;
 }
 
-/* One exit: 0 when it was served here, 1 when it is for Python. */
+/* One exit: 0 when it was served here, 1 when it is for Python, as every settled one is: changed registers wait for its end. */
 static int dispatch(struct nv_vcpu *vcpu)
 {
+	int settled = vcpu->exited;
 	struct nv_event *event = &vcpu->event;
 
 	event->ticks = nv_ticks();
 	event->level = vcpu->level;
 	event->served = 0;
 	event->fault = 0;
+	vcpu->exited = 0;
 	vcpu->ops->decode(vcpu, event);
 	vcpu->pending = 1;
 	vcpu->exits++;
 	set_turn(vcpu, nv_table_lookup(vcpu->table, event));
-	if (nv_vcpu_serve(vcpu) || (!event->claim && !vcpu->strict && nv_vcpu_default(vcpu))) {
+	if (settled)
+		return 1;
+	if (serve(vcpu) || (!event->claim && !vcpu->strict && nv_vcpu_default(vcpu))) {
 		event->served = 1;
 		return 0;
 	}
 	return 1;
 }
 
+int nv_vcpu_settle(struct nv_vcpu *vcpu)
+{
+	int result;
+
+	nv_vcpu_finish(vcpu);
+	if (vcpu->run)
+		__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	result = vcpu->ops->enter(vcpu);
+	vcpu->exited = !result;
+	return result == -EINTR || result == -EAGAIN ? 0 : result;
+}
+
 int nv_vcpu_run(struct nv_vcpu *vcpu)
 {
 	int result;
 
-	__atomic_store_n(&vcpu->thread, (int)syscall(SYS_gettid), __ATOMIC_SEQ_CST);
+	__atomic_store_n(&vcpu->thread, own_thread(), __ATOMIC_SEQ_CST);
 	for (;;) {
-		nv_vcpu_finish(vcpu);
+		finish(vcpu);
 		if (take_kick(vcpu)) {
 			result = NV_RUN_KICKED;
 			break;
@@ -175,16 +228,20 @@ int nv_vcpu_run(struct nv_vcpu *vcpu)
 			result = NV_RUN_DRAIN;
 			break;
 		}
-		result = vcpu->ops->enter(vcpu);
-		if (result == -EINTR || result == -EAGAIN)
-			continue;
-		if (result < 0)
+		if (window_open(vcpu)) {
+			result = NV_RUN_WINDOW;
 			break;
+		}
+		result = vcpu->exited ? 0 : vcpu->ops->enter(vcpu);
+		if (result < 0) {
+			if (result == -EINTR || result == -EAGAIN)
+				continue;
+			break;
+		}
 		if (dispatch(vcpu)) {
 			result = NV_RUN_EVENT;
 			break;
 		}
 	}
-	__atomic_store_n(&vcpu->thread, 0, __ATOMIC_SEQ_CST);
 	return result;
 }

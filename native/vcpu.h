@@ -20,6 +20,7 @@ struct nv_engine_ops {
 #define NV_RUN_EVENT 0           /* vcpu->event is for Python */
 #define NV_RUN_KICKED 1          /* nv_vcpu_kick was called */
 #define NV_RUN_DRAIN 2           /* the trace ring is full: read it, then run again */
+#define NV_RUN_WINDOW 3          /* level n can take the interrupt that run->request_interrupt_window waits for */
 
 struct nv_vcpu {
 	struct nv_event event;
@@ -32,10 +33,11 @@ struct nv_vcpu {
 	struct kvm_run *run;
 	uint64_t exits;
 	int fd;
-	int thread;                      /* of the running thread, 0 outside nv_vcpu_run */
+	int thread;                      /* that ran it last: a kick also ends what blocks its handlers, such as output */
 	int kicked;
 	uint8_t level;                   /* n */
 	uint8_t pending;                 /* event waits for completion and accounting */
+	uint8_t exited;                  /* level n has exited again, and that exit is not decoded yet */
 	uint8_t strict;                  /* what nobody claims goes to Python instead of getting the default answer */
 };
 
@@ -59,6 +61,11 @@ int nv_vcpu_serve(struct nv_vcpu *vcpu);
 
 /* The default answer to an event that nobody claimed: reads give all ones, writes are dropped, MSRs #GP; 0: there is none. */
 int nv_vcpu_default(struct nv_vcpu *vcpu);
+
+/* Lets level n take the pending event's answer without executing anything after it. KVM hands over some accesses in parts, such as
+ * one that crosses a page: then `exited` is set, and the next part is the next run's event, for Python even if C could serve it.
+ * A negative errno as nv_vcpu_run's. */
+int nv_vcpu_settle(struct nv_vcpu *vcpu);
 
 /* Completes and accounts the pending event without running. */
 void nv_vcpu_finish(struct nv_vcpu *vcpu);

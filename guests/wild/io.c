@@ -76,7 +76,7 @@ int string_endless(void)
 /* Accesses of 4 bytes at most that would end or reset the machine, were they made. */
 static int ends_the_run(uint16_t port)
 {
-	static const uint16_t last_byte[] = {0x64, 0x92, 0xf4, 0x605, 0xcf9};
+	static const uint16_t last_byte[] = {0x64, 0x92, 0xf4, 0xf7, 0x605, 0xcf9};
 
 	for (unsigned int i = 0; i < sizeof last_byte / sizeof *last_byte; i++)
 		if (port <= last_byte[i] && port + 3 >= last_byte[i])

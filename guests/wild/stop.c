@@ -22,7 +22,7 @@ int triple_fault(void)
 	return 1;
 }
 
-/* Only the low byte can be an exit status. */
+/* Does not fit an exit status. */
 int exit_value(void)
 {
 	outl(0xf4, 0x12a);

@@ -37,6 +37,16 @@ class _LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Runs the subcommand. When nobody reads our output any more it ends as SIGPIPE would end it."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _drop_output()
+            return 128 + signal.SIGPIPE
+        return result
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
@@ -58,38 +68,57 @@ def _cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits with its status; all errors end here."""
+    _open_standard_streams()
     sys.exit(_run(arguments))
+
+
+def _open_standard_streams() -> None:
+    """Opens /dev/null in place of standard streams that are closed: else the first files that we open became them."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name, number, mode in ("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def _run(arguments: list[str] | None) -> int:
     try:
         status = _cli.main(arguments, prog_name="nestvmm", standalone_mode=False)
-        sys.stdout.flush()
     except click.exceptions.Exit as error:
         status = error.exit_code
     except click.ClickException as error:
         error.show()
         status = UsageError.status
     except (click.Abort, KeyboardInterrupt):
-        print("nestvmm: interrupted", file=sys.stderr)
-        status = INTERRUPTED
+        status = _failed("interrupted", INTERRUPTED)
     except NestvmmError as error:
-        print(f"nestvmm: {error}", file=sys.stderr)
-        status = error.status
-    except BrokenPipeError:
-        # the reader of our output went away: what Python still buffers must not raise again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 128 + signal.SIGPIPE
+        status = _failed(str(error), error.status)
     except OSError as error:
-        status = _host_error(error)
+        status = _failed(_host_error(error), HostError.status)
+    except MemoryError:
+        status = _failed("this host has not enough memory for that", HostError.status)
     return status if isinstance(status, int) else 0
 
 
-def _host_error(error: OSError) -> int:
+def _failed(message: str, status: int) -> int:
+    try:
+        print(f"nestvmm: {message}", file=sys.stderr)
+    except OSError:
+        _drop_output()
+    return status
+
+
+def _drop_output() -> None:
+    """What Python still buffers goes nowhere, so that it does not fail again at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    os.close(null)
+
+
+def _host_error(error: OSError) -> str:
     """KvmError is an OSError; it is named only here, so that `--help` does not load the extension."""
     from nestvmm.kvm import KvmError  # noqa: PLC0415 - see above
 
-    if not isinstance(error, KvmError):
-        raise error
-    print(f"nestvmm: {error}; `nestvmm doctor` tells what this host can run", file=sys.stderr)
-    return HostError.status
+    return f"{error}; `nestvmm doctor` tells what this host can run" if isinstance(error, KvmError) else str(error)

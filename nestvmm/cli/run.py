@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import click
 
+from nestvmm.cli.account_file import account_file
+from nestvmm.cli.signals import ended_by_signals
 from nestvmm.cli.terminal import console_input
 from nestvmm.errors import UsageError
 from nestvmm.nesting import Account, Clock, GuestSpec, LevelSpec, Runner, RunResult, Tower, TowerSpec, load_tower_file
@@ -25,7 +27,8 @@ Exit status:
   N    what the guest wrote to the debug-exit port 0xf4 (0 is success)
   2    usage          3    this host or image cannot run
   4    a hypervisor failed, or nobody claimed an access (unclaimed = error)
-  124  timeout        130  Ctrl-C        255  the guest died
+  124  timeout        255  the guest died
+  130  Ctrl-C         141  nobody reads the output any more
 """
 
 
@@ -67,7 +70,7 @@ def run(**options: object) -> int:
       nestvmm run guests/tower.toml --stats
       nestvmm run hello.elf
       nestvmm run bzImage -i initrd.gz -a console=ttyS0 -m 512
-      nestvmm run test.elf --level msr-policy,first=0x10 --level console --timeout 10
+      nestvmm run test.elf --level msr-policy,first=0x10 --level console
       nestvmm run test.elf --level my.py:Mine --designate io:0x80=L0 --json -
     """
     spec = _spec(options)
@@ -121,51 +124,46 @@ def _many(options: dict[str, object], name: str) -> tuple[str, ...]:
 
 
 def _run(spec: TowerSpec, options: dict[str, object]) -> int:
-    json_file = options["json_file"]
-    with ExitStack() as stack:
-        output = 1
-        if json_file == "-":
-            # standard output is the account's alone
-            output = os.open(os.devnull, os.O_WRONLY)
-            stack.callback(os.close, output)
-        sys.stdout.flush()
-        tower = stack.enter_context(Tower(spec, stdout=output, raw_exit_status=bool(options["raw_exit_status"])))
-        if options["dry_run"]:
+    raw_exit_status = bool(options["raw_exit_status"])
+    if options["dry_run"]:
+        with Tower(spec, raw_exit_status=raw_exit_status) as tower:
             print(tower.describe(), file=sys.stderr)
-            return 0
-        clock = Clock()
-        drain = None
-        if options["trace"] is not None:
-            from nestvmm.trace import JsonLines  # noqa: PLC0415 - only runs that trace wait for it
+        return 0
+    json_file, trace = options["json_file"], options["trace"]
+    with account_file(None if json_file is None else str(json_file)) as file:
+        with ExitStack() as stack:
+            tower = stack.enter_context(Tower(spec, raw_exit_status=raw_exit_status))
+            clock = Clock()
+            drain = None
+            if trace is not None:
+                from nestvmm.trace import JsonLines  # noqa: PLC0415 - only runs that trace wait for it
 
-            drain = stack.enter_context(JsonLines(Path(str(options["trace"])), tower, clock)).drain
-        result, seconds = _go(Runner(tower, drain=drain))
-        account = Account.of(tower, clock, seconds)
-    _report(account, result, options)
+                drain = stack.enter_context(JsonLines(Path(str(trace)), tower, clock)).drain
+            result, seconds = _go(Runner(tower, drain=drain))
+            account = Account.of(tower, clock, seconds)
+        _report(account, result, stats=bool(options["stats"]), file=file)
     return result.status
 
 
 def _go(runner: Runner) -> tuple[RunResult, float]:
     started = time.monotonic()
-    with console_input(0) as stdin:
-        result = runner.run(stdin=stdin)
+    with ended_by_signals(runner.stop) as caught, console_input(0) as stdin:
+        result = runner.run(stdin=stdin, stdout=1)
+    if caught:
+        result = RunResult(128 + caught[0], f"ended by {caught[0].name}")
     return result, time.monotonic() - started
 
 
-def _report(account: Account, result: RunResult, options: dict[str, object]) -> None:
+def _report(account: Account, result: RunResult, *, stats: bool, file: TextIO | None) -> None:
     if result.message:
         print(f"nestvmm: {result.message}", file=sys.stderr)
-    if options["stats"]:
+    if account.output_lost:
+        print(f"nestvmm: nobody took {account.output_lost} bytes of the guest's output", file=sys.stderr)
+    if stats:
         from nestvmm.cli.tables import print_account  # noqa: PLC0415 - rich takes as long to import as a guest to run
 
         print_account(account)
-    if options["json_file"] is None:
-        return
-    text = json.dumps({**account.as_dict(), "status": result.status, "message": result.message}, indent=2)
-    if options["json_file"] == "-":
-        print(text)
-        return
-    try:
-        Path(str(options["json_file"])).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--json {options['json_file']}: {error.strerror}") from None
+    if file is not None:
+        json.dump({**account.as_dict(), "status": result.status, "message": result.message}, file, indent=2)
+        file.write("\n")
+        file.flush()

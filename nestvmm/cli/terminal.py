@@ -6,7 +6,7 @@ import os
 import termios
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 __all__ = ["console_input"]
 
@@ -16,7 +16,8 @@ def console_input(stdin: int) -> Iterator[int | None]:
     """Gives the descriptor to read the guest's console input from; None when there is none to read.
 
     A terminal passes keys one by one, without local echo, until the end; Ctrl-C still ends the run. One in whose
-    background we run is not touched: reading it would stop this process.
+    background we run is not touched: reading it would stop this process. What was typed before stays to be read, and
+    neither end waits for the terminal to have shown all output: nobody may be reading it.
     """
     try:
         os.fstat(stdin)
@@ -31,10 +32,11 @@ def console_input(stdin: int) -> Iterator[int | None]:
         return
     before = termios.tcgetattr(stdin)
     try:
-        tty.setcbreak(stdin)
+        tty.setcbreak(stdin, termios.TCSANOW)
         yield stdin
     finally:
-        termios.tcsetattr(stdin, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # it may have hung up
+            termios.tcsetattr(stdin, termios.TCSANOW, before)
 
 
 def _in_foreground(terminal: int) -> bool:

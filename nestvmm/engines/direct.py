@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from nestvmm._native import ffi, lib
 from nestvmm.engines.completion import Completer
-from nestvmm.engines.engine import EngineConfig
+from nestvmm.engines.engine import EngineConfig, RunStatus
 from nestvmm.engines.msr_filter import msr_filter
 from nestvmm.errors import HostError
 from nestvmm.kvm import Cap, CpuidEntry, Kvm, KvmError, Regs, Sregs, Vcpu, Vm
@@ -24,6 +24,7 @@ from nestvmm.x86.exit_reason import REASONS, ExitReason
 
 __all__ = ["DirectEngine"]
 
+_EVENT = int(RunStatus.EVENT)
 _RFLAGS_IF = 1 << 9
 _DB = 1
 _BP = 3
@@ -79,7 +80,9 @@ class DirectEngine:
         if config.debug:
             self._vcpu.set_guest_debug(single_step=_DB in config.debug, software_breakpoints=_BP in config.debug)
         self.vcpu = ffi.new("struct nv_vcpu *")
-        lib.nv_direct_init(self.vcpu, self._vcpu.fd, self._vcpu.kvm_run, config.level)
+        # the mapping must outlive a late kick
+        self._run = self._vcpu.kvm_run
+        lib.nv_direct_init(self.vcpu, self._vcpu.fd, self._run, config.level)
         if lib.nv_kick_init() < 0:
             raise HostError("cannot install the handler of the signal that interrupts KVM_RUN")
 
@@ -110,23 +113,29 @@ class DirectEngine:
         """Runs level n until a RunStatus."""
         if self._interrupts:
             self._deliver()
-        status = int(lib.nv_vcpu_run(self.vcpu))
+        status: int = lib.nv_vcpu_run(self.vcpu)
+        if status != _EVENT:
+            self._check(status)
+            if status == RunStatus.KICKED:
+                # what is left of it must not end a later halt
+                with self._wake:
+                    self._kicked = False
+        return status
+
+    def _check(self, status: int) -> None:
         if status < 0:
             raise HostError(f"KVM_RUN failed: {os.strerror(-status)}; level {self._config.level} cannot go on")
-        return status
 
     def kick(self) -> None:
         """Ends the current or next run, or a halt."""
-        lib.nv_vcpu_kick(self.vcpu)
         with self._wake:
+            lib.nv_vcpu_kick(self.vcpu)
             self._kicked = True
             self._wake.notify_all()
 
     def settle(self) -> None:
         """KVM takes the answer to an exit when it is entered again: enter, and leave before the next instruction."""
-        self._vcpu.immediate_exit = True
-        self._vcpu.run()
-        self._vcpu.immediate_exit = False
+        self._check(lib.nv_vcpu_settle(self.vcpu))
 
     def regs(self) -> Regs:
         """General registers."""
@@ -167,6 +176,8 @@ class DirectEngine:
         events.exception.has_error_code = int(error_code is not None)
         events.exception.error_code = error_code or 0
         self._vcpu.set_events(events)
+        # KVM delivers one event at an entry; its word that it takes an interrupt is from before this one
+        self._run.ready_for_interrupt_injection = 0
 
     def complete(self) -> Result:
         """Does the instruction that KVM could not emulate, and those behind it that need no KVM."""
@@ -208,7 +219,9 @@ class DirectEngine:
 
     def _deliver(self) -> None:
         """Injects the first queued interrupt if level n can take one, else asks KVM to exit when it can."""
-        run = self._vcpu.kvm_run
+        run = self._run
         if run.ready_for_interrupt_injection and run.if_flag:
             self._vcpu.interrupt(self._interrupts.popleft())
+            # it takes one at an entry
+            run.ready_for_interrupt_injection = 0
         run.request_interrupt_window = bool(self._interrupts)

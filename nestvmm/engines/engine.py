@@ -26,6 +26,7 @@ class RunStatus(IntEnum):
     EVENT = lib.NV_RUN_EVENT
     KICKED = lib.NV_RUN_KICKED
     DRAIN = lib.NV_RUN_DRAIN
+    WINDOW = lib.NV_RUN_WINDOW
 
 
 class MemorySlot(Protocol):

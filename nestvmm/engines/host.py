@@ -13,7 +13,6 @@ __all__ = ["Finding", "Host", "examine"]
 
 _CPUINFO = Path("/proc/cpuinfo")
 _MODULES = Path("/sys/module")
-_DEVICE = Path("/dev/kvm")
 
 # CPUID 8000_0001 ECX.SVM (AMD APM vol. 3, appendix E.4.2) and CPUID 1 ECX.VMX (Intel SDM vol. 2, CPUID)
 _SVM = (0x80000001, 1 << 2)

@@ -26,7 +26,8 @@ def msr_filter(wanted: Sequence[MsrRange]) -> tuple[list[MsrFilterRange], bool]:
         windows = _windows(reads, read=True, write=True)
     else:
         windows = [*_windows(reads, read=True, write=False), *_windows(writes, read=False, write=True)]
-    return ([], True) if len(windows) > _RANGES else (windows, False)
+    # KVM refuses to deny everything without any range
+    return ([MsrFilterRange(0)], True) if len(windows) > _RANGES else (windows, False)
 
 
 def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 base         Hypervisor, and Guest: what one sees of level x+1
 declare      on_io, on_rdmsr, on_mmio ...: handlers per reason and qualifier
+blame        whose error it is that a hypervisor's code raises
 find         from `console`, `module:Class` or `file.py:Class` to an object
 
 console      a 16550 with interrupts               debug_console  QEMU's port 0xe9

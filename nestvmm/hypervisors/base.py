@@ -89,6 +89,11 @@ class Hypervisor:
     #: Whether this object is a console that takes the run's standard input.
     console: bool = False
 
+    @property
+    def lost(self) -> int:
+        """Bytes of its guest's output that nobody took."""
+        return 0
+
     def start(self, guest: Guest) -> None:
         """Called once, before the guest's first instruction, from the vCPU's thread or before it starts."""
         self.guest = guest

@@ -6,7 +6,9 @@ import threading
 from collections.abc import Iterable
 
 from nestvmm.devices.uart import Uart
+from nestvmm.errors import UsageError
 from nestvmm.hypervisors.base import Guest, HandlerClaim, Hypervisor
+from nestvmm.hypervisors.output import check_output
 from nestvmm.x86.event import Event, Result
 from nestvmm.x86.exit_reason import ExitReason
 
@@ -24,6 +26,11 @@ class Console(Hypervisor):
     console = True
 
     def __init__(self, port: int = 0x3F8, irq: int = 4, output: int = 1) -> None:
+        if not 0 <= port <= 0xFFF8:
+            raise UsageError(f"port {port:#x}: eight ports from there on are not within 0 to 0xffff")
+        if not 0 <= irq <= 23:
+            raise UsageError(f"irq {irq} is no line of the irqchip: 0 to 23")
+        check_output(output)
         self._port = port
         self._irq = irq
         self._output = output
@@ -53,6 +60,11 @@ class Console(Hypervisor):
         result = self._uart.access(event.qualifier - self._port, event)
         self._update_line(self._uart)
         return result
+
+    @property
+    def lost(self) -> int:
+        """Bytes of output that its descriptor did not take."""
+        return 0 if self._uart is None else self._uart.lost
 
     def receive(self, data: bytes) -> int:
         """Queues console input."""

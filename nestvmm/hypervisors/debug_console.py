@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
+from nestvmm.devices import debugcon
+from nestvmm.errors import UsageError
 from nestvmm.hypervisors.base import HandlerClaim, Hypervisor
-from nestvmm.x86.event import HANDLED, Direction, Event, Result
+from nestvmm.hypervisors.output import check_output
+from nestvmm.x86.event import Event, Result
 from nestvmm.x86.exit_reason import ExitReason
 
 __all__ = ["DebugConsole"]
-
-# QEMU's isa-debugcon answers reads with this (hw/char/debugcon.c)
-_READBACK = 0xE9
 
 
 class DebugConsole(Hypervisor):
@@ -23,8 +22,11 @@ class DebugConsole(Hypervisor):
     """
 
     def __init__(self, port: int = 0xE9, output: int = 1) -> None:
+        if not 0 <= port <= 0xFFFF:
+            raise UsageError(f"port {port:#x} is not within 0 to 0xffff")
+        check_output(output)
         self._port = port
-        self._output = output
+        self._device = debugcon.DebugConsole(output)
 
     def claims(self) -> Iterable[HandlerClaim]:
         """Its port."""
@@ -32,7 +34,9 @@ class DebugConsole(Hypervisor):
 
     def access(self, event: Event) -> Result:
         """Output, or the read-back value."""
-        if event.direction == Direction.WRITE:
-            os.write(self._output, event.data)
-            return HANDLED
-        return Result.read(_READBACK)
+        return self._device.access(0, event)
+
+    @property
+    def lost(self) -> int:
+        """Bytes of output that its descriptor did not take."""
+        return self._device.lost

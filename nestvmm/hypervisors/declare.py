@@ -73,16 +73,25 @@ def on_mmio(address: int, size: int, direction: Direction | None = None) -> Call
 
 def on_rdmsr(index: int, last: int | None = None) -> Callable[[_Method], _Method]:
     """The method handles RDMSR of the MSRs from index to last (both included; 0 to 0xffffffff)."""
-    return on(ExitReason.RDMSR, index, index if last is None else last)
+    return _on_msrs(ExitReason.RDMSR, index, last)
 
 
 def on_wrmsr(index: int, last: int | None = None) -> Callable[[_Method], _Method]:
     """The method handles WRMSR of the MSRs from index to last (both included; 0 to 0xffffffff)."""
-    return on(ExitReason.WRMSR, index, index if last is None else last)
+    return _on_msrs(ExitReason.WRMSR, index, last)
+
+
+def _on_msrs(reason: ExitReason, index: int, last: int | None) -> Callable[[_Method], _Method]:
+    last = index if last is None else last
+    if not 0 <= index <= last <= 0xFFFFFFFF:
+        raise ValueError(f"MSRs {index:#x} to {last:#x} are not within 0 to 0xffffffff")
+    return on(reason, index, last)
 
 
 def on_debug(vector: int) -> Callable[[_Method], _Method]:
     """The method handles debug events of the vector: 1 (#DB: single step, breakpoint register) or 3 (#BP)."""
+    if vector not in (1, 3):
+        raise ValueError(f"debug vector {vector} is neither 1 nor 3")
     return on(ExitReason.DEBUG, vector, vector)
 
 

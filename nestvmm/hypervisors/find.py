@@ -8,10 +8,12 @@ import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, NoneType
+from typing import get_args
 
-from nestvmm.errors import HypervisorError, UsageError
+from nestvmm.errors import UsageError
 from nestvmm.hypervisors.base import Hypervisor
+from nestvmm.hypervisors.blame import blame
 
 __all__ = ["STOCK", "find_hypervisor", "make_hypervisor"]
 
@@ -23,6 +25,9 @@ STOCK = {
     "logger": "nestvmm.hypervisors.logger:Logger",
     "msr-policy": "nestvmm.hypervisors.msr_policy:MsrPolicy",
 }
+
+# What an option can be, in words.
+_TYPES: dict[object, str] = {int: "a number", str: "a string", bool: "true or false", NoneType: ""}
 
 
 def find_hypervisor(name: str) -> type[Hypervisor]:
@@ -48,12 +53,28 @@ def make_hypervisor(name: str, options: Mapping[str, object], level: int) -> Hyp
     except TypeError as error:
         known = ", ".join(inspect.signature(found).parameters) or "none"
         raise UsageError(f"L{level} {name}: {error}; its options are: {known}") from None
+    _check_types(found, options, f"L{level} {name}")
     try:
         return found(**options)
     except UsageError as error:
         raise UsageError(f"L{level} {name}: {error}") from None
     except Exception as error:
-        raise HypervisorError(f"L{level} {name}: its constructor raised {type(error).__name__}: {error}") from error
+        raise blame(level, name, "in its constructor", error) from error
+
+
+def _check_types(found: type[Hypervisor], options: Mapping[str, object], who: str) -> None:
+    """Raises UsageError for an option whose type is not that of its parameter, where this has one of _TYPES."""
+    try:
+        parameters = inspect.signature(found, eval_str=True).parameters
+    except (NameError, TypeError, SyntaxError):
+        return
+    for name, value in options.items():
+        wanted = parameters[name].annotation if name in parameters else None
+        classes = get_args(wanted) or (wanted,)
+        # a bool is an int to Python, and not to a user
+        if set(classes) <= _TYPES.keys() and type(value) not in classes:
+            names = " or ".join(_TYPES[one] for one in classes if one is not NoneType)
+            raise UsageError(f"{who}: option {name} takes {names}, not {value!r:.60}")
 
 
 def _load_module(module_name: str, name: str) -> ModuleType:

@@ -31,8 +31,9 @@ class Logger(Hypervisor):
     ) -> None:
         try:
             self._reasons = [ExitReason.from_label(label) for label in reasons.split("+")]
-        except KeyError as error:
-            raise UsageError(f"unknown exit reason {str(error)!s}") from None
+        except KeyError:
+            known = ", ".join(sorted(reason.label for reason in ExitReason))
+            raise UsageError(f"reasons {reasons!r}: expected exit reasons joined by +; known are {known}") from None
         if not 0 <= first <= last <= _ALL:
             raise UsageError(f"qualifiers {first:#x} to {last:#x} are no range")
         self._first = first

@@ -7,6 +7,8 @@
     designation                          which level handles an event: pure
     flat                                 the same as the table that C looks up
     runner                               each event to its level, its effects to the levels above, level n resumed
+    attend                               meanwhile: console input, the timeout
+    native_event                         reads the C event
     guest_view, propagation              what a hypervisor sees of the level above it
     monitor                              what L0 does itself
     account                              who handled how many, and how fast

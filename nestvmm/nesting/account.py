@@ -59,7 +59,12 @@ class Unclaimed:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """All of it. `exits` counts every exit of level n; `seconds` is the wall-clock time from start to end."""
+    """All of it.
+
+    exits:        every exit of level n
+    seconds:      wall-clock time from start to end
+    output_lost:  bytes of console output that nobody took
+    """
 
     height: int
     engine: str
@@ -68,6 +73,7 @@ class Account:
     rows: tuple[Row, ...]
     unclaimed: tuple[Unclaimed, ...]
     unclaimed_lost: int
+    output_lost: int
 
     @classmethod
     def of(cls, tower: Tower, clock: Clock, seconds: float) -> Account:
@@ -80,7 +86,7 @@ class Account:
                 rows.append(_row(slot, tower.flat.claim(slot), counter, scale))
         rows.sort(key=lambda row: (-row.level, row.reason, row.qualifier))
         unclaimed = [_unclaimed(row) for row in tower.unclaimed.row if row.count]
-        unclaimed.sort(key=lambda row: -row.count)
+        unclaimed.sort(key=lambda row: (-row.count, row.reason, row.qualifier))
         return cls(
             height=tower.height,
             engine=tower.engine.name,
@@ -89,6 +95,7 @@ class Account:
             rows=tuple(rows),
             unclaimed=tuple(unclaimed),
             unclaimed_lost=int(tower.unclaimed.lost),
+            output_lost=tower.platform.lost + sum(hypervisor.lost for hypervisor in tower.hypervisors),
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -35,11 +35,13 @@ class Scope:
 
     def covers(self, reason: ExitReason, qualifier: int, direction: int) -> bool:
         """Whether an event with these properties is in the set; EXECUTE counts as READ."""
-        return (
-            reason is self.reason
-            and self.first <= qualifier <= self.last
-            and (self.direction is None or (self.direction is Direction.WRITE) == (direction == Direction.WRITE))
-        )
+        return reason is self.reason and self.first <= qualifier <= self.last and self.includes(direction)
+
+    def includes(self, direction: int | None) -> bool:
+        """Whether events of this direction may be in the set; None: of any. EXECUTE counts as READ."""
+        if self.direction is None or direction is None:
+            return True
+        return (self.direction is Direction.WRITE) == (direction == Direction.WRITE)
 
     @property
     def width(self) -> int:

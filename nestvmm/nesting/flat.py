@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
+from nestvmm.errors import UsageError
 from nestvmm.nesting.designation import QUALIFIER_MAX, Claim, DesignationTable, Scope, in_turn
 from nestvmm.x86.event import Direction
 from nestvmm.x86.exit_reason import ExitReason
@@ -19,6 +20,7 @@ from nestvmm.x86.exit_reason import ExitReason
 __all__ = ["FlatTable", "compile_table"]
 
 _PORTS = 65536
+_NODES_MAX = 0xFFFF
 _DIRECTIONS = (Direction.READ, Direction.WRITE)
 
 
@@ -59,14 +61,14 @@ class FlatTable:
                     self.table.ports[direction] = self._ports(intervals)
                 elif intervals:
                     self._ranges(reason, direction, intervals)
-        servers = [claim.handler for claim in self.claims if isinstance(claim.handler, Server)]
-        bases = [claim.scope.first for claim in self.claims if isinstance(claim.handler, Server)]
+        served = [number for number, claim in enumerate(self.claims) if isinstance(claim.handler, Server)]
+        servers = dict(zip(served, range(1, len(served) + 1), strict=True))
         server_array = self._new("struct nv_server[]", len(servers) + 1)
-        for index, (server, base) in enumerate(zip(servers, bases, strict=True), start=1):
+        for number, index in servers.items():
+            server: Any = self.claims[number].handler
             server_array[index].serve = server.serve
             server_array[index].device = server.device
-            server_array[index].base = base
-        number = {id(server): index for index, server in enumerate(servers, start=1)}
+            server_array[index].base = self.claims[number].scope.first
         claim_array = self._new("struct nv_claim[]", len(self._nodes))
         for node, (claim_index, following) in enumerate(self._nodes):
             if not node:
@@ -74,7 +76,7 @@ class FlatTable:
             claim = self.claims[claim_index]
             claim_array[node].next = following
             claim_array[node].slot = self.first_slot + claim_index
-            claim_array[node].server = number.get(id(claim.handler), 0)
+            claim_array[node].server = servers.get(claim_index, 0)
             claim_array[node].level = claim.level
         self.table.servers = server_array
         self.table.claims = claim_array
@@ -86,21 +88,24 @@ class FlatTable:
 
     def _chain(self, chain: tuple[int, ...]) -> int:
         """The node that starts this order of turns; equal tails are one."""
-        node = self._chains.get(chain)
-        if node is None:
-            following = self._chain(chain[1:])
-            node = len(self._nodes)
-            if node > 0xFFFF:
-                raise ValueError("more than 65535 different orders of claims")
-            self._nodes.append((chain[0], following))
-            self._chains[chain] = node
+        known = next(start for start in range(len(chain) + 1) if chain[start:] in self._chains)
+        node = self._chains[chain[known:]]
+        for start in range(known - 1, -1, -1):
+            following, node = node, len(self._nodes)
+            if node > _NODES_MAX:
+                raise UsageError(
+                    f"{len(self.claims)} claims overlap in too many ways: their orders of turns need more than "
+                    f"{_NODES_MAX} entries; let hypervisors claim fewer and wider ranges"
+                )
+            self._nodes.append((chain[start], following))
+            self._chains[chain[start:]] = node
         return node
 
     def _projected(self, entries: Iterable[Any], reason: ExitReason, direction: Direction) -> list[tuple[Any, Scope]]:
         return [
             (entry, scope)
             for entry in entries
-            if entry.scope.reason is reason and (entry.scope.direction is None or entry.scope.direction is direction)
+            if entry.scope.reason is reason and entry.scope.includes(direction)
             for scope in self.designation.projected(entry.level, entry.scope)
         ]
 
@@ -158,6 +163,6 @@ class FlatTable:
 def compile_table(designation: DesignationTable) -> FlatTable:
     """The flat form of a designation table.
 
-    Raises ValueError when there are more than 65535 different orders of turns.
+    Raises UsageError when the orders of turns take more entries than an event can number.
     """
     return FlatTable(designation)

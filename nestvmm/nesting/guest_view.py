@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 from nestvmm.engines import Engine
@@ -52,11 +53,11 @@ class VcpuState:
 
     def sregs(self) -> Sregs:
         """Segment and control registers with the changes so far."""
-        return self._new_sregs or self._engine.sregs()
+        return self._engine.sregs() if self._new_sregs is None else deepcopy(self._new_sregs)
 
     def set_sregs(self, sregs: Sregs) -> None:
         """Keeps new segment and control registers."""
-        self._new_sregs = sregs
+        self._new_sregs = deepcopy(sregs)
         self.touched = self.changed = True
 
     def flush(self) -> None:
@@ -140,12 +141,10 @@ class GuestView:
 
     def last(self, reason: ExitReason, qualifier: int, *, write: bool = False) -> int | None:
         """The value that a level below this one last gave or took."""
+        tops = [(qualifier, qualifier)]
         if REASONS[reason].qualifier is Qualifier.PHYSICAL:
             tops = self._maps.at_top(self.level, qualifier, qualifier)
-            if not tops:
-                return None
-            qualifier = tops[0][0]
-        return self._effects.seen_by(self.level, reason, qualifier, write)
+        return self._effects.seen_by(self.level, reason, (top for top, _ in tops), write)
 
 
 if TYPE_CHECKING:

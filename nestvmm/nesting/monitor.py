@@ -71,7 +71,7 @@ def _died(engine: Engine, level: int, why: str) -> Result:
 def _halted(engine: Engine, level: int) -> Result:
     if engine.halt():
         return HANDLED
-    return Result.stopped(0, f"guest at L{level} halted with interrupts off")
+    return _died(engine, level, "it halted with interrupts off, so nothing can wake it")
 
 
 def _complete(engine: Engine, level: int, event: Event) -> Result:

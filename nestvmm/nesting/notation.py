@@ -74,12 +74,16 @@ def _range(text: str, reason: ExitReason, whole: str) -> tuple[int, int]:
     match = re.fullmatch(r"(0x[0-9a-fA-F]{1,16}|\d{1,20})(?:([-+])(0x[0-9a-fA-F]{1,16}|\d{1,20}))?", text)
     if not match:
         raise UsageError(f"designation {whole!r}: expected a {kind.value}, FIRST-LAST or FIRST+COUNT, not {text!r}")
-    first = int(match[1], 0)
-    last = first if match[3] is None else int(match[3], 0) if match[2] == "-" else first + int(match[3], 0) - 1
+    first = _number(match[1])
+    last = first if match[3] is None else _number(match[3]) if match[2] == "-" else first + _number(match[3]) - 1
     highest = _HIGHEST.get(kind, QUALIFIER_MAX)
     if not first <= last <= highest:
         raise UsageError(f"designation {whole!r}: {kind.value} {first:#x} to {last:#x} is not within 0 to {highest:#x}")
     return first, last
+
+
+def _number(text: str) -> int:
+    return int(text, 16 if text.startswith("0x") else 10)
 
 
 def _instruction(text: str, whole: str) -> tuple[int, int]:

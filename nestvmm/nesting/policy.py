@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from nestvmm.engines import Engine, MsrRange
 from nestvmm.errors import HostError, UsageError
 from nestvmm.hypervisors import Hypervisor
+from nestvmm.hypervisors.blame import blaming
 from nestvmm.nesting.designation import QUALIFIER_MAX, Ceiling, Claim, DesignationTable, Scope
 from nestvmm.nesting.levels import LevelMaps
 from nestvmm.nesting.memory import ADDRESS_END
@@ -27,7 +28,9 @@ class Policy:
         self.claims: list[Claim] = []
         for level, hypervisor in enumerate(hypervisors, start=1):
             who = type(hypervisor).__name__
-            for reason, first, last, direction, handler in hypervisor.claims():
+            with blaming(level, who, "claims()"):
+                claims = list(hypervisor.claims())
+            for reason, first, last, direction, handler in claims:
                 self.claims.append(Claim(level, Scope(reason, first, last, direction), handler, who))
         self.ceilings = [ceiling for text in spec.designate for ceiling in parse_designation(text, spec.height)]
         for ceiling in self.ceilings:
@@ -105,5 +108,5 @@ def _meets(one: Scope, other: Scope) -> bool:
         one.reason is other.reason
         and one.first <= other.last
         and other.first <= one.last
-        and (one.direction is None or other.direction is None or one.direction is other.direction)
+        and one.includes(other.direction)
     )

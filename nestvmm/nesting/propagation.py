@@ -9,44 +9,36 @@ level below y made.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import NamedTuple
+from collections.abc import Iterable
 
 from nestvmm.x86.exit_reason import ExitReason
 
-__all__ = ["Effect", "Effects"]
+__all__ = ["Effects"]
 
 # A guest chooses the qualifiers; this bounds what it can make L0 keep.
 _KEPT = 4096
 
 
-class Effect(NamedTuple):
-    """A value that the handler at level `handler` gave to, or took from, the levels above it."""
-
-    sequence: int
-    handler: int
-    value: int
-
-
 class Effects:
-    """The newest effects by (reason, qualifier at level n, whether it was a write)."""
+    """The newest effect of each handler on each (reason, qualifier at level n, whether it was a write)."""
 
     def __init__(self) -> None:
-        self._by_key: OrderedDict[tuple[int, int, bool], dict[int, Effect]] = OrderedDict()
+        # each with its number among all, which says which is the newest
+        self._newest: OrderedDict[tuple[int, int, bool, int], tuple[int, int]] = OrderedDict()
         self._sequence = 0
 
     def record(self, reason: int, qualifier: int, write: bool, handler: int, value: int) -> None:
         """Level `handler` handled this event with this value: it holds for the levels above."""
-        self._sequence += 1
-        key = (reason, qualifier, write)
-        kept = self._by_key.get(key)
-        if kept is None:
-            if len(self._by_key) >= _KEPT:
-                self._by_key.popitem(last=False)
-            kept = self._by_key[key] = {}
-        kept[handler] = Effect(self._sequence, handler, value)
+        newest = self._newest
+        self._sequence = sequence = self._sequence + 1
+        newest[reason, qualifier, write, handler] = (sequence, value)
+        if len(newest) > _KEPT:
+            newest.popitem(last=False)
 
-    def seen_by(self, level: int, reason: ExitReason, qualifier: int, write: bool) -> int | None:
-        """The value that level `level` sees: the newest that a level below it made; None: there is none."""
-        kept = self._by_key.get((reason, qualifier, write), {})
-        newest = max((effect for effect in kept.values() if effect.handler < level), default=None)
-        return None if newest is None else newest.value
+    def seen_by(self, level: int, reason: ExitReason, qualifiers: Iterable[int], write: bool) -> int | None:
+        """The value that level `level` sees: the newest that a level below it made; None: there is none.
+
+        qualifiers: more than one where several of level n's addresses are one of level `level`'s
+        """
+        keys = ((reason, qualifier, write, handler) for qualifier in qualifiers for handler in range(level))
+        return max((self._newest[key] for key in keys if key in self._newest), default=(0, None))[1]

@@ -4,17 +4,15 @@
     resumed
        (C)                     │ declined, reflected: the next turn
 
-The vCPU has a thread of its own; the thread that calls `run` waits, feeds standard input to the console and keeps the
-timeout.
+The vCPU has a thread of its own; the thread that calls `run` attends to it (attend.py).
 """
 
 from __future__ import annotations
 
 import os
-import select
+import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,24 +21,34 @@ from nestvmm.devices import Server
 from nestvmm.engines import RunStatus
 from nestvmm.errors import HypervisorError
 from nestvmm.hypervisors import Hypervisor
+from nestvmm.hypervisors.blame import blame, blaming
+from nestvmm.nesting.attend import TIMED_OUT, UNREAD, attend
 from nestvmm.nesting.designation import Claim
+from nestvmm.nesting.native_event import event_reader
 from nestvmm.nesting.tower import Tower
 from nestvmm.x86.event import Direction, Event, Outcome, Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
 
-__all__ = ["TIMED_OUT", "RunResult", "Runner"]
+__all__ = ["STOPPED", "RunResult", "Runner"]
 
-#: The exit status of a run that its timeout ended.
-TIMED_OUT = 124
+#: The exit status of a run that `Runner.stop` ended: as shells have it after Ctrl-C.
+STOPPED = 128 + signal.SIGINT
 
 _U64 = 0xFFFFFFFFFFFFFFFF
 _GP = 13
+_NMI = 2
+# What an element of so many bytes can hold; 0: nothing moves.
+_MASKS = tuple((1 << 8 * size) - 1 for size in range(9))
+# By number; and names for members of enums, whose look-up by attribute costs as much as a handler.
 _REASONS = tuple(ExitReason)
-_PHYSICAL = frozenset(reason for reason, row in REASONS.items() if row.qualifier is Qualifier.PHYSICAL)
-# How often input is offered again to a console whose queue was full, in seconds.
-_RETRY = 0.02
+_PHYSICAL = tuple(REASONS[reason].qualifier is Qualifier.PHYSICAL for reason in _REASONS)
+_EVENT = RunStatus.EVENT
+_HANDLED = Outcome.HANDLED
+_WRITE = int(Direction.WRITE)
 # How often a kick is repeated until the vCPU's thread has stopped, in seconds.
 _KICK_AGAIN = 0.01
+# How long a handler that is running when the run ends may take to return, in seconds.
+_PATIENCE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +70,14 @@ class Runner:
         self._engine = tower.engine
         self._vcpu = tower.engine.vcpu
         self._event = tower.engine.vcpu.event
+        self._fields = event_reader(self._event)
+        self._record = tower.effects.record
         self._drain = drain
         self._claims: list[Claim | None] = [tower.flat.claim(slot) for slot in range(tower.flat.slots)]
         self._result: RunResult | None = None
         self._error: BaseException | None = None
         self._state = tower.state
+        self._in_parts = False
         self._done_read, self._done_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._stopping = threading.Event()
         # levels whose hypervisor wants to hear of effects that reach it
@@ -76,59 +87,61 @@ class Runner:
             if type(hypervisor).propagated is not Hypervisor.propagated
         ]
 
-    def run(self, *, stdin: int | None = None) -> RunResult:
+    def run(self, *, stdin: int | None = None, stdout: int | None = None) -> RunResult:
         """Runs until the guest or a handler ends it, its timeout passes, or `stop` is called.
 
-        stdin: a descriptor whose bytes go to the console. Raises HypervisorError, HostError or KvmError;
-        KeyboardInterrupt ends the run first.
+        stdin:   a descriptor whose bytes go to the console
+        stdout:  a descriptor whose reader's going away ends the run
+
+        Raises HypervisorError, HostError or KvmError.
         """
         thread = threading.Thread(target=self._vcpu_thread, name="vcpu0", daemon=True)
-        started = time.monotonic()
+        timeout = self._tower.spec.timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
         thread.start()
+        ended = None
         try:
-            self._wait(thread, stdin, started)
+            ended = attend(self._done_read, self._tower.receive, stdin, stdout, deadline)
         finally:
-            # a signal that lands just before a write of guest output blocks would be lost: repeat it
-            while thread.is_alive():
-                self.stop()
-                thread.join(_KICK_AGAIN)
+            self._join(thread)
             os.close(self._done_read)
             os.close(self._done_write)
         if self._error is not None:
             raise self._error
-        return self._result or self._cut_short()
+        return self._result or self._ended(ended)
 
-    def _cut_short(self) -> RunResult:
+    def _ended(self, status: int | None) -> RunResult:
         """The result of a run that neither the guest nor a handler ended."""
-        timeout = self._tower.spec.timeout
-        why = "stopped" if timeout is None else f"timeout: the guest still ran after {timeout:g} s"
-        return RunResult(TIMED_OUT, why)
+        if status == TIMED_OUT:
+            return RunResult(TIMED_OUT, f"timeout: the guest still ran after {self._tower.spec.timeout:g} s")
+        if status == UNREAD:
+            return RunResult(UNREAD, "nobody reads the guest's output any more")
+        return RunResult(STOPPED, "stopped")
 
     def stop(self) -> None:
-        """Ends the run, from any thread."""
+        """Ends the run, from any thread or signal handler."""
         self._stopping.set()
         self._engine.kick()
 
-    def _wait(self, thread: threading.Thread, stdin: int | None, started: float) -> None:
-        """Waits for the vCPU's thread, at most for the tower's timeout, and carries input to the console."""
-        timeout = self._tower.spec.timeout
-        receive = self._tower.receive
-        pending = b""
-        while thread.is_alive():
-            left = None if timeout is None else started + timeout - time.monotonic()
-            if left is not None and left <= 0:
-                return
-            if pending:
-                left = _RETRY if left is None else min(left, _RETRY)
-            watched = [self._done_read] if stdin is None or pending else [self._done_read, stdin]
-            ready, _, _ = select.select(watched, [], [], left)
-            if self._done_read in ready:
-                return
-            if stdin in ready and stdin is not None:
-                pending = os.read(stdin, 4096)
-                if not pending:
-                    stdin = None
-            pending = pending[receive(pending) :] if pending else b""
+    def _join(self, thread: threading.Thread) -> None:
+        """Ends the vCPU's thread. What it uses must stay when it does not end: a handler may still return."""
+        patience = time.monotonic() + _PATIENCE
+        try:
+            # a signal that lands just before a write of guest output blocks would be lost: repeat it
+            while thread.is_alive():
+                if time.monotonic() > patience:
+                    raise HypervisorError(f"{self._asked()} does not return, and cannot be interrupted")
+                self.stop()
+                thread.join(_KICK_AGAIN)
+        except BaseException:
+            self._tower.abandon()
+            raise
+
+    def _asked(self) -> str:
+        """The handler that has the pending event."""
+        claim = self._claims[self._event.slot]
+        reason = _REASONS[self._event.reason].label
+        return f"the handler of {reason}" if claim is None else f"L{claim.level} {claim.who}'s handler of {reason}"
 
     def _vcpu_thread(self) -> None:
         try:
@@ -143,7 +156,7 @@ class Runner:
         run = self._engine.run
         while True:
             status = run()
-            if status == RunStatus.EVENT:
+            if status == _EVENT:
                 result = self._handle()
                 if result is not None:
                     return result
@@ -155,6 +168,9 @@ class Runner:
     def _handle(self) -> RunResult | None:
         """Gives the pending event to the claims whose turn it is until one of them has done with it."""
         native = self._event
+        if self._in_parts and lib.nv_vcpu_serve(self._vcpu):
+            self._settle()
+            return None
         while True:
             claim = self._claims[native.slot]
             if claim is None:
@@ -162,47 +178,51 @@ class Runner:
             event = self._present(claim.level)
             result = self._ask(claim, event)
             outcome = result.outcome
-            if outcome is Outcome.HANDLED:
+            if outcome is _HANDLED:
                 self._complete(claim.level, event, result)
                 return None
             if outcome is Outcome.STOPPED:
-                return RunResult(result.status, result.message)
+                return self._stopped(claim, result)
             if outcome is Outcome.FAULTED:
-                self._fault(result)
+                self._fault(claim, result)
                 return None
             self._next_turn(claim, result)
             if lib.nv_vcpu_serve(self._vcpu):
                 self._settle()
                 return None
 
+    def _stopped(self, claim: Claim, result: Result) -> RunResult:
+        if not 0 <= result.status <= 255:
+            raise HypervisorError(
+                f"L{claim.level} {claim.who} stopped the run with status {result.status}, which is not within 0 to 255"
+            )
+        return RunResult(result.status, result.message)
+
     def _present(self, level: int) -> Event:
         """The pending event as caused by level `level` + 1, in the coordinates of the hypervisor at `level`."""
-        native = self._event
-        reason = _REASONS[native.reason]
-        qualifier = native.qualifier
-        if reason in _PHYSICAL:
+        qualifier, value, info, raw, count, number, direction, size, length, instruction = self._fields()
+        if _PHYSICAL[number]:
             carried = self._tower.maps.carry(qualifier, level + 1)
             qualifier = qualifier if carried is None else carried
-        size = native.size
-        count = native.count
-        value = native.value
         data = b""
-        if native.direction == Direction.WRITE:
-            data = value.to_bytes(8, "little")[:size] if count == 1 else bytes(ffi.buffer(native.data, size * count))
-        length = native.instruction_length
+        if direction == _WRITE:
+            data = value.to_bytes(8, "little")[:size] if count == 1 else self._elements(size * count)
         return Event(
-            reason,
+            _REASONS[number],
             level + 1,
             qualifier,
-            native.direction,
+            direction,
             size,
             count,
             value,
             data,
-            native.info,
-            native.raw,
-            bytes(native.instruction[0:length]) if length else b"",
+            info,
+            raw,
+            instruction[:length],
         )
+
+    def _elements(self, length: int) -> bytes:
+        return bytes(ffi.buffer(self._event.data, length))
 
     def _ask(self, claim: Claim, event: Event) -> Result:
         """The handler's answer; raises HypervisorError when it raises or gives no Result."""
@@ -212,9 +232,7 @@ class Runner:
         try:
             result = handler(event)
         except Exception as error:
-            raise HypervisorError(
-                f"L{claim.level} {claim.who} raised {type(error).__name__} on {event!r}\n{traceback.format_exc()}"
-            ) from error
+            raise blame(claim.level, claim.who, f"on {event!r}", error) from error
         if type(result) is not Result:
             raise HypervisorError(
                 f"L{claim.level} {claim.who} answered {result!r} to {event!r}; a handler must return a Result"
@@ -224,46 +242,71 @@ class Runner:
     def _complete(self, level: int, event: Event, result: Result) -> None:
         """Gives the answer to level n and propagates it to the levels above the handler's."""
         native = self._event
-        write = event.direction == Direction.WRITE
-        if write:
+        write = event.direction == _WRITE
+        size = event.size
+        if event.count != 1:
+            data = event.data if write else self._fill(size * event.count, size, result)
+            value = int.from_bytes(data[-size:], "little")
+        elif write:
             value = event.value
         else:
-            value = result.value & _U64
-            if event.count == 1:
-                native.value = value
-            else:
-                self._fill(event.size * event.count, event.size, result)
-        if event.size:
-            self._tower.effects.record(event.reason, native.qualifier, write, level, value)
+            native.value = value = result.value & _MASKS[size]
+        if size:
+            self._record(event.reason, native.qualifier, write, level, value)
             for above, hypervisor in self._listeners:
                 if above > level:
-                    hypervisor.propagated(self._present(above), value)
+                    self._propagate(above, hypervisor, value)
         self._settle()
 
-    def _fill(self, length: int, size: int, result: Result) -> None:
+    def _propagate(self, level: int, hypervisor: Hypervisor, value: int) -> None:
+        event = self._present(level)
+        with blaming(level, type(hypervisor).__name__, f"propagated({event!r})"):
+            hypervisor.propagated(event, value)
+
+    def _fill(self, length: int, size: int, result: Result) -> bytes:
         """The elements of a string read."""
         data = result.data or (result.value & _U64).to_bytes(8, "little")[:size] * (length // size)
-        ffi.memmove(self._event.data, data[:length].ljust(length, b"\0"), length)
+        data = data[:length].ljust(length, b"\0")
+        ffi.memmove(self._event.data, data, length)
+        return data
 
     def _settle(self) -> None:
         """Carries what a handler changed of the registers to level n, after the event's own answer."""
         state = self._state
+        if not state.touched:
+            return
         if state.changed:
-            lib.nv_vcpu_finish(self._vcpu)
             self._engine.settle()
-            state.flush()
-        elif state.touched:
+            # KVM loses the rest of an access in parts when its registers change in between
+            self._in_parts = bool(self._vcpu.exited)
+            if not self._in_parts:
+                state.flush()
+        else:
             state.forget()
 
-    def _fault(self, result: Result) -> None:
-        """Level n takes an exception instead of its access."""
+    def _fault(self, claim: Claim, result: Result) -> None:
+        """Level n takes an exception instead of its access.
+
+        RIP is the instruction's own, as for any fault; but KVM's emulator has done a write when it exits, so RIP is
+        behind a store, and on KVM-PVM behind an OUT.
+        """
+        if not 0 <= result.vector <= 31 or result.vector == _NMI:
+            raise HypervisorError(
+                f"L{claim.level} {claim.who} answered by vector {result.vector}; exceptions are 0 to 31, without 2"
+            )
         native = self._event
         if native.reason in (ExitReason.RDMSR, ExitReason.WRMSR) and result.vector == _GP:
             native.fault = 1
             self._settle()
             return
-        lib.nv_vcpu_finish(self._vcpu)
+        before = self._engine.regs()
         self._engine.settle()
+        while self._vcpu.exited:
+            # the rest of an access in parts does not happen any more
+            self._vcpu.exited = 0
+            self._engine.settle()
+        self._in_parts = False
+        self._engine.set_regs(before)
         self._state.flush()
         self._engine.exception(result.vector, result.error_code)
 

@@ -20,7 +20,7 @@ def parse_size(text: str | int, what: str, *, bare: str = "m") -> int:
         text = str(text)
     match = re.fullmatch(r"(0x[0-9a-fA-F]{1,16})|(\d{1,18})([kKmMgGtTbB]?)[iI]?[bB]?", text.strip())
     if not match:
-        raise UsageError(f"{what}: {text!r} is no size; write a number with K, M or G")
+        raise UsageError(f"{what}: {text!r:.60} is no size; write a number with K, M or G")
     if match[1]:
         return int(match[1], 16)
     unit = (match[3] or bare).lower()

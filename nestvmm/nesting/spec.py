@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nestvmm.errors import UsageError
 from nestvmm.nesting.memory import Region
 
 __all__ = ["LEVELS_MAX", "GuestSpec", "LevelSpec", "Option", "TowerSpec"]
@@ -47,6 +48,8 @@ class LevelSpec:
 class TowerSpec:
     """A tower: hypervisors at levels 1 to n-1, the guest at level n, and the policy of L0.
 
+    Raises UsageError for more levels than LEVELS_MAX.
+
     engine:       auto, direct, svm or vmx
     machine:      auto (what the image format expects), pc or bare
     unclaimed:    what becomes of accesses that nobody claims: `ignore` answers as an empty bus, `error` ends the run
@@ -61,6 +64,11 @@ class TowerSpec:
     machine: str = "auto"
     unclaimed: str = "ignore"
     timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what no event could name."""
+        if self.height > LEVELS_MAX:
+            raise UsageError(f"{len(self.levels)} levels of hypervisors; at most {LEVELS_MAX - 1} fit under a guest")
 
     @property
     def height(self) -> int:

@@ -6,28 +6,34 @@ spec -> hypervisors -> their maps -> memory slots -.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
 from nestvmm._native import ffi
 from nestvmm.devices import MP_TABLE_ADDRESS, Platform, mp_table, platform
 from nestvmm.engines import Engine, EngineConfig, choose_engine
-from nestvmm.errors import ImageError
+from nestvmm.errors import HostError, ImageError, UsageError
 from nestvmm.hypervisors import Guest, GuestAccessError, Hypervisor
+from nestvmm.hypervisors.blame import blaming
 from nestvmm.hypervisors.find import make_hypervisor
 from nestvmm.kvm import HostMemory
 from nestvmm.loaders import Image, MemoryRange, load, read_file
 from nestvmm.nesting.flat import compile_table
 from nestvmm.nesting.guest_view import GuestView, VcpuState
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
-from nestvmm.nesting.memory import MemoryMap, Rights
+from nestvmm.nesting.memory import MemoryMap, Rights, Slot
 from nestvmm.nesting.monitor import device_claims, monitor_claims
 from nestvmm.nesting.policy import Policy
 from nestvmm.nesting.propagation import Effects
-from nestvmm.nesting.spec import TowerSpec
+from nestvmm.nesting.spec import LevelSpec, TowerSpec
 from nestvmm.x86.state import enter
 
 __all__ = ["Tower"]
+
+# Guest memory costs nothing until it is touched, but KVM's own lists of its pages do.
+_OVERCOMMIT = 16
 
 
 class Tower:
@@ -56,6 +62,10 @@ class Tower:
         """Stops the hypervisors, the highest first, and frees everything; a second time does nothing."""
         self._open.close()
 
+    def abandon(self) -> None:
+        """Leaves everything open for the rest of the process: a thread that cannot be ended still uses it."""
+        self._open.pop_all()
+
     def _build(self, stdout: int, raw_exit_status: bool) -> None:
         spec = self.spec
         self.hypervisors: list[Hypervisor] = [
@@ -63,20 +73,22 @@ class Tower:
             for number, level in enumerate(spec.levels, start=1)
         ]
         self.policy = Policy(spec, self.hypervisors)
-        maps = [MemoryMap.identity() if level.memory is None else MemoryMap(level.memory) for level in spec.levels]
+        maps = [_map(number, level) for number, level in enumerate(spec.levels, start=1)]
         self.maps = LevelMaps(spec.guest.memory, maps, self.policy.holes())
         self.image = self._load()
         machine = self.image.machine if spec.machine == "auto" else spec.machine
         engine_class = choose_engine(spec.engine)
         self.policy.check(engine_class, machine)
-        host = self._open.enter_context(HostMemory(spec.guest.memory))
+        slots = self.maps.slots()
+        _check_size(slots)
+        host = self._open.enter_context(_host_memory(spec.guest.memory))
         self.memory = {level: LevelMemory(level, self.maps.to_host(level), host) for level in range(1, self.height + 1)}
         self._place(self.image, machine)
         config = EngineConfig(
             machine=machine,
             level=self.height,
             memory=host,
-            slots=self.maps.slots(),
+            slots=slots,
             msrs=self.policy.msrs(),
             debug=self.policy.debug_vectors(),
         )
@@ -124,8 +136,9 @@ class Tower:
         """Everything that needs the engine: CPUID, registers, the views of the levels, the table."""
         engine = self.engine
         entries = engine.supported_cpuid()
-        for hypervisor in self.hypervisors:
-            entries = hypervisor.cpuid(entries)
+        for level, hypervisor in enumerate(self.hypervisors, start=1):
+            with blaming(level, type(hypervisor).__name__, "cpuid()"):
+                entries = hypervisor.cpuid(entries)
         engine.set_cpuid(entries)
         regs, sregs = engine.regs(), engine.sregs()
         enter(self.image.entry, regs, sregs)
@@ -135,14 +148,21 @@ class Tower:
         self.state = VcpuState(engine)
         for level, hypervisor in enumerate(self.hypervisors, start=1):
             guest: Guest = GuestView(level + 1, engine, self.state, self.maps, self.memory[level + 1], self.effects)
-            self._open.callback(hypervisor.stop)
-            hypervisor.start(guest)
+            self._open.callback(self._stop, level, hypervisor)
+            with blaming(level, type(hypervisor).__name__, "start()"):
+                hypervisor.start(guest)
+        self.state.flush()
         level0 = [*device_claims(self.platform.bus), *monitor_claims(engine, self.height)]
         self.designation = self.policy.table(level0, self.maps)
         self.flat = compile_table(self.designation)
         self.counters: Any = ffi.new("struct nv_counter[]", self.flat.slots)
         self.unclaimed: Any = ffi.new("struct nv_unclaimed *")
         self._attach()
+
+    @staticmethod
+    def _stop(level: int, hypervisor: Hypervisor) -> None:
+        with blaming(level, type(hypervisor).__name__, "stop()"):
+            hypervisor.stop()
 
     def _attach(self) -> None:
         """Hands the table and the counters to the run loop."""
@@ -154,9 +174,11 @@ class Tower:
 
     def receive(self, data: bytes) -> int:
         """Gives console input to the highest level that is a console, else to L0's; the number of bytes taken."""
-        for hypervisor in reversed(self.hypervisors):
+        for level in range(self.height - 1, 0, -1):
+            hypervisor = self.hypervisors[level - 1]
             if hypervisor.console:
-                return hypervisor.receive(data)
+                with blaming(level, type(hypervisor).__name__, "receive()"):
+                    return hypervisor.receive(data)
         return self.platform.receive(data)
 
     def describe(self) -> str:
@@ -179,6 +201,34 @@ class Tower:
             for claim in self.designation.claims
             if claim.level == level
         ]
+
+
+def _check_size(slots: Sequence[Slot]) -> None:
+    """Raises HostError for more memory than is sane: KVM keeps some ten bytes for each page, touched or not."""
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    size = sum(slot.size for slot in slots)
+    if size > _OVERCOMMIT * host:
+        raise HostError(
+            f"{size >> 20} MiB of guest memory: this host has {host >> 20} MiB, and can lend {_OVERCOMMIT} times as "
+            "much at most; ask for less"
+        )
+
+
+def _host_memory(size: int) -> HostMemory:
+    try:
+        return HostMemory(size)
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", error)
+        raise HostError(f"{size >> 20} MiB of guest RAM: {why}; this host has no room for it, ask for less") from None
+
+
+def _map(number: int, level: LevelSpec) -> MemoryMap:
+    if level.memory is None:
+        return MemoryMap.identity()
+    try:
+        return MemoryMap(level.memory)
+    except UsageError as error:
+        raise UsageError(f"L{number} {level.hypervisor}: {error}") from None
 
 
 def _rights(rights: Rights) -> str:

@@ -19,8 +19,6 @@ memory = [ { base = 0, size = "32M", at = "16M", rights = "rw" } ]   # its guest
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from typing import Any
 from nestvmm.errors import UsageError
 from nestvmm.nesting.memory import Region, Rights
 from nestvmm.nesting.sizes import parse_number, parse_size
-from nestvmm.nesting.spec import LEVELS_MAX, GuestSpec, LevelSpec, Option, TowerSpec
+from nestvmm.nesting.spec import GuestSpec, LevelSpec, Option, TowerSpec
 
 __all__ = ["load_tower_file", "parse_tower"]
 
@@ -39,6 +37,9 @@ _CHOICES = {
 }
 _RIGHTS = {"r": Rights.READ, "w": Rights.WRITE, "x": Rights.EXECUTE}
 _FILE_MAX = 1 << 20
+_DEPTH_MAX = 32
+_TOP = "the tower"
+_WORDS: dict[type, str] = {int: "a number", float: "a number", str: "a string", list: "a list", dict: "a table"}
 
 
 def load_tower_file(path: Path) -> TowerSpec:
@@ -62,19 +63,33 @@ def load_tower_file(path: Path) -> TowerSpec:
 
 def parse_tower(text: str, folder: Path) -> TowerSpec:
     """The tower of a TOML text; paths in it are relative to `folder`. Raises UsageError."""
+    import tomllib  # noqa: PLC0415 - only runs of tower files wait for it
+
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise UsageError(f"not a TOML file: {str(error) or 'nested too deeply'}") from None
-    table = _Table("the tower", document)
+    except RecursionError:
+        raise UsageError("not a TOML file: nested too deeply") from None
+    except ValueError as error:
+        raise UsageError(f"not a TOML file: {error}") from None
+    _refuse_giants(document, 1)
+    table = _Table(_TOP, document)
     guest = _guest(table.table("guest"), folder)
     levels = tuple(_level(one, folder) for one in table.tables("level"))
-    if len(levels) >= LEVELS_MAX:
-        raise UsageError(f"{len(levels)} levels of hypervisors; at most {LEVELS_MAX - 1} fit under a guest")
     choices = {key: table.choice(key, allowed) for key, allowed in _CHOICES.items()}
     spec = TowerSpec(guest, levels, table.strings("designate"), timeout=table.seconds("timeout"), **choices)
     table.finish()
     return spec
+
+
+def _refuse_giants(value: object, depth: int) -> None:
+    """TOML's integers have 64 bits and tomllib takes any; a.b.c... nests without end: no message could show either."""
+    if depth > _DEPTH_MAX:
+        raise UsageError("not a tower file: nested too deeply")
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            _refuse_giants(one, depth + 1)
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        raise UsageError("not a TOML file: an integer of more than 64 bits")
 
 
 def _guest(table: _Table, folder: Path) -> GuestSpec:
@@ -123,7 +138,10 @@ def _region(table: _Table) -> Region:
     for letter in letters:
         rights |= _RIGHTS[letter]
     table.finish()
-    return Region(numbers["base"], numbers["size"], numbers["at"], rights)
+    try:
+        return Region(numbers["base"], numbers["size"], numbers["at"], rights)
+    except UsageError as error:
+        raise UsageError(f"{table.name}: {error}") from None
 
 
 class _Table:
@@ -141,10 +159,7 @@ class _Table:
         self._known.append(key)
         value = self._left.pop(key, default)
         if value is not default and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
-            wanted = " or ".join(
-                {"int": "a number", "str": "a string", "float": "a number"}.get(t.__name__, f"a {t.__name__}")
-                for t in types
-            )
+            wanted = " or ".join(dict.fromkeys(_WORDS[one] for one in types))
             raise UsageError(f"{self.name} {key}: expected {wanted}, not {value!r:.60}")
         return value
 
@@ -181,7 +196,8 @@ class _Table:
         for value in values:
             if not isinstance(value, dict):
                 raise UsageError(f"{self.name} {key}: expected tables, not {value!r:.60}")
-        return [_Table(f"[[{key}]] {number}", value) for number, value in enumerate(values, start=1)]
+        place = "" if self.name == _TOP else f"{self.name} "
+        return [_Table(f"{place}[[{key}]] {number}", value) for number, value in enumerate(values, start=1)]
 
     def options(self) -> dict[str, Option]:
         for key, value in self._left.items():
@@ -190,6 +206,10 @@ class _Table:
         return dict(self._left)
 
     def finish(self) -> None:
+        if not self._left:
+            return
+        import difflib  # noqa: PLC0415 - only errors wait for it
+
         for key in self._left:
             near = difflib.get_close_matches(key, self._known, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(self._known)}"

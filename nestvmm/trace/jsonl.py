@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from nestvmm._native import ffi
-from nestvmm.errors import UsageError
+from nestvmm.errors import HostError, UsageError
 from nestvmm.nesting import Clock, Tower
 from nestvmm.x86.event import Direction
 from nestvmm.x86.exit_reason import ExitReason
@@ -31,6 +33,7 @@ class JsonLines:
             self._file: TextIO = path.open("w", encoding="utf-8")
         except OSError as error:
             raise UsageError(f"trace file {path}: {error.strerror}") from None
+        self._path = path
         self._tower = tower
         self._clock = clock
         self._ring: Any = ffi.new("struct nv_trace_record[]", RING)
@@ -43,17 +46,27 @@ class JsonLines:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.drain()
-        self._trace.record = ffi.NULL
-        self._file.close()
+        with self._writing(), self._file:
+            try:
+                self.drain()
+            finally:
+                self._trace.record = ffi.NULL
 
     def drain(self) -> None:
-        """Writes out what the ring holds."""
+        """Writes out what the ring holds; raises HostError when the file takes no more."""
         scale = self._clock.ns_per_tick()
-        for sequence in range(self._trace.tail, self._trace.head):
-            record = self._ring[sequence % RING]
-            self._file.write(json.dumps(self._line(record, scale)) + "\n")
+        with self._writing():
+            for sequence in range(self._trace.tail, self._trace.head):
+                record = self._ring[sequence % RING]
+                self._file.write(json.dumps(self._line(record, scale)) + "\n")
         self._trace.tail = self._trace.head
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise HostError(f"trace file {self._path}: {error.strerror}") from None
 
     def _line(self, record: Any, scale: float) -> dict[str, object]:
         event = record.event
@@ -69,7 +82,7 @@ class JsonLines:
             "direction": Direction(event.direction).name.lower(),
             "size": event.size,
             "count": event.count,
-            "value": event.value,
+            "value": event.value & (1 << 8 * event.size) - 1 if event.size else event.value,
             "handler": event.handler,
             "who": "unclaimed" if claim is None else claim.who,
             "in_c": bool(event.served),

@@ -5,7 +5,7 @@ import sys
 import pytest
 from image_writers import BzImage, Elf, MultibootHeader, Segment
 
-from nestvmm.errors import ImageError
+from nestvmm.errors import ImageError, UsageError
 from nestvmm.loaders import MemoryRange, load, read_file
 
 MIB = 1 << 20
@@ -101,9 +101,9 @@ def test_paths_that_are_no_readable_file(write, tmp_path):
         (str(tmp_path / ("x" * 300)), "File name too long"),
         ("a\0b", "cannot hold NUL"),
     ):
-        with pytest.raises(ImageError, match=f"^image .*{message}"):
+        with pytest.raises(UsageError, match=f"^image .*{message}"):
             load(path, RAM)
-        with pytest.raises(ImageError, match=f"initrd .*{message}"):
+        with pytest.raises(UsageError, match=f"initrd .*{message}"):
             load(write("kernel", BzImage().write()), RAM, initrd=path)
 
 
@@ -118,7 +118,7 @@ def test_a_huge_sparse_file_is_not_read(tmp_path):
 def test_module_lists_with_missing_files(write, tmp_path, initrd):
     write("one", b"1")
     kernel = write("kernel", ELF32.write())
-    with pytest.raises(ImageError, match="No such file"):
+    with pytest.raises(UsageError, match="No such file"):
         load(kernel, RAM, initrd=initrd.format(here=tmp_path))
 
 

@@ -1,0 +1,16 @@
+"""Measures this host: what an exit costs bare, in C, in Python and up a tower, and how soon a guest starts.
+
+course      a guest that does nothing but port reads, in a tower, and its batches
+trips       the courses against each other: batches in turn, ratios taken batch by batch
+startup     from exec to the guest's first byte, against QEMU
+lab         the port read's cost in the SVM lab, where the clock counts instructions
+paired      medians and their confidence intervals
+row         one line of the result
+"""
+
+from nestvmm.bench.lab import measure_lab
+from nestvmm.bench.row import Row
+from nestvmm.bench.startup import measure_startup
+from nestvmm.bench.trips import measure_trips
+
+__all__ = ["Row", "measure_lab", "measure_startup", "measure_trips"]

@@ -1,0 +1,137 @@
+"""A guest that does nothing but read a port, at the top of a tower; one batch of reads is one sample.
+
+    again:  mov ecx, TRIPS
+            out START, al        the hypervisor that keeps the time takes this
+    next:   in al, dx            the round trip that is measured, with the LOOP behind it
+            loop next
+            out END, al          and this, which ends the run
+            jmp again
+
+The bare loop runs the same guest on the same vCPU from one doorbell to the next.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from nestvmm._native import ffi, lib
+from nestvmm.errors import HostError
+from nestvmm.hypervisors import Hypervisor, on_io
+from nestvmm.nesting import GuestSpec, LevelSpec, Runner, Tower, TowerSpec
+from nestvmm.x86.event import Direction, Event, Result
+from nestvmm.x86.layout import PORT_POST
+
+__all__ = ["Answering", "Course", "Timekeeper"]
+
+_START = 0xE0
+_END = 0xE1
+# L0 has a device there that its C code serves; a hypervisor that claims it comes first.
+_PORT = PORT_POST[0]
+_ADDRESS = 0x100000
+_MEMORY = 4 << 20
+_TIMEOUT = 60.0
+
+
+class Timekeeper(Hypervisor):
+    """Takes the time at the guest's doorbells; `ticks` is what passed between the last two."""
+
+    def __init__(self) -> None:
+        self._start = 0
+        self.ticks = 0
+
+    @on_io(_START, direction=Direction.WRITE)
+    def begin(self, event: Event) -> Result:
+        """The first read is next."""
+        self._start = lib.nv_ticks()
+        return Result.handled()
+
+    @on_io(_END, direction=Direction.WRITE)
+    def end(self, event: Event) -> Result:
+        """The last read is done."""
+        self.ticks = lib.nv_ticks() - self._start
+        return Result.stopped(0)
+
+
+class Answering(Timekeeper):
+    """Answers the reads, too."""
+
+    @on_io(_PORT, direction=Direction.READ)
+    def answer(self, event: Event) -> Result:
+        """All ones, as the bare loop and L0's C code answer."""
+        return Result.read(0xFF)
+
+
+class Course:
+    """A tower `height` levels high whose guest reads the port; a context manager.
+
+    trips:    reads in a batch, 1 to 2**31 - 1
+    handler:  the level whose Python hypervisor answers them; 0: L0's C code
+
+    `tower` is the open tower.
+    """
+
+    def __init__(self, trips: int, height: int = 2, handler: int = 0) -> None:
+        if not (1 <= trips < 1 << 31 and height >= 2 and 0 <= handler < height):
+            raise ValueError(f"{trips} trips to level {handler} in a tower of height {height}: no such course")
+        self.trips = trips
+        keeper = handler or 1
+        names = ["nestvmm.hypervisors:Hypervisor"] * (height - 1)
+        names[keeper - 1] = f"nestvmm.bench.course:{Answering.__name__ if handler else Timekeeper.__name__}"
+        with tempfile.TemporaryDirectory(prefix="nestvmm-") as folder:
+            image = Path(folder) / "course.bin"
+            image.write_bytes(_machine_code(trips))
+            guest = GuestSpec(image, address=_ADDRESS, memory=_MEMORY)
+            self.tower = Tower(TowerSpec(guest, tuple(LevelSpec(name) for name in names), timeout=_TIMEOUT))
+        found = self.tower.hypervisors[keeper - 1]
+        if not isinstance(found, Timekeeper):
+            raise TypeError(f"level {keeper} of a course is a {type(found).__name__}")
+        self._keeper = found
+
+    def __enter__(self) -> Course:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.tower.close()
+
+    def batch(self) -> float:
+        """TSC ticks of one round trip through the runner, averaged over a batch."""
+        result = Runner(self.tower).run()
+        if result.status:
+            raise HostError(f"the benchmark's guest ended with status {result.status}: {result.message}")
+        return self._keeper.ticks / self.trips
+
+    def bare_batch(self) -> float:
+        """The same by the bare loop of native/bench.c, also in a thread of its own."""
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(self._bare_batch).result()
+
+    def _bare_batch(self) -> float:
+        self._bare(1)
+        return self._bare(self.trips + 1) / self.trips
+
+    def _bare(self, exits: int) -> int:
+        vcpu = self.tower.engine.vcpu
+        ticks = ffi.new("uint64_t *")
+        # the runner's last kick may have come too late for its own run
+        vcpu.run.immediate_exit = 0
+        status = lib.nv_bench_bare(vcpu.fd, vcpu.run, exits, ticks)
+        if status < 0:
+            raise HostError(f"the bare KVM_RUN loop failed: {os.strerror(-status)}")
+        return int(ticks[0])
+
+
+def _machine_code(trips: int) -> bytes:
+    count = trips.to_bytes(4, "little")
+    return (
+        b"\xba"
+        + _PORT.to_bytes(4, "little")  # mov edx, PORT
+        + b"\xb9"
+        + count
+        + bytes((0xE6, _START))  # again: mov ecx, TRIPS; out START, al
+        + b"\xec\xe2\xfd"  # next: in al, dx; loop next
+        + bytes((0xE6, _END))
+        + b"\xeb\xf2"  # out END, al; jmp again
+    )

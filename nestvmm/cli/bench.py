@@ -1,0 +1,88 @@
+"""`nestvmm bench`: measures this host."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from nestvmm.bench import Row, measure_lab, measure_startup, measure_trips
+from nestvmm.errors import UsageError
+
+__all__ = ["bench"]
+
+_GUESTS = Path(__file__).resolve().parents[2] / "guests"
+# Batches and starts: as many as take some two minutes, and some twenty seconds.
+_BATCHES, _QUICK_BATCHES = 1500, 150
+_STARTS, _QUICK_STARTS = 9, 1
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Fewer samples: done within 20 s.")
+@click.option(
+    "--json", "json_file", metavar="FILE", help="Writes the rows as JSON, too; `-`: instead, to standard output."
+)
+@click.option("--no-qemu", is_flag=True, help="Does not start QEMU.")
+@click.option("--lab", is_flag=True, help="Measures in the SVM lab, too, where the clock counts instructions.")
+@click.option(
+    "--guests",
+    type=click.Path(path_type=Path),
+    default=_GUESTS,
+    help="Where the guests are that `make guests` built. [guests/ of the checkout]",
+)
+def bench(*, quick: bool, json_file: str | None, no_qemu: bool, lab: bool, guests: Path) -> None:
+    """Measure what an exit costs on this host, and how soon a guest starts.
+
+    Ratios are taken within this run: the things that are compared take turns, and a ratio is the median over the
+    pairs. The exit status does not depend on the goals.
+    """
+    rows = measure_trips(_QUICK_BATCHES if quick else _BATCHES)
+    rows += measure_startup(
+        guests / "multiboot" / "multiboot.elf", _QUICK_STARTS if quick else _STARTS, qemu=not no_qemu
+    )
+    if lab:
+        rows += measure_lab(guests / "rtt" / "rtt.elf")
+    text = json.dumps([row.as_dict() for row in rows], indent=2)
+    if json_file == "-":
+        print(text)
+        return
+    if json_file is not None:
+        try:
+            Path(json_file).write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"--json {json_file}: {error.strerror}") from None
+    _print(rows)
+
+
+def _print(rows: list[Row]) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console.width = 130
+    table = Table(title="Round trips and start-up on this host", title_justify="left")
+    for heading in ("what", "median", "against", "ratio", "95 %", "goal", "met", "n"):
+        table.add_column(heading, justify="left" if heading in ("what", "against") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.what,
+            row.note or _quantity(row),
+            row.against,
+            _number(row.ratio),
+            "" if row.low is None or row.high is None else f"{row.low:.3f}-{row.high:.3f}",
+            "" if row.goal is None else f"<= {row.goal:.2f}",
+            {None: "", True: "yes", False: "no"}[row.met],
+            str(row.samples or ""),
+        )
+    console.print(table)
+
+
+def _quantity(row: Row) -> str:
+    if row.median is None:
+        return ""
+    return f"{row.median:.0f} {row.unit}" if row.unit == "ticks" else f"{row.median:.2f} {row.unit}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

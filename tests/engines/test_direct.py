@@ -1,0 +1,512 @@
+"""The direct engine on real hardware: exceptions, interrupts, halts, and kicks that end anything."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import guest_code as guest
+import pytest
+from guest_code import LevelSpec, Tower, results, run_in, spec_of
+
+from nestvmm.engines import DirectEngine, EngineConfig, RunStatus, choose_engine
+from nestvmm.errors import HostError
+from nestvmm.hypervisors import (
+    Direction,
+    Event,
+    ExitReason,
+    Hypervisor,
+    Result,
+    on,
+    on_debug,
+    on_instruction,
+    on_io,
+    on_mmio,
+)
+from nestvmm.kvm import HostMemory
+from nestvmm.nesting import Account, Clock, Runner
+from nestvmm.nesting.memory import Slot
+
+pytestmark = pytest.mark.kvm
+
+PORT = 0x5000
+AREA = 0xD0000000
+
+
+class Faulting(Hypervisor):
+    """Its port and area raise an exception in the guest; `code` -1: without error code."""
+
+    def __init__(self, vector: int, code: int = -1) -> None:
+        self._result = Result.faulted(vector, None if code < 0 else code)
+
+    @on_io(PORT)
+    @on_mmio(AREA, 0x1000)
+    def access(self, event: Event) -> Result:
+        return self._result
+
+
+class Interrupting(Hypervisor):
+    """OUT to PORT queues an interrupt of that vector; to PORT + 1 queues it and raises #UD; PORT + 2: an NMI."""
+
+    @on_io(PORT, 3, direction=Direction.WRITE)
+    def access(self, event: Event) -> Result:
+        if event.qualifier == PORT + 2:
+            self.guest.nmi()
+            return Result.handled()
+        for vector in event.data:
+            self.guest.interrupt(vector)
+        return Result.faulted(6) if event.qualifier == PORT + 1 else Result.handled()
+
+
+class Waking(Hypervisor):
+    """OUT to PORT: an interrupt of that vector comes 100 ms later, from another thread."""
+
+    thread: threading.Thread | None = None
+
+    @on_io(PORT)
+    def access(self, event: Event) -> Result:
+        self.thread = threading.Timer(0.1, self.guest.interrupt, [event.value])
+        self.thread.start()
+        return Result.handled()
+
+    def stop(self) -> None:
+        if self.thread is not None:
+            self.thread.join()
+
+
+class Changing(Hypervisor):
+    """Each access to its area or port adds one to the guest's RBX; reads give 0x1122334455667788."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int, int]] = []
+
+    @on_io(PORT)
+    @on_mmio(AREA, 0x2000)
+    def access(self, event: Event) -> Result:
+        self.seen.append((event.qualifier, event.direction, event.value))
+        regs = self.guest.regs
+        regs.rbx += 1
+        self.guest.set_regs(regs)
+        return Result.read(0x1122334455667788)
+
+
+class Emulating(Hypervisor):
+    @on_instruction(guest.POPCNT)
+    def popcnt(self, event: Event) -> Result:
+        regs = self.guest.regs
+        regs.rax = regs.rbx.bit_count()
+        self.guest.set_regs(regs)
+        self.guest.skip(len(guest.POPCNT))
+        return Result.handled()
+
+
+class Debugging(Hypervisor):
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+
+    @on_debug(1)
+    def step(self, event: Event) -> Result:
+        self.seen.append((event.qualifier, event.value))
+        return Result.handled()
+
+
+class Halting(Hypervisor):
+    def __init__(self) -> None:
+        self.seen: list[bytes] = []
+
+    @on(ExitReason.HLT)
+    def halt(self, event: Event) -> Result:
+        self.seen.append(event.instruction)
+        return Result.handled()
+
+
+def mine(name: str, **options: int) -> LevelSpec:
+    return LevelSpec(f"{__name__}:{name}", options)
+
+
+# exceptions
+
+ACCESSES = {
+    "in": guest.rdx(PORT) + b"\xec",
+    "load": guest.rdi(AREA) + b"\x8a\x07",
+}
+
+
+@pytest.mark.parametrize("access", ACCESSES)
+@pytest.mark.parametrize(("vector", "code"), [(13, 0x18), (13, 0), (6, -1), (12, 0x10), (0, -1)])
+def test_an_exception_reaches_the_guests_idt_at_the_instruction(
+    tmp_path: Path, vector: int, code: int, access: str
+) -> None:
+    pop_code = b"" if code < 0 else guest.POP_RAX + guest.keep(0)
+    handler = pop_code + guest.POP_RAX + guest.keep(1) + guest.done(vector)
+    body = guest.rax(0x7777) + ACCESSES[access]
+    image = guest.with_handlers(body + guest.done(99), {vector: handler})
+    with Tower(spec_of(tmp_path, image, [mine("Faulting", vector=vector, code=code)])) as tower:
+        assert run_in(tower).status == vector
+        error, rip = results(tower, 2)
+        assert error == max(code, 0)
+        # lidt has eight bytes; the access itself is the last one or two
+        assert rip == guest.CODE + 8 + len(body) - (1 if access == "in" else 2)
+
+
+def test_the_faulting_access_changed_nothing(tmp_path: Path) -> None:
+    handler = guest.keep(0) + guest.done(6)
+    image = guest.with_handlers(guest.rax(0x7777) + ACCESSES["in"] + guest.done(99), {6: handler})
+    with Tower(spec_of(tmp_path, image, [mine("Faulting", vector=6)])) as tower:
+        assert run_in(tower).status == 6
+        assert results(tower, 1) == [0x7777]
+
+
+def test_an_exception_that_nothing_delivers_is_the_guests_death(tmp_path: Path) -> None:
+    with Tower(spec_of(tmp_path, guest.inp(PORT) + guest.done(), [mine("Faulting", vector=6)])) as tower:
+        result = run_in(tower)
+    assert result.status == 255
+    assert result.message.startswith("guest at L2 died: triple fault\n   rax=")
+
+
+# interrupts of a machine without irqchip
+
+COUNT_40 = {0x40: guest.handler(guest.add(0))}
+
+
+def test_an_interrupt_is_delivered_at_once_when_the_guest_takes_interrupts(tmp_path: Path) -> None:
+    code = guest.STI + guest.NOP + guest.out(PORT, 0x40) + guest.load(guest.RESULTS) + guest.keep(1) + guest.done()
+    with Tower(spec_of(tmp_path, guest.with_handlers(code, COUNT_40), [mine("Interrupting")])) as tower:
+        assert run_in(tower).status == 0
+        assert results(tower, 2) == [1, 1]
+
+
+def test_interrupts_wait_in_order_until_the_guest_takes_them(tmp_path: Path) -> None:
+    first = guest.handler(guest.add(0) + guest.load(guest.RESULTS + 8) + guest.keep(2))
+    second = guest.handler(guest.add(1))
+    code = guest.out(PORT, 0x40) + guest.out(PORT, 0x41) + guest.out(PORT, 0x40)
+    code += (
+        guest.load(guest.RESULTS)
+        + guest.keep(3)
+        + guest.STI
+        + guest.until(1)
+        + guest.until(2)
+        + guest.CLI
+        + guest.done()
+    )
+    image = guest.with_handlers(code, {0x40: first, 0x41: second})
+    with Tower(spec_of(tmp_path, image, [mine("Interrupting")])) as tower:
+        assert run_in(tower).status == 0
+        kept = results(tower, 4)
+        assert kept == [2, 1, 1, 0], "none before STI; 0x41 came between the two of 0x40"
+
+
+def test_interrupts_queued_at_once_come_one_after_the_other(tmp_path: Path) -> None:
+    handlers = {0x40: guest.handler(guest.add(0)), 0x41: guest.handler(guest.add(1)), 0x42: guest.handler(guest.add(2))}
+    code = guest.STI + guest.NOP + guest.out(PORT, 0x42414041, 4) + b"".join(guest.until(i) for i in range(3))
+    image = guest.with_handlers(code + guest.CLI + guest.done(), handlers)
+    with Tower(spec_of(tmp_path, image, [mine("Interrupting")])) as tower:
+        assert run_in(tower).status == 0
+        assert results(tower, 3) == [1, 2, 1]
+
+
+def test_an_interrupt_comes_between_accesses_that_c_serves(tmp_path: Path) -> None:
+    code = guest.out(PORT, 0x40) + guest.STI + guest.repeat(50, guest.out(0x80, 1)) + guest.CLI + guest.done()
+    with Tower(spec_of(tmp_path, guest.with_handlers(code, COUNT_40), [mine("Interrupting")])) as tower:
+        assert run_in(tower).status == 0
+        assert results(tower, 1) == [1]
+
+
+def test_an_interrupt_beside_an_exception_is_not_lost(tmp_path: Path) -> None:
+    code = guest.STI + guest.NOP + guest.out(PORT + 1, 0x40) + guest.until(0) + guest.CLI + guest.done()
+    # the OUT is behind RIP or under it: a second one would queue a second interrupt, so #UD returns behind it
+    skip = b"\x48\xc7\x04\x24"  # movq $imm32, (%rsp)
+    behind = guest.CODE + 8 + len(guest.STI + guest.NOP + guest.out(PORT + 1, 0x40))
+    on_ud = guest.add(1) + skip + behind.to_bytes(4, "little") + guest.IRETQ
+    image = guest.with_handlers(code, {0x40: guest.handler(guest.add(0)), 6: on_ud})
+    with Tower(spec_of(tmp_path, image, [mine("Interrupting")])) as tower:
+        assert run_in(tower).status == 0
+        assert results(tower, 2) == [1, 1]
+
+
+def test_an_nmi_comes_whether_interrupts_are_on_or_off(tmp_path: Path) -> None:
+    code = guest.out(PORT + 2, 0) + guest.NOP * 4 + guest.STI + guest.out(PORT + 2, 0) + guest.NOP * 4 + guest.done()
+    image = guest.with_handlers(code, {2: guest.handler(guest.add(0))})
+    with Tower(spec_of(tmp_path, image, [mine("Interrupting")])) as tower:
+        assert run_in(tower).status == 0
+        assert results(tower, 1) == [2]
+
+
+def test_a_halted_guest_is_woken_by_an_interrupt_from_another_thread(tmp_path: Path) -> None:
+    halted = guest.STI + guest.HLT + guest.load(guest.RESULTS) + guest.keep(1) + guest.done()
+    image = guest.with_handlers(guest.out(PORT, 0x40) + halted, COUNT_40)
+    started = time.monotonic()
+    with Tower(spec_of(tmp_path, image, [mine("Waking")])) as tower:
+        assert run_in(tower).status == 0
+        assert results(tower, 2) == [1, 1], "it did not go on before the interrupt"
+    assert time.monotonic() - started >= 0.1
+
+
+def test_an_interrupt_that_was_taken_does_not_end_a_later_halt(tmp_path: Path) -> None:
+    """Queueing one also kicks; what was left of the kick must not wake the next HLT."""
+    code = guest.STI + guest.NOP
+    for wanted in (1, 2):
+        code += guest.out(PORT + 0x10, 0x40) + guest.until(0)  # the first one is seen while running
+        code += guest.out(PORT, 0x40) + guest.HLT + guest.load(guest.RESULTS) + guest.keep(wanted)
+    image = guest.with_handlers(code + guest.done(), COUNT_40)
+    with Tower(spec_of(tmp_path, image, [mine("Waking"), mine("AtOnce")])) as tower:
+        assert run_in(tower).status == 0
+        assert results(tower, 3) == [4, 2, 4]
+
+
+class AtOnce(Hypervisor):
+    @on_io(PORT + 0x10)
+    def access(self, event: Event) -> Result:
+        self.guest.interrupt(event.value)
+        return Result.handled()
+
+
+def test_a_guest_that_halts_with_interrupts_off_is_dead(tmp_path: Path) -> None:
+    with Tower(spec_of(tmp_path, guest.HLT)) as tower:
+        result = run_in(tower)
+    assert result.status == 255
+    assert result.message.startswith("guest at L1 died: it halted with interrupts off, so nothing can wake it\n")
+
+
+def test_a_pc_has_lines_and_takes_no_vectors(tmp_path: Path) -> None:
+    with Tower(spec_of(tmp_path, guest.done(), ["logger"], machine="pc")) as tower:
+        with pytest.raises(ValueError, match=r"machine pc takes interrupts by its irqchip's lines"):
+            tower.hypervisors[0].guest.interrupt(0x40)
+        assert tower.engine.irqchip_fd >= 0
+    with Tower(spec_of(tmp_path, guest.done(), ["logger"])) as tower:
+        with pytest.raises(ValueError, match="interrupt vector 256 is not within 0 to 255"):
+            tower.hypervisors[0].guest.interrupt(256)
+        tower.hypervisors[0].guest.line(4, True)
+        assert tower.engine.irqchip_fd == -1
+
+
+# answers and registers
+
+
+def test_settling_delivers_the_answer_and_executes_nothing_else(tmp_path: Path) -> None:
+    code = guest.inp(PORT) + guest.keep(0) + guest.keep_rbx(1) + guest.done()
+    with Tower(spec_of(tmp_path, guest.rbx(40) + code, [mine("Changing")])) as tower:
+        assert run_in(tower).status == 0
+        assert results(tower, 2) == [0x88, 41]
+
+
+def test_a_string_whose_handler_changes_registers_is_whole(tmp_path: Path) -> None:
+    code = guest.store(guest.RESULTS + 64, 0x44332211) + guest.rbx(0) + guest.outs(PORT, guest.RESULTS + 64, 4)
+    with Tower(spec_of(tmp_path, code + guest.keep_rbx(0) + guest.done(), [mine("Changing")])) as tower:
+        assert run_in(tower).status == 0
+        elements = [value for _, _, value in tower.hypervisors[0].seen]
+        assert elements == [0x11, 0x22, 0x33, 0x44]
+        assert results(tower, 1) == [4]
+
+
+def test_an_access_across_a_page_whose_handler_changes_registers_is_whole(tmp_path: Path) -> None:
+    edge = AREA + 0xFFC
+    code = guest.rbx(0) + guest.store(edge, 0x8877665544332211) + guest.keep_rbx(0)
+    code += guest.load(edge) + guest.keep(1) + guest.keep_rbx(2) + guest.done()
+    with Tower(spec_of(tmp_path, code, [mine("Changing")])) as tower:
+        assert run_in(tower).status == 0
+        assert tower.hypervisors[0].seen == [
+            (edge, Direction.WRITE, 0x44332211),
+            (AREA + 0x1000, Direction.WRITE, 0x88776655),
+            (edge, Direction.READ, 0),
+            (AREA + 0x1000, Direction.READ, 0),
+        ]
+        assert results(tower, 3) == [2, 0x5566778855667788, 4]
+        account = Account.of(tower, Clock(), 1)
+        assert sum(row.count for row in account.rows) == account.exits == 5
+
+
+def test_an_instruction_that_kvm_cannot_emulate_is_emulated(tmp_path: Path) -> None:
+    """Where KVM runs the instruction itself, the result is the same."""
+    code = guest.rbx(0xFF00FF) + guest.POPCNT + guest.keep(0) + guest.done()
+    with Tower(spec_of(tmp_path, code, [mine("Emulating"), "logger"])) as tower:
+        assert run_in(tower).status == 0
+        assert results(tower, 1) == [16]
+
+
+def test_single_steps_go_to_the_level_that_debugs(tmp_path: Path) -> None:
+    with Tower(spec_of(tmp_path, guest.NOP * 3 + guest.done(3), [mine("Debugging"), "logger"])) as tower:
+        assert run_in(tower).status == 3
+        # value is where the guest stands: behind each NOP, then behind the two moves of the debug exit
+        steps = [1, 2, 3, 13, 23]
+        assert tower.hypervisors[0].seen[:5] == [(1, guest.CODE + step) for step in steps]
+
+
+def test_hlt_is_an_event_with_its_instruction(tmp_path: Path) -> None:
+    with Tower(spec_of(tmp_path, guest.HLT + guest.done(4), [mine("Halting")])) as tower:
+        assert run_in(tower).status == 4
+        assert tower.hypervisors[0].seen == [b"\xf4"]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (guest.UD2, "guest at L1 died: triple fault"),
+        (guest.rax(0xE0000000) + b"\xff\xe0", "guest at L1 died: "),  # jmp *%rax, where no memory is
+    ],
+)
+def test_a_guest_that_dies_is_shown_with_its_registers(tmp_path: Path, code: bytes, message: str) -> None:
+    with Tower(spec_of(tmp_path, code)) as tower:
+        result = run_in(tower)
+    assert result.status == 255
+    assert result.message.startswith(message)
+    assert "rip=" in result.message
+    assert "cr3=" in result.message
+
+
+# kicks
+
+KICK_AT_MOST = 1.0  # seconds; 50 ms is the goal on an idle machine
+
+
+@pytest.fixture
+def full_pipe() -> Iterator[int]:
+    """The end of a pipe that nobody reads and that takes no more."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    try:
+        while True:
+            os.write(writer, bytes(65536))
+    except BlockingIOError:
+        pass
+    os.set_blocking(writer, True)
+    yield writer
+    os.close(reader)
+    os.close(writer)
+
+
+def seconds_to_stop(tower: Tower) -> float:
+    """Runs for 0.2 s, then stops: how long that takes."""
+    runner = Runner(tower)
+    stopped = [0.0]
+
+    def stop() -> None:
+        stopped[0] = time.monotonic()
+        runner.stop()
+
+    timer = threading.Timer(0.2, stop)
+    timer.start()
+    runner.run()
+    ended = time.monotonic()
+    timer.join()
+    assert stopped[0] > 0, "the guest ended by itself"
+    return ended - stopped[0]
+
+
+STORMS = {
+    "busy loop": (guest.FOREVER, "bare", ()),
+    "busy loop of instructions": (guest.loop(guest.NOP * 100), "bare", ()),
+    "hlt on a pc": (guest.STI + guest.loop(guest.HLT), "pc", ()),
+    "hlt with interrupts off on a pc": (guest.HLT, "pc", ()),
+    "hlt waiting for an interrupt": (guest.STI + guest.loop(guest.HLT), "bare", ()),
+    "I/O storm in C": (guest.loop(guest.out(0x80, 1)), "bare", ()),
+    "I/O storm of nobody": (guest.loop(guest.inp(0x61F0)), "bare", ()),
+    "I/O storm in Python": (guest.loop(guest.inp(PORT)), "bare", ("Quick",)),
+    "string storm": (guest.loop(guest.ins(0x80, guest.RESULTS, 1000)), "bare", ()),
+    "MMIO storm": (guest.loop(guest.load(0xFE000000)), "bare", ()),
+}
+
+
+class Quick(Hypervisor):
+    @on_io(PORT)
+    def access(self, event: Event) -> Result:
+        return Result.read(1)
+
+
+@pytest.mark.parametrize("storm", STORMS)
+def test_a_kick_ends_whatever_the_guest_does(tmp_path: Path, storm: str) -> None:
+    code, machine, levels = STORMS[storm]
+    with Tower(
+        spec_of(tmp_path, code, [mine(name) for name in levels], machine=machine, timeout=30), stdout=-1
+    ) as tower:
+        took = seconds_to_stop(tower)
+    print(f"{storm}: {1000 * took:.1f} ms")
+    assert took < KICK_AT_MOST
+
+
+@pytest.mark.parametrize("console", ["L0's", "a hypervisor's", "a debug console"])
+def test_a_kick_ends_output_that_nobody_reads(tmp_path: Path, full_pipe: int, console: str) -> None:
+    levels = {
+        "L0's": [],
+        "a hypervisor's": [LevelSpec("console", {"output": full_pipe})],
+        "a debug console": [LevelSpec("debug-console", {"port": 0x3F8, "output": full_pipe})],
+    }
+    code = guest.loop(guest.out(0x3F8, 0x41))
+    with Tower(spec_of(tmp_path, code, levels[console], timeout=30), stdout=full_pipe) as tower:
+        took = seconds_to_stop(tower)
+    print(f"output of {console}: {1000 * took:.1f} ms")
+    assert took < KICK_AT_MOST
+
+
+def test_a_timeout_ends_the_run_with_its_status(tmp_path: Path) -> None:
+    with Tower(spec_of(tmp_path, guest.FOREVER, timeout=0.3)) as tower:
+        started = time.monotonic()
+        result = run_in(tower)
+        assert 0.3 <= time.monotonic() - started < 0.3 + KICK_AT_MOST
+    assert result.status == 124
+    assert result.message == "timeout: the guest still ran after 0.3 s"
+
+
+# the engine by itself
+
+
+@pytest.fixture
+def bare() -> Iterator[DirectEngine]:
+    """A machine with 64 KiB of memory at 0, that no tower drives."""
+    with (
+        HostMemory(0x10000) as memory,
+        DirectEngine(EngineConfig("bare", 1, memory, [Slot(0, 0x10000, 0, False)])) as one,
+    ):
+        yield one
+
+
+def test_registers_and_msrs_are_kvms(bare: DirectEngine) -> None:
+    regs, sregs = bare.regs(), bare.sregs()
+    regs.rbx = 0x1234
+    bare.set_regs(regs)
+    sregs.cr2 = 0x5000
+    bare.set_sregs(sregs)
+    assert (bare.regs().rbx, bare.sregs().cr2) == (0x1234, 0x5000)
+    star = 0xC0000081
+    assert bare.set_msr(star, 0x10000800000000)
+    assert bare.get_msr(star) == 0x10000800000000
+    assert bare.get_msr(0x4E560000) is None
+    assert not bare.set_msr(0x4E560000, 1)
+
+
+def test_a_kick_before_the_run_ends_it(bare: DirectEngine) -> None:
+    bare.kick()
+    assert bare.run() == RunStatus.KICKED
+
+
+def test_a_late_kick_after_the_end_hurts_nobody() -> None:
+    with HostMemory(0x10000) as memory:
+        engine = DirectEngine(EngineConfig("pc", 1, memory, [Slot(0, 0x10000, 0, False)]))
+        with engine:
+            pass
+        engine.kick()
+
+
+def test_the_engine_of_a_name() -> None:
+    assert choose_engine("auto") is choose_engine("direct") is DirectEngine
+    with pytest.raises(HostError, match=r"^engine svm: not in this version of nestvmm, which has direct$"):
+        choose_engine("svm")
+
+
+def test_a_halt_with_interrupts_off_can_never_end(bare: DirectEngine) -> None:
+    assert bare.halt() is False
+
+
+def test_a_halt_ends_by_a_kick(bare: DirectEngine) -> None:
+    regs = bare.regs()
+    regs.rflags |= 1 << 9
+    bare.set_regs(regs)
+    timer = threading.Timer(0.1, bare.kick)
+    timer.start()
+    assert bare.halt() is True
+    timer.join()
+    bare.interrupt(0x40)
+    assert bare.halt() is True
