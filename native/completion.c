@@ -28,6 +28,8 @@
 #define EFER_LMA (1ull << 10)
 #define DR6_BS (1ull << 14)
 
+#define SHARED (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)
+
 #define UD 6
 #define NM 7
 #define DB 1
@@ -120,8 +122,8 @@ static int map_code(struct nv_completion *c, uint64_t size)
 	return result;
 }
 
-struct nv_completion *nv_completion_new(int fd, const int *kicked, const struct nv_slot *slots, uint32_t slot_count,
-					uint32_t physical_bits, uint32_t xsave_size, uint64_t code_size)
+struct nv_completion *nv_completion_new(int fd, struct kvm_run *run, const int *kicked, const struct nv_slot *slots,
+					uint32_t slot_count, uint32_t physical_bits, uint32_t xsave_size, uint64_t code_size)
 {
 	struct nv_completion *c = calloc(1, sizeof *c);
 	struct nv_completion_state *state = aligned_alloc(64, (sizeof *state + 63) / 64 * 64);
@@ -151,6 +153,9 @@ struct nv_completion *nv_completion_new(int fd, const int *kicked, const struct 
 	memset(state->initial, 0, area);
 	state->fd = fd;
 	state->kicked = kicked;
+	state->run = run;
+	/* an ioctl on a vCPU can cost as much as an exit */
+	state->shares = (run->kvm_valid_regs & SHARED) == SHARED;
 	state->supported = xcr0() & (X87_SSE | AVX | AVX512);
 	state->paging.slots = slots;
 	state->paging.slot_count = slot_count;
@@ -217,15 +222,42 @@ static void take_controls(struct nv_completion *c)
 	forbidden[NV_UNIT_AVX] = forbidden[NV_UNIT_AVX512] = UD;
 }
 
+/* From `run` if KVM left them there and nobody changed them since. */
+static int take_registers(struct nv_completion *c)
+{
+	struct nv_completion_state *state = c->state;
+	int result;
+
+	if (state->shared && c->fresh) {
+		c->regs = state->run->s.regs.regs;
+		state->sregs = state->run->s.regs.sregs;
+		return 0;
+	}
+	result = kvm(c, KVM_GET_REGS, &c->regs);
+	return result ? result : kvm(c, KVM_GET_SREGS, &state->sregs);
+}
+
+static int give_registers(struct nv_completion *c)
+{
+	struct nv_completion_state *state = c->state;
+
+	if (!state->shares)
+		return kvm(c, KVM_SET_REGS, &c->regs);
+	if (!state->shared)
+		state->run->s.regs.sregs = state->sregs;
+	state->run->s.regs.regs = c->regs;
+	state->run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+	state->shared = 1;
+	return 0;
+}
+
 /* Level n's state at the start of a run. */
 static int begin(struct nv_completion *c)
 {
 	struct nv_completion_state *state = c->state;
 	struct kvm_sregs *sregs = &state->sregs;
-	int user, result = kvm(c, KVM_GET_REGS, &c->regs);
+	int user, result = take_registers(c);
 
-	if (!result)
-		result = kvm(c, KVM_GET_SREGS, sregs);
 	if (result)
 		return result;
 	c->count = 0;
@@ -296,8 +328,13 @@ static void mend_x87_pointers(struct nv_completion_state *state)
 /* A run that began behind STI or MOV SS is no longer there. */
 static int end_shadow(struct nv_completion *c)
 {
+	struct nv_completion_state *state = c->state;
 	struct kvm_vcpu_events events;
-	int result = kvm(c, KVM_GET_VCPU_EVENTS, &events);
+	int result;
+
+	if (state->shared && c->fresh && !state->run->s.regs.events.interrupt.shadow)
+		return 0;
+	result = kvm(c, KVM_GET_VCPU_EVENTS, &events);
 
 	if (result || !events.interrupt.shadow)
 		return result;
@@ -339,10 +376,10 @@ static int end(struct nv_completion *c, int status)
 	}
 	if (c->count)
 		c->regs.rflags &= ~RFLAGS_RF;
-	if (!result)
-		result = kvm(c, KVM_SET_REGS, &c->regs);
 	if (!result && c->count)
 		result = end_shadow(c);
+	if (!result)
+		result = give_registers(c);
 	if (result)
 		return result;
 	c->total += c->count;

@@ -14,11 +14,11 @@
 /* What an operation is. */
 #define NV_OPERATION_STOP 0    /* KVM's to do, or nobody's */
 #define NV_OPERATION_NATIVE 1  /* code */
-#define NV_OPERATION_JUMP 2    /* to target if condition */
-#define NV_OPERATION_CALL 3    /* to target, 64-bit mode */
-#define NV_OPERATION_RETURN 4  /* near, 64-bit mode */
-#define NV_OPERATION_PUSH 5    /* register base, 64-bit mode */
-#define NV_OPERATION_POP 6     /* register base, 64-bit mode */
+#define NV_OPERATION_JUMP 2    /* to its value if condition; this and those to POP only in 64-bit mode */
+#define NV_OPERATION_CALL 3    /* to its value */
+#define NV_OPERATION_RETURN 4
+#define NV_OPERATION_PUSH 5    /* its value: the memory operand, else register base, else target */
+#define NV_OPERATION_POP 6     /* register base */
 #define NV_OPERATION_CLAC 7
 #define NV_OPERATION_STAC 8
 #define NV_OPERATION_FAULT 9   /* raises exception target, #GP with error code 0 */
@@ -94,16 +94,17 @@ struct nv_completion {
 	uint32_t has_error;
 	uint32_t error;
 	uint32_t xsave_size;
+	uint32_t fresh;          /* nobody changed level n's state since KVM_RUN came back */
 	uint64_t cr2;
 	uint64_t total;          /* instructions completed so far, in all runs */
 	uint64_t runs;
 	struct nv_completion_state *state;
 };
 
-/* A completer for the vCPU `fd`; NULL with errno. kicked: ends a run when it becomes nonzero. xsave_size: of KVM's XSAVE
+/* A completer for the vCPU `fd`, whose mapping is `run`; NULL with errno. kicked: ends a run when it becomes nonzero. xsave_size: of KVM's XSAVE
  * area in bytes; code_size: room for translated code in bytes. */
-struct nv_completion *nv_completion_new(int fd, const int *kicked, const struct nv_slot *slots, uint32_t slot_count,
-					uint32_t physical_bits, uint32_t xsave_size, uint64_t code_size);
+struct nv_completion *nv_completion_new(int fd, struct kvm_run *run, const int *kicked, const struct nv_slot *slots,
+					uint32_t slot_count, uint32_t physical_bits, uint32_t xsave_size, uint64_t code_size);
 void nv_completion_free(struct nv_completion *completion);
 
 /* Runs level n's next instructions, from its KVM state and back into it. Negative errno when KVM refuses. */

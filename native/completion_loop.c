@@ -230,6 +230,26 @@ static int run_native(struct nv_completion *c, const struct nv_operation *op)
 	return 0;
 }
 
+/* What a jump goes to, or PUSH pushes. */
+static int value_of(struct nv_completion *c, const struct nv_operation *op, uint64_t *value)
+{
+	struct operand operand;
+	int status;
+
+	*value = op->target;
+	if (op->access) {
+		status = linearize(c, op->segment, effective_address(c, op), 8, &operand.linear);
+		if (!status)
+			status = locate(c, operand.linear, 8, 0, &operand);
+		if (status)
+			return status;
+		copy(value, operand.use, 8);
+	} else if (op->base != NV_NO_REGISTER) {
+		*value = *reg(c, op->base);
+	}
+	return 0;
+}
+
 static int push(struct nv_completion *c, uint64_t value)
 {
 	struct operand operand;
@@ -310,7 +330,7 @@ static int set_ac(struct nv_completion *c, int ac)
 /* One instruction: level n's state changes only when the result is 0 or a TRAP's fault. */
 static int step(struct nv_completion *c, struct nv_operation *op)
 {
-	uint64_t next = c->regs.rip + op->length, value;
+	uint64_t next = c->regs.rip + op->length, value = 0;
 	uint8_t *host;
 	int status;
 
@@ -322,23 +342,31 @@ static int step(struct nv_completion *c, struct nv_operation *op)
 		break;
 	case NV_OPERATION_JUMP:
 		status = 0;
-		if (holds(c->flags, op->condition))
-			next = op->target;
+		if (!holds(c->flags, op->condition))
+			break;
+		status = value_of(c, op, &next);
+		if (!status && !canonical(c, next))
+			return raise(c, NV_GP, 1, 0);
 		break;
 	case NV_OPERATION_CALL:
-		status = push(c, next);
-		next = op->target;
+		status = value_of(c, op, &value);
+		if (!status && !canonical(c, value))
+			return raise(c, NV_GP, 1, 0);
+		if (!status)
+			status = push(c, next);
+		next = value;
 		break;
 	case NV_OPERATION_RETURN:
-		status = pop(c, &value);
-		if (!status && !canonical(c, value)) {
+		status = pop(c, &next);
+		if (!status && !canonical(c, next)) {
 			c->regs.rsp -= 8;
 			return raise(c, NV_GP, 1, 0);
 		}
-		next = value;
 		break;
 	case NV_OPERATION_PUSH:
-		status = push(c, *reg(c, op->base));
+		status = value_of(c, op, &value);
+		if (!status)
+			status = push(c, value);
 		break;
 	case NV_OPERATION_POP:
 		status = pop(c, &value);

@@ -27,6 +27,9 @@ struct nv_completion_state {
 	uint64_t x87_instruction, x87_operand;
 	const int *kicked;
 	int fd;
+	struct kvm_run *run;
+	int shares;                    /* KVM leaves registers and events in `run` and takes registers from there */
+	int shared;                    /* it did so when it came back last */
 	int have_vectors;              /* area holds level n's, or did when they were loaded */
 	int vectors_changed;
 	int x87_pointers;              /* x87_instruction and x87_operand are level n's */

@@ -46,6 +46,7 @@ class DirectEngine:
         self._interrupts: deque[int] = deque()
         self._wake = threading.Condition()
         self._kicked = False
+        self._fresh = False
         self._cpuid: list[CpuidEntry] = []
         self._completer: Completer | None = None
         try:
@@ -114,6 +115,7 @@ class DirectEngine:
         if self._interrupts:
             self._deliver()
         status: int = lib.nv_vcpu_run(self.vcpu)
+        self._fresh = True
         if status != _EVENT:
             self._check(status)
             if status == RunStatus.KICKED:
@@ -136,13 +138,22 @@ class DirectEngine:
     def settle(self) -> None:
         """KVM takes the answer to an exit when it is entered again: enter, and leave before the next instruction."""
         self._check(lib.nv_vcpu_settle(self.vcpu))
+        self._fresh = False
+
+    def _apply(self) -> None:
+        """Lets KVM take the registers that a completion left for its next entry."""
+        if self._run.kvm_dirty_regs:
+            self.settle()
 
     def regs(self) -> Regs:
         """General registers."""
+        self._apply()
         return self._vcpu.get_regs()
 
     def set_regs(self, regs: Regs) -> None:
         """Sets the general registers."""
+        self._apply()
+        self._fresh = False
         self._vcpu.set_regs(regs)
 
     def sregs(self) -> Sregs:
@@ -151,6 +162,7 @@ class DirectEngine:
 
     def set_sregs(self, sregs: Sregs) -> None:
         """Sets the segment and control registers."""
+        self._fresh = False
         self._vcpu.set_sregs(sregs)
 
     def get_msr(self, index: int) -> int | None:
@@ -187,7 +199,7 @@ class DirectEngine:
             self._completer = self._open.enter_context(
                 Completer(self._vcpu, kicked, config.memory, config.slots, self._cpuid)
             )
-        return self._completer.complete()
+        return self._completer.complete(self._fresh)
 
     def interrupt(self, vector: int) -> None:
         """Queues an external interrupt."""

@@ -48,9 +48,11 @@ class Completer:
         for c, slot in zip(self._slots, slots, strict=True):
             c.guest, c.size, c.readonly = slot.guest_address, slot.size, slot.readonly
             c.host = ffi.cast("uint8_t *", memory.address + slot.offset)
+        run = vcpu.kvm_run
+        run.kvm_valid_regs = vcpu.check(Cap.SYNC_REGS)
         size = max(vcpu.check(Cap.XSAVE2), _XSAVE)
         self._c: Any = lib.nv_completion_new(
-            vcpu.fd, kicked, self._slots, len(slots), _physical_bits(cpuid), size, _CODE
+            vcpu.fd, run, kicked, self._slots, len(slots), _physical_bits(cpuid), size, _CODE
         )
         if self._c == ffi.NULL:
             raise HostError(
@@ -85,12 +87,14 @@ class Completer:
         """Instructions completed so far."""
         return int(self._c.total)
 
-    def complete(self) -> Result:
+    def complete(self, fresh: bool) -> Result:
         """Does level n's next instruction, and those behind it that are L0's to do.
 
+        fresh: nobody changed level n's state since KVM_RUN came back.
         Handled; faulted, when the instruction does; or declined, with the reason as its message.
         """
         c = self._c
+        c.fresh = fresh
         status = lib.nv_completion_run(c)
         while status == lib.NV_COMPLETION_DECODE:
             self._install()

@@ -122,7 +122,7 @@ def translate(data: bytes, ip: int, mode: int, lacks: frozenset[str]) -> Operati
             kind = lib.NV_OPERATION_CLAC if instruction.mnemonic == Mnemonic.CLAC else lib.NV_OPERATION_STAC
             return Operation(kind, length)
         if instruction.is_stack_instruction:
-            return _stack(instruction, data, mode)
+            return _stack(instruction, mode)
         if denied(instruction, lacks):
             raise _Unable
         return _native(instruction)
@@ -140,29 +140,46 @@ def _transfer(instruction: Instruction, data: bytes, mode: int) -> Operation:
         return Operation(lib.NV_OPERATION_FAULT, length, fields={"target": _UD})
     if mode != 64 or data[0] == 0x66:
         raise _Unable  # AMD's processors cut the target to 16 bits, Intel's do not
-    if instruction.is_jcc_short_or_near:
-        condition = (data[length - 2] if length == 2 else data[length - 5]) & 15
-        if data[0] & 0xF0 not in (0x70, 0x00):
-            raise _Unable  # prefixes
-        return Operation(
-            lib.NV_OPERATION_JUMP, length, fields={"target": instruction.near_branch_target, "condition": condition}
-        )
-    if instruction.is_jmp_short_or_near:
-        fields = {"target": instruction.near_branch_target, "condition": lib.NV_CONDITION_ALWAYS}
-        return Operation(lib.NV_OPERATION_JUMP, length, fields=fields)
-    if code == Code.CALL_REL32_64:
-        return Operation(lib.NV_OPERATION_CALL, length, fields={"target": instruction.near_branch_target})
     if code == Code.RETNQ:
         return Operation(lib.NV_OPERATION_RETURN, length)
+    if instruction.is_jcc_short_or_near:
+        # the opcode's last byte stands before the displacement, of 1 or 4 bytes
+        opcode = data[length - 2] if instruction.is_jcc_short else data[length - 5]
+        fields = {"target": instruction.near_branch_target, "condition": opcode & 15}
+        return Operation(lib.NV_OPERATION_JUMP, length, fields=fields)
+    if instruction.is_jmp_short_or_near or instruction.is_call_near:
+        fields = {"target": instruction.near_branch_target}
+    elif instruction.is_jmp_near_indirect or instruction.is_call_near_indirect:
+        fields = _value(instruction)
+    else:
+        raise _Unable
+    if instruction.is_call_near or instruction.is_call_near_indirect:
+        return Operation(lib.NV_OPERATION_CALL, length, fields=fields)
+    return Operation(lib.NV_OPERATION_JUMP, length, fields=fields | {"condition": lib.NV_CONDITION_ALWAYS})
+
+
+def _value(instruction: Instruction) -> dict[str, int]:
+    """The only operand, of 64 bits, in a register or in memory."""
+    if instruction.op0_kind == OpKind.REGISTER and RegisterExt.size(instruction.op0_register) == 8:
+        return {"base": _KVM_ORDER[RegisterExt.number(instruction.op0_register)]}
+    if instruction.op0_kind == OpKind.MEMORY and MemorySizeExt.size(instruction.memory_size) == 8:
+        return _address(instruction) | {"access": lib.NV_ACCESS_READ}
     raise _Unable
 
 
-def _stack(instruction: Instruction, data: bytes, mode: int) -> Operation:
-    kinds = {Code.PUSH_R64: lib.NV_OPERATION_PUSH, Code.POP_R64: lib.NV_OPERATION_POP}
-    if mode != 64 or instruction.code not in kinds:
+def _stack(instruction: Instruction, mode: int) -> Operation:
+    if mode != 64:
         raise _Unable
-    number = RegisterExt.number(instruction.op0_register)
-    return Operation(kinds[instruction.code], instruction.len, fields={"base": _KVM_ORDER[number]})
+    length = instruction.len
+    match instruction.code:
+        case Code.PUSH_R64 | Code.PUSH_RM64:
+            return Operation(lib.NV_OPERATION_PUSH, length, fields=_value(instruction))
+        case Code.PUSHQ_IMM8 | Code.PUSHQ_IMM32:
+            fields = {"target": instruction.immediate(0) & 0xFFFFFFFFFFFFFFFF}
+            return Operation(lib.NV_OPERATION_PUSH, length, fields=fields)
+        case Code.POP_R64:
+            return Operation(lib.NV_OPERATION_POP, length, fields=_value(instruction))
+    raise _Unable
 
 
 def _native(original: Instruction) -> Operation:
