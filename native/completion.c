@@ -40,9 +40,9 @@
 #define AVX512 0xe0ull
 
 /* Offsets in an XSAVE area (AMD APM vol. 2, 11.5.2). */
+#define AREA_FOP 6
 #define AREA_FIP 8
 #define AREA_FDP 16
-#define AREA_MXCSR 24
 
 static __thread struct nv_completion *current;
 static pthread_once_t installed = PTHREAD_ONCE_INIT;
@@ -310,7 +310,7 @@ static int fetch_vectors(struct nv_completion *c)
 	return 0;
 }
 
-/* x87's pointers to its last instruction point into translated code; processors that keep them only for pending
+/* What x87 keeps of its last instruction is the translated one's; processors that keep them only for pending
  * exceptions (AMD) have 0 there. */
 static void mend_x87_pointers(struct nv_completion_state *state)
 {
@@ -320,6 +320,7 @@ static void mend_x87_pointers(struct nv_completion_state *state)
 		return;
 	memcpy(&pointer, state->area + AREA_FIP, 8);
 	if (pointer) {
+		memcpy(state->area + AREA_FOP, &state->x87_opcode, 2);
 		memcpy(state->area + AREA_FIP, &state->x87_instruction, 8);
 		memcpy(state->area + AREA_FDP, &state->x87_operand, 8);
 	}

@@ -53,9 +53,9 @@ struct nv_operation {
 	uint64_t bytes[2], mask[2]; /* little endian; mask covers `length` bytes */
 	uint64_t code;
 	uint64_t displacement;
-	uint64_t target;
+	uint64_t target;         /* of a jump; exception; x87: what its last-opcode register gets */
 	uint16_t size;           /* of the memory operand */
-	uint16_t alignment;      /* that the memory operand needs */
+	uint16_t alignment;      /* that it needs, else 1 */
 	uint8_t length;          /* 0: free */
 	uint8_t kind, condition, unit, access;
 	uint8_t base, index, scale; /* registers in struct kvm_regs's order; NV_NO_REGISTER; scale is a shift */

@@ -181,6 +181,7 @@ static void note_x87(struct nv_completion *c, const struct nv_operation *op, con
 	if (op->x87_pointers == NV_X87_SETS) {
 		state->x87_pointers = 1;
 		state->x87_instruction = c->regs.rip;
+		state->x87_opcode = (uint16_t)op->target;
 		state->x87_operand = op->access ? operand->linear - state->segment[op->segment].base : 0;
 	} else if (op->x87_pointers == NV_X87_LOADS) {
 		state->x87_pointers = 0;
@@ -210,8 +211,7 @@ static int run_native(struct nv_completion *c, const struct nv_operation *op)
 			if (status)
 				return status;
 			status = locate(c, operand.linear, op->size, op->access & NV_ACCESS_WRITE, &operand);
-			if (status == NV_COMPLETION_FAULT && c->vector == NV_PF && op->alignment > 1 &&
-			    operand.linear & (op->alignment - 1))
+			if (status == NV_COMPLETION_FAULT && operand.linear & (op->alignment - 1))
 				return raise(c, NV_GP, 1, 0); /* comes before page faults */
 			if (status)
 				return status;

@@ -25,6 +25,7 @@ struct nv_completion_state {
 	uint64_t supported;            /* XCR0 of this process, as far as it concerns vectors */
 	uint64_t components;           /* of the area that are in the registers */
 	uint64_t x87_instruction, x87_operand;
+	uint16_t x87_opcode;
 	const int *kicked;
 	int fd;
 	struct kvm_run *run;

@@ -191,15 +191,20 @@ class DirectEngine:
         # KVM delivers one event at an entry; its word that it takes an interrupt is from before this one
         self._run.ready_for_interrupt_injection = 0
 
-    def complete(self) -> Result:
-        """Does the instruction that KVM could not emulate, and those behind it that need no KVM."""
+    @property
+    def completer(self) -> Completer:
+        """What does KVM's part where KVM cannot; made when it is needed first."""
         if self._completer is None:
             config = self._config
             kicked = ffi.addressof(self.vcpu, "kicked")
             self._completer = self._open.enter_context(
                 Completer(self._vcpu, kicked, config.memory, config.slots, self._cpuid)
             )
-        return self._completer.complete(self._fresh)
+        return self._completer
+
+    def complete(self) -> Result:
+        """Does the instruction that KVM could not emulate, and those behind it that need no KVM."""
+        return self.completer.complete(self._fresh)
 
     def interrupt(self, vector: int) -> None:
         """Queues an external interrupt."""

@@ -14,7 +14,7 @@ from nestvmm.x86.event import HANDLED, Outcome, Result
 if TYPE_CHECKING:
     from nestvmm.engines.engine import MemorySlot
 
-__all__ = ["BATCH", "Completer"]
+__all__ = ["BATCH", "Completer", "processor"]
 
 #: The most instructions between two entries into KVM, where interrupts are taken: well under a millisecond.
 BATCH: Final = 10_000
@@ -42,7 +42,7 @@ class Completer:
         from nestvmm.engines.completion.translate import translate  # noqa: PLC0415
 
         self._translate = translate
-        self._lacks = lacking(_processor)
+        self._lacks = lacking(processor)
         self._memory = memory
         self._slots: Any = ffi.new("struct nv_slot[]", len(slots))
         for c, slot in zip(self._slots, slots, strict=True):
@@ -141,7 +141,8 @@ class Completer:
             self._room += size
 
 
-def _processor(leaf: int) -> list[int]:
+def processor(leaf: int) -> list[int]:
+    """EAX, EBX, ECX and EDX of this processor's CPUID, first subleaf."""
     registers = ffi.new("uint32_t[4]")
     lib.nv_completion_cpuid(leaf, 0, registers)
     return list(registers)

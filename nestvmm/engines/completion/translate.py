@@ -75,8 +75,7 @@ _X87_LOADS: Final = {Mnemonic.FLDENV, Mnemonic.FRSTOR}
 
 # Legacy-encoded vector instructions with 16 bytes of memory need them aligned, but for these (AMD APM vol. 4, 1.3).
 _UNALIGNED: Final = {
-    getattr(Mnemonic, name)
-    for name in "MOVUPS MOVUPD MOVDQU LDDQU PCMPESTRI PCMPESTRM PCMPISTRI PCMPISTRM".split()
+    getattr(Mnemonic, name) for name in "MOVUPS MOVUPD MOVDQU LDDQU PCMPESTRI PCMPESTRM PCMPISTRI PCMPISTRM".split()
 }
 _ALIGNED_VEX: Final = {
     getattr(Mnemonic, name)
@@ -125,7 +124,7 @@ def translate(data: bytes, ip: int, mode: int, lacks: frozenset[str]) -> Operati
             return _stack(instruction, mode)
         if denied(instruction, lacks):
             raise _Unable
-        return _native(instruction)
+        return _native(instruction, data[:length])
     except (_Unable, ValueError):
         return Operation(lib.NV_OPERATION_STOP, length)
 
@@ -182,13 +181,17 @@ def _stack(instruction: Instruction, mode: int) -> Operation:
     raise _Unable
 
 
-def _native(original: Instruction) -> Operation:
+def _native(original: Instruction, data: bytes) -> Operation:
     info = _INFO.info(original)
     memory_operand = next(
         (number for number in range(original.op_count) if original.op_kind(number) == OpKind.MEMORY), None
     )
     used = info.used_memory()
+    if original.code == Code.MOVSXD_R16_RM16:
+        raise _Unable  # how much it reads depends on the processor
     fields = {"unit": _unit(original), "x87_pointers": _x87_pointers(original)}
+    if fields["x87_pointers"] == lib.NV_X87_SETS:
+        fields["target"] = _x87_opcode(data)
     instruction: Instruction | None = original.copy()
     if memory_operand is None:
         if used:
@@ -241,6 +244,7 @@ def _alignment(instruction: Instruction, size: int) -> int:
         return size if instruction.mnemonic in _ALIGNED_VEX else 1
     vector = any(
         RegisterExt.is_vector_register(instruction.op_register(number))
+        or RegisterExt.is_mm(instruction.op_register(number))
         for number in range(instruction.op_count)
         if instruction.op_kind(number) == OpKind.REGISTER
     )
@@ -277,6 +281,12 @@ def _x87_pointers(instruction: Instruction) -> int:
     if _unit(instruction) == lib.NV_UNIT_X87 and instruction.mnemonic not in _X87_CONTROL:
         return int(lib.NV_X87_SETS)
     return 0
+
+
+def _x87_opcode(data: bytes) -> int:
+    """What FOP gets: the low three bits of the opcode, D8 to DF, above the ModRM byte (AMD APM vol. 1, 6.2.6)."""
+    opcode = next(number for number, byte in enumerate(data) if 0xD8 <= byte <= 0xDF)
+    return (data[opcode] & 7) << 8 | data[opcode + 1]
 
 
 def _thunk(instruction: Instruction, used: list[UsedRegister]) -> bytes:
