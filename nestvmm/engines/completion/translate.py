@@ -67,7 +67,20 @@ _READS: Final = {OpAccess.READ, OpAccess.COND_READ, OpAccess.READ_WRITE, OpAcces
 _WRITES: Final = {OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
 
 _X87: Final = {CpuidFeature.FPU, CpuidFeature.FPU287, CpuidFeature.FPU387}
-_SSE_CONTROL: Final = {Mnemonic.LDMXCSR, Mnemonic.STMXCSR}
+_SSE: Final = {
+    getattr(CpuidFeature, name)
+    for name in "SSE SSE2 SSE3 SSSE3 SSE4_1 SSE4_2 SSE4A AES PCLMULQDQ SHA GFNI".split()
+}
+# Of these extensions, what has nothing to do with vector registers and MXCSR.
+_GENERAL_SSE: Final = {
+    getattr(Mnemonic, name)
+    for name in "CRC32 MOVNTI LFENCE MFENCE SFENCE PREFETCHNTA PREFETCHT0 PREFETCHT1 PREFETCHT2".split()
+}
+# MMX registers, but SSE's arithmetic.
+_MMX_AND_SSE: Final = {
+    getattr(Mnemonic, name)
+    for name in "CVTPI2PS CVTPI2PD CVTPS2PI CVTTPS2PI CVTPD2PI CVTTPD2PI MOVQ2DQ MOVDQ2Q".split()
+}
 _X87_CONTROL: Final = {
     getattr(Mnemonic, name) for name in "FNINIT FNCLEX FLDCW FNSTCW FNSTSW FLDENV FRSTOR WAIT".split()
 }
@@ -242,6 +255,8 @@ def _alignment(instruction: Instruction, size: int) -> int:
         return 16
     if instruction.encoding != EncodingKind.LEGACY:
         return size if instruction.mnemonic in _ALIGNED_VEX else 1
+    if CpuidFeature.SHA in instruction.cpuid_features():
+        return 1  # its page faults come first
     vector = any(
         RegisterExt.is_vector_register(instruction.op_register(number))
         or RegisterExt.is_mm(instruction.op_register(number))
@@ -252,26 +267,28 @@ def _alignment(instruction: Instruction, size: int) -> int:
 
 
 def _unit(instruction: Instruction) -> int:
+    """The registers that it needs besides the general ones: NV_UNIT_*."""
     features = set(instruction.cpuid_features())
-    if instruction.mnemonic == Mnemonic.WAIT:
-        return int(lib.NV_UNIT_WAIT)
     registers = [
         instruction.op_register(number)
         for number in range(instruction.op_count)
         if instruction.op_kind(number) == OpKind.REGISTER
     ]
     vector = any(RegisterExt.is_vector_register(register) for register in registers)
+    mmx = any(RegisterExt.is_mm(register) for register in registers) and instruction.mnemonic not in _MMX_AND_SSE
     unit = lib.NV_UNIT_NONE
-    if instruction.encoding == EncodingKind.EVEX or any(RegisterExt.is_k(register) for register in registers):
+    if instruction.mnemonic == Mnemonic.WAIT:
+        unit = lib.NV_UNIT_WAIT
+    elif instruction.encoding == EncodingKind.EVEX or any(RegisterExt.is_k(register) for register in registers):
         unit = lib.NV_UNIT_AVX512
-    elif instruction.encoding == EncodingKind.VEX and (vector or CpuidFeature.AVX in features):
-        unit = lib.NV_UNIT_AVX
-    elif vector or instruction.mnemonic in _SSE_CONTROL:
-        unit = lib.NV_UNIT_SSE
-    elif instruction.mnemonic == Mnemonic.EMMS or any(RegisterExt.is_mm(register) for register in registers):
-        unit = lib.NV_UNIT_MMX
-    elif features & _X87 or any(RegisterExt.is_st(register) for register in registers):
+    elif instruction.encoding == EncodingKind.VEX:
+        unit = lib.NV_UNIT_AVX if vector or CpuidFeature.AVX in features else lib.NV_UNIT_NONE
+    elif features & _X87:
         unit = lib.NV_UNIT_X87
+    elif instruction.mnemonic == Mnemonic.EMMS or (mmx and not vector):
+        unit = lib.NV_UNIT_MMX
+    elif features & _SSE and instruction.mnemonic not in _GENERAL_SSE:
+        unit = lib.NV_UNIT_SSE
     return int(unit)
 
 
