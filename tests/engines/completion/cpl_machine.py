@@ -21,6 +21,7 @@ from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.state import LONG_MODE_GDT, Entry, enter
 
 MEMORY = 4 << 20
+MARGIN = 64 << 10
 PML4, PDPT, DIRECTORY, TABLES = 0x1000, 0x2000, 0x3000, 0x4000  # two page tables map 4 MiB
 GDT, TSS, IDT, STUBS, STACK = 0x8000, 0x9000, 0xA000, 0xB000, 0xE000
 CODE = 0x100FF0  # an instruction of 15 bytes stays in its page, one of 16 would not
@@ -71,10 +72,10 @@ class Machine:
     """The guest; a context manager."""
 
     def __init__(self, *, cr0: int = 0, cr4: int = 0) -> None:
-        self.memory = HostMemory(MEMORY)
-        self._lay_out()
+        self._host = HostMemory(MEMORY + 2 * MARGIN)
+        self.lay_out()
         # the last page is mapped but not there
-        self.engine = DirectEngine(EngineConfig("bare", 1, self.memory, [Slot(0, UNBACKED, 0, False)]))
+        self.engine = DirectEngine(EngineConfig("bare", 1, self._host, [Slot(0, UNBACKED, MARGIN, False)]))
         self.engine.set_cpuid(_with_avx(self.engine.supported_cpuid()))
         regs, self.sregs = self.engine.regs(), self.engine.sregs()
         enter(Entry("long", CODE, cr3=PML4, gdt_base=GDT, gdt_limit=len(LONG_MODE_GDT) - 1), regs, self.sregs)
@@ -115,25 +116,52 @@ class Machine:
             return False
         return bool(self.engine.sregs().cr4 & _OSXSAVE)
 
-    def _lay_out(self) -> None:
-        memory = self.memory
+    def write(self, address: int, data: bytes) -> None:
+        """Writes guest memory."""
+        self._host.write(MARGIN + address, data)
+
+    def read(self, address: int, size: int) -> bytes:
+        """Reads guest memory."""
+        return self._host.read(MARGIN + address, size)
+
+    def margins(self) -> tuple[bytes, bytes]:
+        """What lies before and behind the guest's memory in this process."""
+        end = MARGIN + UNBACKED
+        return self._host.read(0, MARGIN), self._host.read(end, self._host.size - end)
+
+    def fill_margins(self, pattern: bytes) -> None:
+        """Makes them this pattern, repeated."""
+        end = MARGIN + UNBACKED
+        for first, size in ((0, MARGIN), (end, self._host.size - end)):
+            self._host.write(first, (pattern * (size // len(pattern) + 1))[:size])
+
+    def renew(self) -> None:
+        """Undoes what a guest did to its tables, and to the events and debug registers of its processor."""
+        self.lay_out()
+        events = self.vcpu.get_events()
+        self.vcpu.set_events(type(events)(flags=events.flags & ~1))
+        self.vcpu.set_mp_state(0)
+
+    def lay_out(self) -> None:
+        """Page tables, GDT, TSS, IDT and its handlers."""
         for at, to in ((PML4, PDPT), (PDPT, DIRECTORY), (DIRECTORY, TABLES), (DIRECTORY + 8, TABLES + 0x1000)):
-            memory.write(at, struct.pack("<Q", to | _P | _W | _U))
+            self.write(at, struct.pack("<Q", to | _P | _W | _U))
         for page in range(MEMORY // 0x1000):
             rights = {ABSENT: 0, READONLY: _P | _U}.get(page * 0x1000, _P | _W | _U)
-            memory.write(TABLES + 8 * page, struct.pack("<Q", page * 0x1000 | rights))
-        memory.write(GDT, LONG_MODE_GDT)
-        memory.write(TSS + 0x24, struct.pack("<Q", STACK))  # IST 1
+            self.write(TABLES + 8 * page, struct.pack("<Q", page * 0x1000 | rights))
+        self.write(GDT, LONG_MODE_GDT)
+        self.write(TSS + 0x24, struct.pack("<Q", STACK))  # IST 1
         for vector in range(32):
             at = STUBS + 16 * vector
-            memory.write(at, bytes([0xE6, vector]))
+            self.write(at, bytes([0xE6, vector]))
             gate = (at & 0xFFFF) | 0x10 << 16 | 1 << 32 | 0xEE << 40 | (at >> 16 & 0xFFFF) << 48
-            memory.write(IDT + 16 * vector, struct.pack("<QQ", gate, at >> 32))
+            self.write(IDT + 16 * vector, struct.pack("<QQ", gate, at >> 32))
 
-    def _prepare(self, code: bytes, state: State, cpl: int, at: int) -> None:
-        memory, sregs = self.memory, self.sregs
-        memory.write(at, code + bytes([0xE6, DONE]))
-        memory.write(DATA, state.data)
+    def prepare(self, code: bytes, state: State, cpl: int, at: int = CODE) -> None:
+        """Code and state in their places; the next instruction is the code's first."""
+        sregs = self.sregs
+        self.write(at, code + bytes([0xE6, DONE]))
+        self.write(DATA, state.data)
         selector = (0x10, 0x18) if cpl == 0 else (0x33, 0x2B)
         sregs.cs.selector, sregs.ss.selector = selector
         sregs.cs.dpl = sregs.ss.dpl = cpl
@@ -147,7 +175,7 @@ class Machine:
 
     def completed(self, code: bytes, state: State, at: int = CODE) -> Ending:
         """The instruction at CPL 0, done by L0."""
-        self._prepare(code, state, 0, at)
+        self.prepare(code, state, 0, at)
         engine = self.engine
         engine.completer.limit = 1
         result = engine.complete()
@@ -160,7 +188,7 @@ class Machine:
 
     def native(self, code: bytes, state: State, at: int = CODE) -> Ending:
         """The instruction at CPL 3, done by the processor."""
-        self._prepare(code, state, 3, at)
+        self.prepare(code, state, 3, at)
         return self._finish(code)
 
     def _finish(self, code: bytes) -> Ending:
@@ -177,7 +205,7 @@ class Machine:
         error = cr2 = None
         if vector is not None:
             size = 48 if vector in _WITH_ERROR else 40
-            frame = struct.unpack(f"<{size // 8}Q", self.memory.read(STACK - size, size))
+            frame = struct.unpack(f"<{size // 8}Q", self.read(STACK - size, size))
             if vector in _WITH_ERROR:
                 error, *frame = frame
                 error = error & ~4 if vector == 14 else error  # CPL 3 is in it
@@ -198,6 +226,6 @@ class Machine:
         area[416:512] = bytes(96)
         area[512:576] = bytes(64)
         rip = regs.rip
-        if vector is None and rip >= CODE and self.memory.read(rip - 2, 2) == bytes([0xE6, DONE]):
+        if vector is None and rip >= CODE and self.read(rip - 2, 2) == bytes([0xE6, DONE]):
             rip -= 2  # it ran to the OUT, and KVM stands behind that
-        return Ending(vector, error, cr2, rip, State(values, bytes(area), self.memory.read(DATA, DATA_SIZE)))
+        return Ending(vector, error, cr2, rip, State(values, bytes(area), self.read(DATA, DATA_SIZE)))

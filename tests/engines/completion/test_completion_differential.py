@@ -6,17 +6,30 @@ import random
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
-from cpl_machine import ABSENT, CODE, DATA, DATA_SIZE, READONLY, Ending, Machine, State
-from hypothesis import HealthCheck, example, given, settings
+from cpl_machine import ABSENT, DATA, DATA_SIZE, READONLY, Machine, State
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from iced_x86 import Decoder, RflagsBits
 from instruction_forms import Form, forms
 
 from nestvmm._native import lib
 
 pytestmark = pytest.mark.kvm
 
+UD, GP, PF = 6, 13, 14
+FLAGS = {
+    RflagsBits.CF: 1,
+    RflagsBits.PF: 4,
+    RflagsBits.AF: 0x10,
+    RflagsBits.ZF: 0x40,
+    RflagsBits.SF: 0x80,
+    RflagsBits.OF: 0x800,
+}
+# environments and states of x87
+LONG_OPERANDS = ("FLDENV", "FRSTOR")
 NAMES = "rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15".split()
 NUMBERS = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 63, (1 << 63) - 1, (1 << 64) - 1]
 # zeros, ones, the least and greatest, denormals, infinities, quiet and signalling NaNs
@@ -73,26 +86,36 @@ def state(chance: random.Random) -> State:
     return State(regs, area(chance), data)
 
 
-def case(form: Form, chance: random.Random) -> tuple[bytes, State]:
-    """Machine code of this form, and the state that it starts from."""
+class Case(NamedTuple):
+    """Machine code, the state that it starts from, and where its memory operand begins."""
+
+    form: Form
+    code: bytes
+    before: State
+    place: int | None
+
+
+def case(form: Form, chance: random.Random) -> Case:
+    """One of this form."""
     before = state(chance)
     head = form.head
     reg = chance.choice(form.regs)
     if form.vector:  # any register as VEX's second source
         head = head[:2] + bytes([(head[2] & 0x87) | chance.randrange(16) << 3]) + head[3:]
     if not form.has_modrm:
-        return head, before
-    tail = bytes(chance.randbytes(form.tail)) if form.tail else b""
+        return Case(form, head, before, None)
+    tail = chance.randbytes(form.tail)
     if not form.memory:
-        return head + bytes([0xC0 | reg << 3 | chance.randrange(8)]) + tail, before
+        return Case(form, head + bytes([0xC0 | reg << 3 | chance.randrange(8)]) + tail, before, None)
     place = chance.choice(PLACES)
     if chance.randrange(2):
         before.regs["rsi"] = place
-        return head + bytes([reg << 3 | 6]) + tail, before
+        return Case(form, head + bytes([reg << 3 | 6]) + tail, before, place)
     # [rbx + 4 * rcx + 0x1000]
     before.regs["rcx"] = chance.randrange(16)
     before.regs["rbx"] = place - 0x1000 - 4 * before.regs["rcx"]
-    return head + bytes([0x80 | reg << 3 | 4, 0x8B]) + struct.pack("<i", 0x1000) + tail, before
+    address = bytes([0x80 | reg << 3 | 4, 0x8B]) + struct.pack("<i", 0x1000)
+    return Case(form, head + address + tail, before, place)
 
 
 def forms_of(machine: Machine) -> list[Form]:
@@ -106,12 +129,35 @@ def machine() -> Iterator[Machine]:
         yield machine
 
 
-def check(machine: Machine, code: bytes, before: State, at: int = CODE) -> Ending:
+def undefined_flags(code: bytes) -> int:
+    """The bits of RFLAGS that the manual leaves undefined after this instruction."""
+    undefined = Decoder(64, code).decode().rflags_undefined
+    return sum(bit for flag, bit in FLAGS.items() if undefined & flag)
+
+
+def earns_gp(case: Case) -> bool:
+    """Whether the manual gives #GP(0): 16 or 32 bytes that must be aligned and are not, or bits that MXCSR lacks."""
+    if case.place is None:
+        return False
+    return case.form.name.startswith(("LDMXCSR", "VLDMXCSR")) or case.place % 16 != 0
+
+
+def check(machine: Machine, case: Case) -> None:
     """Both ways end alike."""
-    native = machine.native(code, replace(before), at)
-    completed = machine.completed(code, replace(before), at)
-    assert completed == native, code.hex()
-    return completed
+    native = machine.native(case.code, case.before)
+    completed = machine.completed(case.code, case.before)
+    if native.vector == UD and completed.vector == GP and earns_gp(case):
+        # at CPL 3 KVM-PVM takes the processor's #GP for an instruction that it is to emulate, cannot, and gives #UD
+        native = replace(native, vector=GP, error=0)
+    if case.form.name.startswith(LONG_OPERANDS) and native.vector == PF and completed.cr2 is not None:
+        # which of the page's bytes is named differs from processor to processor
+        assert native.cr2 is not None
+        assert native.cr2 >> 12 == completed.cr2 >> 12
+        native.cr2 = completed.cr2
+    defined = ~undefined_flags(case.code)
+    native.state.regs["rflags"] &= defined
+    completed.state.regs["rflags"] &= defined
+    assert completed == native, case.code.hex()
 
 
 def test_every_form_agrees_with_the_processor(machine: Machine) -> None:
@@ -121,18 +167,15 @@ def test_every_form_agrees_with_the_processor(machine: Machine) -> None:
     assert len(covered) > 1500
     wrong = []
     for form in covered:
-        code, before = case(form, chance)
         try:
-            check(machine, code, before)
+            check(machine, case(form, chance))
         except AssertionError as error:
             wrong.append(f"{form.name}: {error}")
     assert wrong == []
 
 
-@settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5000, deadline=None, database=None)
 @given(number=st.integers(0, 10**6), seed=st.integers(0, 2**64))
-@example(number=0, seed=0)
 def test_5000_random_cases_agree_with_the_processor(machine: Machine, number: int, seed: int) -> None:
     covered = forms_of(machine)
-    code, before = case(covered[number % len(covered)], random.Random(seed))
-    check(machine, code, before)
+    check(machine, case(covered[number % len(covered)], random.Random(seed)))
