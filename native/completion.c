@@ -222,19 +222,21 @@ static void take_controls(struct nv_completion *c)
 	forbidden[NV_UNIT_AVX] = forbidden[NV_UNIT_AVX512] = UD;
 }
 
-/* From `run` if KVM left them there and nobody changed them since. */
+/* From `run` if KVM left them there and nobody changed them since, or if KVM has yet to take them from there. */
 static int take_registers(struct nv_completion *c)
 {
 	struct nv_completion_state *state = c->state;
-	int result;
+	int fresh = state->shared && c->fresh, result = 0;
 
-	if (state->shared && c->fresh) {
+	if (fresh || state->run->kvm_dirty_regs & KVM_SYNC_X86_REGS)
 		c->regs = state->run->s.regs.regs;
+	else
+		result = kvm(c, KVM_GET_REGS, &c->regs);
+	if (fresh)
 		state->sregs = state->run->s.regs.sregs;
-		return 0;
-	}
-	result = kvm(c, KVM_GET_REGS, &c->regs);
-	return result ? result : kvm(c, KVM_GET_SREGS, &state->sregs);
+	else if (!result)
+		result = kvm(c, KVM_GET_SREGS, &state->sregs);
+	return result;
 }
 
 static int give_registers(struct nv_completion *c)

@@ -1,19 +1,24 @@
 """Which instructions may run on the processor in level n's stead, by what iced-x86 says of them.
 
 An instruction is allowed for what it is known to be, never for lack of a known reason against it: every CPUID feature
-that it belongs to is in one of the tables here, its registers are general, vector, x87 or mask registers, and its memory
-operand, if it has one, is the only memory that it touches. So nothing privileged, no I/O, no far transfer and nothing
+that it belongs to is in one of the tables here, its registers are general, vector, x87 or mask registers, and its
+memory operand, if it has one, is the only memory that it touches. So nothing privileged, no I/O, no far transfer and nothing
 that reads what L0 must not tell gets here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from iced_x86 import CpuidFeature, Instruction, Mnemonic, OpKind, RegisterExt
 
-__all__ = ["FEATURES", "denied", "lacking", "missing_feature"]
+__all__ = ["FEATURES", "denied", "lacking", "missing_feature", "words"]
+
+
+def words(text: str) -> list[str]:
+    """The words of a table."""
+    return text.split()
 
 
 class _Bit(NamedTuple):
@@ -88,17 +93,17 @@ _BASE_FEATURES: Final = frozenset(
 
 # Of the base instruction set, what a loop of vector instructions is made of besides.
 _BASE: Final = frozenset(
-    """MOV MOVZX MOVSX MOVSXD LEA XCHG BSWAP CBW CWDE CDQE CWD CDQ CQO NOP PAUSE ENDBR64 ENDBR32
-    ADD ADC SUB SBB CMP TEST AND OR XOR NOT NEG INC DEC MUL IMUL DIV IDIV XADD CMPXCHG
-    SHL SHR SAR SAL ROL ROR RCL RCR SHLD SHRD BSF BSR BT BTS BTR BTC LAHF SAHF CLC STC CMC WAIT
-    SETO SETNO SETB SETAE SETE SETNE SETBE SETA SETS SETNS SETP SETNP SETL SETGE SETLE SETG""".split()
+    words("""MOV MOVZX MOVSX MOVSXD LEA XCHG BSWAP CBW CWDE CDQE CWD CDQ CQO NOP PAUSE ENDBR64 ENDBR32 ADD ADC
+    SUB SBB CMP TEST AND OR XOR NOT NEG INC DEC MUL IMUL DIV IDIV XADD CMPXCHG SHL SHR SAR SAL ROL ROR
+    RCL RCR SHLD SHRD BSF BSR BT BTS BTR BTC LAHF SAHF CLC STC CMC WAIT SETO SETNO SETB SETAE SETE SETNE
+    SETBE SETA SETS SETNS SETP SETNP SETL SETGE SETLE SETG""")
 )
 
 # Of the extensions: memory that no operand names or that a mask selects, layouts with addresses in them, state of the
 # system, and what KVM always does itself.
 _DENIED: Final = frozenset(
-    """MASKMOVQ MASKMOVDQU VMASKMOVDQU VMASKMOVPS VMASKMOVPD VPMASKMOVD VPMASKMOVQ
-    FNSTENV FSTENV FNSAVE FSAVE FXSAVE FXSAVE64 FXRSTOR FXRSTOR64 CLAC STAC""".split()
+    words("""MASKMOVQ MASKMOVDQU VMASKMOVDQU VMASKMOVPS VMASKMOVPD VPMASKMOVD VPMASKMOVQ FNSTENV FSTENV FNSAVE
+    FSAVE FXSAVE FXSAVE64 FXRSTOR FXRSTOR64 CLAC STAC""")
 )
 
 
@@ -139,13 +144,20 @@ def denied(instruction: Instruction, lacks: frozenset[str]) -> bool:
         return True
     if features <= _BASE_FEATURES and mnemonic not in _BASE and not mnemonic.startswith("CMOV"):
         return True
-    if mnemonic in _DENIED or instruction.is_privileged or instruction.is_string_instruction:
-        return True
-    if instruction.is_stack_instruction or instruction.is_vsib:
-        return True
+    return (
+        mnemonic in _DENIED
+        or instruction.is_privileged
+        or instruction.is_string_instruction
+        or instruction.is_stack_instruction
+        or _odd_operands(instruction, mnemonic)
+    )
+
+
+def _odd_operands(instruction: Instruction, mnemonic: str) -> bool:
+    """Operands that are not plain registers, immediates or one piece of memory that is touched as a whole."""
     kinds = [instruction.op_kind(operand) for operand in range(instruction.op_count)]
     memory = OpKind.MEMORY in kinds
-    if memory and instruction.has_op_mask:
+    if memory and (instruction.has_op_mask or instruction.is_vsib):
         return True  # masked elements must not fault
     if mnemonic.startswith("BT") and memory and kinds[1] == OpKind.REGISTER:
         return True  # the bit may lie outside the operand
@@ -155,7 +167,7 @@ def denied(instruction: Instruction, lacks: frozenset[str]) -> bool:
     return not all(map(_plain, registers))
 
 
-def _plain(register: int) -> bool:
+def _plain(register: Any) -> bool:
     return (
         RegisterExt.is_gpr(register)
         or RegisterExt.is_vector_register(register)

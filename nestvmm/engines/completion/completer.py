@@ -56,7 +56,7 @@ class Completer:
         )
         if self._c == ffi.NULL:
             raise HostError(
-                f"cannot complete instructions that KVM fails to emulate: {os.strerror(ffi.errno)} for executable memory"
+                f"no executable memory to complete instructions that KVM fails to emulate: {os.strerror(ffi.errno)}"
             )
         self._c.limit = BATCH
         self._room = 0

@@ -30,15 +30,32 @@ FLAGS = {
 }
 # environments and states of x87
 LONG_OPERANDS = ("FLDENV", "FRSTOR")
-NAMES = "rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15".split()
+NAMES = ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"]
 NUMBERS = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 63, (1 << 63) - 1, (1 << 64) - 1]
 # zeros, ones, the least and greatest, denormals, infinities, quiet and signalling NaNs
 SINGLES = [0, 1 << 31, 0x3F800000, 0xBF800000, 1, 0x7FFFFF, 0x800000, 0x7F7FFFFF, 0x7F800000, 0xFF800000, 0x7FC00000]
 SINGLES += [0x7F800001, 0x4F000000, 0x40490FDB]
-DOUBLES = [0, 1 << 63, 0x3FF << 52, 0xBFF << 52, 1, (1 << 52) - 1, 1 << 52, 0x7FEFFFFFFFFFFFFF, 0x7FF << 52, 0xFFF << 52]
+DOUBLES = [
+    0,
+    1 << 63,
+    0x3FF << 52,
+    0xBFF << 52,
+    1,
+    (1 << 52) - 1,
+    1 << 52,
+    0x7FEFFFFFFFFFFFFF,
+    0x7FF << 52,
+    0xFFF << 52,
+]
 DOUBLES += [0x7FF8 << 48, (0x7FF << 52) + 1, 0x43E << 52, 0x400921FB54442D18]
 EXTENDED = [(0, 0), (0x3FFF, 1 << 63), (0xBFFF, 1 << 63), (0, 1), (1, 1 << 63), (0x7FFF, 1 << 63), (0xFFFF, 1 << 63)]
-EXTENDED += [(0x7FFF, 3 << 62), (0x7FFF, (1 << 63) + 1), (0x4000, 0xC90FDAA22168C235), (0x403E, 1 << 63), (0x3FFE, 1 << 62)]
+EXTENDED += [
+    (0x7FFF, 3 << 62),
+    (0x7FFF, (1 << 63) + 1),
+    (0x4000, 0xC90FDAA22168C235),
+    (0x403E, 1 << 63),
+    (0x3FFE, 1 << 62),
+]
 # where memory operands begin: aligned, not, across a page, into a page that is absent or cannot be written
 PLACES = [DATA + 0x40, DATA + 0x80, DATA + 0x47, DATA + 0xFFC, DATA + 0x1FF0, ABSENT - 3, ABSENT, READONLY + 0x100]
 

@@ -27,7 +27,9 @@ ENDS = {"ran", "fault", "stopped", "timeout"}
 
 def garbage(chance: random.Random, size: int) -> bytes:
     """Random bytes; some begin with what leads to the vector instructions."""
-    data = chance.choice([b"", b"", b"\x0f", b"\xf3\x0f", b"\x66\x0f", b"\xc4\xe2", b"\xd9", b"\x62"]) + chance.randbytes(size)
+    data = chance.choice(
+        [b"", b"", b"\x0f", b"\xf3\x0f", b"\x66\x0f", b"\xc4\xe2", b"\xd9", b"\x62"]
+    ) + chance.randbytes(size)
     return b"\x90" * size if any(one in data for one in NEVER) else data[:size]
 
 
