@@ -2,8 +2,8 @@
 
 An instruction is allowed for what it is known to be, never for lack of a known reason against it: every CPUID feature
 that it belongs to is in one of the tables here, its registers are general, vector, x87 or mask registers, and its
-memory operand, if it has one, is the only memory that it touches. So nothing privileged, no I/O, no far transfer and nothing
-that reads what L0 must not tell gets here.
+memory operand, if it has one, is the only memory that it touches. So nothing privileged, no I/O, no far transfer and
+nothing that reads what L0 must not tell gets here.
 """
 
 from __future__ import annotations
