@@ -1,7 +1,8 @@
 """nestvmm: towers of hypervisors on /dev/kvm, nested flat.
 
     cli          the commands: run, doctor, lab, bench
-    bench lab trace
+    bench        measurements
+    lab trace    emulated machines whose KVM nests; what happened in a run
     nesting      towers, the designation table, the router, memory maps between levels
     engines      how level n runs and which of its events trap            hypervisors  software of levels 1 to n-1
     devices      what L0 offers a guest                                   loaders      image formats

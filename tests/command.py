@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import re
@@ -50,8 +51,15 @@ def guest(name: str) -> Path:
     return GUESTS / name / f"{name}.elf"
 
 
+# Compiled once for all the processes of a session, whatever the checkout's state and the caller's environment.
+_CACHE = tempfile.TemporaryDirectory(prefix="nestvmm-pycache-")
+atexit.register(_CACHE.cleanup)
+
+
 def environment(temporary: str) -> Mapping[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": temporary, "COLUMNS": "80", "PYTHONWARNINGS": "error"}
+    ours = {"PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": _CACHE.name, "PYTHONWARNINGS": "error"}
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, **ours, "TMPDIR": temporary, "COLUMNS": "80"}
 
 
 @contextmanager

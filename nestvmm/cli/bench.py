@@ -38,6 +38,12 @@ def bench(*, quick: bool, json_file: str | None, no_qemu: bool, lab: bool, guest
 
     Ratios are taken within this run: the things that are compared take turns, and a ratio is the median over the
     pairs. The exit status does not depend on the goals.
+
+    \b
+    Examples:
+      nestvmm bench
+      nestvmm bench --quick --no-qemu
+      nestvmm bench --lab --json bench.json
     """
     rows = measure_trips(_QUICK_BATCHES if quick else _BATCHES)
     rows += measure_completion()

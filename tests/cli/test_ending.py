@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -86,14 +87,19 @@ def test_ctrl_c_again_and_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, None], ids=["Ctrl-C", "timeout"])
 def test_while_output_blocks(tmp_path: Path, levels: list[str], number: signal.Signals | None) -> None:
     """The guest writes to a pipe that is full and that nobody reads."""
+    ours, theirs = os.pipe()
+    size = fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
     limit = ["--timeout", 1] if number is None else []
-    with started(*image(tmp_path, CHATTER), *levels, *limit, **PIPES) as process:
-        time.sleep(1.5)
+    with started(*image(tmp_path, CHATTER), *levels, *limit, stdout=theirs, stderr=subprocess.PIPE) as process:
+        os.close(theirs)
+        while int.from_bytes(fcntl.ioctl(ours, termios.FIONREAD, bytes(4)), "little") < size:
+            time.sleep(0.01)
         if number is not None:
-            assert process.poll() is None
+            time.sleep(0.1)
             interrupt(process, number)
         assert process.wait(10) == (124 if number is None else 130)
         assert process.stderr.read().splitlines()[1:] == [b"nestvmm: nobody took 1 bytes of the guest's output"]
+    os.close(ours)
 
 
 def test_ctrl_c_on_a_terminal_restores_it(tmp_path: Path) -> None:
@@ -192,3 +198,9 @@ def test_output_that_a_full_disk_does_not_take(tmp_path: Path) -> None:
         os.close(full)
         assert process.stderr.read() == b"nestvmm: nobody took 3 bytes of the guest's output\n"
         assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("option", ["--trace", "--json"])
+def test_a_full_disk_is_one_error(tmp_path: Path, option: str) -> None:
+    ended = nestvmm(*image(tmp_path, leave(0)), option, "/dev/full")
+    assert "No space left on device" in ended.failed(3)

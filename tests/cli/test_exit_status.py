@@ -153,17 +153,19 @@ def test_levels_that_leave_no_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.kvm
-def test_memory_that_the_host_cannot_map() -> None:
-    assert "this host has no room for it" in nestvmm("run", guest("hello"), "-m", "200T").failed(3)
-
-
-@pytest.mark.kvm
-def test_a_process_without_memory_or_descriptors() -> None:
-    for limit in "ulimit -v 400000", "ulimit -n 8":
-        wrapper = ("sh", "-c", f'{limit}; exec "$@"', "sh")
-        ended = nestvmm("run", guest("hello"), "-m", 1024, wrapper=wrapper)
-        assert ended.failed(3)
-        assert len(ended.err.splitlines()) == 1
+@pytest.mark.parametrize(
+    ("limit", "memory", "message"),
+    [
+        ("-n 100", "200T", "209715200 MiB of guest memory: this host has "),
+        ("-v 400000", "1024M", "1024 MiB of guest RAM: Cannot allocate memory; this host has no room for it"),
+        ("-n 8", "16M", "Too many open files"),
+    ],
+)
+def test_a_host_without_room(limit: str, memory: str, message: str) -> None:
+    wrapper = ("sh", "-c", f'ulimit {limit}; exec "$@"', "sh")
+    ended = nestvmm("run", guest("hello"), "-m", memory, wrapper=wrapper)
+    assert message in ended.failed(3)
+    assert len(ended.err.splitlines()) == 1
 
 
 @pytest.mark.kvm

@@ -1,10 +1,8 @@
-"""The direct engine on real hardware: exceptions, interrupts, halts, and kicks that end anything."""
+"""The direct engine on real hardware: exceptions, answers, debugging, and the engine by itself."""
 
 from __future__ import annotations
 
-import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from nestvmm.hypervisors import (
     on_mmio,
 )
 from nestvmm.kvm import HostMemory
-from nestvmm.nesting import Account, Clock, Runner
+from nestvmm.nesting import Account, Clock
 from nestvmm.nesting.memory import Slot
 
 pytestmark = pytest.mark.kvm
@@ -46,35 +44,6 @@ class Faulting(Hypervisor):
     @on_mmio(AREA, 0x1000)
     def access(self, event: Event) -> Result:
         return self._result
-
-
-class Interrupting(Hypervisor):
-    """OUT to PORT queues an interrupt of that vector; to PORT + 1 queues it and raises #UD; PORT + 2: an NMI."""
-
-    @on_io(PORT, 3, direction=Direction.WRITE)
-    def access(self, event: Event) -> Result:
-        if event.qualifier == PORT + 2:
-            self.guest.nmi()
-            return Result.handled()
-        for vector in event.data:
-            self.guest.interrupt(vector)
-        return Result.faulted(6) if event.qualifier == PORT + 1 else Result.handled()
-
-
-class Waking(Hypervisor):
-    """OUT to PORT: an interrupt of that vector comes 100 ms later, from another thread."""
-
-    thread: threading.Thread | None = None
-
-    @on_io(PORT)
-    def access(self, event: Event) -> Result:
-        self.thread = threading.Timer(0.1, self.guest.interrupt, [event.value])
-        self.thread.start()
-        return Result.handled()
-
-    def stop(self) -> None:
-        if self.thread is not None:
-            self.thread.join()
 
 
 class Changing(Hypervisor):
@@ -167,122 +136,6 @@ def test_an_exception_that_nothing_delivers_is_the_guests_death(tmp_path: Path) 
     assert result.message.startswith("guest at L2 died: triple fault\n   rax=")
 
 
-# interrupts of a machine without irqchip
-
-COUNT_40 = {0x40: guest.handler(guest.add(0))}
-
-
-def test_an_interrupt_is_delivered_at_once_when_the_guest_takes_interrupts(tmp_path: Path) -> None:
-    code = guest.STI + guest.NOP + guest.out(PORT, 0x40) + guest.load(guest.RESULTS) + guest.keep(1) + guest.done()
-    with Tower(spec_of(tmp_path, guest.with_handlers(code, COUNT_40), [mine("Interrupting")])) as tower:
-        assert run_in(tower).status == 0
-        assert results(tower, 2) == [1, 1]
-
-
-def test_interrupts_wait_in_order_until_the_guest_takes_them(tmp_path: Path) -> None:
-    first = guest.handler(guest.add(0) + guest.load(guest.RESULTS + 8) + guest.keep(2))
-    second = guest.handler(guest.add(1))
-    code = guest.out(PORT, 0x40) + guest.out(PORT, 0x41) + guest.out(PORT, 0x40)
-    code += (
-        guest.load(guest.RESULTS)
-        + guest.keep(3)
-        + guest.STI
-        + guest.until(1)
-        + guest.until(2)
-        + guest.CLI
-        + guest.done()
-    )
-    image = guest.with_handlers(code, {0x40: first, 0x41: second})
-    with Tower(spec_of(tmp_path, image, [mine("Interrupting")])) as tower:
-        assert run_in(tower).status == 0
-        kept = results(tower, 4)
-        assert kept == [2, 1, 1, 0], "none before STI; 0x41 came between the two of 0x40"
-
-
-def test_interrupts_queued_at_once_come_one_after_the_other(tmp_path: Path) -> None:
-    handlers = {0x40: guest.handler(guest.add(0)), 0x41: guest.handler(guest.add(1)), 0x42: guest.handler(guest.add(2))}
-    code = guest.STI + guest.NOP + guest.out(PORT, 0x42414041, 4) + b"".join(guest.until(i) for i in range(3))
-    image = guest.with_handlers(code + guest.CLI + guest.done(), handlers)
-    with Tower(spec_of(tmp_path, image, [mine("Interrupting")])) as tower:
-        assert run_in(tower).status == 0
-        assert results(tower, 3) == [1, 2, 1]
-
-
-def test_an_interrupt_comes_between_accesses_that_c_serves(tmp_path: Path) -> None:
-    code = guest.out(PORT, 0x40) + guest.STI + guest.repeat(50, guest.out(0x80, 1)) + guest.CLI + guest.done()
-    with Tower(spec_of(tmp_path, guest.with_handlers(code, COUNT_40), [mine("Interrupting")])) as tower:
-        assert run_in(tower).status == 0
-        assert results(tower, 1) == [1]
-
-
-def test_an_interrupt_beside_an_exception_is_not_lost(tmp_path: Path) -> None:
-    code = guest.STI + guest.NOP + guest.out(PORT + 1, 0x40) + guest.until(0) + guest.CLI + guest.done()
-    # the OUT is behind RIP or under it: a second one would queue a second interrupt, so #UD returns behind it
-    skip = b"\x48\xc7\x04\x24"  # movq $imm32, (%rsp)
-    behind = guest.CODE + 8 + len(guest.STI + guest.NOP + guest.out(PORT + 1, 0x40))
-    on_ud = guest.add(1) + skip + behind.to_bytes(4, "little") + guest.IRETQ
-    image = guest.with_handlers(code, {0x40: guest.handler(guest.add(0)), 6: on_ud})
-    with Tower(spec_of(tmp_path, image, [mine("Interrupting")])) as tower:
-        assert run_in(tower).status == 0
-        assert results(tower, 2) == [1, 1]
-
-
-def test_an_nmi_comes_whether_interrupts_are_on_or_off(tmp_path: Path) -> None:
-    code = guest.out(PORT + 2, 0) + guest.NOP * 4 + guest.STI + guest.out(PORT + 2, 0) + guest.NOP * 4 + guest.done()
-    image = guest.with_handlers(code, {2: guest.handler(guest.add(0))})
-    with Tower(spec_of(tmp_path, image, [mine("Interrupting")])) as tower:
-        assert run_in(tower).status == 0
-        assert results(tower, 1) == [2]
-
-
-def test_a_halted_guest_is_woken_by_an_interrupt_from_another_thread(tmp_path: Path) -> None:
-    halted = guest.STI + guest.HLT + guest.load(guest.RESULTS) + guest.keep(1) + guest.done()
-    image = guest.with_handlers(guest.out(PORT, 0x40) + halted, COUNT_40)
-    started = time.monotonic()
-    with Tower(spec_of(tmp_path, image, [mine("Waking")])) as tower:
-        assert run_in(tower).status == 0
-        assert results(tower, 2) == [1, 1], "it did not go on before the interrupt"
-    assert time.monotonic() - started >= 0.1
-
-
-def test_an_interrupt_that_was_taken_does_not_end_a_later_halt(tmp_path: Path) -> None:
-    """Queueing one also kicks; what was left of the kick must not wake the next HLT."""
-    code = guest.STI + guest.NOP
-    for wanted in (1, 2):
-        code += guest.out(PORT + 0x10, 0x40) + guest.until(0)  # the first one is seen while running
-        code += guest.out(PORT, 0x40) + guest.HLT + guest.load(guest.RESULTS) + guest.keep(wanted)
-    image = guest.with_handlers(code + guest.done(), COUNT_40)
-    with Tower(spec_of(tmp_path, image, [mine("Waking"), mine("AtOnce")])) as tower:
-        assert run_in(tower).status == 0
-        assert results(tower, 3) == [4, 2, 4]
-
-
-class AtOnce(Hypervisor):
-    @on_io(PORT + 0x10)
-    def access(self, event: Event) -> Result:
-        self.guest.interrupt(event.value)
-        return Result.handled()
-
-
-def test_a_guest_that_halts_with_interrupts_off_is_dead(tmp_path: Path) -> None:
-    with Tower(spec_of(tmp_path, guest.HLT)) as tower:
-        result = run_in(tower)
-    assert result.status == 255
-    assert result.message.startswith("guest at L1 died: it halted with interrupts off, so nothing can wake it\n")
-
-
-def test_a_pc_has_lines_and_takes_no_vectors(tmp_path: Path) -> None:
-    with Tower(spec_of(tmp_path, guest.done(), ["logger"], machine="pc")) as tower:
-        with pytest.raises(ValueError, match=r"machine pc takes interrupts by its irqchip's lines"):
-            tower.hypervisors[0].guest.interrupt(0x40)
-        assert tower.engine.irqchip_fd >= 0
-    with Tower(spec_of(tmp_path, guest.done(), ["logger"])) as tower:
-        with pytest.raises(ValueError, match="interrupt vector 256 is not within 0 to 255"):
-            tower.hypervisors[0].guest.interrupt(256)
-        tower.hypervisors[0].guest.line(4, True)
-        assert tower.engine.irqchip_fd == -1
-
-
 # answers and registers
 
 
@@ -355,99 +208,6 @@ def test_a_guest_that_dies_is_shown_with_its_registers(tmp_path: Path, code: byt
     assert result.message.startswith(message)
     assert "rip=" in result.message
     assert "cr3=" in result.message
-
-
-# kicks
-
-KICK_AT_MOST = 1.0  # seconds; 50 ms is the goal on an idle machine
-
-
-@pytest.fixture
-def full_pipe() -> Iterator[int]:
-    """The end of a pipe that nobody reads and that takes no more."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    try:
-        while True:
-            os.write(writer, bytes(65536))
-    except BlockingIOError:
-        pass
-    os.set_blocking(writer, True)
-    yield writer
-    os.close(reader)
-    os.close(writer)
-
-
-def seconds_to_stop(tower: Tower) -> float:
-    """Runs for 0.2 s, then stops: how long that takes."""
-    runner = Runner(tower)
-    stopped = [0.0]
-
-    def stop() -> None:
-        stopped[0] = time.monotonic()
-        runner.stop()
-
-    timer = threading.Timer(0.2, stop)
-    timer.start()
-    runner.run()
-    ended = time.monotonic()
-    timer.join()
-    assert stopped[0] > 0, "the guest ended by itself"
-    return ended - stopped[0]
-
-
-STORMS = {
-    "busy loop": (guest.FOREVER, "bare", ()),
-    "busy loop of instructions": (guest.loop(guest.NOP * 100), "bare", ()),
-    "hlt on a pc": (guest.STI + guest.loop(guest.HLT), "pc", ()),
-    "hlt with interrupts off on a pc": (guest.HLT, "pc", ()),
-    "hlt waiting for an interrupt": (guest.STI + guest.loop(guest.HLT), "bare", ()),
-    "I/O storm in C": (guest.loop(guest.out(0x80, 1)), "bare", ()),
-    "I/O storm of nobody": (guest.loop(guest.inp(0x61F0)), "bare", ()),
-    "I/O storm in Python": (guest.loop(guest.inp(PORT)), "bare", ("Quick",)),
-    "string storm": (guest.loop(guest.ins(0x80, guest.RESULTS, 1000)), "bare", ()),
-    "MMIO storm": (guest.loop(guest.load(0xFE000000)), "bare", ()),
-}
-
-
-class Quick(Hypervisor):
-    @on_io(PORT)
-    def access(self, event: Event) -> Result:
-        return Result.read(1)
-
-
-@pytest.mark.parametrize("storm", STORMS)
-def test_a_kick_ends_whatever_the_guest_does(tmp_path: Path, storm: str) -> None:
-    code, machine, levels = STORMS[storm]
-    with Tower(
-        spec_of(tmp_path, code, [mine(name) for name in levels], machine=machine, timeout=30), stdout=-1
-    ) as tower:
-        took = seconds_to_stop(tower)
-    print(f"{storm}: {1000 * took:.1f} ms")
-    assert took < KICK_AT_MOST
-
-
-@pytest.mark.parametrize("console", ["L0's", "a hypervisor's", "a debug console"])
-def test_a_kick_ends_output_that_nobody_reads(tmp_path: Path, full_pipe: int, console: str) -> None:
-    levels = {
-        "L0's": [],
-        "a hypervisor's": [LevelSpec("console", {"output": full_pipe})],
-        "a debug console": [LevelSpec("debug-console", {"port": 0x3F8, "output": full_pipe})],
-    }
-    code = guest.loop(guest.out(0x3F8, 0x41))
-    with Tower(spec_of(tmp_path, code, levels[console], timeout=30), stdout=full_pipe) as tower:
-        took = seconds_to_stop(tower)
-    print(f"output of {console}: {1000 * took:.1f} ms")
-    assert took < KICK_AT_MOST
-
-
-def test_a_timeout_ends_the_run_with_its_status(tmp_path: Path) -> None:
-    with Tower(spec_of(tmp_path, guest.FOREVER, timeout=0.3)) as tower:
-        started = time.monotonic()
-        result = run_in(tower)
-        assert 0.3 <= time.monotonic() - started < 0.3 + KICK_AT_MOST
-    assert result.status == 124
-    assert result.message == "timeout: the guest still ran after 0.3 s"
 
 
 # the engine by itself

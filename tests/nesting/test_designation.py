@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nestvmm._native import ffi, lib
@@ -70,7 +70,9 @@ def naive(tower: Tower, probe: Probe) -> list[Claim]:
     for level in range(len(tower.maps), -1, -1):
         # `address` is that of level `level` + 1
         for ceiling in tower.ceilings:
-            if ceiling.level == level and meets(ceiling.scope, address):
+            # a ceiling of L0 on everything holds for what leads nowhere, too
+            everything = level == 0 and (ceiling.scope.first, ceiling.scope.last) == (0, QUALIFIER_MAX)
+            if ceiling.level == level and meets(ceiling.scope, probe.qualifier if everything else address):
                 barred.update(range(level + 1, len(tower.maps) + 1))
         here = [claim for claim in tower.claims if claim.level == level]
         if level == 0 and physical:
@@ -178,6 +180,10 @@ def probes(draw: st.DrawFn) -> Probe:
 
 @settings(deadline=None, max_examples=150)
 @given(towers(), st.lists(probes(), min_size=1, max_size=20))
+@example(
+    Tower([Claim(1, Scope(MMIO), handle)], [Ceiling(0, Scope(MMIO))], [MemoryMap.identity(), MemoryMap()]),
+    [Probe(MMIO, 0, R)],
+)
 def test_definition_and_flat_table_route_as_the_levels_do_one_by_one(tower: Tower, events: list[Probe]) -> None:
     table = tower.table
     flat = compile_table(table)
