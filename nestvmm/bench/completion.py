@@ -11,8 +11,9 @@ from pathlib import Path
 
 from nestvmm._native import lib
 from nestvmm.bench.row import Row, compare
-from nestvmm.engines import DirectEngine, RunStatus
+from nestvmm.engines import RunStatus
 from nestvmm.engines.completion import BATCH
+from nestvmm.engines.direct import DirectEngine
 from nestvmm.nesting import Clock, GuestSpec, Tower, TowerSpec
 from nestvmm.x86.exit_reason import ExitReason
 

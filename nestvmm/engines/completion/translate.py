@@ -237,7 +237,8 @@ def _native(original: Instruction, data: bytes) -> Operation:
 
 def _address(instruction: Instruction) -> dict[str, int]:
     """The memory operand's address: what effective_address in C computes with."""
-    base, index = instruction.memory_base, instruction.memory_index
+    base: Any = instruction.memory_base
+    index: Any = instruction.memory_index
     displacement = instruction.memory_displacement
     if instruction.is_ip_rel_memory_operand:
         displacement, bits = instruction.ip_rel_memory_address, 64 if base == Register.RIP else 32
