@@ -63,6 +63,9 @@ _FLAGS_OFFSET: Final = ffi.offsetof("struct nv_completion", "flags")
 
 _STATUS_FLAGS: Final = RflagsBits.CF | RflagsBits.PF | RflagsBits.AF | RflagsBits.ZF | RflagsBits.SF | RflagsBits.OF
 
+# Once around changes no bit but, on some processors, OF.
+_ROTATES: Final = {Mnemonic.RCL, Mnemonic.RCR, Mnemonic.ROL, Mnemonic.ROR}
+
 _READS: Final = {OpAccess.READ, OpAccess.COND_READ, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
 _WRITES: Final = {OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE}
 
@@ -334,14 +337,15 @@ def _thunk(instruction: Instruction, used: list[UsedRegister]) -> bytes:
     if memory != RegisterExt.number(Register.RSI):
         code.emit(Instruction.create_reg_reg(Code.MOV_R64_RM64, _GPR64[memory], Register.RSI))
     flags = MemoryOperand(cpu, displ=_FLAGS_OFFSET, displ_size=8)
-    if (instruction.rflags_read | instruction.rflags_modified) & _STATUS_FLAGS:
+    rotates = instruction.mnemonic in _ROTATES
+    if rotates or (instruction.rflags_read | instruction.rflags_modified) & _STATUS_FLAGS:
         code.emit(Instruction.create_mem(Code.PUSH_RM64, flags), Instruction.create(Code.POPFQ))
     for number in sorted(numbers):
         code.emit(Instruction.create_reg_mem(Code.MOV_R64_RM64, _GPR64[place[number]], _saved(cpu, number)))
     code.emit(instruction)
     for number in sorted(written):
         code.emit(Instruction.create_mem_reg(Code.MOV_RM64_R64, _saved(cpu, number), _GPR64[place[number]]))
-    if instruction.rflags_modified & _STATUS_FLAGS:
+    if rotates or instruction.rflags_modified & _STATUS_FLAGS:
         code.emit(Instruction.create(Code.PUSHFQ), Instruction.create_mem(Code.POP_RM64, flags))
     code.emit(Instruction.create(Code.RETNQ))
     return code.bytes
