@@ -1,11 +1,11 @@
 #include "completion_state.h"
 
-#include <stddef.h>
-
 /* Level n's vector and x87 registers are in the processor while this file's code runs: it must leave them alone, and so
  * must what it calls. */
 #pragma GCC target("general-regs-only")
 #pragma GCC optimize("no-tree-loop-distribute-patterns")
+
+#include "completion_operand.h"
 
 #define STATUS_FLAGS 0x8d5ull
 #define RFLAGS_AC (1ull << 18)
@@ -32,127 +32,6 @@ asm("	.text\n"
     "	.size	nv_completion_call, . - nv_completion_call\n");
 _Static_assert(offsetof(struct nv_completion, host_stack) == 152, "nv_completion_call knows it");
 
-static uint64_t *reg(struct nv_completion *c, unsigned int number)
-{
-	return (uint64_t *)&c->regs + number;
-}
-
-static int raise(struct nv_completion *c, uint32_t vector, int has_error, uint32_t error)
-{
-	c->vector = vector;
-	c->has_error = has_error;
-	c->error = error;
-	return NV_COMPLETION_FAULT;
-}
-
-static int translate(struct nv_completion *c, uint64_t linear, int access, uint8_t **host)
-{
-	struct nv_paging *paging = &c->state->paging;
-
-	switch (nv_paging_translate(paging, linear, access, host)) {
-	case NV_PAGING_OK:
-		return 0;
-	case NV_PAGING_FAULT:
-		c->cr2 = linear;
-		return raise(c, NV_PF, 1, paging->error);
-	default:
-		c->linear = linear;
-		return NV_COMPLETION_UNBACKED;
-	}
-}
-
-/* Rep movsb needs no vector register, whatever memcpy does. */
-static void copy(void *to, const void *from, size_t count)
-{
-	asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(count) :: "memory");
-}
-
-static int canonical(const struct nv_completion *c, uint64_t linear)
-{
-	int bits = c->state->paging.cr4 & 1ull << 12 ? 57 : 48;
-
-	return (uint64_t)((int64_t)(linear << (64 - bits)) >> (64 - bits)) == linear;
-}
-
-/* One memory operand, in our address space. */
-struct operand {
-	uint64_t linear;
-	uint8_t *host[2];        /* of its two pages; the second NULL when it lies in one */
-	size_t first;            /* bytes in the first page */
-	uint8_t *use;            /* what code gets */
-};
-
-static int segment_fault(struct nv_completion *c, unsigned int segment)
-{
-	return raise(c, segment == 2 ? NV_SS : NV_GP, 1, 0);
-}
-
-/* The linear address of size bytes at an offset in a segment. */
-static int linearize(struct nv_completion *c, unsigned int segment, uint64_t offset, uint64_t size, uint64_t *linear)
-{
-	struct nv_completion_state *state = c->state;
-
-	*linear = state->segment[segment].base + offset;
-	if (c->mode == 64) {
-		if (!canonical(c, *linear) || !canonical(c, *linear + size - 1))
-			return segment_fault(c, segment);
-		return 0;
-	}
-	*linear &= 0xffffffff;
-	if (!state->segment[segment].usable)
-		return NV_COMPLETION_REFUSED;
-	if (offset + size - 1 > state->segment[segment].limit)
-		return segment_fault(c, segment);
-	return 0;
-}
-
-static int locate(struct nv_completion *c, uint64_t linear, size_t size, int write, struct operand *operand)
-{
-	int access = write ? NV_PAGING_WRITE : NV_PAGING_READ;
-	int status;
-
-	operand->linear = linear;
-	operand->first = 4096 - (linear & 4095);
-	operand->host[1] = NULL;
-	status = translate(c, linear, access, &operand->host[0]);
-	if (status)
-		return status;
-	operand->use = operand->host[0];
-	if (operand->first >= size)
-		return 0;
-	linear += operand->first;
-	if (c->mode != 64)
-		linear &= 0xffffffff;
-	status = translate(c, linear, access, &operand->host[1]);
-	if (status)
-		return status;
-	operand->use = c->state->bounce + (operand->linear & 63);
-	copy(operand->use, operand->host[0], operand->first);
-	copy(operand->use + operand->first, operand->host[1], size - operand->first);
-	return 0;
-}
-
-static void put_back(const struct operand *operand, size_t size)
-{
-	if (!operand->host[1])
-		return;
-	copy(operand->host[0], operand->use, operand->first);
-	copy(operand->host[1], operand->use + operand->first, size - operand->first);
-}
-
-static uint64_t effective_address(struct nv_completion *c, const struct nv_operation *op)
-{
-	uint64_t offset = op->displacement;
-
-	if (op->base != NV_NO_REGISTER)
-		offset += *reg(c, op->base);
-	if (op->index != NV_NO_REGISTER)
-		offset += *reg(c, op->index) << op->scale;
-	if (op->address_bits < 64)
-		offset &= (1ull << op->address_bits) - 1;
-	return offset;
-}
-
 /* The exception that translated code raised, as level n's. */
 static int trapped(struct nv_completion *c)
 {
@@ -161,20 +40,20 @@ static int trapped(struct nv_completion *c)
 	switch (state->trap) {
 	case 0:
 	case 6:
-		return raise(c, (uint32_t)state->trap, 0, 0);
+		return nv_raise(c, (uint32_t)state->trap, 0, 0);
 	case 16: /* without CR0.NE it would be an interrupt of the PIC's */
-		return state->sregs.cr0 & 1 << 5 ? raise(c, 16, 0, 0) : NV_COMPLETION_STATE;
+		return state->sregs.cr0 & 1 << 5 ? nv_raise(c, 16, 0, 0) : NV_COMPLETION_STATE;
 	case 19:
-		return raise(c, state->sregs.cr4 & 1 << 10 ? 19 : 6, 0, 0);
+		return nv_raise(c, state->sregs.cr4 & 1 << 10 ? 19 : 6, 0, 0);
 	case NV_GP:
-		return raise(c, NV_GP, 1, 0);
+		return nv_raise(c, NV_GP, 1, 0);
 	default: /* a page of the slot that the host took away */
 		return NV_COMPLETION_UNBACKED;
 	}
 }
 
 /* x87's pointers to its last instruction and operand would be ours. */
-static void note_x87(struct nv_completion *c, const struct nv_operation *op, const struct operand *operand)
+static void note_x87(struct nv_completion *c, const struct nv_operation *op, const struct nv_operand *operand)
 {
 	struct nv_completion_state *state = c->state;
 
@@ -191,28 +70,28 @@ static void note_x87(struct nv_completion *c, const struct nv_operation *op, con
 static int run_native(struct nv_completion *c, const struct nv_operation *op)
 {
 	struct nv_completion_state *state = c->state;
-	struct operand operand = {0};
+	struct nv_operand operand = {0};
 	int status;
 
 	if (op->unit) {
 		if (!state->have_vectors)
 			return NV_WANT_VECTORS;
 		if (state->forbidden[op->unit])
-			return raise(c, state->forbidden[op->unit], 0, 0);
+			return nv_raise(c, state->forbidden[op->unit], 0, 0);
 		state->vectors_changed = 1;
 	}
 	if (op->access) {
-		uint64_t offset = effective_address(c, op);
+		uint64_t offset = nv_effective_address(c, op);
 
 		if (op->access == NV_ACCESS_ADDRESS) {
 			operand.use = (uint8_t *)offset;
 		} else {
-			status = linearize(c, op->segment, offset, op->size, &operand.linear);
+			status = nv_linearize(c, op->segment, offset, op->size, &operand.linear);
 			if (status)
 				return status;
-			status = locate(c, operand.linear, op->size, op->access & NV_ACCESS_WRITE, &operand);
+			status = nv_locate(c, operand.linear, op->size, op->access & NV_ACCESS_WRITE, &operand);
 			if (status == NV_COMPLETION_FAULT && operand.linear & (op->alignment - 1))
-				return raise(c, NV_GP, 1, 0); /* comes before page faults */
+				return nv_raise(c, NV_GP, 1, 0); /* comes before page faults */
 			if (status)
 				return status;
 		}
@@ -225,61 +104,8 @@ static int run_native(struct nv_completion *c, const struct nv_operation *op)
 		return trapped(c);
 	}
 	if (op->access & NV_ACCESS_WRITE)
-		put_back(&operand, op->size);
+		nv_put_back(&operand, op->size);
 	note_x87(c, op, &operand);
-	return 0;
-}
-
-/* What a jump goes to, or PUSH pushes. */
-static int value_of(struct nv_completion *c, const struct nv_operation *op, uint64_t *value)
-{
-	struct operand operand;
-	int status;
-
-	*value = op->target;
-	if (op->access) {
-		status = linearize(c, op->segment, effective_address(c, op), 8, &operand.linear);
-		if (!status)
-			status = locate(c, operand.linear, 8, 0, &operand);
-		if (status)
-			return status;
-		copy(value, operand.use, 8);
-	} else if (op->base != NV_NO_REGISTER) {
-		*value = *reg(c, op->base);
-	}
-	return 0;
-}
-
-static int push(struct nv_completion *c, uint64_t value)
-{
-	struct operand operand;
-	uint64_t rsp = c->regs.rsp - 8;
-	int status;
-
-	if (!canonical(c, rsp) || !canonical(c, rsp + 7))
-		return segment_fault(c, 2);
-	status = locate(c, rsp, 8, 1, &operand);
-	if (status)
-		return status;
-	copy(operand.use, &value, 8);
-	put_back(&operand, 8);
-	c->regs.rsp = rsp;
-	return 0;
-}
-
-static int pop(struct nv_completion *c, uint64_t *value)
-{
-	struct operand operand;
-	uint64_t rsp = c->regs.rsp;
-	int status;
-
-	if (!canonical(c, rsp) || !canonical(c, rsp + 7))
-		return segment_fault(c, 2);
-	status = locate(c, rsp, 8, 0, &operand);
-	if (status)
-		return status;
-	copy(value, operand.use, 8);
-	c->regs.rsp = rsp + 8;
 	return 0;
 }
 
@@ -344,48 +170,48 @@ static int step(struct nv_completion *c, struct nv_operation *op)
 		status = 0;
 		if (!holds(c->flags, op->condition))
 			break;
-		status = value_of(c, op, &next);
-		if (!status && !canonical(c, next))
-			return raise(c, NV_GP, 1, 0);
+		status = nv_value_of(c, op, &next);
+		if (!status && !nv_canonical(c, next))
+			return nv_raise(c, NV_GP, 1, 0);
 		break;
 	case NV_OPERATION_CALL:
-		status = value_of(c, op, &value);
-		if (!status && !canonical(c, value))
-			return raise(c, NV_GP, 1, 0);
+		status = nv_value_of(c, op, &value);
+		if (!status && !nv_canonical(c, value))
+			return nv_raise(c, NV_GP, 1, 0);
 		if (!status)
-			status = push(c, next);
+			status = nv_push(c, next);
 		next = value;
 		break;
 	case NV_OPERATION_RETURN:
-		status = pop(c, &next);
-		if (!status && !canonical(c, next)) {
+		status = nv_pop(c, &next);
+		if (!status && !nv_canonical(c, next)) {
 			c->regs.rsp -= 8;
-			return raise(c, NV_GP, 1, 0);
+			return nv_raise(c, NV_GP, 1, 0);
 		}
 		break;
 	case NV_OPERATION_PUSH:
-		status = value_of(c, op, &value);
+		status = nv_value_of(c, op, &value);
 		if (!status)
-			status = push(c, value);
+			status = nv_push(c, value);
 		break;
 	case NV_OPERATION_POP:
-		status = pop(c, &value);
+		status = nv_pop(c, &value);
 		if (!status)
-			*reg(c, op->base) = value;
+			*nv_register(c, op->base) = value;
 		break;
 	case NV_OPERATION_CLAC:
 	case NV_OPERATION_STAC:
 		status = set_ac(c, op->kind == NV_OPERATION_STAC);
 		break;
 	case NV_OPERATION_FAULT:
-		return raise(c, (uint32_t)op->target, op->target == NV_GP, 0);
+		return nv_raise(c, (uint32_t)op->target, op->target == NV_GP, 0);
 	case NV_OPERATION_TRAP:
 		if (c->count)
 			return NV_COMPLETION_REFUSED;
 		c->regs.rip = next;
-		return raise(c, (uint32_t)op->target, 0, 0);
+		return nv_raise(c, (uint32_t)op->target, 0, 0);
 	case NV_OPERATION_SHORT:
-		status = translate(c, (op->linear | 4095) + 1, NV_PAGING_FETCH, &host);
+		status = nv_translate(c, (op->linear | 4095) + 1, NV_PAGING_FETCH, &host);
 		if (status)
 			return status;
 		op->length = 0; /* the page is there now */
@@ -403,18 +229,18 @@ static int gather(struct nv_completion *c, uint64_t linear)
 {
 	uint8_t *host;
 	size_t first = 4096 - (linear & 4095);
-	int status = translate(c, linear, NV_PAGING_FETCH, &host);
+	int status = nv_translate(c, linear, NV_PAGING_FETCH, &host);
 
 	if (status)
 		return status;
 	c->linear = linear;
 	c->length = first < 15 ? first : 15;
-	copy(c->bytes, host, c->length);
+	nv_copy(c->bytes, host, c->length);
 	linear += first;
 	if (c->mode != 64)
 		linear &= 0xffffffff;
 	if (c->length < 15 && !nv_paging_translate(&c->state->paging, linear, NV_PAGING_FETCH, &host)) {
-		copy(c->bytes + c->length, host, 15 - c->length);
+		nv_copy(c->bytes + c->length, host, 15 - c->length);
 		c->length = 15;
 	}
 	return NV_COMPLETION_DECODE;
@@ -426,19 +252,19 @@ static int same(struct nv_completion *c, const struct nv_operation *op, uint64_t
 	uint64_t bytes[2];
 	uint8_t *host;
 
-	*status = translate(c, linear, NV_PAGING_FETCH, &host);
+	*status = nv_translate(c, linear, NV_PAGING_FETCH, &host);
 	if (*status)
 		return 0;
 	if ((linear & 4095) > 4096 - 16) {
 		size_t first = 4096 - (linear & 4095);
 
 		bytes[0] = bytes[1] = 0;
-		copy(bytes, host, first < op->length ? first : op->length);
+		nv_copy(bytes, host, first < op->length ? first : op->length);
 		if (first < op->length) {
-			*status = translate(c, linear + first, NV_PAGING_FETCH, &host);
+			*status = nv_translate(c, linear + first, NV_PAGING_FETCH, &host);
 			if (*status)
 				return 0;
-			copy((uint8_t *)bytes + first, host, op->length - first);
+			nv_copy((uint8_t *)bytes + first, host, op->length - first);
 		}
 	} else {
 		bytes[0] = ((const uint64_t *)host)[0];
@@ -453,7 +279,7 @@ static int next(struct nv_completion *c)
 	uint64_t linear;
 	int status;
 
-	status = linearize(c, 1, c->regs.rip, 1, &linear);
+	status = nv_linearize(c, 1, c->regs.rip, 1, &linear);
 	if (status)
 		return status;
 	op = nv_completion_slot(c, linear);
