@@ -89,7 +89,8 @@ _X87_LOADS: Final = {Mnemonic.FLDENV, Mnemonic.FRSTOR}
 
 # Legacy-encoded vector instructions with 16 bytes of memory need them aligned, but for these (AMD APM vol. 4, 1.3).
 _UNALIGNED: Final = {
-    getattr(Mnemonic, name) for name in words("MOVUPS MOVUPD MOVDQU LDDQU PCMPESTRI PCMPESTRM PCMPISTRI PCMPISTRM")
+    getattr(Mnemonic, name)
+    for name in words("MOVUPS MOVUPD MOVDQU LDDQU PCMPESTRI PCMPESTRI64 PCMPESTRM PCMPESTRM64 PCMPISTRI PCMPISTRM")
 }
 _ALIGNED_VEX: Final = {
     getattr(Mnemonic, name)
