@@ -13,6 +13,7 @@ from cffi import FFI
 from setuptools.command.build_ext import build_ext
 
 NATIVE = Path(__file__).resolve().parent
+SWITCHER = NATIVE / "switcher"
 
 # Headers that Python sees, in the order of their dependencies.
 HEADERS = (
@@ -25,6 +26,8 @@ HEADERS = (
     "direct.h",
     "paging.h",
     "completion.h",
+    "switcher/mailbox.h",
+    "svm.h",
     "uart.h",
     "debugcon.h",
     "ignore.h",
@@ -62,10 +65,29 @@ def builder() -> FFI:
     return ffi
 
 
+def switcher_base() -> str:
+    """Where the switcher is linked, from its header."""
+    found = re.search(r"^#define NV_SWITCHER_BASE (0x[0-9a-f]+)$", (SWITCHER / "mailbox.h").read_text(), re.MULTILINE)
+    if found is None:
+        raise ValueError(f"{SWITCHER / 'mailbox.h'} does not define NV_SWITCHER_BASE")
+    return found[1]
+
+
 class BuildNative(build_ext):
-    """Generates the extension's C source and compiles it with the files of `native/`."""
+    """Generates the extension's C source, compiles it with the files of `native/`, and links the switcher's images."""
 
     def finalize_options(self) -> None:
         """Put the cffi extension in the place of the one that pyproject.toml only names."""
         self.distribution.ext_modules = [builder().distutils_extension(tmpdir="build/native")]
         super().finalize_options()
+
+    def run(self) -> None:
+        """Build the extension, then the switcher's images as package data beside the engines."""
+        super().run()
+        package = Path(self.get_ext_fullpath("nestvmm._native")).parent / "engines"
+        package.mkdir(parents=True, exist_ok=True)
+        for source in sorted(SWITCHER.glob("*.S")):
+            image = str(package / f"switcher_{source.stem}.bin")
+            link = ("--oformat=binary", f"-Ttext={switcher_base()}", "-e,start", "--build-id=none")
+            flags = ["-nostdlib", "-static", "-no-pie", f"-I{SWITCHER}", *(f"-Wl,{option}" for option in link)]
+            self.spawn(["gcc", *flags, "-o", image, str(source)])

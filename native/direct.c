@@ -18,7 +18,7 @@ struct memory_fault {
 	uint64_t size;
 };
 
-static int direct_enter(struct nv_vcpu *vcpu)
+int nv_direct_enter(struct nv_vcpu *vcpu)
 {
 	/* since Linux 6.8 KVM_RUN gives a memory fault as EFAULT and this exit reason; before, as EFAULT alone */
 	vcpu->run->exit_reason = EXIT_BARE_FAULT;
@@ -133,7 +133,7 @@ static void decode_memory_fault(struct kvm_run *run, struct nv_event *event)
 	event->info = fault.flags;
 }
 
-static void direct_decode(struct nv_vcpu *vcpu, struct nv_event *event)
+void nv_direct_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 {
 	struct kvm_run *run = vcpu->run;
 
@@ -144,6 +144,7 @@ static void direct_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 	event->size = 0;
 	event->direction = NV_READ;
 	event->instruction_length = 0;
+	event->advance = 0;
 	switch (run->exit_reason) {
 	case KVM_EXIT_IO:
 		decode_io(run, event);
@@ -214,7 +215,7 @@ static void direct_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 	}
 }
 
-static void direct_complete(struct nv_vcpu *vcpu, struct nv_event *event)
+void nv_direct_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 {
 	switch (event->reason) {
 	case NV_REASON_IO:
@@ -235,9 +236,9 @@ static void direct_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 }
 
 static const struct nv_engine_ops direct_ops = {
-	.enter = direct_enter,
-	.decode = direct_decode,
-	.complete = direct_complete,
+	.enter = nv_direct_enter,
+	.decode = nv_direct_decode,
+	.complete = nv_direct_complete,
 };
 
 void nv_direct_init(struct nv_vcpu *vcpu, int fd, struct kvm_run *run, uint8_t level)

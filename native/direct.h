@@ -7,4 +7,9 @@
 /* fd and run: of the KVM vCPU that runs level n. */
 void nv_direct_init(struct nv_vcpu *vcpu, int fd, struct kvm_run *run, uint8_t level);
 
+/* Its operations, which the switcher engines fall back to: struct nv_engine_ops says what they do. */
+int nv_direct_enter(struct nv_vcpu *vcpu);
+void nv_direct_decode(struct nv_vcpu *vcpu, struct nv_event *event);
+void nv_direct_complete(struct nv_vcpu *vcpu, struct nv_event *event);
+
 #endif

@@ -102,6 +102,8 @@ class FakeEngine:
         )
         self.vcpu = ffi.new("struct nv_vcpu *")
         lib.nv_vcpu_init(self.vcpu, self._ops, config.level)
+        # as every engine: without its handler the signal of a kick kills the process
+        lib.nv_kick_init()
 
     def __enter__(self) -> FakeEngine:
         return self
@@ -159,6 +161,9 @@ class FakeEngine:
 
     def kick(self) -> None:
         lib.nv_vcpu_kick(self.vcpu)
+
+    def let_pass(self) -> bool:
+        return False
 
     def settle(self) -> None:
         self._settling = True

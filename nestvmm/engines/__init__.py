@@ -8,18 +8,27 @@ host         what this host offers the engines
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from nestvmm.engines.direct import DirectEngine
 from nestvmm.engines.engine import Engine, EngineConfig, MemorySlot, MsrRange, RunStatus
+from nestvmm.engines.svm import SvmEngine
 from nestvmm.errors import HostError
+from nestvmm.x86.exit_reason import ExitReason
 
-__all__ = ["ENGINES", "Engine", "EngineConfig", "MemorySlot", "MsrRange", "RunStatus", "choose_engine"]
+__all__ = ["ENGINES", "Engine", "EngineConfig", "MemorySlot", "MsrRange", "RunStatus", "SvmEngine", "choose_engine"]
 
-ENGINES: dict[str, type[DirectEngine]] = {DirectEngine.name: DirectEngine}
+ENGINES: dict[str, type[DirectEngine]] = {engine.name: engine for engine in (DirectEngine, SvmEngine)}
 
 
-def choose_engine(name: str) -> type[DirectEngine]:
-    """The engine of that name, or for `auto` the one to prefer; raises HostError for one that does not exist."""
+def choose_engine(name: str, wanted: Collection[ExitReason] = (), machine: str = "pc") -> type[DirectEngine]:
+    """The engine of that name; for `auto` the first that traps what is wanted on this host, or else direct.
+
+    Raises HostError for an engine that this version does not have.
+    """
     if name == "auto":
+        if not all(DirectEngine.traps(reason, machine) for reason in wanted) and SvmEngine.works_here():
+            return SvmEngine
         return DirectEngine
     if name not in ENGINES:
         raise HostError(f"engine {name}: not in this version of nestvmm, which has {', '.join(ENGINES)}")

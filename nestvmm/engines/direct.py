@@ -83,9 +83,13 @@ class DirectEngine:
         self.vcpu = ffi.new("struct nv_vcpu *")
         # the mapping must outlive a late kick
         self._run = self._vcpu.kvm_run
-        lib.nv_direct_init(self.vcpu, self._vcpu.fd, self._run, config.level)
+        self._build_vcpu(config)
         if lib.nv_kick_init() < 0:
             raise HostError("cannot install the handler of the signal that interrupts KVM_RUN")
+
+    def _build_vcpu(self, config: EngineConfig) -> None:
+        """Makes the run loop's vCPU of KVM's."""
+        lib.nv_direct_init(self.vcpu, self._vcpu.fd, self._run, config.level)
 
     def _trap_msrs(self) -> None:
         if not self._config.msrs:
@@ -134,6 +138,10 @@ class DirectEngine:
             lib.nv_vcpu_kick(self.vcpu)
             self._kicked = True
             self._wake.notify_all()
+
+    def let_pass(self) -> bool:
+        """KVM has done with the instructions that it hands over here."""
+        return False
 
     def settle(self) -> None:
         """KVM takes the answer to an exit when it is entered again: enter, and leave before the next instruction."""

@@ -72,6 +72,7 @@ class EngineConfig:
     memory:     L0's memory; slots say which of it level n sees, and where
     msrs:       what the designation table wants of MSRs
     debug:      the vectors of debug events that the table wants: 1 (single step) and 3 (INT3)
+    wanted:     the reasons that levels above L0 claim
     """
 
     machine: str
@@ -80,6 +81,7 @@ class EngineConfig:
     slots: Sequence[MemorySlot]
     msrs: Sequence[MsrRange] = ()
     debug: frozenset[int] = frozenset()
+    wanted: frozenset[ExitReason] = frozenset()
 
 
 class Engine(Protocol):
@@ -120,6 +122,10 @@ class Engine(Protocol):
 
     def kick(self) -> None:
         """Ends the current or next run with KICKED; from any thread."""
+        ...
+
+    def let_pass(self) -> bool:
+        """The processor executes the instruction of the pending event after all; False: this engine cannot."""
         ...
 
     def settle(self) -> None:

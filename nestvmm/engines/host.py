@@ -56,7 +56,7 @@ def examine() -> Host:
         modules=modules,
         device=device,
         nesting=nesting,
-        engines=(_direct(device), _switched("svm", "SVM", nested, nesting), _switched("vmx", "VMX", nested, nesting)),
+        engines=(_direct(device), _svm(nested, nesting), _vmx(nested, nesting)),
     )
 
 
@@ -138,10 +138,17 @@ def _direct(device: Finding) -> Finding:
     return Finding("direct", False, cause="/dev/kvm does not work", cure=device.cure)
 
 
-def _switched(name: str, feature: str, offered: set[str], nesting: Finding) -> Finding:
-    """The engines that need nesting; this version has only the direct one."""
-    if feature not in offered:
-        return Finding(name, False, cause=nesting.cause or f"this host's guests have no {feature}", cure=nesting.cure)
-    return Finding(
-        name, False, f"guests have {feature}", "this version of nestvmm has no such engine", "use --engine direct"
-    )
+def _lacking(name: str, feature: str, nesting: Finding) -> Finding:
+    return Finding(name, False, cause=nesting.cause or f"this host's guests have no {feature}", cure=nesting.cure)
+
+
+def _svm(offered: set[str], nesting: Finding) -> Finding:
+    if "SVM" not in offered:
+        return _lacking("svm", "SVM", nesting)
+    return Finding("svm", True, "all of that, CPUID, RDTSC, RDPMC, HLT, PAUSE, VMMCALL, SVM instructions and more")
+
+
+def _vmx(offered: set[str], nesting: Finding) -> Finding:
+    if "VMX" not in offered:
+        return _lacking("vmx", "VMX", nesting)
+    return Finding("vmx", False, "guests have VMX", "this version of nestvmm has no such engine", "use --engine direct")

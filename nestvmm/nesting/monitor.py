@@ -16,6 +16,22 @@ __all__ = ["GUEST_DIED", "describe_registers", "device_claims", "monitor_claims"
 #: The exit status of a run whose guest died.
 GUEST_DIED = 255
 
+_UD = 6
+
+# Instructions that the processor executes after all when every level that claims them declines.
+_PASSED = (
+    ExitReason.CPUID,
+    ExitReason.RDTSC,
+    ExitReason.RDTSCP,
+    ExitReason.RDPMC,
+    ExitReason.PAUSE,
+    ExitReason.MONITOR,
+    ExitReason.MWAIT,
+    ExitReason.INVD,
+    ExitReason.WBINVD,
+    ExitReason.XSETBV,
+)
+
 
 def describe_registers(regs: Regs, sregs: Sregs) -> str:
     """The registers in the order of the manuals, four to a line."""
@@ -41,12 +57,19 @@ def monitor_claims(engine: Engine, level: int) -> list[Claim]:
         ExitReason.ENTRY_FAILURE: lambda event: _died(
             engine, level, f"the processor refused its state, code {event.info:#x}"
         ),
+        ExitReason.NESTED_PAGE_FAULT: lambda event: _died(
+            engine, level, f"it reached for physical address {event.qualifier:#x}, which is not its level's"
+        ),
         ExitReason.MEMORY_FAULT: lambda event: _died(engine, level, _memory_fault(event)),
         ExitReason.SYSTEM_EVENT: lambda event: Result.stopped(0, f"guest asked for system event {event.qualifier}"),
         ExitReason.UNKNOWN: lambda event: _died(engine, level, f"exit {event.raw} that nestvmm does not know"),
         ExitReason.RDMSR: lambda event: _read_msr(engine, event),
         ExitReason.WRMSR: lambda event: _write_msr(engine, event),
     }
+    for reason in _PASSED:
+        handlers[reason] = lambda _: HANDLED if engine.let_pass() else Result.declined()
+    for reason in (ExitReason.HYPERCALL, ExitReason.SVM_INSTRUCTION, ExitReason.VMX_INSTRUCTION):
+        handlers[reason] = lambda _: Result.faulted(_UD)
     return [Claim(0, Scope(reason), handler, "L0") for reason, handler in handlers.items()]
 
 
@@ -69,7 +92,7 @@ def _died(engine: Engine, level: int, why: str) -> Result:
 
 
 def _halted(engine: Engine, level: int) -> Result:
-    if engine.halt():
+    if engine.let_pass() or engine.halt():
         return HANDLED
     return _died(engine, level, "it halted with interrupts off, so nothing can wake it")
 

@@ -50,6 +50,10 @@ class Policy:
                 "of that; declare a handler, or override Hypervisor.designated"
             )
 
+    def reasons(self) -> frozenset[ExitReason]:
+        """The reasons that levels above L0 claim."""
+        return frozenset(claim.scope.reason for claim in self.claims)
+
     def debug_vectors(self) -> frozenset[int]:
         """The vectors of debug events that a level wants: of 1 (single step) and 3 (INT3)."""
         scopes = [claim.scope for claim in self.claims if claim.scope.reason is ExitReason.DEBUG]

@@ -77,7 +77,7 @@ class Tower:
         self.maps = LevelMaps(spec.guest.memory, maps, self.policy.holes())
         self.image = self._load()
         machine = self.image.machine if spec.machine == "auto" else spec.machine
-        engine_class = choose_engine(spec.engine)
+        engine_class = choose_engine(spec.engine, self.policy.reasons(), machine)
         self.policy.check(engine_class, machine)
         slots = self.maps.slots()
         _check_size(slots)
@@ -91,6 +91,7 @@ class Tower:
             slots=slots,
             msrs=self.policy.msrs(),
             debug=self.policy.debug_vectors(),
+            wanted=self.policy.reasons(),
         )
         self.engine: Engine = self._open.enter_context(engine_class(config))
         self.platform: Platform = self._open.enter_context(

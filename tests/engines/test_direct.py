@@ -10,7 +10,7 @@ import guest_code as guest
 import pytest
 from guest_code import LevelSpec, Tower, results, run_in, spec_of
 
-from nestvmm.engines import DirectEngine, EngineConfig, RunStatus, choose_engine
+from nestvmm.engines import DirectEngine, EngineConfig, RunStatus, SvmEngine, choose_engine
 from nestvmm.errors import HostError
 from nestvmm.hypervisors import (
     Direction,
@@ -252,8 +252,19 @@ def test_a_late_kick_after_the_end_hurts_nobody() -> None:
 
 def test_the_engine_of_a_name() -> None:
     assert choose_engine("auto") is choose_engine("direct") is DirectEngine
-    with pytest.raises(HostError, match=r"^engine svm: not in this version of nestvmm, which has direct$"):
-        choose_engine("svm")
+    assert choose_engine("svm") is SvmEngine
+    with pytest.raises(HostError, match=r"^engine vmx: not in this version of nestvmm, which has direct, svm$"):
+        choose_engine("vmx")
+
+
+@pytest.mark.parametrize(("offered", "engine"), [(True, SvmEngine), (False, DirectEngine)])
+def test_auto_takes_svm_only_for_what_direct_cannot_trap(
+    offered: bool, engine: type[DirectEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SvmEngine, "works_here", lambda: offered)
+    assert choose_engine("auto", [ExitReason.IO, ExitReason.CPUID], "bare") is engine
+    assert choose_engine("auto", [ExitReason.HLT], "pc") is engine
+    assert choose_engine("auto", [ExitReason.IO, ExitReason.HLT], "bare") is DirectEngine
 
 
 def test_a_halt_with_interrupts_off_can_never_end(bare: DirectEngine) -> None:

@@ -23,6 +23,7 @@ EVENT = {
     "instruction_length": (59, 1),
     "instruction": (60, 15),
     "served": (75, 1),
+    "advance": (76, 1),
 }
 
 

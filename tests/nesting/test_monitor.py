@@ -93,7 +93,7 @@ def test_what_needs_no_answer_goes_on(make: Callable[..., Run], reason: ExitReas
     assert run.engine.answers == [Answer(reason), Answer(IO, 0xE9)]
 
 
-@pytest.mark.parametrize("reason", [ExitReason.CPUID, ExitReason.HYPERCALL, ExitReason.RDTSC])
+@pytest.mark.parametrize("reason", [ExitReason.CPUID, ExitReason.TASK_SWITCH, ExitReason.RDTSC])
 def test_a_reason_that_not_even_l0_handles_ends_the_run(make: Callable[..., Run], reason: ExitReason) -> None:
     result = make().go(Exit(reason, 1))
     assert result.status == 4

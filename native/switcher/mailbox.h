@@ -1,0 +1,50 @@
+/* The page that a vCPU of the switcher shares with L0, and the place of everything that the switcher is made of.
+ * The assembler reads the numbers; native/svm.c checks that the struct agrees with them. */
+#ifndef NV_MAILBOX_H
+#define NV_MAILBOX_H
+
+/* Guest-physical, above all RAM of level n and below 2^39, the least physical address width that a processor with nesting has. */
+#define NV_SWITCHER_BASE 0x7fffe00000
+#define NV_SWITCHER_SIZE 0x200000
+
+/* Parts of it, by their offsets. A fault's stack grows down from the mailbox, which RSP always is. */
+#define NV_SWITCHER_CODE 0x0000
+#define NV_SWITCHER_GATES 0x0100
+#define NV_SWITCHER_CODE_MAX 0x1000
+#define NV_SWITCHER_MAILBOX 0x2000
+#define NV_SWITCHER_BLOCK 0x3000
+#define NV_SWITCHER_HOST_SAVE 0x4000
+#define NV_SWITCHER_IDT 0x5000
+#define NV_SWITCHER_GDT 0x6000
+#define NV_SWITCHER_PML4 0x7000
+#define NV_SWITCHER_PDPT 0x8000
+#define NV_SWITCHER_PD 0x9000
+#define NV_SWITCHER_NESTED_PML4 0xa000
+#define NV_SWITCHER_NESTED_PDPT 0xb000
+#define NV_SWITCHER_IOPM 0xc000
+#define NV_SWITCHER_MSRPM 0xf000
+
+/* The port that it rings; a level's own access to that port is told apart by the mailbox's state. */
+#define NV_DOORBELL 0x4e
+
+#define NV_MAILBOX_STATE 0x80
+#define NV_MAILBOX_BLOCK 0x88
+#define NV_MAILBOX_PANIC 0x90
+
+/* What the switcher is doing: level n runs, it rings for an exit, it rings because it failed. */
+#define NV_SWITCHER_RUNNING 0
+#define NV_SWITCHER_EXIT 1
+#define NV_SWITCHER_PANIC 2
+
+#ifndef __ASSEMBLER__
+#include <stdint.h>
+
+struct nv_mailbox {
+	uint64_t regs[16];       /* level n's, by the numbers of the instruction encoding; RAX and RSP are the control block's */
+	uint64_t state;          /* NV_SWITCHER_* */
+	uint64_t block;          /* guest-physical address of the control block */
+	uint64_t panic[5];       /* vector, error code, RIP, RSP, CR2 of a fault in the switcher */
+};
+#endif
+
+#endif

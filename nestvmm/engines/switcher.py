@@ -1,0 +1,106 @@
+"""The switcher's memory: its code, the mailbox, and what a processor needs to run it in 64-bit mode at CPL 0.
+
+It lies in a memory slot of its own above all RAM of level n (native/switcher/mailbox.h has the places). Level n's
+nested page tables have everything but it, so level n can neither read nor map it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from nestvmm._native import ffi, lib
+from nestvmm.engines.engine import MemorySlot
+from nestvmm.errors import HostError
+from nestvmm.kvm import DescriptorTable, HostMemory, Segment, Sregs, Vm
+
+__all__ = ["CODE", "DATA", "Switcher", "switcher_sregs"]
+
+CODE: Final = 0x08
+DATA: Final = 0x10
+_GDT: Final = (0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF)
+
+_PRESENT_WRITE: Final = 0x3
+_USER: Final = 0x4  # nested page tables are walked as user accesses (AMD APM vol. 2, 15.25.5)
+_LARGE: Final = 0x80
+_GIB: Final = 1 << 30
+_GATES: Final = 32
+
+
+class Switcher:
+    """One vCPU's switcher in `vm`, linked in as the memory slot `slot`; a context manager.
+
+    Raises HostError when level n's memory reaches into its place.
+    """
+
+    def __init__(self, vm: Vm, slot: int, vendor: str, slots: Sequence[MemorySlot]) -> None:
+        end = max((one.guest_address + one.size for one in slots), default=0)
+        if end > lib.NV_SWITCHER_BASE - lib.NV_SWITCHER_BASE % _GIB:
+            raise HostError(
+                f"level n's memory ends at {end:#x}; the {vendor} engine needs the last GiB below 2**39 for itself"
+            )
+        self._host = HostMemory(lib.NV_SWITCHER_SIZE)
+        vm.set_memory_region(slot, lib.NV_SWITCHER_BASE, lib.NV_SWITCHER_SIZE, self._host.address)
+        self._host.write(lib.NV_SWITCHER_CODE, _image(vendor))
+        self._write_words(lib.NV_SWITCHER_GDT, _GDT)
+        self._write_idt()
+        self._write_page_tables()
+
+    def __enter__(self) -> Switcher:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._host.close()
+
+    def place(self, offset: int, kind: str) -> Any:
+        """The C struct at an offset, as a cffi pointer; valid while this object is open."""
+        return ffi.cast(kind, self._host.address + offset)
+
+    def _write_words(self, offset: int, words: Sequence[int]) -> None:
+        self._host.write(offset, struct.pack(f"<{len(words)}Q", *words))
+
+    def _write_idt(self) -> None:
+        """Interrupt gates to the panic code: nothing in the switcher may fault."""
+        for vector in range(_GATES):
+            address = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_GATES + 16 * vector
+            gate = struct.pack("<HHHHII", address & 0xFFFF, CODE, 0x8E00, address >> 16 & 0xFFFF, address >> 32, 0)
+            self._host.write(lib.NV_SWITCHER_IDT + 16 * vector, gate)
+
+    def _write_page_tables(self) -> None:
+        """The switcher's own map of itself, and the identity for level n without the switcher's GiB."""
+        base = lib.NV_SWITCHER_BASE
+        entry = base >> 39 & 511, base >> 30 & 511, base >> 21 & 511
+        self._write_words(lib.NV_SWITCHER_PML4 + 8 * entry[0], [base + lib.NV_SWITCHER_PDPT | _PRESENT_WRITE])
+        self._write_words(lib.NV_SWITCHER_PDPT + 8 * entry[1], [base + lib.NV_SWITCHER_PD | _PRESENT_WRITE])
+        self._write_words(lib.NV_SWITCHER_PD + 8 * entry[2], [base | _PRESENT_WRITE | _LARGE])
+        rights = _PRESENT_WRITE | _USER
+        self._write_words(lib.NV_SWITCHER_NESTED_PML4, [base + lib.NV_SWITCHER_NESTED_PDPT | rights])
+        self._write_words(lib.NV_SWITCHER_NESTED_PDPT, [number << 30 | rights | _LARGE for number in range(511)])
+
+
+def _image(vendor: str) -> bytes:
+    """The linked code, which the build puts beside this file."""
+    path = Path(__file__).with_name(f"switcher_{vendor}.bin")
+    try:
+        image = path.read_bytes()
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}; install nestvmm anew") from None
+    if len(image) > lib.NV_SWITCHER_CODE_MAX:
+        raise HostError(f"{path}: {len(image)} bytes are no switcher; install nestvmm anew")
+    return image
+
+
+def switcher_sregs(sregs: Sregs) -> Sregs:
+    """A vCPU's system registers, changed to what the switcher runs with; FS, GS, TR and LDTR stay level n's."""
+    base = lib.NV_SWITCHER_BASE
+    code = Segment(limit=0xFFFFFFFF, selector=CODE, type=11, present=1, s=1, l=1, g=1)
+    data = Segment(limit=0xFFFFFFFF, selector=DATA, type=3, present=1, s=1, db=1, g=1)
+    sregs.cs = code
+    sregs.ds = sregs.es = sregs.ss = data
+    sregs.gdt = DescriptorTable(base + lib.NV_SWITCHER_GDT, 8 * len(_GDT) - 1)
+    sregs.idt = DescriptorTable(base + lib.NV_SWITCHER_IDT, 16 * _GATES - 1)
+    sregs.cr0, sregs.cr3, sregs.cr4 = 0x80000031, base + lib.NV_SWITCHER_PML4, 0x20
+    sregs.efer = 0x500
+    return sregs
