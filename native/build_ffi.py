@@ -24,6 +24,8 @@ HEADERS = (
     "trace.h",
     "vcpu.h",
     "direct.h",
+    "paging.h",
+    "completion.h",
     "switcher/mailbox.h",
     "svm.h",
     "uart.h",

@@ -13,7 +13,7 @@ from nestvmm._native import ffi, lib
 from nestvmm.engines import EngineConfig, Trial
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Regs, Sregs
-from nestvmm.x86.event import Direction
+from nestvmm.x86.event import Direction, Outcome, Result
 from nestvmm.x86.exit_reason import ExitReason
 
 DEBUG_EXIT = 0xF4
@@ -210,6 +210,9 @@ class FakeEngine:
 
     def exception(self, vector: int, error_code: int | None) -> None:
         self.log.append(("exception", vector, error_code))
+
+    def complete(self) -> Result:
+        return Result(Outcome.DECLINED, message="a fake completes nothing")
 
     def interrupt(self, vector: int) -> None:
         self.log.append(("interrupt", vector))

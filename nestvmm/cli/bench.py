@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from nestvmm.bench import Row, measure_lab, measure_startup, measure_trips
+from nestvmm.bench import Row, measure_completion, measure_lab, measure_startup, measure_trips
 from nestvmm.errors import UsageError
 
 __all__ = ["bench"]
@@ -46,6 +46,7 @@ def bench(*, quick: bool, json_file: str | None, no_qemu: bool, lab: bool, guest
       nestvmm bench --lab --json bench.json
     """
     rows = measure_trips(_QUICK_BATCHES if quick else _BATCHES)
+    rows += measure_completion()
     rows += measure_startup(
         guests / "multiboot" / "multiboot.elf", _QUICK_STARTS if quick else _STARTS, qemu=not no_qemu
     )

@@ -14,12 +14,14 @@ from contextlib import ExitStack
 from typing import ClassVar
 
 from nestvmm._native import ffi, lib
+from nestvmm.engines.completion import Completer
 from nestvmm.engines.engine import EngineConfig, RunStatus
 from nestvmm.engines.msr_filter import msr_filter
 from nestvmm.engines.trial import Trial, try_instructions
 from nestvmm.errors import HostError
 from nestvmm.kvm import Cap, CpuidEntry, Kvm, KvmError, Regs, Sregs, Vcpu, Vm
 from nestvmm.x86 import layout
+from nestvmm.x86.event import Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason
 
 __all__ = ["DirectEngine"]
@@ -46,6 +48,9 @@ class DirectEngine:
         self._interrupts: deque[int] = deque()
         self._wake = threading.Condition()
         self._kicked = False
+        self._fresh = False
+        self._cpuid: list[CpuidEntry] = []
+        self._completer: Completer | None = None
         try:
             self._build()
         except BaseException:
@@ -126,6 +131,7 @@ class DirectEngine:
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
         self._vcpu.set_cpuid(entries)
+        self._cpuid = entries
 
     def shown_cpuid(self) -> list[CpuidEntry]:
         """KVM-PVM shows features of the processor's that it runs natively at CPL 3 whatever was set."""
@@ -136,6 +142,7 @@ class DirectEngine:
         if self._interrupts:
             self._deliver()
         status: int = lib.nv_vcpu_run(self.vcpu)
+        self._fresh = True
         if status != _EVENT:
             self._check(status)
             if status == RunStatus.KICKED:
@@ -162,13 +169,22 @@ class DirectEngine:
     def settle(self) -> None:
         """KVM takes the answer to an exit when it is entered again: enter, and leave before the next instruction."""
         self._check(lib.nv_vcpu_settle(self.vcpu))
+        self._fresh = False
+
+    def _apply(self) -> None:
+        """Lets KVM take the registers that a completion left for its next entry."""
+        if self._run.kvm_dirty_regs:
+            self.settle()
 
     def regs(self) -> Regs:
         """General registers."""
+        self._apply()
         return self._vcpu.get_regs()
 
     def set_regs(self, regs: Regs) -> None:
         """Sets the general registers."""
+        self._apply()
+        self._fresh = False
         self._vcpu.set_regs(regs)
 
     def sregs(self) -> Sregs:
@@ -177,6 +193,7 @@ class DirectEngine:
 
     def set_sregs(self, sregs: Sregs) -> None:
         """Sets the segment and control registers."""
+        self._fresh = False
         self._vcpu.set_sregs(sregs)
 
     def get_msr(self, index: int) -> int | None:
@@ -204,6 +221,21 @@ class DirectEngine:
         self._vcpu.set_events(events)
         # KVM delivers one event at an entry; its word that it takes an interrupt is from before this one
         self._run.ready_for_interrupt_injection = 0
+
+    @property
+    def completer(self) -> Completer:
+        """What does KVM's part where KVM cannot; made when it is needed first."""
+        if self._completer is None:
+            config = self._config
+            kicked = ffi.addressof(self.vcpu, "kicked")
+            self._completer = self._open.enter_context(
+                Completer(self._vcpu, kicked, config.memory, config.slots, self._cpuid)
+            )
+        return self._completer
+
+    def complete(self) -> Result:
+        """Does the instruction that KVM could not emulate, and those behind it that need no KVM."""
+        return self.completer.complete(self._fresh)
 
     def interrupt(self, vector: int) -> None:
         """Queues an external interrupt."""

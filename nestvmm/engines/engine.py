@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 from nestvmm._native import lib
 from nestvmm.engines.trial import Trial
 from nestvmm.kvm import CpuidEntry, HostMemory, Regs, Sregs
+from nestvmm.x86.event import Result
 from nestvmm.x86.exit_reason import ExitReason
 
 __all__ = ["Engine", "EngineConfig", "MemorySlot", "MsrRange", "RunStatus"]
@@ -176,6 +177,13 @@ class Engine(Protocol):
 
     def exception(self, vector: int, error_code: int | None) -> None:
         """Level n takes this exception before its next instruction."""
+        ...
+
+    def complete(self) -> Result:
+        """Level n stands at an instruction that KVM could not emulate: does it in KVM's stead.
+
+        Handled; faulted, when the instruction does; or declined, with the reason as its message.
+        """
         ...
 
     def interrupt(self, vector: int) -> None:

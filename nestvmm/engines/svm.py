@@ -14,6 +14,7 @@ from nestvmm.engines.engine import EngineConfig
 from nestvmm.engines.switcher import Switcher, switcher_sregs
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Kvm, KvmError, Regs, Segment, Sregs
+from nestvmm.x86.event import Outcome, Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason
 
 __all__ = ["SvmEngine", "has_svm"]
@@ -141,6 +142,10 @@ class SvmEngine(DirectEngine):
             lib.nv_svm_inject(self._svm, vector, error_code is not None, error_code or 0)
         else:
             super().exception(vector, error_code)
+
+    def complete(self) -> Result:
+        """Nothing: here level n's own code runs on the processor, and KVM emulates only its accesses to devices."""
+        return Result(Outcome.DECLINED, message="the svm engine completes nothing")
 
     def _outside(self) -> bool:
         """Whether level n's state is in the block and the mailbox; else KVM holds it, its vCPU being in guest mode."""

@@ -8,7 +8,7 @@ from nestvmm.devices import Bus, Device
 from nestvmm.engines import Engine
 from nestvmm.kvm import Regs, Sregs
 from nestvmm.nesting.designation import Claim, Scope
-from nestvmm.x86.event import HANDLED, Event, Result
+from nestvmm.x86.event import HANDLED, Event, Outcome, Result
 from nestvmm.x86.exit_reason import ExitReason
 
 __all__ = ["GUEST_DIED", "describe_registers", "device_claims", "monitor_claims"]
@@ -50,7 +50,7 @@ def monitor_claims(engine: Engine, level: int) -> list[Claim]:
         ExitReason.DEBUG: lambda _: HANDLED,
         ExitReason.INTERRUPT_WINDOW: lambda _: HANDLED,
         ExitReason.EOI: lambda _: HANDLED,
-        ExitReason.EMULATION_FAILURE: lambda event: _died(engine, level, _failed_instruction(event)),
+        ExitReason.EMULATION_FAILURE: lambda event: _complete(engine, level, event),
         ExitReason.INTERNAL_ERROR: lambda event: _died(
             engine, level, f"KVM internal error, suberror {event.qualifier}"
         ),
@@ -97,10 +97,13 @@ def _halted(engine: Engine, level: int) -> Result:
     return _died(engine, level, "it halted with interrupts off, so nothing can wake it")
 
 
-def _failed_instruction(event: Event) -> str:
+def _complete(engine: Engine, level: int, event: Event) -> Result:
+    result = engine.complete()
+    if result.outcome is not Outcome.DECLINED:
+        return result
     if not event.instruction:
-        return "KVM could not fetch its next instruction (a jump outside memory?)"
-    return f"KVM cannot emulate its instruction {event.instruction.hex(' ')}"
+        return _died(engine, level, "KVM could not fetch its next instruction (a jump outside memory?)")
+    return _died(engine, level, f"KVM cannot emulate its instruction {event.instruction.hex(' ')}; {result.message}")
 
 
 def _memory_fault(event: Event) -> str:

@@ -23,6 +23,7 @@ ROWS = [
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> CliRunner:
     monkeypatch.setattr(command, "measure_trips", lambda batches: ROWS[:3])
+    monkeypatch.setattr(command, "measure_completion", list)
     monkeypatch.setattr(command, "measure_startup", lambda image, runs, qemu: ROWS[3:])
     return CliRunner()
 

@@ -1,0 +1,223 @@
+#include "paging.h"
+
+#include <stddef.h>
+
+/* Runs while level n's vector registers are loaded. */
+#pragma GCC target("general-regs-only")
+
+#define CR0_WP (1ull << 16)
+#define CR0_PG (1ull << 31)
+#define CR4_PSE (1ull << 4)
+#define CR4_PAE (1ull << 5)
+#define CR4_LA57 (1ull << 12)
+#define CR4_SMEP (1ull << 20)
+#define CR4_SMAP (1ull << 21)
+#define EFER_LMA (1ull << 10)
+#define EFER_NXE (1ull << 11)
+
+#define PTE_P 1ull
+#define PTE_W 2ull
+#define PTE_U 4ull
+#define PTE_A 0x20ull
+#define PTE_D 0x40ull
+#define PTE_PS 0x80ull
+#define PTE_NX (1ull << 63)
+#define PTE_ADDRESS 0x000ffffffffff000ull
+
+#define ERROR_P 1
+#define ERROR_W 2
+#define ERROR_U 4
+#define ERROR_RSVD 8
+#define ERROR_FETCH 16
+
+#define LEVELS_MAX 5
+
+struct walk {
+	uint64_t *entry[LEVELS_MAX + 1]; /* where accessed bits go: NULL where there are none */
+	uint64_t rights;                 /* PTE_W and PTE_U of all levels, PTE_NX of any */
+	uint64_t physical;
+	int leaf;
+	int wide;
+};
+
+void nv_paging_flush(struct nv_paging *paging)
+{
+	for (size_t kind = 0; kind < 3; kind++)
+		for (size_t i = 0; i < 64; i++)
+			*(volatile uint64_t *)&paging->tlb[kind][i].page = 0;
+}
+
+static uint8_t *backing(const struct nv_paging *paging, uint64_t physical, int write)
+{
+	for (uint32_t i = 0; i < paging->slot_count; i++) {
+		const struct nv_slot *slot = &paging->slots[i];
+
+		if (physical - slot->guest < slot->size)
+			return write && slot->readonly ? NULL : slot->host + (physical - slot->guest);
+	}
+	return NULL;
+}
+
+static int fault(struct nv_paging *paging, int access, uint32_t error)
+{
+	if (access == NV_PAGING_WRITE)
+		error |= ERROR_W;
+	if (paging->user)
+		error |= ERROR_U;
+	if (access == NV_PAGING_FETCH && (paging->efer & EFER_NXE || paging->cr4 & CR4_SMEP))
+		error |= ERROR_FETCH;
+	paging->error = error;
+	return NV_PAGING_FAULT;
+}
+
+/* Bits that an entry of this level must not have. */
+static uint64_t reserved(const struct nv_paging *paging, uint64_t entry, int level)
+{
+	uint64_t bits = paging->reserved;
+
+	if (!(paging->efer & EFER_NXE))
+		bits |= PTE_NX;
+	if (level > 3)
+		return bits | PTE_PS;
+	if (level > 1 && entry & PTE_PS)
+		bits |= ((1ull << (12 + 9 * (level - 1))) - 1) & ~0x1fffull;
+	return bits;
+}
+
+/* Long mode and PAE. */
+static int walk_wide(struct nv_paging *paging, uint64_t linear, int access, struct walk *walk)
+{
+	int long_mode = !!(paging->efer & EFER_LMA);
+	int level = !long_mode ? 3 : paging->cr4 & CR4_LA57 ? 5 : 4;
+	uint64_t table = long_mode ? paging->cr3 & PTE_ADDRESS : paging->cr3 & 0xffffffe0;
+
+	for (;; level--) {
+		int shift = 12 + 9 * (level - 1);
+		uint64_t index = linear >> shift & (!long_mode && level == 3 ? 3 : 511);
+		uint64_t *at = (uint64_t *)backing(paging, table + 8 * index, 0);
+		uint64_t entry;
+
+		if (!at)
+			return NV_PAGING_UNBACKED;
+		entry = __atomic_load_n(at, __ATOMIC_RELAXED);
+		if (!(entry & PTE_P))
+			return fault(paging, access, 0);
+		if (!long_mode && level == 3) {
+			table = entry & PTE_ADDRESS; /* a PAE directory pointer has no rights and no accessed bit */
+			continue;
+		}
+		if (entry & reserved(paging, entry, level))
+			return fault(paging, access, ERROR_P | ERROR_RSVD);
+		walk->rights &= entry | ~(PTE_W | PTE_U);
+		walk->rights |= entry & PTE_NX;
+		walk->entry[level] = at;
+		if (level == 1 || entry & PTE_PS) {
+			uint64_t offset = (1ull << shift) - 1;
+
+			walk->leaf = level;
+			walk->physical = (entry & PTE_ADDRESS & ~offset) | (linear & offset);
+			return NV_PAGING_OK;
+		}
+		table = entry & PTE_ADDRESS;
+	}
+}
+
+/* 32-bit paging without PAE. */
+static int walk_narrow(struct nv_paging *paging, uint64_t linear, int access, struct walk *walk)
+{
+	uint64_t table = paging->cr3 & 0xfffff000;
+
+	for (int level = 2;; level--) {
+		int shift = level == 2 ? 22 : 12;
+		uint32_t *at = (uint32_t *)backing(paging, table + 4 * (linear >> shift & 1023), 0);
+		uint64_t entry;
+
+		if (!at)
+			return NV_PAGING_UNBACKED;
+		entry = __atomic_load_n(at, __ATOMIC_RELAXED);
+		if (!(entry & PTE_P))
+			return fault(paging, access, 0);
+		walk->rights &= entry | ~(PTE_W | PTE_U);
+		walk->entry[level] = (uint64_t *)at;
+		if (level == 2 && entry & PTE_PS && paging->cr4 & CR4_PSE) {
+			if (entry & 1ull << 21)
+				return fault(paging, access, ERROR_P | ERROR_RSVD);
+			walk->leaf = level;
+			walk->physical = (entry & 0xffc00000) | (entry >> 13 & 0xff) << 32 | (linear & 0x3fffff);
+			return NV_PAGING_OK;
+		}
+		if (level == 1) {
+			walk->leaf = level;
+			walk->physical = (entry & 0xfffff000) | (linear & 0xfff);
+			return NV_PAGING_OK;
+		}
+		table = entry & 0xfffff000;
+	}
+}
+
+static int allowed(const struct nv_paging *paging, int access, uint64_t rights)
+{
+	if (access == NV_PAGING_FETCH && rights & PTE_NX)
+		return 0;
+	if (paging->user)
+		return rights & PTE_U && (access != NV_PAGING_WRITE || rights & PTE_W);
+	if (rights & PTE_U) {
+		if (access == NV_PAGING_FETCH ? paging->cr4 & CR4_SMEP : paging->cr4 & CR4_SMAP && !paging->ac)
+			return 0;
+	}
+	return access != NV_PAGING_WRITE || rights & PTE_W || !(paging->cr0 & CR0_WP);
+}
+
+static void mark(const struct walk *walk, int access)
+{
+	for (int level = walk->leaf; level <= LEVELS_MAX; level++) {
+		uint32_t bits = level == walk->leaf && access == NV_PAGING_WRITE ? PTE_A | PTE_D : PTE_A;
+		uint32_t *entry = (uint32_t *)walk->entry[level];
+
+		if (entry && (*entry & bits) != bits)
+			__atomic_fetch_or(entry, bits, __ATOMIC_RELAXED);
+	}
+}
+
+static int walk_tables(struct nv_paging *paging, uint64_t linear, int access, uint64_t *physical)
+{
+	struct walk walk = {.rights = PTE_W | PTE_U};
+	int result;
+
+	if (!(paging->cr0 & CR0_PG)) {
+		*physical = linear & 0xffffffff;
+		return NV_PAGING_OK;
+	}
+	if (paging->efer & EFER_LMA || paging->cr4 & CR4_PAE)
+		result = walk_wide(paging, linear, access, &walk);
+	else
+		result = walk_narrow(paging, linear, access, &walk);
+	if (result)
+		return result;
+	if (!allowed(paging, access, walk.rights))
+		return fault(paging, access, ERROR_P);
+	mark(&walk, access);
+	*physical = walk.physical;
+	return NV_PAGING_OK;
+}
+
+int nv_paging_translate(struct nv_paging *paging, uint64_t linear, int access, uint8_t **host)
+{
+	uint64_t page = linear >> 12, physical;
+	struct nv_tlb_entry *entry = &paging->tlb[access][page & 63];
+	int result;
+
+	if (entry->page != page + 1) {
+		result = walk_tables(paging, linear & ~0xfffull, access, &physical);
+		if (result)
+			return result;
+		entry->host = backing(paging, physical, access == NV_PAGING_WRITE);
+		if (!entry->host) {
+			entry->page = 0;
+			return NV_PAGING_UNBACKED;
+		}
+		entry->page = page + 1;
+	}
+	*host = entry->host + (linear & 0xfff);
+	return NV_PAGING_OK;
+}

@@ -1,0 +1,46 @@
+/* Linear addresses of level n by its own page tables, to this process's addresses of the memory that its slots back.
+ * AMD APM vol. 2, 5.3 to 5.6; Intel SDM vol. 3, 4.3 to 4.7. */
+#ifndef NV_PAGING_H
+#define NV_PAGING_H
+
+#include <stdint.h>
+
+/* What an access wants. */
+#define NV_PAGING_READ 0
+#define NV_PAGING_WRITE 1
+#define NV_PAGING_FETCH 2
+
+/* nv_paging_translate's results. */
+#define NV_PAGING_OK 0
+#define NV_PAGING_FAULT 1    /* #PF with the error code in `error` */
+#define NV_PAGING_UNBACKED 2 /* no slot backs the address or a page table, or only for reading */
+
+struct nv_slot {
+	uint64_t guest, size;    /* physical address at level n, bytes */
+	uint8_t *host;
+	uint64_t readonly;
+};
+
+struct nv_tlb_entry {
+	uint64_t page;           /* linear address / 4096 + 1; 0: empty */
+	uint8_t *host;
+};
+
+struct nv_paging {
+	const struct nv_slot *slots;
+	uint32_t slot_count;
+	uint32_t error;
+	uint64_t cr0, cr3, cr4, efer;
+	uint64_t reserved;       /* the physical address bits that page-table entries must not have */
+	uint8_t user;            /* CPL 3 */
+	uint8_t ac;              /* RFLAGS.AC lifts SMAP */
+	struct nv_tlb_entry tlb[3][64];
+};
+
+/* Forgets translations; for the start of each batch, because level n ran and its memory changed in between. */
+void nv_paging_flush(struct nv_paging *paging);
+
+/* The byte at a linear address. Sets the accessed and dirty bits as the processor does. */
+int nv_paging_translate(struct nv_paging *paging, uint64_t linear, int access, uint8_t **host);
+
+#endif
