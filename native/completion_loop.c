@@ -285,7 +285,7 @@ static int next(struct nv_completion *c)
 	op = nv_completion_slot(c, linear);
 	if (op->length && op->linear == linear && op->mode == c->mode) {
 		if (same(c, op, linear, &status))
-			return step(c, op);
+			return op->claimed && c->count ? NV_COMPLETION_REFUSED : step(c, op);
 		if (status)
 			return status;
 	}

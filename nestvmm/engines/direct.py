@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import ClassVar
 
@@ -51,6 +51,7 @@ class DirectEngine:
         self._fresh = False
         self._cpuid: list[CpuidEntry] = []
         self._completer: Completer | None = None
+        self.claimed: Callable[[bytes], bool] = lambda _: False
         try:
             self._build()
         except BaseException:
@@ -229,7 +230,7 @@ class DirectEngine:
             config = self._config
             kicked = ffi.addressof(self.vcpu, "kicked")
             self._completer = self._open.enter_context(
-                Completer(self._vcpu, kicked, config.memory, config.slots, self._cpuid)
+                Completer(self._vcpu, kicked, config.memory, config.slots, self._cpuid, self.claimed)
             )
         return self._completer
 

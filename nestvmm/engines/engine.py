@@ -7,7 +7,7 @@ tests put a fake here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar, Protocol
@@ -94,6 +94,10 @@ class Engine(Protocol):
 
     #: The cffi `struct nv_vcpu *` of native/vcpu.h; its event is the pending one.
     vcpu: Any
+
+    #: Whether a level, or an emulator of L0, wants to see an instruction with these bytes; `complete` leaves it alone
+    #: unless KVM failed at it and all of them declined.
+    claimed: Callable[[bytes], bool]
 
     #: Descriptor of the VM with an in-kernel irqchip, else -1.
     irqchip_fd: int

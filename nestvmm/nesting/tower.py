@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from functools import lru_cache
 from typing import Any
 
 from nestvmm._native import ffi
@@ -20,6 +21,7 @@ from nestvmm.hypervisors.blame import blaming
 from nestvmm.hypervisors.find import make_hypervisor
 from nestvmm.kvm import HostMemory
 from nestvmm.loaders import Image, MemoryRange, load, read_file
+from nestvmm.nesting.designation import Scope
 from nestvmm.nesting.features import Cpu, emulated_msrs, expose, feature_claims, physical_bits, requests
 from nestvmm.nesting.flat import compile_table
 from nestvmm.nesting.guest_view import GuestView, VcpuState
@@ -29,9 +31,15 @@ from nestvmm.nesting.monitor import device_claims, monitor_claims
 from nestvmm.nesting.policy import Policy
 from nestvmm.nesting.propagation import Effects
 from nestvmm.nesting.spec import LevelSpec, TowerSpec
+from nestvmm.x86.event import Direction
+from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.instruction import instruction_key
 from nestvmm.x86.state import enter
 
 __all__ = ["Tower"]
+
+# Instructions whose claims are remembered; a guest chooses how many there are.
+_INSTRUCTIONS = 4096
 
 # Guest memory costs nothing until it is touched, but KVM's own lists of its pages do.
 _OVERCOMMIT = 16
@@ -171,11 +179,18 @@ class Tower:
 
     def _attach(self) -> None:
         """Hands the table and the counters to the run loop."""
+        self.engine.claimed = lru_cache(_INSTRUCTIONS)(self._claims_instruction)
         vcpu = self.engine.vcpu
         vcpu.table = self.flat.table
         vcpu.counters = self.counters
         vcpu.unclaimed = self.unclaimed
         vcpu.strict = self.spec.unclaimed == "error"
+
+    def _claims_instruction(self, code: bytes) -> bool:
+        """Whether an instruction that KVM failed to emulate would go to anyone but L0's completion."""
+        qualifier = int.from_bytes(instruction_key(code)[:8].ljust(8, b"\0"), "big")
+        turns = self.designation.route(ExitReason.EMULATION_FAILURE, qualifier, Direction.EXECUTE)
+        return bool(turns) and (turns[0].level > 0 or turns[0].scope != Scope(ExitReason.EMULATION_FAILURE))
 
     def receive(self, data: bytes) -> int:
         """Gives console input to the highest level that is a console, else to L0's; the number of bytes taken."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from nestvmm._native import ffi, lib
@@ -26,7 +26,9 @@ _CODE: Final = 1 << 20
 class Completer:
     """Does in L0 what KVM's emulator cannot; a context manager.
 
-    kicked: a cffi `int *` that ends a batch when it is not 0; cpuid: what level n's CPUID reports
+    kicked:     a cffi `int *` that ends a batch when it is not 0
+    cpuid:      what level n's CPUID reports
+    claimed:    whether someone else wants an instruction with these bytes: a batch ends before it
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class Completer:
         memory: HostMemory,
         slots: Sequence[MemorySlot],
         cpuid: Iterable[CpuidEntry],
+        claimed: Callable[[bytes], bool] = lambda _: False,
     ) -> None:
         # imported here: only a KVM that fails to emulate makes a run wait for it
         from nestvmm.engines.completion.allowed import lacking  # noqa: PLC0415
         from nestvmm.engines.completion.translate import translate  # noqa: PLC0415
 
         self._translate = translate
+        self._claimed = claimed
         self._lacks = lacking(processor)
         self._memory = memory
         self._slots: Any = ffi.new("struct nv_slot[]", len(slots))
@@ -132,6 +136,7 @@ class Completer:
         slot.bytes = [int.from_bytes(padded[:8], "little"), int.from_bytes(padded[8:], "little")]
         slot.mask = [int.from_bytes(mask[:8], "little"), int.from_bytes(mask[8:], "little")]
         slot.kind, slot.length, slot.mode = operation.kind, length, c.mode
+        slot.claimed = self._claimed(data[:length])
         slot.base = slot.index = lib.NV_NO_REGISTER
         for name, value in operation.fields.items():
             setattr(slot, name, value)
