@@ -62,7 +62,7 @@ struct nv_operation {
 	uint8_t segment;         /* 0 to 5: ES CS SS DS FS GS */
 	uint8_t address_bits;
 	uint8_t mode;            /* bits of the code segment that it was decoded for */
-	uint8_t claimed;         /* a level, or an emulator of L0, wants to see it: only the first of a run */
+	uint8_t claimed;         /* a level wants to see it, or hiding a feature forbids it: only the first of a run */
 	uint8_t x87_pointers;    /* NV_X87_*: what it does with x87's pointers to its last instruction */
 };
 

@@ -95,8 +95,8 @@ class Engine(Protocol):
     #: The cffi `struct nv_vcpu *` of native/vcpu.h; its event is the pending one.
     vcpu: Any
 
-    #: Whether a level, or an emulator of L0, wants to see an instruction with these bytes; `complete` leaves it alone
-    #: unless KVM failed at it and all of them declined.
+    #: Whether a level wants to see an instruction with these bytes, or hiding it forbids them: `complete` then leaves
+    #: it alone, unless KVM failed at it and all of them declined.
     claimed: Callable[[bytes], bool]
 
     #: Descriptor of the VM with an in-kernel irqchip, else -1.

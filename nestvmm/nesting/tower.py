@@ -21,8 +21,7 @@ from nestvmm.hypervisors.blame import blaming
 from nestvmm.hypervisors.find import make_hypervisor
 from nestvmm.kvm import HostMemory
 from nestvmm.loaders import Image, MemoryRange, load, read_file
-from nestvmm.nesting.designation import Scope
-from nestvmm.nesting.features import Cpu, emulated_msrs, expose, feature_claims, physical_bits, requests
+from nestvmm.nesting.features import Cpu, Refusal, emulated_msrs, expose, feature_claims, physical_bits, requests
 from nestvmm.nesting.flat import compile_table
 from nestvmm.nesting.guest_view import GuestView, VcpuState
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
@@ -187,10 +186,10 @@ class Tower:
         vcpu.strict = self.spec.unclaimed == "error"
 
     def _claims_instruction(self, code: bytes) -> bool:
-        """Whether an instruction that KVM failed to emulate would go to anyone but L0's completion."""
+        """Whether an instruction that KVM failed to emulate goes to a level, or to L0's refusal of a hidden feature."""
         qualifier = int.from_bytes(instruction_key(code)[:8].ljust(8, b"\0"), "big")
         turns = self.designation.route(ExitReason.EMULATION_FAILURE, qualifier, Direction.EXECUTE)
-        return bool(turns) and (turns[0].level > 0 or turns[0].scope != Scope(ExitReason.EMULATION_FAILURE))
+        return bool(turns) and (turns[0].level > 0 or isinstance(turns[0].handler, Refusal))
 
     def receive(self, data: bytes) -> int:
         """Gives console input to the highest level that is a console, else to L0's; the number of bytes taken."""

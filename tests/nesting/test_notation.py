@@ -13,6 +13,7 @@ from nestvmm.nesting.notation import parse_designation, parse_scopes
 from nestvmm.nesting.sizes import parse_number, parse_size
 from nestvmm.x86.event import Direction
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
+from nestvmm.x86.instruction import instruction_key
 
 R, W = Direction.READ, Direction.WRITE
 IO, MMIO, RDMSR, WRMSR = ExitReason.IO, ExitReason.MMIO, ExitReason.RDMSR, ExitReason.WRMSR
@@ -113,7 +114,8 @@ def scopes(draw: st.DrawFn) -> Scope:
     if kind is Qualifier.NONE or draw(st.booleans()):
         return Scope(reason, direction=direction)
     if kind is Qualifier.INSTRUCTION:
-        prefix = draw(st.binary(min_size=1, max_size=8))
+        # an instruction is known by its key
+        prefix = draw(st.binary(min_size=1, max_size=8).filter(lambda code: instruction_key(code) == code))
         first, last = prefix.ljust(8, b"\0"), prefix.ljust(8, b"\xff")
         return Scope(reason, int.from_bytes(first, "big"), int.from_bytes(last, "big"), direction)
     first, last = sorted(draw(st.tuples(*[st.integers(0, _HIGHEST.get(kind, QUALIFIER_MAX))] * 2)))

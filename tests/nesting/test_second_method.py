@@ -178,7 +178,8 @@ def test_an_instruction_is_emulated_in_l0_without_a_switch_into_l2(tmp_path: Pat
         need_emulated(three, "popcnt")
         assert run_in(three).status == 0
         assert results(three, 1) == [8]
-        assert account(three, clock) == {(0, "popcnt", "emulation-failure"): times}
+        # one event each, or one for all: a processor that has what only KVM lacks does the whole loop behind the first
+        assert account(three, clock) in ({(0, "popcnt", "emulation-failure"): count} for count in (1, times))
 
 
 def test_an_instruction_of_ours_is_emulated_in_l0(tmp_path: Path) -> None:

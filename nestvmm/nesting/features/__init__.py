@@ -13,7 +13,7 @@ To add a feature to the second set: a row in the catalogue, an Emulator, a line 
 """
 
 from nestvmm.nesting.features.catalog import CATALOG
-from nestvmm.nesting.features.claims import emulated_msrs, feature_claims
+from nestvmm.nesting.features.claims import Refusal, emulated_msrs, feature_claims
 from nestvmm.nesting.features.cpu import Cpu
 from nestvmm.nesting.features.exposure import Exposure, expose, physical_bits
 from nestvmm.nesting.features.offer import Offer, make_offer
@@ -24,6 +24,7 @@ __all__ = [
     "Cpu",
     "Exposure",
     "Offer",
+    "Refusal",
     "emulated_msrs",
     "expose",
     "feature_claims",

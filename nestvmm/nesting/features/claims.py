@@ -10,10 +10,10 @@ from nestvmm.nesting.features.cpu import Cpu
 from nestvmm.nesting.features.emulator import Emulator
 from nestvmm.nesting.features.exposure import Exposure
 from nestvmm.nesting.features.registry import EMULATORS
-from nestvmm.x86.event import Event, Result
+from nestvmm.x86.event import Event, Outcome, Result
 from nestvmm.x86.exit_reason import ExitReason
 
-__all__ = ["emulated_msrs", "feature_claims"]
+__all__ = ["Refusal", "emulated_msrs", "feature_claims"]
 
 
 def emulated_msrs(emulators: Mapping[str, type[Emulator]] = EMULATORS) -> list[MsrRange]:
@@ -40,14 +40,29 @@ def feature_claims(exposure: Exposure, cpu: Cpu, emulators: Mapping[str, type[Em
     for name, emulator in emulators.items():
         levels = exposure.levels(name)
         seen = cpu.level in levels
-        handler = _emulate(emulator(levels), cpu) if seen else _refuse(emulator.absent)
+        handler = _emulate(emulator(levels), cpu) if seen else Refusal(emulator.absent)
         claims += [Claim(0, scope, handler, name if seen else f"{name} off") for scope in emulator.scopes]
     return claims
 
 
 def _emulate(emulator: Emulator, cpu: Cpu) -> Callable[[Event], Result]:
-    return lambda event: emulator.handle(event, cpu)
+    def handle(event: Event) -> Result:
+        if event.reason is ExitReason.EMULATION_FAILURE:
+            # where only KVM lacks the instruction the processor does it, and a loop of them in one go
+            result = cpu.complete()
+            if result.outcome is not Outcome.DECLINED:
+                return result
+        return emulator.handle(event, cpu)
+
+    return handle
 
 
-def _refuse(absent: Result) -> Callable[[Event], Result]:
-    return lambda _: absent
+class Refusal:
+    """The handler of a feature that the level does not see: a processor without it answers so."""
+
+    def __init__(self, absent: Result) -> None:
+        self._absent = absent
+
+    def __call__(self, event: Event) -> Result:
+        """What absence gives."""
+        return self._absent

@@ -8,13 +8,13 @@ from nestvmm.engines import Engine
 from nestvmm.kvm import Regs, Segment, Sregs
 from nestvmm.nesting.guest_view import VcpuState
 from nestvmm.nesting.levels import LevelMemory
-from nestvmm.x86.event import Result
+from nestvmm.x86.event import Outcome, Result
 from nestvmm.x86.paging import Access, PageFaultError, translate
 
 __all__ = ["Address", "Cpu", "GuestFaultError"]
 
 _PAGE = 4096
-_SS, _GP, _PF = 12, 13, 14
+_UD, _SS, _GP, _PF = 6, 12, 13, 14
 _CR4_LA57 = 1 << 12
 _EFER_LMA = 1 << 10
 _RFLAGS_AC, _RFLAGS_RF = 1 << 18, 1 << 16
@@ -65,6 +65,17 @@ class Cpu:
     def msr(self, index: int) -> int | None:
         """The value of an MSR that the engine keeps; None: there is none."""
         return self._engine.get_msr(index)
+
+    def complete(self) -> Result:
+        """The processor does the instruction that KVM failed to emulate, and those behind it in one batch.
+
+        Declined, with nothing done, when it cannot or lacks the instruction, or a level that declined changed them.
+        """
+        if self._state.changed:
+            return Result.declined()
+        result = self._engine.complete()
+        lacks = result.outcome is Outcome.FAULTED and result.vector == _UD
+        return Result.declined() if lacks else result
 
     def retire(self, regs: Regs, sregs: Sregs, length: int) -> None:
         """The instruction, `length` bytes long, is done and leaves these registers.
