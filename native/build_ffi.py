@@ -27,6 +27,7 @@ HEADERS = (
     "paging.h",
     "completion.h",
     "switcher/mailbox.h",
+    "switched.h",
     "svm.h",
     "uart.h",
     "debugcon.h",
