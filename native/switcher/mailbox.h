@@ -9,6 +9,7 @@
 
 /* Parts of it, by their offsets. A fault's stack grows down from the mailbox, which RSP always is. */
 #define NV_SWITCHER_CODE 0x0000
+#define NV_SWITCHER_VMX_EXIT 0x0400
 #define NV_SWITCHER_GATES 0x0800
 #define NV_SWITCHER_INTERRUPT_GATES 0x1000
 #define NV_SWITCHER_CODE_MAX 0x2000
@@ -25,6 +26,9 @@
 #define NV_SWITCHER_NESTED_PDPT 0xd000
 #define NV_SWITCHER_IOPM 0xe000
 #define NV_SWITCHER_MSRPM 0x11000
+#define NV_SWITCHER_VMXON 0x13000
+#define NV_SWITCHER_VMCS 0x14000
+#define NV_SWITCHER_TSS 0x15000
 
 /* The port that it rings; a level's own access to that port is told apart by the mailbox's state. */
 #define NV_DOORBELL 0x4e
@@ -46,10 +50,11 @@
 #define NV_MAILBOX_INTERRUPT_IDT 0xb8
 #define NV_MAILBOX_PANIC 0xc8
 
-/* What the switcher is doing: level n runs, it rings for an exit, it rings because it failed. */
+/* What the switcher is doing: level n runs, it rings for an exit, it rings because it failed, or because level n's state did. */
 #define NV_SWITCHER_RUNNING 0
 #define NV_SWITCHER_EXIT 1
 #define NV_SWITCHER_PANIC 2
+#define NV_SWITCHER_REFUSED 3
 
 #ifndef __ASSEMBLER__
 #include <stdint.h>
