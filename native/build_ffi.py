@@ -37,6 +37,7 @@ HEADERS = (
     "ignore.h",
     "pci_address.h",
     "instruction.h",
+    "length.h",
     "bench.h",
 )
 

@@ -27,7 +27,10 @@ def test_all_reasons_with_their_codes() -> None:
 
 def test_one_reason_with_who_handles_its_exits_and_why() -> None:
     lines = table("hlt", "wrmsr")
-    assert "hlt svm 0x78 VMEXIT_HLT 1 VMCB 0x00c bit 24 levels the processor stops before it, so a level can do it instead" in lines
+    assert (
+        "hlt svm 0x78 VMEXIT_HLT 1 VMCB 0x00c bit 24 levels the processor stops before it, so a level can do it instead"
+        in lines
+    )
     assert "hlt svm 0xa6 VMEXIT_IDLE_HLT 1 VMCB 0x014 bit 6 never VMEXIT_HLT is used, idle or not" in lines
     assert any(line.startswith("hlt vmx 12 HLT 1 primary bit 7 levels ") for line in lines)
     assert any(line.startswith("wrmsr vmx 32 WRMSR 2 primary bit 28, MSR bitmaps levels ") for line in lines)
