@@ -27,6 +27,9 @@ HEADERS = (
     "paging.h",
     "completion.h",
     "switcher/mailbox.h",
+    "exit_row.h",
+    "svm_exits.h",
+    "vmx_exits.h",
     "switched.h",
     "svm.h",
     "switcher/vmx_block.h",
@@ -37,6 +40,7 @@ HEADERS = (
     "ignore.h",
     "pci_address.h",
     "instruction.h",
+    "length.h",
     "bench.h",
 )
 

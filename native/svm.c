@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "direct.h"
+#include "svm_exits.h"
 
 _Static_assert(offsetof(struct nv_vmcb, exit_code) == 0x70, "AMD APM vol. 2, table B-1");
 _Static_assert(offsetof(struct nv_vmcb, event_injection) == 0xa8, "AMD APM vol. 2, table B-1");
@@ -16,75 +17,59 @@ _Static_assert(offsetof(struct nv_vmcb, rip) == 0x578, "AMD APM vol. 2, table B-
 _Static_assert(offsetof(struct nv_vmcb, rax) == 0x5f8, "AMD APM vol. 2, table B-2");
 _Static_assert(offsetof(struct nv_vmcb, cr2) == 0x640, "AMD APM vol. 2, table B-2");
 
-/* Exit codes from the first to the last (AMD APM vol. 2, appendix C): their neutral reason, and the length of the instruction. */
-struct exit_row {
-	uint16_t first, last;
-	uint8_t reason, length;
-};
+static uint64_t qualifier_of(const struct nv_svm *svm, const struct nv_exit_row *row)
+{
+	const uint64_t *regs = svm->switched.mailbox->regs;
+	const struct nv_vmcb *block = svm->block;
 
-static const struct exit_row rows[] = {
-	{0x00, 0x0f, NV_REASON_CR_READ, 0},
-	{0x10, 0x1f, NV_REASON_CR_WRITE, 0},
-	{0x20, 0x2f, NV_REASON_DR_READ, 0},
-	{0x30, 0x3f, NV_REASON_DR_WRITE, 0},
-	{0x40, 0x5f, NV_REASON_EXCEPTION, 0},
-	{0x60, 0x60, NV_REASON_INTERRUPT, 0},
-	{0x61, 0x61, NV_REASON_NMI, 0},
-	{0x64, 0x64, NV_REASON_INTERRUPT_WINDOW, 0},
-	{0x6e, 0x6e, NV_REASON_RDTSC, 2},
-	{0x6f, 0x6f, NV_REASON_RDPMC, 2},
-	{0x72, 0x72, NV_REASON_CPUID, 2},
-	{0x76, 0x76, NV_REASON_INVD, 2},
-	{0x77, 0x77, NV_REASON_PAUSE, 2},
-	{0x78, 0x78, NV_REASON_HLT, 1},
-	{0x7a, 0x7a, NV_REASON_SVM_INSTRUCTION, 3},
-	{0x7f, 0x7f, NV_REASON_SHUTDOWN, 0},
-	{0x80, 0x80, NV_REASON_SVM_INSTRUCTION, 3},
-	{0x81, 0x81, NV_REASON_HYPERCALL, 3},
-	{0x82, 0x86, NV_REASON_SVM_INSTRUCTION, 3},
-	{0x87, 0x87, NV_REASON_RDTSCP, 3},
-	{0x89, 0x89, NV_REASON_WBINVD, 2},
-	{0x8a, 0x8a, NV_REASON_MONITOR, 3},
-	{0x8b, 0x8c, NV_REASON_MWAIT, 3},
-	{0x8d, 0x8d, NV_REASON_XSETBV, 3},
-	{0x400, 0x400, NV_REASON_NESTED_PAGE_FAULT, 0},
-};
+	switch (row->source) {
+	case NV_FROM_ROW:
+		return row->value;
+	case NV_FROM_CODE:
+		return block->exit_code;
+	case NV_FROM_CODE_4:
+		return block->exit_code & 15;
+	case NV_FROM_CODE_5:
+		return block->exit_code & 31;
+	case NV_FROM_RAX:
+		return regs[NV_REG_RAX];
+	case NV_FROM_EAX:
+		return (uint32_t)regs[NV_REG_RAX];
+	case NV_FROM_ECX:
+		return (uint32_t)regs[NV_REG_RCX];
+	case NV_FROM_PORT:
+		return block->exit_info_1 >> 16 & 0xffff;
+	case NV_FROM_SELECTOR:
+		return block->exit_info_1 & 0xffff;
+	case NV_FROM_OFFSET:
+		return block->exit_info_1 & 0xfff;
+	case NV_FROM_VECTOR:
+		return block->exit_info_1 & 0xff;
+	case NV_FROM_PHYSICAL:
+		return block->exit_info_2;
+	default:
+		return 0;
+	}
+}
 
 static void decode_exit(const struct nv_svm *svm, struct nv_event *event)
 {
 	const struct nv_vmcb *block = svm->block;
-	uint64_t code = block->exit_code;
+	const struct nv_exit_row *row = nv_svm_exit_row(block->exit_code);
+	int other = row->other && block->exit_info_1 & 1;
 
-	event->raw = code;
-	event->reason = NV_REASON_UNKNOWN;
-	event->qualifier = code;
+	event->raw = block->exit_code;
+	event->reason = other ? row->other : row->reason;
+	event->direction = other ? NV_WRITE : row->direction;
+	event->qualifier = qualifier_of(svm, row);
 	event->value = 0;
 	event->info = block->exit_info_1;
 	event->data = NULL;
 	event->count = 1;
 	event->size = 0;
-	event->direction = NV_EXECUTE;
 	event->instruction_length = 0;
-	event->advance = 0;
-	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-		if (code < rows[i].first || code > rows[i].last)
-			continue;
-		event->reason = rows[i].reason;
-		event->qualifier = code - rows[i].first;
-		/* without next-RIP save the shortest encoding is assumed */
-		event->advance = block->next_rip ? block->next_rip - block->rip : rows[i].length;
-		break;
-	}
-	if (code == ~0ull)
-		event->reason = NV_REASON_ENTRY_FAILURE;
-	if (event->reason == NV_REASON_CPUID)
-		event->qualifier = (uint32_t)svm->switched.mailbox->regs[NV_REG_RAX];
-	else if (event->reason == NV_REASON_HYPERCALL)
-		event->qualifier = svm->switched.mailbox->regs[NV_REG_RAX];
-	else if (event->reason == NV_REASON_SVM_INSTRUCTION)
-		event->qualifier = code;
-	else if (event->reason == NV_REASON_NESTED_PAGE_FAULT)
-		event->qualifier = block->exit_info_2;
+	/* without next-RIP save the shortest encoding is assumed */
+	event->advance = !row->length ? 0 : block->next_rip ? block->next_rip - block->rip : row->length;
 }
 
 enum { RFLAGS_TF = 1 << 8, EXIT_DB = 0x41, EXIT_NMI = 0x61, EXCEPTION_DB = 1 << 1 };

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from nestvmm._native import ffi, lib
+from nestvmm.engines.slots import native_slots
 from nestvmm.errors import HostError
 from nestvmm.kvm import Cap, CpuidEntry, HostMemory, Vcpu
 from nestvmm.x86.event import HANDLED, Outcome, Result
@@ -47,11 +48,7 @@ class Completer:
         self._translate = translate
         self._claimed = claimed
         self._lacks = lacking(processor)
-        self._memory = memory
-        self._slots: Any = ffi.new("struct nv_slot[]", len(slots))
-        for c, slot in zip(self._slots, slots, strict=True):
-            c.guest, c.size, c.readonly = slot.guest_address, slot.size, slot.readonly
-            c.host = ffi.cast("uint8_t *", memory.address + slot.offset)
+        self._slots = native_slots(memory, slots)
         run = vcpu.kvm_run
         run.kvm_valid_regs = vcpu.check(Cap.SYNC_REGS)
         size = max(vcpu.check(Cap.XSAVE2), _XSAVE)

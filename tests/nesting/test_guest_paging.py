@@ -1,11 +1,15 @@
-"""The page walk over tables in a plain dictionary of memory."""
+"""The page walk over tables in small memories."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
-from nestvmm.kvm import Sregs
-from nestvmm.x86.paging import Access, PageFaultError, translate
+from nestvmm.hypervisors import GuestAccessError
+from nestvmm.kvm import HostMemory, Sregs
+from nestvmm.nesting.guest_paging import Access, GuestPaging, PageFaultError
+from nestvmm.nesting.memory import Slot
 
 P, W, U, A, D, PS, NX = 1, 2, 4, 0x20, 0x40, 0x80, 1 << 63
 PG, WP = 1 << 31, 1 << 16
@@ -14,17 +18,28 @@ LMA, NXE = 1 << 10, 1 << 11
 READ, WRITE, FETCH = Access.READ, Access.WRITE, Access.FETCH
 
 
+SIZE = 0x9000
+
+
 class Tables:
-    """Entries by physical address."""
+    """A memory of SIZE bytes at address 0 with these entries by physical address, `width` bytes each."""
 
-    def __init__(self, entries: dict[int, int]) -> None:
-        self.entries = entries
+    def __init__(self, entries: dict[int, int], width: int = 8, slots: Sequence[Slot] | None = None) -> None:
+        self.places = list(entries)
+        self._width = width
+        self._memory = HostMemory(SIZE)
+        self._slots = slots or [Slot(0, SIZE, 0, False)]
+        for place, entry in entries.items():
+            self._memory.write(place, entry.to_bytes(width, "little"))
 
-    def read(self, address: int, size: int) -> bytes:
-        return self.entries.get(address, 0).to_bytes(size, "little")
+    @property
+    def entries(self) -> dict[int, int]:
+        return {place: int.from_bytes(self._memory.read(place, self._width), "little") for place in self.places}
 
-    def write(self, address: int, data: bytes) -> None:
-        self.entries[address] = int.from_bytes(data, "little")
+    def translate(
+        self, sregs: Sregs, linear: int, access: Access, *, user: bool = False, ac: bool = False, bits: int = 52
+    ) -> int:
+        return GuestPaging(self._memory, self._slots, bits).translate(sregs, linear, access, user=user, ac=ac)
 
 
 def long_tables(leaf: int, upper: int = P | W | U) -> Tables:
@@ -40,19 +55,19 @@ def long_sregs(cr0: int = PG, cr4: int = PAE, efer: int = LMA | NXE) -> Sregs:
 
 
 def test_without_paging_an_address_is_its_own() -> None:
-    assert translate(Tables({}), Sregs(), 0x123456789, READ, user=False) == 0x23456789
+    assert Tables({}).translate(Sregs(), 0x123456789, READ) == 0x23456789
 
 
 def test_four_levels_and_their_accessed_and_dirty_bits() -> None:
     tables = long_tables(0xABC000 | P | W)
-    assert translate(tables, long_sregs(), LINEAR, READ, user=False) == 0xABC123
+    assert tables.translate(long_sregs(), LINEAR, READ) == 0xABC123
     assert tables.entries == {
         0x1008: 0x2000 | P | W | U | A,
         0x2010: 0x3000 | P | W | U | A,
         0x3018: 0x4000 | P | W | U | A,
         0x4020: 0xABC000 | P | W | A,
     }
-    translate(tables, long_sregs(), LINEAR, WRITE, user=False)
+    tables.translate(long_sregs(), LINEAR, WRITE)
     assert tables.entries[0x4020] == 0xABC000 | P | W | A | D
     assert tables.entries[0x3018] == 0x4000 | P | W | U | A
 
@@ -60,28 +75,28 @@ def test_four_levels_and_their_accessed_and_dirty_bits() -> None:
 def test_five_levels() -> None:
     tables = Tables({0x8018: 0x1000 | P | W, **long_tables(0xABC000 | P).entries})
     sregs = Sregs(cr0=PG, cr3=0x8000, cr4=PAE | LA57, efer=LMA)
-    assert translate(tables, sregs, 3 << 48 | LINEAR, READ, user=False) == 0xABC123
+    assert tables.translate(sregs, 3 << 48 | LINEAR, READ) == 0xABC123
 
 
 def test_large_pages() -> None:
     two = Tables({0x1008: 0x2003, 0x2010: 0x3003, 0x3018: 0x600000 | P | PS})
-    assert translate(two, long_sregs(), LINEAR, READ, user=False) == 0x604123
+    assert two.translate(long_sregs(), LINEAR, READ) == 0x604123
     one = Tables({0x1008: 0x2003, 0x2010: 0x40000000 | P | PS})
-    assert translate(one, long_sregs(), LINEAR, READ, user=False) == 0x40604123
+    assert one.translate(long_sregs(), LINEAR, READ) == 0x40604123
 
 
 def test_pae() -> None:
     tables = Tables({0x1008: 0x2000 | P, 0x2010: 0x3003, 0x3018: 0xABC000 | P})
     sregs = Sregs(cr0=PG, cr3=0x1000, cr4=PAE)
-    assert translate(tables, sregs, 1 << 30 | 2 << 21 | 3 << 12 | 5, READ, user=False) == 0xABC005
+    assert tables.translate(sregs, 1 << 30 | 2 << 21 | 3 << 12 | 5, READ) == 0xABC005
     assert tables.entries[0x1008] == 0x2000 | P, "the top has no accessed bit"
 
 
 def test_two_levels() -> None:
-    tables = Tables({0x1004: 0x2003, 0x2008: 0xABC001, 0x100C: 0xC00000 | 1 << 13 | P | PS})
+    tables = Tables({0x1004: 0x2003, 0x2008: 0xABC001, 0x100C: 0xC00000 | 1 << 13 | P | PS}, 4)
     sregs = Sregs(cr0=PG, cr3=0x1000, cr4=PSE)
-    assert translate(tables, sregs, 1 << 22 | 2 << 12 | 5, READ, user=False) == 0xABC005
-    assert translate(tables, sregs, 3 << 22 | 0x12345, READ, user=False) == 1 << 32 | 0xC12345
+    assert tables.translate(sregs, 1 << 22 | 2 << 12 | 5, READ) == 0xABC005
+    assert tables.translate(sregs, 3 << 22 | 0x12345, READ) == 1 << 32 | 0xC12345
 
 
 @pytest.mark.parametrize(
@@ -115,21 +130,51 @@ def test_error_codes(
     before = dict(tables.entries)
     sregs = long_sregs(PG | cr0, PAE | cr4, LMA | efer)
     if code is None:
-        assert translate(tables, sregs, LINEAR, access, user=user, bits=48) == 0xABC123
+        assert tables.translate(sregs, LINEAR, access, user=user, bits=48) == 0xABC123
         return
     with pytest.raises(PageFaultError) as caught:
-        translate(tables, sregs, LINEAR, access, user=user, bits=48)
+        tables.translate(sregs, LINEAR, access, user=user, bits=48)
     assert (caught.value.address, caught.value.error_code) == (LINEAR, code)
     assert tables.entries == before, "a fault marks nothing"
 
 
 def test_ac_lifts_smap() -> None:
     sregs = long_sregs(cr4=PAE | SMAP)
-    assert translate(long_tables(0xABC000 | P | U), sregs, LINEAR, READ, user=False, ac=True) == 0xABC123
+    assert long_tables(0xABC000 | P | U).translate(sregs, LINEAR, READ, ac=True) == 0xABC123
 
 
 def test_reserved_bits_of_large_pages() -> None:
     tables = Tables({0x1008: 0x2003, 0x2010: 0x3003, 0x3018: 0x600000 | 1 << 13 | P | PS})
     with pytest.raises(PageFaultError) as caught:
-        translate(tables, long_sregs(), LINEAR, READ, user=False)
+        tables.translate(long_sregs(), LINEAR, READ)
     assert caught.value.error_code == 9
+
+
+@pytest.mark.parametrize(("cr4", "code"), [(0, 0), (SMEP, 0x10)])
+def test_two_levels_have_no_fetch_bit_without_smep(cr4: int, code: int) -> None:
+    """NXE does nothing without PAE."""
+    with pytest.raises(PageFaultError) as caught:
+        Tables({}).translate(Sregs(cr0=PG, cr3=0x1000, cr4=cr4, efer=NXE), 0, FETCH)
+    assert caught.value.error_code == code
+
+
+@pytest.mark.parametrize("bit", [52, 58, 62])
+def test_paes_high_bits_are_reserved(bit: int) -> None:
+    tables = Tables({0x1000: 0x2000 | P, 0x2000: 0x3003 | 1 << bit})
+    with pytest.raises(PageFaultError) as caught:
+        tables.translate(Sregs(cr0=PG, cr3=0x1000, cr4=PAE), 0, READ)
+    assert caught.value.error_code == 9
+
+
+def test_tables_outside_of_memory() -> None:
+    for top in (SIZE, 1 << 40):
+        with pytest.raises(GuestAccessError, match="the page tables of linear address 0x8080604123 reach outside"):
+            Tables({}).translate(Sregs(cr0=PG, cr3=top, cr4=PAE, efer=LMA), LINEAR, READ)
+
+
+def test_tables_that_their_level_may_not_write_stay_as_they_are() -> None:
+    entries = long_tables(0xABC000 | P | W).entries
+    slots = [Slot(0, 0x3000, 0, False), Slot(0x3000, 0x2000, 0x3000, True), Slot(0x5000, SIZE - 0x5000, 0x5000, False)]
+    tables = Tables(entries, slots=slots)
+    assert tables.translate(long_sregs(), LINEAR, WRITE) == 0xABC123
+    assert tables.entries == {**entries, 0x1008: entries[0x1008] | A, 0x2010: entries[0x2010] | A}
