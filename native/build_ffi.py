@@ -27,6 +27,7 @@ HEADERS = (
     "paging.h",
     "completion.h",
     "switcher/mailbox.h",
+    "shadow.h",
     "svm.h",
     "uart.h",
     "debugcon.h",
