@@ -1,4 +1,4 @@
-"""The shadow tables against a model: what the ranges give is what the tables say, and the processor is told of every loss."""
+"""The shadow tables against a model: the ranges decide what they say, and the processor hears of every loss."""
 
 from __future__ import annotations
 
