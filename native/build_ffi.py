@@ -28,6 +28,7 @@ HEADERS = (
     "completion.h",
     "switcher/mailbox.h",
     "shadow.h",
+    "switched.h",
     "svm.h",
     "uart.h",
     "debugcon.h",

@@ -15,9 +15,6 @@ _Static_assert(offsetof(struct nv_vmcb, cpl) == 0x4cb, "AMD APM vol. 2, table B-
 _Static_assert(offsetof(struct nv_vmcb, rip) == 0x578, "AMD APM vol. 2, table B-2");
 _Static_assert(offsetof(struct nv_vmcb, rax) == 0x5f8, "AMD APM vol. 2, table B-2");
 _Static_assert(offsetof(struct nv_vmcb, cr2) == 0x640, "AMD APM vol. 2, table B-2");
-_Static_assert(offsetof(struct nv_mailbox, state) == NV_MAILBOX_STATE, "the assembler's offsets");
-_Static_assert(offsetof(struct nv_mailbox, block) == NV_MAILBOX_BLOCK, "the assembler's offsets");
-_Static_assert(offsetof(struct nv_mailbox, panic) == NV_MAILBOX_PANIC, "the assembler's offsets");
 
 /* Exit codes from the first to the last (AMD APM vol. 2, appendix C): their neutral reason, and the length of the instruction. */
 struct exit_row {
@@ -81,21 +78,21 @@ static void decode_exit(const struct nv_svm *svm, struct nv_event *event)
 	if (code == ~0ull)
 		event->reason = NV_REASON_ENTRY_FAILURE;
 	if (event->reason == NV_REASON_CPUID)
-		event->qualifier = (uint32_t)block->rax;
+		event->qualifier = (uint32_t)svm->switched.mailbox->regs[NV_REG_RAX];
 	else if (event->reason == NV_REASON_HYPERCALL)
-		event->qualifier = block->rax;
+		event->qualifier = svm->switched.mailbox->regs[NV_REG_RAX];
 	else if (event->reason == NV_REASON_SVM_INSTRUCTION)
 		event->qualifier = code;
 	else if (event->reason == NV_REASON_NESTED_PAGE_FAULT)
 		event->qualifier = block->exit_info_2;
 }
 
-enum { RFLAGS_TF = 1 << 8, EXIT_DB = 0x41, EXCEPTION_DB = 1 << 1 };
+enum { RFLAGS_TF = 1 << 8, EXIT_DB = 0x41, EXIT_NMI = 0x61, EXCEPTION_DB = 1 << 1 };
 enum { INTERRUPT_SHADOW = 1 };
 /* EVENTINJ and EXITINTINFO (AMD APM vol. 2, 15.20 and 15.7.2) */
 #define EVENT_VALID (1ull << 31)
 #define EVENT_ERROR_CODE (1ull << 11)
-#define EVENT_EXCEPTION (3ull << 8)
+#define EVENT_KIND 8
 
 static uint32_t *intercept_of(struct nv_vmcb *block, uint32_t code, uint32_t *bit)
 {
@@ -106,21 +103,26 @@ static uint32_t *intercept_of(struct nv_vmcb *block, uint32_t code, uint32_t *bi
 void nv_svm_pass(struct nv_svm *svm, struct nv_event *event)
 {
 	struct nv_vmcb *block = svm->block;
+	uint64_t *rflags = &svm->switched.mailbox->regs[NV_REG_RFLAGS];
 	uint32_t bit, *intercept;
 
 	event->advance = 0;
+	if (block->exit_code == EXIT_NMI) {
+		nv_svm_inject(svm, NV_EVENT_NMI, 2, 0, 0);
+		return;
+	}
 	svm->passed = block->exit_code;
-	svm->passed_trap = !!(block->rflags & RFLAGS_TF);
+	svm->passed_trap = !!(*rflags & RFLAGS_TF);
 	svm->passed_debug = !!(block->exceptions & EXCEPTION_DB);
 	intercept = intercept_of(block, svm->passed, &bit);
 	*intercept &= ~bit;
 	block->exceptions |= EXCEPTION_DB;
-	block->rflags |= RFLAGS_TF;
+	*rflags |= RFLAGS_TF;
 }
 
-void nv_svm_inject(struct nv_svm *svm, uint8_t vector, int has_error_code, uint32_t error_code)
+void nv_svm_inject(struct nv_svm *svm, int kind, uint8_t vector, int has_error_code, uint32_t error_code)
 {
-	svm->block->event_injection = EVENT_VALID | EVENT_EXCEPTION | vector |
+	svm->block->event_injection = EVENT_VALID | (uint64_t)kind << EVENT_KIND | vector |
 				      (has_error_code ? EVENT_ERROR_CODE | (uint64_t)error_code << 32 : 0);
 }
 
@@ -135,40 +137,62 @@ static void end_pass(struct nv_svm *svm)
 	if (!svm->passed_debug)
 		block->exceptions &= ~(uint32_t)EXCEPTION_DB;
 	if (svm->passed_trap)
-		nv_svm_inject(svm, 1, 0, 0);
+		nv_svm_inject(svm, NV_EVENT_EXCEPTION, 1, 0, 0);
 	else
-		block->rflags &= ~(uint64_t)RFLAGS_TF;
+		svm->switched.mailbox->regs[NV_REG_RFLAGS] &= ~(uint64_t)RFLAGS_TF;
 }
 
-static int rang(const struct nv_vcpu *vcpu)
+/* The registers that VMRUN takes from the block, and #VMEXIT puts there. */
+static void load_block(struct nv_svm *svm)
 {
-	const struct nv_svm *svm = vcpu->engine;
+	const uint64_t *regs = svm->switched.mailbox->regs;
 
-	return vcpu->run->exit_reason == KVM_EXIT_IO && vcpu->run->io.port == NV_DOORBELL &&
-	       svm->mailbox->state != NV_SWITCHER_RUNNING;
+	svm->block->rax = regs[NV_REG_RAX];
+	svm->block->rsp = regs[NV_REG_RSP];
+	svm->block->rip = regs[NV_REG_RIP];
+	svm->block->rflags = regs[NV_REG_RFLAGS];
+}
+
+static void save_block(struct nv_svm *svm)
+{
+	uint64_t *regs = svm->switched.mailbox->regs;
+
+	regs[NV_REG_RAX] = svm->block->rax;
+	regs[NV_REG_RSP] = svm->block->rsp;
+	regs[NV_REG_RIP] = svm->block->rip;
+	regs[NV_REG_RFLAGS] = svm->block->rflags;
 }
 
 static int svm_enter(struct nv_vcpu *vcpu)
 {
 	struct nv_svm *svm = vcpu->engine;
-	int result = nv_direct_enter(vcpu);
+	struct nv_vmcb *block = svm->block;
+	int result;
 
-	if (!result && rang(vcpu)) {
-		svm->block->event_injection = 0;
-		if (svm->passed && svm->block->exit_code == EXIT_DB) {
-			end_pass(svm);
-			return -EAGAIN;
-		}
+	if (svm->switched.mailbox->state == NV_SWITCHER_EXIT)
+		load_block(svm);
+	result = nv_direct_enter(vcpu);
+	if (result || !nv_switched_rang(vcpu) || svm->switched.mailbox->state == NV_SWITCHER_PANIC)
+		return result;
+	save_block(svm);
+	block->event_injection = 0;
+	if (block->exit_code == EXIT_NMI && svm->switched.recalling) {
+		svm->switched.recalling = 0;
+		return 0;
 	}
-	return result;
+	if (svm->passed && block->exit_code == EXIT_DB) {
+		end_pass(svm);
+		return -EAGAIN;
+	}
+	return 0;
 }
 
 static void svm_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 {
 	struct nv_svm *svm = vcpu->engine;
 
-	svm->rung = rang(vcpu);
-	if (!svm->rung) {
+	svm->switched.rung = nv_switched_rang(vcpu);
+	if (!svm->switched.rung) {
 		nv_direct_decode(vcpu, event);
 		return;
 	}
@@ -178,15 +202,14 @@ static void svm_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 static void svm_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 {
 	struct nv_svm *svm = vcpu->engine;
-
 	struct nv_vmcb *block = svm->block;
 
-	if (!svm->rung) {
+	if (!svm->switched.rung) {
 		nv_direct_complete(vcpu, event);
 		return;
 	}
 	if (event->advance) {
-		block->rip += event->advance;
+		svm->switched.mailbox->regs[NV_REG_RIP] += event->advance;
 		block->interrupt_shadow &= ~(uint64_t)INTERRUPT_SHADOW;
 	}
 	/* an event whose delivery the exit interrupted is delivered again */

@@ -3,8 +3,7 @@
 #ifndef NV_SVM_H
 #define NV_SVM_H
 
-#include "switcher/mailbox.h"
-#include "vcpu.h"
+#include "switched.h"
 
 /* AMD APM vol. 2, appendix B: the control area, and the state save area at 0x400. Reserved fields are pads. */
 struct nv_vmcb_segment {
@@ -49,20 +48,19 @@ struct nv_vmcb {
 };
 
 struct nv_svm {
-	struct nv_mailbox *mailbox;
+	struct nv_switched switched;
 	struct nv_vmcb *block;
 	uint32_t passed;         /* exit code whose intercept is off until the instruction that it stopped is done; 0: none */
 	uint8_t passed_trap;     /* level n had RFLAGS.TF set itself then */
 	uint8_t passed_debug;    /* the block intercepts #DB also without that */
-	uint8_t rung;            /* the pending event came by the doorbell, so level n's state is in the block and the mailbox */
 };
 
-/* The instruction of the pending event, an intercept of exit codes 0x60 to 0x9f, executes on the processor after all: its intercept
- * is off for one single step. An interrupt in between is served without it, too. */
+/* What the pending exit stopped happens after all. An instruction (exit codes 0x60 to 0x9f) executes on the processor: its intercept
+ * is off for one single step. An interrupt in between is served without it, too. An NMI is injected. */
 void nv_svm_pass(struct nv_svm *svm, struct nv_event *event);
 
-/* The pending exit's place is taken by an exception; error_code is ignored unless has_error_code. */
-void nv_svm_inject(struct nv_svm *svm, uint8_t vector, int has_error_code, uint32_t error_code);
+/* Level n takes this event at its next entry, of a kind NV_EVENT_*; error_code is ignored unless has_error_code. */
+void nv_svm_inject(struct nv_svm *svm, int kind, uint8_t vector, int has_error_code, uint32_t error_code);
 
 /* fd and run: of the KVM vCPU that runs the switcher. */
 void nv_svm_init(struct nv_vcpu *vcpu, struct nv_svm *svm, int fd, struct kvm_run *run, uint8_t level);

@@ -1,5 +1,5 @@
 /* The page that a vCPU of the switcher shares with L0, and the place of everything that the switcher is made of.
- * The assembler reads the numbers; native/svm.c checks that the struct agrees with them. */
+ * The assembler reads the numbers; native/switched.c checks that the struct agrees with them. */
 #ifndef NV_MAILBOX_H
 #define NV_MAILBOX_H
 
@@ -9,27 +9,42 @@
 
 /* Parts of it, by their offsets. A fault's stack grows down from the mailbox, which RSP always is. */
 #define NV_SWITCHER_CODE 0x0000
-#define NV_SWITCHER_GATES 0x0100
-#define NV_SWITCHER_CODE_MAX 0x1000
-#define NV_SWITCHER_MAILBOX 0x2000
-#define NV_SWITCHER_BLOCK 0x3000
-#define NV_SWITCHER_HOST_SAVE 0x4000
-#define NV_SWITCHER_IDT 0x5000
-#define NV_SWITCHER_GDT 0x6000
-#define NV_SWITCHER_PML4 0x7000
-#define NV_SWITCHER_PDPT 0x8000
-#define NV_SWITCHER_PD 0x9000
-#define NV_SWITCHER_NESTED_PML4 0xa000
-#define NV_SWITCHER_NESTED_PDPT 0xb000
-#define NV_SWITCHER_IOPM 0xc000
-#define NV_SWITCHER_MSRPM 0xf000
+#define NV_SWITCHER_GATES 0x0800
+#define NV_SWITCHER_INTERRUPT_GATES 0x1000
+#define NV_SWITCHER_CODE_MAX 0x2000
+#define NV_SWITCHER_MAILBOX 0x3000
+#define NV_SWITCHER_BLOCK 0x4000
+#define NV_SWITCHER_HOST_SAVE 0x5000
+#define NV_SWITCHER_IDT 0x6000
+#define NV_SWITCHER_INTERRUPT_IDT 0x7000
+#define NV_SWITCHER_GDT 0x8000
+#define NV_SWITCHER_PML4 0x9000
+#define NV_SWITCHER_PDPT 0xa000
+#define NV_SWITCHER_PD 0xb000
+#define NV_SWITCHER_NESTED_PML4 0xc000
+#define NV_SWITCHER_NESTED_PDPT 0xd000
+#define NV_SWITCHER_IOPM 0xe000
+#define NV_SWITCHER_MSRPM 0x11000
 
 /* The port that it rings; a level's own access to that port is told apart by the mailbox's state. */
 #define NV_DOORBELL 0x4e
 
-#define NV_MAILBOX_STATE 0x80
-#define NV_MAILBOX_BLOCK 0x88
-#define NV_MAILBOX_PANIC 0x90
+/* Indices into the mailbox's registers behind the sixteen of the instruction encoding. */
+#define NV_REG_RAX 0
+#define NV_REG_RCX 1
+#define NV_REG_RDX 2
+#define NV_REG_RBX 3
+#define NV_REG_RSP 4
+#define NV_REG_RIP 16
+#define NV_REG_RFLAGS 17
+#define NV_REGS 18
+
+#define NV_MAILBOX_STATE 0x90
+#define NV_MAILBOX_BLOCK 0x98
+#define NV_MAILBOX_INTERRUPT 0xa0
+#define NV_MAILBOX_IDT 0xa8
+#define NV_MAILBOX_INTERRUPT_IDT 0xb8
+#define NV_MAILBOX_PANIC 0xc8
 
 /* What the switcher is doing: level n runs, it rings for an exit, it rings because it failed. */
 #define NV_SWITCHER_RUNNING 0
@@ -40,9 +55,12 @@
 #include <stdint.h>
 
 struct nv_mailbox {
-	uint64_t regs[16];       /* level n's, by the numbers of the instruction encoding; RAX and RSP are the control block's */
+	uint64_t regs[18];       /* level n's, while it is outside: by the numbers of the instruction encoding, then NV_REG_* */
 	uint64_t state;          /* NV_SWITCHER_* */
 	uint64_t block;          /* guest-physical address of the control block */
+	uint64_t interrupt;      /* vector of the external interrupt that the switcher acknowledged, if the exit is one */
+	uint64_t idt[2];         /* operand of LIDT: for faults */
+	uint64_t interrupt_idt[2]; /* and for interrupts */
 	uint64_t panic[5];       /* vector, error code, RIP, RSP, CR2 of a fault in the switcher */
 };
 #endif

@@ -1,7 +1,11 @@
 /* World switches between L0 and level n by SVM: nothing else. L0 prepares the control block and the mailbox; an exit that the
  * block intercepts rings the doorbell. General registers only: FPU, debug registers and the VMLOAD set stay level n's.
- * RSP is the mailbox, VMRUN keeps it. GIF stays 0 after the first exit, so nothing interrupts the code below. */
+ * RSP is the mailbox, VMRUN keeps it. GIF stays 0 after the first exit, so nothing
+ * interrupts the code below, unless it wants it. */
 #include "mailbox.h"
+
+#define VMCB_EXIT_CODE 0x70
+#define EXIT_INTR 0x60
 
 	.text
 	.code64
@@ -38,37 +42,34 @@ start:
 	mov	%r13, 0x68(%rsp)
 	mov	%r14, 0x70(%rsp)
 	mov	%r15, 0x78(%rsp)
+	/* an intercepted interrupt or NMI is still pending (AMD APM vol. 2, 15.13): take it here, or it stops level n for ever */
+	mov	NV_SWITCHER_BLOCK - NV_SWITCHER_MAILBOX + VMCB_EXIT_CODE(%rsp), %rax
+	sub	$EXIT_INTR, %rax
+	je	take_interrupt
+	dec	%rax
+	je	take_nmi
+ring:
 	movq	$NV_SWITCHER_EXIT, NV_MAILBOX_STATE(%rsp)
 	out	%eax, $NV_DOORBELL
 	jmp	start
 
-/* One gate for each of the 32 exceptions, 16 bytes apart. Those without an error code push 0. */
-	.org NV_SWITCHER_GATES
-	vector = 0
-	.rept 32
-	.balign 16
-	.if !((vector == 8) || (vector >= 10 && vector <= 14) || (vector == 17) || (vector == 21) || (vector == 29) || (vector == 30))
-	push	$0
-	.endif
-	push	$vector
-	jmp	panic
-	vector = vector + 1
-	.endr
+take_interrupt:
+	lidt	NV_MAILBOX_INTERRUPT_IDT(%rsp)
+	stgi
+	sti
+	nop
+	cli
+	clgi
+	lidt	NV_MAILBOX_IDT(%rsp)
+	jmp	ring
 
-/* The stack: vector, error code, RIP, CS, RFLAGS, RSP, SS. */
-panic:
-	mov	%rsp, %rsi
-	movabs	$NV_SWITCHER_BASE + NV_SWITCHER_MAILBOX, %rdi
-	mov	0x00(%rsi), %rax
-	mov	%rax, NV_MAILBOX_PANIC+0x00(%rdi)
-	mov	0x08(%rsi), %rax
-	mov	%rax, NV_MAILBOX_PANIC+0x08(%rdi)
-	mov	0x10(%rsi), %rax
-	mov	%rax, NV_MAILBOX_PANIC+0x10(%rdi)
-	mov	0x28(%rsi), %rax
-	mov	%rax, NV_MAILBOX_PANIC+0x18(%rdi)
-	mov	%cr2, %rax
-	mov	%rax, NV_MAILBOX_PANIC+0x20(%rdi)
-	movq	$NV_SWITCHER_PANIC, NV_MAILBOX_STATE(%rdi)
-	out	%eax, $NV_DOORBELL
-	jmp	panic
+take_nmi:
+	lidt	NV_MAILBOX_INTERRUPT_IDT(%rsp)
+	stgi
+	nop
+	clgi
+	lidt	NV_MAILBOX_IDT(%rsp)
+	jmp	ring
+
+
+#include "gates.inc"

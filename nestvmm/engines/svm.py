@@ -1,7 +1,6 @@
 """The svm engine: level n runs by VMRUN in the switcher, so that every SVM intercept reaches the designation table.
 
 It needs a KVM that offers its guests SVM (kvm_amd, nested=1). For that KVM the switcher is L1 and our level n its L2.
-What the control block does not intercept behaves as in the direct engine, which this one is otherwise.
 """
 
 from __future__ import annotations
@@ -9,15 +8,13 @@ from __future__ import annotations
 from typing import Any, ClassVar, Final
 
 from nestvmm._native import ffi, lib
-from nestvmm.engines.direct import DirectEngine
 from nestvmm.engines.engine import EngineConfig
-from nestvmm.engines.switcher import Switcher, switcher_sregs
-from nestvmm.errors import HostError
-from nestvmm.kvm import CpuidEntry, Kvm, KvmError, Regs, Segment, Sregs
-from nestvmm.x86.event import Outcome, Result
+from nestvmm.engines.switched import SwitchedEngine
+from nestvmm.engines.switcher import switcher_sregs
+from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.exit_reason import REASONS, ExitReason
 
-__all__ = ["SvmEngine", "has_svm"]
+__all__ = ["SvmEngine"]
 
 _CPUID_SVM: Final = (0x80000001, 1 << 2)
 _EFER_SVME: Final = 1 << 12
@@ -25,10 +22,12 @@ _MSR_HSAVE: Final = 0xC0010117
 
 # Exit codes 0x60 on are bits of the intercept vectors (AMD APM vol. 2, 15.9 and appendix C).
 _VECTORS: Final = 0x60
+_NMI: Final = 0x61
 _SHUTDOWN: Final = 0x7F
 _VMMCALL: Final = 0x81
-# What level n must never do to the switcher's processor: VMRUN, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, INVLPGA.
-_ALWAYS: Final = (0x7A, 0x80, 0x82, 0x83, 0x84, 0x85, 0x86, _SHUTDOWN, _VMMCALL)
+# What level n must never do to the switcher's processor (VMRUN, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, INVLPGA), and
+# the NMI by which L0 recalls it.
+_ALWAYS: Final = (_NMI, 0x7A, 0x80, 0x82, 0x83, 0x84, 0x85, 0x86, _SHUTDOWN, _VMMCALL)
 _CODES: Final = {
     ExitReason.CPUID: (0x72,),
     ExitReason.RDTSC: (0x6E,),
@@ -45,53 +44,37 @@ _CODES: Final = {
     ExitReason.SVM_INSTRUCTION: (),
 }
 
-# The mailbox's order: the numbers of the instruction encoding.
-_ORDER: Final = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{number}" for number in range(8, 16)))
-_IN_BLOCK: Final = ("rax", "rsp", "rip", "rflags")
 _SEGMENTS: Final = ("es", "cs", "ss", "ds")
 _LIVE_SEGMENTS: Final = ("fs", "gs", "tr", "ldt")
 
 
-def has_svm(entries: list[CpuidEntry]) -> bool:
-    """Whether these leaves show SVM."""
-    leaf, bit = _CPUID_SVM
-    return any(entry.function == leaf and entry.ecx & bit for entry in entries)
-
-
-class SvmEngine(DirectEngine):
-    """Level n under a control block of its own; see nestvmm.engines.engine.Engine."""
+class SvmEngine(SwitchedEngine):
+    """Level n under a VMCB of its own; see nestvmm.engines.engine.Engine."""
 
     name: ClassVar[str] = "svm"
+    needs: ClassVar[str] = "a KVM that offers its guests SVM: kvm_amd with nested=1"
 
     @staticmethod
-    def works_here() -> bool:
-        """Whether this host's KVM offers SVM to its guests."""
-        try:
-            with Kvm() as kvm:
-                return has_svm(kvm.get_supported_cpuid())
-        except KvmError:
-            return False
+    def offered(entries: list[CpuidEntry]) -> bool:
+        """Whether these leaves show SVM."""
+        leaf, bit = _CPUID_SVM
+        return any(entry.function == leaf and entry.ecx & bit for entry in entries)
 
-    def _build_vcpu(self, config: EngineConfig) -> None:
-        if not has_svm(self.supported_cpuid()):
-            raise HostError(
-                "engine svm needs a KVM that offers its guests SVM: kvm_amd with nested=1; `nestvmm doctor` says more"
-            )
-        self._vcpu.set_cpuid(self.supported_cpuid())
-        self._switcher = self._open.enter_context(Switcher(self._vm, len(config.slots), "svm", config.slots))
-        base = lib.NV_SWITCHER_BASE
-        self._svm: Any = ffi.new("struct nv_svm *")
-        self._mailbox = self._svm.mailbox = self._switcher.place(lib.NV_SWITCHER_MAILBOX, "struct nv_mailbox *")
-        self._block = self._svm.block = self._switcher.place(lib.NV_SWITCHER_BLOCK, "struct nv_vmcb *")
-        self._mailbox.state = lib.NV_SWITCHER_EXIT
-        self._mailbox.block = base + lib.NV_SWITCHER_BLOCK
+    @staticmethod
+    def traps(reason: ExitReason, machine: str) -> bool:
+        """What direct traps, and the intercepts that this engine sets."""
+        return reason in _CODES or (reason is not ExitReason.HLT and "direct" in REASONS[reason].engines)
+
+    def _start_switcher(self, config: EngineConfig) -> Any:
+        svm: Any = ffi.new("struct nv_svm *")
+        self._block = svm.block = self._switcher.place(lib.NV_SWITCHER_BLOCK, "struct nv_vmcb *")
         self._fill_block(config)
         sregs = switcher_sregs(self._vcpu.get_sregs())
         sregs.efer |= _EFER_SVME
         self._vcpu.set_sregs(sregs)
-        self._vcpu.set_msrs({_MSR_HSAVE: base + lib.NV_SWITCHER_HOST_SAVE})
-        self._vcpu.set_regs(Regs(rip=base + lib.NV_SWITCHER_CODE, rsp=base + lib.NV_SWITCHER_MAILBOX))
-        lib.nv_svm_init(self.vcpu, self._svm, self._vcpu.fd, self._run, config.level)
+        self._vcpu.set_msrs({_MSR_HSAVE: lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_HOST_SAVE})
+        lib.nv_svm_init(self.vcpu, svm, self._vcpu.fd, self._run, config.level)
+        return svm
 
     def _fill_block(self, config: EngineConfig) -> None:
         block, base = self._block, lib.NV_SWITCHER_BASE
@@ -107,76 +90,23 @@ class SvmEngine(DirectEngine):
         block.dr6, block.dr7 = 0xFFFF0FF0, 0x400
         block.guest_pat = 0x0007040600070406
 
-    @staticmethod
-    def traps(reason: ExitReason, machine: str) -> bool:
-        """What direct traps, and the intercepts that this engine sets."""
-        return reason in _CODES or (reason is not ExitReason.HLT and "direct" in REASONS[reason].engines)
-
-    def set_cpuid(self, entries: list[CpuidEntry]) -> None:
-        """What level n's CPUID reports; SVM stays visible, because the switcher needs it of the same processor."""
+    def _show(self, entries: list[CpuidEntry]) -> None:
         leaf, bit = _CPUID_SVM
         for entry in entries:
             if entry.function == leaf:
                 entry.ecx |= bit
-        self._vcpu.set_cpuid(entries)
-
-    def run(self) -> int:
-        """Runs level n until a RunStatus."""
-        status = super().run()
-        if self._mailbox.state == lib.NV_SWITCHER_PANIC:
-            names = ("vector", "error code", "RIP", "RSP", "CR2")
-            words = ", ".join(f"{name} {word:#x}" for name, word in zip(names, self._mailbox.panic, strict=True))
-            raise HostError(f"the switcher failed: {words}; this is an error in nestvmm or in this host's KVM")
-        return status
 
     def let_pass(self) -> bool:
         """Lets the processor execute the instruction that an intercept stopped."""
-        if not self._svm.rung:
+        if not self._c.switched.rung:
             return False
-        lib.nv_svm_pass(self._svm, ffi.addressof(self.vcpu, "event"))
+        lib.nv_svm_pass(self._c, ffi.addressof(self.vcpu, "event"))
         return True
 
-    def exception(self, vector: int, error_code: int | None) -> None:
-        """Level n takes this exception before its next instruction."""
-        if self._outside():
-            lib.nv_svm_inject(self._svm, vector, error_code is not None, error_code or 0)
-        else:
-            super().exception(vector, error_code)
+    def _inject(self, kind: int, vector: int, error_code: int | None) -> None:
+        lib.nv_svm_inject(self._c, kind, vector, error_code is not None, error_code or 0)
 
-    def complete(self) -> Result:
-        """Nothing: here level n's own code runs on the processor, and KVM emulates only its accesses to devices."""
-        return Result(Outcome.DECLINED, message="the svm engine completes nothing")
-
-    def _outside(self) -> bool:
-        """Whether level n's state is in the block and the mailbox; else KVM holds it, its vCPU being in guest mode."""
-        return bool(self._mailbox.state != lib.NV_SWITCHER_RUNNING)
-
-    def regs(self) -> Regs:
-        """General registers."""
-        if not self._outside():
-            return self._vcpu.get_regs()
-        regs = Regs()
-        for number, name in enumerate(_ORDER):
-            setattr(regs, name, self._mailbox.regs[number])
-        for name in _IN_BLOCK:
-            setattr(regs, name, getattr(self._block, name))
-        return regs
-
-    def set_regs(self, regs: Regs) -> None:
-        """Sets the general registers."""
-        if not self._outside():
-            self._vcpu.set_regs(regs)
-            return
-        for number, name in enumerate(_ORDER):
-            self._mailbox.regs[number] = getattr(regs, name)
-        for name in _IN_BLOCK:
-            setattr(self._block, name, getattr(regs, name))
-
-    def sregs(self) -> Sregs:
-        """Segment and control registers."""
-        sregs = self._vcpu.get_sregs()
-        if not self._outside():
-            return sregs
+    def _block_sregs(self, sregs: Sregs) -> None:
         block = self._block
         for name in _SEGMENTS:
             setattr(sregs, name, _segment_of(getattr(block, name)))
@@ -186,12 +116,8 @@ class SvmEngine(DirectEngine):
         for name in ("cr0", "cr2", "cr3", "cr4"):
             setattr(sregs, name, getattr(block, name))
         sregs.efer = block.efer & ~_EFER_SVME
-        return sregs
 
-    def set_sregs(self, sregs: Sregs) -> None:
-        """Sets the segment and control registers; not after an exit that KVM served to userspace directly."""
-        if not self._outside():
-            raise HostError("the svm engine cannot set system registers on an exit that did not come by the switcher")
+    def _set_block_sregs(self, sregs: Sregs) -> None:
         block = self._block
         for name in _SEGMENTS:
             _fill_segment(getattr(block, name), getattr(sregs, name))

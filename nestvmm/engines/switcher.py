@@ -26,7 +26,8 @@ _PRESENT_WRITE: Final = 0x3
 _USER: Final = 0x4  # nested page tables are walked as user accesses (AMD APM vol. 2, 15.25.5)
 _LARGE: Final = 0x80
 _GIB: Final = 1 << 30
-_GATES: Final = 32
+_FAULTS: Final = 32
+_INTERRUPTS: Final = 256
 
 
 class Switcher:
@@ -45,7 +46,14 @@ class Switcher:
         vm.set_memory_region(slot, lib.NV_SWITCHER_BASE, lib.NV_SWITCHER_SIZE, self._host.address)
         self._host.write(lib.NV_SWITCHER_CODE, _image(vendor))
         self._write_words(lib.NV_SWITCHER_GDT, _GDT)
-        self._write_idt()
+        self._write_idt(lib.NV_SWITCHER_IDT, lib.NV_SWITCHER_GATES, _FAULTS)
+        self._write_idt(lib.NV_SWITCHER_INTERRUPT_IDT, lib.NV_SWITCHER_INTERRUPT_GATES, _INTERRUPTS)
+        for operand, table, count in (
+            (lib.NV_MAILBOX_IDT, lib.NV_SWITCHER_IDT, _FAULTS),
+            (lib.NV_MAILBOX_INTERRUPT_IDT, lib.NV_SWITCHER_INTERRUPT_IDT, _INTERRUPTS),
+        ):
+            register = struct.pack("<HQ", 16 * count - 1, lib.NV_SWITCHER_BASE + table)
+            self._host.write(lib.NV_SWITCHER_MAILBOX + operand, register)
         self._write_page_tables()
 
     def __enter__(self) -> Switcher:
@@ -61,12 +69,12 @@ class Switcher:
     def _write_words(self, offset: int, words: Sequence[int]) -> None:
         self._host.write(offset, struct.pack(f"<{len(words)}Q", *words))
 
-    def _write_idt(self) -> None:
-        """Interrupt gates to the panic code: nothing in the switcher may fault."""
-        for vector in range(_GATES):
-            address = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_GATES + 16 * vector
+    def _write_idt(self, table: int, stubs: int, count: int) -> None:
+        """Interrupt gates at `table` to stubs of 16 bytes each."""
+        for vector in range(count):
+            address = lib.NV_SWITCHER_BASE + stubs + 16 * vector
             gate = struct.pack("<HHHHII", address & 0xFFFF, CODE, 0x8E00, address >> 16 & 0xFFFF, address >> 32, 0)
-            self._host.write(lib.NV_SWITCHER_IDT + 16 * vector, gate)
+            self._host.write(table + 16 * vector, gate)
 
     def _write_page_tables(self) -> None:
         """The switcher's own map of itself, and the identity for level n without the switcher's GiB."""
@@ -100,7 +108,7 @@ def switcher_sregs(sregs: Sregs) -> Sregs:
     sregs.cs = code
     sregs.ds = sregs.es = sregs.ss = data
     sregs.gdt = DescriptorTable(base + lib.NV_SWITCHER_GDT, 8 * len(_GDT) - 1)
-    sregs.idt = DescriptorTable(base + lib.NV_SWITCHER_IDT, 16 * _GATES - 1)
+    sregs.idt = DescriptorTable(base + lib.NV_SWITCHER_IDT, 16 * _FAULTS - 1)
     sregs.cr0, sregs.cr3, sregs.cr4 = 0x80000031, base + lib.NV_SWITCHER_PML4, 0x20
     sregs.efer = 0x500
     return sregs

@@ -106,6 +106,22 @@ class Peeking(Hypervisor):
         return HANDLED
 
 
+class Recalling(Hypervisor):
+    """Changes CR4 on an exit that KVM serves to userspace directly, then makes the next one fault."""
+
+    def claims(self) -> list[HandlerClaim]:
+        return [(ExitReason.IO, 0x5000, 0x5000, None, self.change), (ExitReason.IO, 0x5001, 0x5001, None, self.fault)]
+
+    def change(self, event: Event) -> Result:
+        sregs = self.guest.sregs
+        sregs.cr4 |= 1 << 7  # PGE
+        self.guest.set_sregs(sregs)
+        return Result.read(0x5A)
+
+    def fault(self, event: Event) -> Result:
+        return Result.faulted(13, 0x5A8)
+
+
 def run(code: bytes, levels: list[LevelSpec], count: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder, Tower(spec_of(Path(folder), code, levels, engine="svm")) as tower:
         result = run_in(tower)
@@ -153,6 +169,13 @@ def peek() -> dict[str, object]:
     return run(cpuid(0) + b"\x0f\x20\xe0" + keep(0) + done(), [LevelSpec(HERE + "Peeking")], 1)
 
 
+def recall() -> dict[str, object]:
+    """The answer to IN and the new CR4 both arrive; then IN faults."""
+    handler = b"\x48\x8b\x04\x24" + keep(2) + done()
+    code = rdx(0x5000) + rax(0) + b"\xec" + keep(0) + b"\x0f\x20\xe0" + keep(1) + rdx(0x5001) + b"\xec" + done(1)
+    return run(with_handlers(code, {13: handler}), [LevelSpec(HERE + "Recalling"), LevelSpec("logger")], 3)
+
+
 def switcher_memory() -> dict[str, object]:
     """Maps the switcher's pages at 1 GiB of its own addresses, then reads and writes them."""
     entry = lib.NV_SWITCHER_BASE | 0x87
@@ -174,6 +197,7 @@ CASES = {
     "cpuid untrapped": cpuid_untrapped,
     "fault": fault,
     "peek": peek,
+    "recall": recall,
     "switcher memory": switcher_memory,
 }
 

@@ -89,6 +89,12 @@ def test_a_handler_sees_and_changes_system_registers(found: dict[str, Any]) -> N
     assert case["kept"] == [0x20 | 1 << 7]
 
 
+def test_a_handler_changes_system_registers_and_faults_on_an_exit_that_was_not_by_the_switcher(
+    found: dict[str, Any],
+) -> None:
+    assert (found["recall"]["status"], found["recall"]["kept"]) == (0, [0x5A, 0x20 | 1 << 7, 0x5A8])
+
+
 @pytest.mark.parametrize("reason", NOT_TRAPPED)
 def test_the_labs_processor_does_not_trap(reason: str, found: dict[str, Any]) -> None:
     """Fails once it does: then the reason moves to REASONS."""

@@ -1,0 +1,43 @@
+#include "switched.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <stddef.h>
+#include <sys/ioctl.h>
+
+_Static_assert(sizeof(((struct nv_mailbox *)0)->regs) == 8 * NV_REGS, "the registers' indices");
+_Static_assert(offsetof(struct nv_mailbox, state) == NV_MAILBOX_STATE, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_mailbox, block) == NV_MAILBOX_BLOCK, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_mailbox, interrupt) == NV_MAILBOX_INTERRUPT, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_mailbox, idt) == NV_MAILBOX_IDT, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_mailbox, interrupt_idt) == NV_MAILBOX_INTERRUPT_IDT, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_mailbox, panic) == NV_MAILBOX_PANIC, "the assembler's offsets");
+
+int nv_switched_rang(const struct nv_vcpu *vcpu)
+{
+	const struct nv_switched *switched = vcpu->engine;
+
+	return vcpu->run->exit_reason == KVM_EXIT_IO && vcpu->run->io.port == NV_DOORBELL &&
+	       switched->mailbox->state != NV_SWITCHER_RUNNING;
+}
+
+int nv_switched_recall(struct nv_vcpu *vcpu)
+{
+	struct nv_switched *switched = vcpu->engine;
+	int result;
+
+	if (switched->mailbox->state != NV_SWITCHER_RUNNING)
+		return 0;
+	if (ioctl(vcpu->fd, KVM_NMI, 0))
+		return -errno;
+	/* a kick must not end the entry that takes the NMI; it is found again afterwards, for it also sets the flag */
+	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	switched->recalling = 1;
+	do {
+		result = vcpu->ops->enter(vcpu);
+	} while (result == -EINTR || result == -EAGAIN);
+	if (!result && switched->recalling)
+		result = -EIO;
+	switched->recalling = 0;
+	return result;
+}

@@ -1,0 +1,29 @@
+/* What the svm and the vmx engine have in common: level n runs under a control block in the switcher, which rings for what the
+ * block intercepts. Level n is outside then: its registers are in the mailbox. Otherwise KVM holds them. */
+#ifndef NV_SWITCHED_H
+#define NV_SWITCHED_H
+
+#include "switcher/mailbox.h"
+#include "vcpu.h"
+
+/* What an event is that level n takes at its next entry; by the numbers of EVENTINJ and of the VM-entry interruption-information
+ * field (AMD APM vol. 2, 15.20; Intel SDM vol. 3, 25.8.3). */
+#define NV_EVENT_INTERRUPT 0
+#define NV_EVENT_NMI 2
+#define NV_EVENT_EXCEPTION 3
+#define NV_EVENT_SOFTWARE_INTERRUPT 4
+
+struct nv_switched {
+	struct nv_mailbox *mailbox;
+	uint8_t rung;            /* the pending event came by the doorbell */
+	uint8_t recalling;       /* the next NMI is nv_switched_recall's; one of level n's that comes with it is lost */
+};
+
+/* Whether the exit that KVM_RUN just gave is the doorbell; level n's own access to that port is not. */
+int nv_switched_rang(const struct nv_vcpu *vcpu);
+
+/* Level n leaves guest mode for the doorbell before its next instruction, after an exit that KVM served to userspace directly and
+ * that is settled: by an NMI, which the control block always intercepts. -EIO when something else comes first. */
+int nv_switched_recall(struct nv_vcpu *vcpu);
+
+#endif

@@ -1,0 +1,150 @@
+"""What the svm and the vmx engine have in common: level n runs in the switcher, under a control block that L0 holds.
+
+What the control block does not intercept behaves as in the direct engine, which these are otherwise. After an exit
+that rang the doorbell level n is outside: its registers are in the mailbox and the block. After one that KVM served
+to userspace directly KVM holds them, its vCPU being in guest mode.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+from nestvmm._native import lib
+from nestvmm.engines.direct import DirectEngine
+from nestvmm.engines.engine import EngineConfig
+from nestvmm.engines.switcher import Switcher
+from nestvmm.errors import HostError
+from nestvmm.kvm import CpuidEntry, Kvm, KvmError, Regs, Sregs
+from nestvmm.x86.event import Outcome, Result
+
+__all__ = ["SwitchedEngine"]
+
+# The mailbox's order: the numbers of the instruction encoding, then NV_REG_*.
+_ORDER = (
+    *("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"),
+    *(f"r{number}" for number in range(8, 16)),
+    *("rip", "rflags"),
+)
+
+
+class SwitchedEngine(DirectEngine):
+    """Level n under a control block of its own; see nestvmm.engines.engine.Engine.
+
+    needs:  what the host must have for it, for the message to a user whose host lacks it
+    """
+
+    needs: ClassVar[str]
+
+    @staticmethod
+    @abstractmethod
+    def offered(entries: list[CpuidEntry]) -> bool:
+        """Whether CPUID shows what the switcher needs."""
+
+    @abstractmethod
+    def _start_switcher(self, config: EngineConfig) -> Any:
+        """Prepares the control block and the switcher's own state; gives the vendor's C struct."""
+
+    @abstractmethod
+    def _inject(self, kind: int, vector: int, error_code: int | None) -> None:
+        """Level n, outside, takes an event of a kind NV_EVENT_* at its next entry."""
+
+    @abstractmethod
+    def _block_sregs(self, sregs: Sregs) -> None:
+        """Fills in what level n, outside, has in the block; the rest is live and there already."""
+
+    @abstractmethod
+    def _set_block_sregs(self, sregs: Sregs) -> None:
+        """Sets what level n, outside, has in the block."""
+
+    @abstractmethod
+    def _show(self, entries: list[CpuidEntry]) -> None:
+        """Adds to level n's CPUID what the switcher needs of the same processor."""
+
+    @classmethod
+    def works_here(cls) -> bool:
+        """Whether this host's KVM offers its guests what the switcher needs."""
+        try:
+            with Kvm() as kvm:
+                return cls.offered(kvm.get_supported_cpuid())
+        except KvmError:
+            return False
+
+    def _build_vcpu(self, config: EngineConfig) -> None:
+        if not self.offered(self.supported_cpuid()):
+            raise HostError(f"engine {self.name} needs {self.needs}; `nestvmm doctor` says more")
+        self._vcpu.set_cpuid(self.supported_cpuid())
+        self._switcher = self._open.enter_context(Switcher(self._vm, len(config.slots), self.name, config.slots))
+        self._mailbox: Any = self._switcher.place(lib.NV_SWITCHER_MAILBOX, "struct nv_mailbox *")
+        self._mailbox.state = lib.NV_SWITCHER_EXIT
+        self._mailbox.block = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_BLOCK
+        self._c = self._start_switcher(config)
+        self._c.switched.mailbox = self._mailbox
+        self._vcpu.set_regs(
+            Regs(
+                rip=lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_CODE,
+                rsp=lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_MAILBOX,
+            )
+        )
+
+    def set_cpuid(self, entries: list[CpuidEntry]) -> None:
+        """What level n's CPUID reports."""
+        self._show(entries)
+        self._vcpu.set_cpuid(entries)
+
+    def run(self) -> int:
+        """Runs level n until a RunStatus."""
+        status = super().run()
+        self._check_switcher()
+        return status
+
+    def _check_switcher(self) -> None:
+        if self._mailbox.state == lib.NV_SWITCHER_PANIC:
+            names = ("vector", "error code", "RIP", "RSP", "CR2")
+            words = ", ".join(f"{name} {word:#x}" for name, word in zip(names, self._mailbox.panic, strict=True))
+            raise HostError(f"the switcher failed: {words}; this is an error in nestvmm or in this host's KVM")
+
+    def _outside(self) -> bool:
+        """Whether level n's state is in the block and the mailbox."""
+        return bool(self._mailbox.state != lib.NV_SWITCHER_RUNNING)
+
+    def _recall(self) -> None:
+        """Makes level n be outside. What KVM served to userspace directly must be settled."""
+        if not self._outside():
+            self._check(lib.nv_switched_recall(self.vcpu))
+            self._check_switcher()
+
+    def complete(self) -> Result:
+        """Nothing: here level n's own code runs on the processor, and KVM emulates only its accesses to devices."""
+        return Result(Outcome.DECLINED, message=f"the {self.name} engine completes nothing")
+
+    def exception(self, vector: int, error_code: int | None) -> None:
+        """Level n takes this exception before its next instruction."""
+        self._recall()
+        self._inject(lib.NV_EVENT_EXCEPTION, vector, error_code)
+
+    def regs(self) -> Regs:
+        """General registers."""
+        if not self._outside():
+            return self._vcpu.get_regs()
+        return Regs(**dict(zip(_ORDER, self._mailbox.regs, strict=True)))
+
+    def set_regs(self, regs: Regs) -> None:
+        """Sets the general registers."""
+        if not self._outside():
+            self._vcpu.set_regs(regs)
+            return
+        for number, name in enumerate(_ORDER):
+            self._mailbox.regs[number] = getattr(regs, name)
+
+    def sregs(self) -> Sregs:
+        """Segment and control registers."""
+        sregs = self._vcpu.get_sregs()
+        if self._outside():
+            self._block_sregs(sregs)
+        return sregs
+
+    def set_sregs(self, sregs: Sregs) -> None:
+        """Sets the segment and control registers."""
+        self._recall()
+        self._set_block_sregs(sregs)
