@@ -6,7 +6,9 @@
 #include <string.h>
 
 #include "direct.h"
+#include "vmx_event.h"
 #include "vmx_exits.h"
+#include "vmx_pass.h"
 
 _Static_assert(offsetof(struct nv_vmx_block, started) == NV_VMX_STARTED, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_vmx_block, launched) == NV_VMX_LAUNCHED, "the assembler's offsets");
@@ -26,7 +28,7 @@ _Static_assert(sizeof(((struct nv_vmx_block *)0)->exit) == NV_VMX_EXIT_READS * s
 _Static_assert(sizeof(((struct nv_vmx_block *)0)->write) == NV_VMX_WRITES * sizeof(struct nv_vmx_field), "the counts");
 _Static_assert(sizeof(((struct nv_vmx_block *)0)->read) == NV_VMX_READS * sizeof(struct nv_vmx_field), "the counts");
 
-/* In the order of NV_VMX_RIP to NV_VMX_LINEAR. */
+/* In the order of NV_VMX_RIP to NV_VMX_INSTRUCTION. */
 static const uint16_t exit_fields[] = {
 	NV_VMCS_GUEST_RIP,
 	NV_VMCS_GUEST_RSP,
@@ -40,24 +42,10 @@ static const uint16_t exit_fields[] = {
 	NV_VMCS_EXIT_ERROR_CODE,
 	NV_VMCS_GUEST_PHYSICAL_ADDRESS,
 	NV_VMCS_EXIT_INSTRUCTION,
-	NV_VMCS_GUEST_LINEAR_ADDRESS,
 };
 
-enum { BASIC_NMI = 0, BASIC_MONITOR_TRAP = 37, BASIC_MASK = 0xffff };
-#define ENTRY_FAILED (1ull << 31)
-/* interruption information (SDM vol. 3, 25.9.2) */
-#define EVENT_VALID (1ull << 31)
-#define EVENT_ERROR_CODE (1ull << 11)
-#define EVENT_KIND 8
-#define EVENT_KINDS 7
-/* interruptibility (SDM vol. 3, 25.4.2) */
-#define BLOCKED_BY_STI_OR_MOV_SS 3ull
-#define BLOCKED_BY_NMI 8ull
-
-static uint64_t got(const struct nv_vmx *vmx, int which)
-{
-	return vmx->block->exit[which].value;
-}
+/* Bits of an EPT violation's exit qualification (SDM vol. 3, table 28-7). */
+enum { VIOLATION_WRITE = 1 << 1, VIOLATION_FETCH = 1 << 2 };
 
 void nv_vmx_put(struct nv_vmx *vmx, uint64_t encoding, uint64_t value)
 {
@@ -101,71 +89,78 @@ int nv_vmx_exchange(struct nv_vcpu *vcpu, struct nv_vmx_field *fields, uint32_t 
 	return 0;
 }
 
-void nv_vmx_inject(struct nv_vmx *vmx, int kind, uint8_t vector, int has_error_code, uint32_t error_code)
+/* One of the registers that VM entry takes from the VMCS, unless it is there already. */
+static void load(struct nv_vmx *vmx, int which, uint64_t value)
 {
-	uint64_t event = EVENT_VALID | (uint64_t)kind << EVENT_KIND | vector;
+	struct nv_vmx_field *field = &vmx->block->exit[which];
 
-	if (has_error_code) {
-		event |= EVENT_ERROR_CODE;
-		nv_vmx_put(vmx, NV_VMCS_ENTRY_ERROR_CODE, error_code);
-	}
-	nv_vmx_put(vmx, NV_VMCS_ENTRY_INTERRUPTION, event);
+	if (field->value == value)
+		return;
+	field->value = value;
+	nv_vmx_put(vmx, field->encoding, value);
 }
 
-/* The registers that VM entry takes from the VMCS, as far as they are not there already. */
 static void load_block(struct nv_vmx *vmx)
 {
 	const uint64_t *regs = vmx->switched.mailbox->regs;
 
-	if (regs[NV_REG_RIP] != got(vmx, NV_VMX_RIP))
-		nv_vmx_put(vmx, NV_VMCS_GUEST_RIP, regs[NV_REG_RIP]);
-	if (regs[NV_REG_RSP] != got(vmx, NV_VMX_RSP))
-		nv_vmx_put(vmx, NV_VMCS_GUEST_RSP, regs[NV_REG_RSP]);
-	if (regs[NV_REG_RFLAGS] != got(vmx, NV_VMX_RFLAGS))
-		nv_vmx_put(vmx, NV_VMCS_GUEST_RFLAGS, regs[NV_REG_RFLAGS]);
+	load(vmx, NV_VMX_RIP, regs[NV_REG_RIP]);
+	load(vmx, NV_VMX_RSP, regs[NV_REG_RSP]);
+	load(vmx, NV_VMX_RFLAGS, regs[NV_REG_RFLAGS]);
+	nv_vmx_deliver(vmx);
 }
 
 static void save_block(struct nv_vmx *vmx)
 {
 	uint64_t *regs = vmx->switched.mailbox->regs;
 
-	regs[NV_REG_RIP] = got(vmx, NV_VMX_RIP);
-	regs[NV_REG_RSP] = got(vmx, NV_VMX_RSP);
-	regs[NV_REG_RFLAGS] = got(vmx, NV_VMX_RFLAGS);
+	regs[NV_REG_RIP] = nv_vmx_got(vmx, NV_VMX_RIP);
+	regs[NV_REG_RSP] = nv_vmx_got(vmx, NV_VMX_RSP);
+	regs[NV_REG_RFLAGS] = nv_vmx_got(vmx, NV_VMX_RFLAGS);
+	vmx->interruptibility = nv_vmx_got(vmx, NV_VMX_INTERRUPTIBILITY);
+	vmx->injected = 0;
 	vmx->block->writes = 0;
+	nv_vmx_redeliver(vmx);
 }
 
-static int is_nmi(const struct nv_vmx *vmx)
+/* What an EPT violation's access needs. */
+static uint32_t access_of(uint64_t qualification)
 {
-	return (vmx->block->reason & BASIC_MASK) == BASIC_NMI &&
-	       (got(vmx, NV_VMX_INTERRUPTION) >> EVENT_KIND & EVENT_KINDS) == NV_EVENT_NMI;
+	if (qualification & VIOLATION_FETCH)
+		return NV_RIGHT_EXECUTE;
+	return qualification & VIOLATION_WRITE ? NV_RIGHT_WRITE : NV_RIGHT_READ;
 }
 
 static int vmx_enter(struct nv_vcpu *vcpu)
 {
 	struct nv_vmx *vmx = vcpu->engine;
-	uint64_t state = vmx->switched.mailbox->state;
 	int result;
 
-	if (state != NV_SWITCHER_RUNNING)
+	if (vmx->switched.mailbox->state != NV_SWITCHER_RUNNING)
 		load_block(vmx);
-	result = nv_direct_enter(vcpu);
-	if (result || !nv_switched_rang(vcpu))
+	result = nv_switched_enter(vcpu);
+	if (result || !nv_switched_rang(vcpu) || vmx->switched.mailbox->state != NV_SWITCHER_EXIT)
 		return result;
-	if (vmx->switched.mailbox->state != NV_SWITCHER_EXIT)
-		return 0;
 	save_block(vmx);
-	if (vmx->switched.recalling && is_nmi(vmx)) {
+	if (vmx->switched.recalling && nv_vmx_is_nmi(vmx)) {
 		vmx->switched.recalling = 0;
 		return 0;
 	}
-	return 0;
+	if (nv_vmx_basic(vmx) == NV_VMX_EPT_VIOLATION &&
+	    nv_switched_fill(&vmx->switched, nv_vmx_got(vmx, NV_VMX_PHYSICAL), access_of(nv_vmx_got(vmx, NV_VMX_QUALIFICATION))))
+		return -EAGAIN;
+	result = nv_vmx_end_step(vcpu);
+	if (!result)
+		result = nv_vmx_hide_fixed(vcpu);
+	if (!result)
+		result = nv_vmx_is_own_window(vmx);
+	return result > 0 ? -EAGAIN : result;
 }
 
 static uint64_t qualifier_of(const struct nv_vmx *vmx, const struct nv_exit_row *row, uint64_t basic)
 {
 	const uint64_t *regs = vmx->switched.mailbox->regs;
-	uint64_t information = got(vmx, NV_VMX_QUALIFICATION);
+	uint64_t information = nv_vmx_got(vmx, NV_VMX_QUALIFICATION);
 
 	switch (row->source) {
 	case NV_FROM_CODE:
@@ -185,36 +180,73 @@ static uint64_t qualifier_of(const struct nv_vmx *vmx, const struct nv_exit_row 
 	case NV_FROM_OFFSET:
 		return information & 0xfff;
 	case NV_FROM_VECTOR:
-		return (basic == BASIC_NMI ? got(vmx, NV_VMX_INTERRUPTION) : information) & 0xff;
+		return (basic == NV_VMX_EXCEPTION ? nv_vmx_got(vmx, NV_VMX_INTERRUPTION) : information) & 0xff;
 	case NV_FROM_REGISTER:
 		return information & 15;
 	case NV_FROM_TABLE:
-		return row->value + (got(vmx, NV_VMX_INSTRUCTION) >> 28 & 1);
+		return row->value + (nv_vmx_got(vmx, NV_VMX_INSTRUCTION) >> 28 & 1);
 	case NV_FROM_PHYSICAL:
-		return got(vmx, NV_VMX_PHYSICAL);
+		return nv_vmx_got(vmx, NV_VMX_PHYSICAL);
+	default:
+		/* acknowledged by the exit */
+		return basic == NV_VMX_EXTERNAL_INTERRUPT ? nv_vmx_got(vmx, NV_VMX_INTERRUPTION) & 0xff : 0;
+	}
+}
+
+/* The second reason of a row that has two. */
+static int is_other(const struct nv_vmx *vmx, uint64_t basic)
+{
+	uint64_t information = nv_vmx_got(vmx, NV_VMX_QUALIFICATION);
+
+	switch (basic) {
+	case NV_VMX_EXCEPTION:
+		return nv_vmx_is_nmi(vmx);
+	case NV_VMX_CR:
+		/* of MOV to, MOV from, CLTS, LMSW one reads */
+		return (information >> 4 & 3) != 1;
+	case NV_VMX_DR:
+		return !(information >> 4 & 1);
 	default:
 		return 0;
 	}
 }
 
+static uint8_t direction_of(const struct nv_vmx *vmx, const struct nv_exit_row *row, uint64_t basic)
+{
+	uint64_t information = nv_vmx_got(vmx, NV_VMX_QUALIFICATION);
+
+	switch (basic) {
+	case NV_VMX_EPT_VIOLATION:
+		return information & VIOLATION_FETCH ? NV_EXECUTE : information & VIOLATION_WRITE ? NV_WRITE : NV_READ;
+	case NV_VMX_IO:
+		return information & 8 ? NV_READ : NV_WRITE;
+	case NV_VMX_DESCRIPTOR_TABLE:
+	case NV_VMX_TASK_REGISTER:
+		return nv_vmx_got(vmx, NV_VMX_INSTRUCTION) >> 29 & 1 ? NV_WRITE : NV_READ;
+	default:
+		return row->direction;
+	}
+}
+
 static void decode_exit(const struct nv_vmx *vmx, struct nv_event *event)
 {
-	uint64_t basic = vmx->block->reason & BASIC_MASK;
+	uint64_t basic = nv_vmx_basic(vmx);
 	const struct nv_exit_row *row = nv_vmx_exit_row(basic);
 
+	int other = row->other && is_other(vmx, basic);
+
 	event->raw = basic;
-	event->reason = row->reason;
-	event->direction = row->direction;
+	event->reason = other ? row->other : row->reason;
+	event->direction = other && row->direction == NV_READ ? NV_WRITE : direction_of(vmx, row, basic);
 	event->qualifier = qualifier_of(vmx, row, basic);
 	event->value = 0;
-	event->info = vmx->block->depth[basic & (NV_VMX_BASIC_REASONS - 1)] > NV_VMX_QUALIFICATION ? got(vmx, NV_VMX_QUALIFICATION) : 0;
+	event->info = vmx->block->depth[basic & (NV_VMX_BASIC_REASONS - 1)] > NV_VMX_QUALIFICATION ?
+			      nv_vmx_got(vmx, NV_VMX_QUALIFICATION) : 0;
 	event->data = NULL;
 	event->count = 1;
 	event->size = 0;
 	event->instruction_length = 0;
-	event->advance = row->length ? got(vmx, NV_VMX_LENGTH) : 0;
-	if (is_nmi(vmx))
-		event->reason = row->other;
+	event->advance = row->length ? nv_vmx_got(vmx, NV_VMX_LENGTH) : 0;
 }
 
 static void decode_refusal(const struct nv_vmx *vmx, struct nv_event *event)
@@ -249,8 +281,7 @@ static void vmx_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 	}
 	if (event->advance) {
 		vmx->switched.mailbox->regs[NV_REG_RIP] += event->advance;
-		if (got(vmx, NV_VMX_INTERRUPTIBILITY) & BLOCKED_BY_STI_OR_MOV_SS)
-			nv_vmx_put(vmx, NV_VMCS_GUEST_INTERRUPTIBILITY, got(vmx, NV_VMX_INTERRUPTIBILITY) & BLOCKED_BY_NMI);
+		nv_vmx_end_shadow(vmx);
 	}
 }
 
@@ -260,13 +291,34 @@ static const struct nv_engine_ops vmx_ops = {
 	.complete = vmx_complete,
 };
 
+/* How much of an exit's information its reason has. */
+static uint8_t depth_of(const struct nv_exit_row *row)
+{
+	if (!row->length)
+		return NV_VMX_PHYSICAL + 1;
+	switch (row->source) {
+	case NV_FROM_NOTHING:
+	case NV_FROM_CODE:
+	case NV_FROM_RAX:
+	case NV_FROM_EAX:
+	case NV_FROM_ECX:
+		return NV_VMX_INTERRUPTIBILITY + 1;
+	case NV_FROM_TABLE:
+		return NV_VMX_INSTRUCTION + 1;
+	default:
+		return NV_VMX_QUALIFICATION + 1;
+	}
+}
+
 void nv_vmx_init(struct nv_vcpu *vcpu, struct nv_vmx *vmx, int fd, struct kvm_run *run, uint8_t level)
 {
 	struct nv_vmx_block *block = vmx->block;
 
 	for (size_t i = 0; i < sizeof exit_fields / sizeof exit_fields[0]; i++)
 		block->exit[i].encoding = exit_fields[i];
-	memset(block->depth, NV_VMX_LINEAR + 1, sizeof block->depth);
+	for (size_t basic = 0; basic < NV_VMX_BASIC_REASONS; basic++)
+		block->depth[basic] = depth_of(nv_vmx_exit_row(basic));
+	block->depth[NV_VMX_INVLPG] = NV_VMX_QUALIFICATION + 1;
 	nv_vcpu_init(vcpu, &vmx_ops, level);
 	vcpu->engine = vmx;
 	vcpu->fd = fd;

@@ -17,6 +17,7 @@ from nestvmm.engines.engine import Engine, EngineConfig, MemorySlot, MsrRange, R
 from nestvmm.engines.slots import native_slots
 from nestvmm.engines.svm import SvmEngine
 from nestvmm.engines.trial import Trial
+from nestvmm.engines.vmx import VmxEngine
 from nestvmm.errors import HostError
 from nestvmm.x86.exit_reason import ExitReason
 
@@ -29,11 +30,12 @@ __all__ = [
     "RunStatus",
     "SvmEngine",
     "Trial",
+    "VmxEngine",
     "choose_engine",
     "native_slots",
 ]
 
-ENGINES: dict[str, type[DirectEngine]] = {engine.name: engine for engine in (DirectEngine, SvmEngine)}
+ENGINES: dict[str, type[DirectEngine]] = {engine.name: engine for engine in (DirectEngine, SvmEngine, VmxEngine)}
 
 
 def choose_engine(name: str, wanted: Collection[ExitReason] = (), machine: str = "pc") -> type[DirectEngine]:
@@ -42,8 +44,10 @@ def choose_engine(name: str, wanted: Collection[ExitReason] = (), machine: str =
     Raises HostError for an engine that this version does not have.
     """
     if name == "auto":
-        if not all(DirectEngine.traps(reason, machine) for reason in wanted) and SvmEngine.works_here():
-            return SvmEngine
+        if not all(DirectEngine.traps(reason, machine) for reason in wanted):
+            for engine in (SvmEngine, VmxEngine):
+                if engine.works_here():
+                    return engine
         return DirectEngine
     if name not in ENGINES:
         raise HostError(f"engine {name}: not in this version of nestvmm, which has {', '.join(ENGINES)}")

@@ -15,11 +15,17 @@ from nestvmm._native import ffi, lib
 from nestvmm.errors import HostError
 from nestvmm.kvm import DescriptorTable, HostMemory, Segment, Sregs, Vm
 
-__all__ = ["CODE", "DATA", "Switcher", "switcher_sregs"]
+__all__ = ["CODE", "DATA", "TASK", "Switcher", "switcher_sregs"]
 
 CODE: Final = 0x08
 DATA: Final = 0x10
-_GDT: Final = (0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF)
+TASK: Final = 0x18
+# A task-state segment, for VMX needs one: 16 bytes.
+_TSS: Final = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_TSS
+_GDT: Final = (
+    *(0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF),
+    *(0x8B << 40 | (_TSS & 0xFFFFFF) << 16 | (_TSS >> 24 & 0xFF) << 56 | 0x67, _TSS >> 32),
+)
 
 _PRESENT_WRITE: Final = 0x3
 _LARGE: Final = 0x80
