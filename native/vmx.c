@@ -1,14 +1,10 @@
-#include "vmx.h"
+#include "vmx_internal.h"
 
 #include <errno.h>
-#include <linux/kvm.h>
 #include <stddef.h>
 #include <string.h>
 
 #include "direct.h"
-#include "vmx_event.h"
-#include "vmx_exits.h"
-#include "vmx_pass.h"
 
 _Static_assert(offsetof(struct nv_vmx_block, started) == NV_VMX_STARTED, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_vmx_block, launched) == NV_VMX_LAUNCHED, "the assembler's offsets");
@@ -28,7 +24,7 @@ _Static_assert(sizeof(((struct nv_vmx_block *)0)->exit) == NV_VMX_EXIT_READS * s
 _Static_assert(sizeof(((struct nv_vmx_block *)0)->write) == NV_VMX_WRITES * sizeof(struct nv_vmx_field), "the counts");
 _Static_assert(sizeof(((struct nv_vmx_block *)0)->read) == NV_VMX_READS * sizeof(struct nv_vmx_field), "the counts");
 
-/* In the order of NV_VMX_RIP to NV_VMX_INSTRUCTION. */
+/* In the order of GOT_RIP to GOT_INSTRUCTION. */
 static const uint16_t exit_fields[] = {
 	NV_VMCS_GUEST_RIP,
 	NV_VMCS_GUEST_RSP,
@@ -36,6 +32,7 @@ static const uint16_t exit_fields[] = {
 	NV_VMCS_EXIT_LENGTH,
 	NV_VMCS_GUEST_INTERRUPTIBILITY,
 	NV_VMCS_EXIT_QUALIFICATION,
+	NV_VMCS_GUEST_CS_RIGHTS,
 	NV_VMCS_IDT_VECTORING,
 	NV_VMCS_IDT_VECTORING_ERROR_CODE,
 	NV_VMCS_EXIT_INTERRUPTION,
@@ -44,9 +41,6 @@ static const uint16_t exit_fields[] = {
 	NV_VMCS_EXIT_INSTRUCTION,
 };
 
-/* Bits of an EPT violation's exit qualification (SDM vol. 3, table 28-7). */
-enum { VIOLATION_WRITE = 1 << 1, VIOLATION_FETCH = 1 << 2 };
-
 void nv_vmx_put(struct nv_vmx *vmx, uint64_t encoding, uint64_t value)
 {
 	struct nv_vmx_block *block = vmx->block;
@@ -54,7 +48,7 @@ void nv_vmx_put(struct nv_vmx *vmx, uint64_t encoding, uint64_t value)
 
 	for (i = 0; i < block->writes && block->write[i].encoding != encoding; i++)
 		;
-	/* fewer fields exist here than there is room for */
+	/* fewer fields are used than there is room for */
 	if (i == NV_VMX_WRITES)
 		return;
 	block->write[i].encoding = encoding;
@@ -67,60 +61,36 @@ int nv_vmx_exchange(struct nv_vcpu *vcpu, struct nv_vmx_field *fields, uint32_t 
 {
 	struct nv_vmx *vmx = vcpu->engine;
 	struct nv_vmx_block *block = vmx->block;
+	uint8_t rung = vmx->switched.rung;
 	int result;
 
-	if (count > NV_VMX_READS)
+	if (count > NV_VMX_READS || !nv_switched_outside(&vmx->switched))
 		return -EINVAL;
 	memcpy(block->read, fields, count * sizeof *fields);
 	block->reads = count;
 	block->command = NV_VMX_EXCHANGE;
-	/* a kick must not end it; it is found again afterwards, for it also sets the flag */
-	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 	do {
-		result = nv_direct_enter(vcpu);
+		/* a kick must not end it; it is found again afterwards, for it also sets the flag */
+		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+		result = nv_switched_enter(vcpu);
 	} while (result == -EINTR || result == -EAGAIN);
 	block->command = NV_VMX_ENTER;
+	vmx->switched.rung = rung;
 	if (result)
 		return result;
-	if (!nv_switched_rang(vcpu) || vmx->switched.mailbox->state != NV_SWITCHER_EXIT)
+	if (!nv_switched_outside(&vmx->switched))
 		return -EIO;
 	block->writes = 0;
 	memcpy(fields, block->read, count * sizeof *fields);
 	return 0;
 }
 
-/* One of the registers that VM entry takes from the VMCS, unless it is there already. */
-static void load(struct nv_vmx *vmx, int which, uint64_t value)
-{
-	struct nv_vmx_field *field = &vmx->block->exit[which];
-
-	if (field->value == value)
-		return;
-	field->value = value;
-	nv_vmx_put(vmx, field->encoding, value);
-}
-
-static void load_block(struct nv_vmx *vmx)
-{
-	const uint64_t *regs = vmx->switched.mailbox->regs;
-
-	load(vmx, NV_VMX_RIP, regs[NV_REG_RIP]);
-	load(vmx, NV_VMX_RSP, regs[NV_REG_RSP]);
-	load(vmx, NV_VMX_RFLAGS, regs[NV_REG_RFLAGS]);
-	nv_vmx_deliver(vmx);
-}
-
 static void save_block(struct nv_vmx *vmx)
 {
-	uint64_t *regs = vmx->switched.mailbox->regs;
-
-	regs[NV_REG_RIP] = nv_vmx_got(vmx, NV_VMX_RIP);
-	regs[NV_REG_RSP] = nv_vmx_got(vmx, NV_VMX_RSP);
-	regs[NV_REG_RFLAGS] = nv_vmx_got(vmx, NV_VMX_RFLAGS);
-	vmx->interruptibility = nv_vmx_got(vmx, NV_VMX_INTERRUPTIBILITY);
-	vmx->injected = 0;
+	*register_of(vmx, NV_REG_RIP) = got(vmx, GOT_RIP);
+	*register_of(vmx, NV_REG_RSP) = got(vmx, GOT_RSP);
+	*register_of(vmx, NV_REG_RFLAGS) = got(vmx, GOT_RFLAGS);
 	vmx->block->writes = 0;
-	nv_vmx_redeliver(vmx);
 }
 
 /* What an EPT violation's access needs. */
@@ -131,144 +101,197 @@ static uint32_t access_of(uint64_t qualification)
 	return qualification & VIOLATION_WRITE ? NV_RIGHT_WRITE : NV_RIGHT_READ;
 }
 
-static int vmx_enter(struct nv_vcpu *vcpu)
+/* A change of a bit that VMX keeps set, of a register whose other changes no level wants to see. */
+static int changes_fixed(const struct nv_vmx *vmx)
+{
+	if (cr_access(vmx) == CR_MOV_FROM)
+		return 0;
+	return cr_number(vmx) == 0 ? vmx->wanted.cr0_mask == CR0_FIXED : cr_number(vmx) == 4 && vmx->wanted.cr4_mask == CR4_FIXED;
+}
+
+static int goes_on(int result)
+{
+	return result < 0 ? result : -EAGAIN;
+}
+
+/* An exit that no level claims, of what L0 asks for itself: -EAGAIN when level n goes on, 0 when it is for the table. */
+static int own_exit(struct nv_vcpu *vcpu)
+{
+	struct nv_vmx *vmx = vcpu->engine;
+	struct nv_pending *pending = &vmx->switched.pending;
+
+	switch (basic_of(vmx)) {
+	case BASIC_EXCEPTION:
+		if (is_nmi(vmx)) {
+			if (vmx->nmi_wanted)
+				return 0;
+			nv_pending_nmi(pending);
+			return -EAGAIN;
+		}
+		return vmx->wanted.exceptions >> EVENT_VECTOR(got(vmx, GOT_INTERRUPTION)) & 1 ? 0 : goes_on(nv_vmx_raise(vcpu));
+	case BASIC_INTERRUPT:
+		if (vmx->wanted.pin & PIN_INTERRUPTS)
+			return 0;
+		nv_pending_interrupt(pending, EVENT_VECTOR(got(vmx, GOT_INTERRUPTION)));
+		return -EAGAIN;
+	case BASIC_INTERRUPT_WINDOW:
+		if (!(pending->windows & NV_WINDOW_INTERRUPT))
+			return -EAGAIN;
+		pending->windows &= ~NV_WINDOW_INTERRUPT;
+		return 0;
+	case BASIC_NMI_WINDOW:
+		if (!(pending->windows & NV_WINDOW_NMI))
+			return -EAGAIN;
+		pending->windows &= ~NV_WINDOW_NMI;
+		return 0;
+	case BASIC_CR:
+		return changes_fixed(vmx) ? goes_on(nv_vmx_pass_cr(vcpu)) : 0;
+	case BASIC_IO:
+		/* KVM brings the data of the access when it does it */
+		nv_vmx_decode(vmx, &vmx->stopped);
+		nv_vmx_pass_port(vmx);
+		return -EAGAIN;
+	default:
+		return 0;
+	}
+}
+
+/* The exit comes during a step. Gives -EAGAIN when it only ends it, 0 when it is more than that. */
+static int step_exit(struct nv_vcpu *vcpu)
+{
+	struct nv_vmx *vmx = vcpu->engine;
+	struct nv_vmx_step *step = &vmx->step;
+	int event = basic_of(vmx) == BASIC_EXCEPTION && !is_nmi(vmx);
+	int trapped = event && EVENT_VECTOR(got(vmx, GOT_INTERRUPTION)) == DB && !(got(vmx, GOT_QUALIFICATION) & DR6_CAUSES);
+	int result;
+
+	if ((is_nmi(vmx) && !vmx->nmi_wanted) || (basic_of(vmx) == BASIC_INTERRUPT && !(vmx->wanted.pin & PIN_INTERRUPTS)))
+		return 0; /* kept for later: the step goes on */
+	result = nv_vmx_step_end(vcpu, trapped);
+	return result ? result : trapped && !step->own_trap ? -EAGAIN : 0;
+}
+
+/* Whether the table hears of the exit: 0; -EAGAIN: level n goes on. */
+static int sort_exit(struct nv_vcpu *vcpu)
 {
 	struct nv_vmx *vmx = vcpu->engine;
 	int result;
 
-	if (vmx->switched.mailbox->state != NV_SWITCHER_RUNNING)
-		load_block(vmx);
-	result = nv_switched_enter(vcpu);
-	if (result || !nv_switched_rang(vcpu) || vmx->switched.mailbox->state != NV_SWITCHER_EXIT)
-		return result;
-	save_block(vmx);
-	if (vmx->switched.recalling && nv_vmx_is_nmi(vmx)) {
-		vmx->switched.recalling = 0;
+	if (vmx->block->reason & ENTRY_FAILED)
 		return 0;
-	}
-	if (nv_vmx_basic(vmx) == NV_VMX_EPT_VIOLATION &&
-	    nv_switched_fill(&vmx->switched, nv_vmx_got(vmx, NV_VMX_PHYSICAL), access_of(nv_vmx_got(vmx, NV_VMX_QUALIFICATION))))
+	if (basic_of(vmx) == BASIC_EPT_VIOLATION &&
+	    nv_switched_fill(&vmx->switched, got(vmx, GOT_PHYSICAL), access_of(got(vmx, GOT_QUALIFICATION))))
 		return -EAGAIN;
-	result = nv_vmx_end_step(vcpu);
-	if (!result)
-		result = nv_vmx_hide_fixed(vcpu);
-	if (!result)
-		result = nv_vmx_is_own_window(vmx);
-	return result > 0 ? -EAGAIN : result;
-}
-
-static uint64_t qualifier_of(const struct nv_vmx *vmx, const struct nv_exit_row *row, uint64_t basic)
-{
-	const uint64_t *regs = vmx->switched.mailbox->regs;
-	uint64_t information = nv_vmx_got(vmx, NV_VMX_QUALIFICATION);
-
-	switch (row->source) {
-	case NV_FROM_CODE:
-		return basic;
-	case NV_FROM_RAX:
-		return regs[NV_REG_RAX];
-	case NV_FROM_EAX:
-		return (uint32_t)regs[NV_REG_RAX];
-	case NV_FROM_ECX:
-		return (uint32_t)regs[NV_REG_RCX];
-	case NV_FROM_INFORMATION:
-		return information;
-	case NV_FROM_PORT:
-		return information >> 16 & 0xffff;
-	case NV_FROM_SELECTOR:
-		return information & 0xffff;
-	case NV_FROM_OFFSET:
-		return information & 0xfff;
-	case NV_FROM_VECTOR:
-		return (basic == NV_VMX_EXCEPTION ? nv_vmx_got(vmx, NV_VMX_INTERRUPTION) : information) & 0xff;
-	case NV_FROM_REGISTER:
-		return information & 15;
-	case NV_FROM_TABLE:
-		return row->value + (nv_vmx_got(vmx, NV_VMX_INSTRUCTION) >> 28 & 1);
-	case NV_FROM_PHYSICAL:
-		return nv_vmx_got(vmx, NV_VMX_PHYSICAL);
-	default:
-		/* acknowledged by the exit */
-		return basic == NV_VMX_EXTERNAL_INTERRUPT ? nv_vmx_got(vmx, NV_VMX_INTERRUPTION) & 0xff : 0;
+	if (vmx->switched.recalling && is_nmi(vmx)) {
+		vmx->switched.recalling = 0;
+		return vmx->step.active ? goes_on(nv_vmx_step_end(vcpu, 0)) : -EAGAIN;
 	}
+	if (vmx->step.active) {
+		result = step_exit(vcpu);
+		if (result)
+			return result;
+	}
+	return own_exit(vcpu);
 }
 
-/* The second reason of a row that has two. */
-static int is_other(const struct nv_vmx *vmx, uint64_t basic)
+/* Something waits that the VMCS which level n runs under knows nothing of. */
+static int needs_outside(const struct nv_vmx *vmx)
 {
-	uint64_t information = nv_vmx_got(vmx, NV_VMX_QUALIFICATION);
+	const struct nv_pending *pending = &vmx->switched.pending;
 
-	switch (basic) {
-	case NV_VMX_EXCEPTION:
-		return nv_vmx_is_nmi(vmx);
-	case NV_VMX_CR:
-		/* of MOV to, MOV from, CLTS, LMSW one reads */
-		return (information >> 4 & 3) != 1;
-	case NV_VMX_DR:
-		return !(information >> 4 & 1);
-	default:
+	if (!(vmx->now.primary & PRIMARY_NMI_WINDOW) && (pending->nmi || pending->windows & NV_WINDOW_NMI))
+		return 1;
+	return !(vmx->now.primary & PRIMARY_INTERRUPT_WINDOW) &&
+	       (pending->windows & NV_WINDOW_INTERRUPT || nv_pending_highest(pending) >= 0);
+}
+
+static void refused(struct nv_vmx *vmx)
+{
+	vmx->switched.mailbox->state = NV_SWITCHER_OUTSIDE;
+	vmx->block->writes = 0;
+	vmx->refusal = vmx->block->error;
+	vmx->refused = 1;
+}
+
+static int vmx_enter(struct nv_vcpu *vcpu)
+{
+	struct nv_vmx *vmx = vcpu->engine;
+	int outside = nv_switched_outside(&vmx->switched), result;
+
+	if (outside) {
+		if (__atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST))
+			return -EINTR;
+		vmx->switched.rung = 1;
+		if (vmx->synthetic)
+			return 0;
+		nv_vmx_prepare(vmx);
+	} else if (needs_outside(vmx)) {
+		result = nv_switched_summon(vcpu);
+		if (result)
+			return result;
+	}
+	result = nv_switched_enter(vcpu);
+	if (outside && (!result || !nv_switched_outside(&vmx->switched)))
+		nv_vmx_entered(vmx);
+	if (result || !vmx->switched.rung)
+		return result;
+	if (vmx->switched.mailbox->state == NV_SWITCHER_REFUSED)
+		refused(vmx);
+	else if (vmx->switched.mailbox->state != NV_SWITCHER_OUTSIDE)
 		return 0;
-	}
-}
-
-static uint8_t direction_of(const struct nv_vmx *vmx, const struct nv_exit_row *row, uint64_t basic)
-{
-	uint64_t information = nv_vmx_got(vmx, NV_VMX_QUALIFICATION);
-
-	switch (basic) {
-	case NV_VMX_EPT_VIOLATION:
-		return information & VIOLATION_FETCH ? NV_EXECUTE : information & VIOLATION_WRITE ? NV_WRITE : NV_READ;
-	case NV_VMX_IO:
-		return information & 8 ? NV_READ : NV_WRITE;
-	case NV_VMX_DESCRIPTOR_TABLE:
-	case NV_VMX_TASK_REGISTER:
-		return nv_vmx_got(vmx, NV_VMX_INSTRUCTION) >> 29 & 1 ? NV_WRITE : NV_READ;
-	default:
-		return row->direction;
-	}
-}
-
-static void decode_exit(const struct nv_vmx *vmx, struct nv_event *event)
-{
-	uint64_t basic = nv_vmx_basic(vmx);
-	const struct nv_exit_row *row = nv_vmx_exit_row(basic);
-
-	int other = row->other && is_other(vmx, basic);
-
-	event->raw = basic;
-	event->reason = other ? row->other : row->reason;
-	event->direction = other && row->direction == NV_READ ? NV_WRITE : direction_of(vmx, row, basic);
-	event->qualifier = qualifier_of(vmx, row, basic);
-	event->value = 0;
-	event->info = vmx->block->depth[basic & (NV_VMX_BASIC_REASONS - 1)] > NV_VMX_QUALIFICATION ?
-			      nv_vmx_got(vmx, NV_VMX_QUALIFICATION) : 0;
-	event->data = NULL;
-	event->count = 1;
-	event->size = 0;
-	event->instruction_length = 0;
-	event->advance = row->length ? nv_vmx_got(vmx, NV_VMX_LENGTH) : 0;
-}
-
-static void decode_refusal(const struct nv_vmx *vmx, struct nv_event *event)
-{
-	memset(event, 0, sizeof *event);
-	event->raw = event->info = event->qualifier = vmx->block->error;
-	event->reason = NV_REASON_ENTRY_FAILURE;
-	event->direction = NV_EXECUTE;
-	event->count = 1;
+	if (vmx->refused)
+		return 0;
+	save_block(vmx);
+	nv_vmx_interrupted(vmx);
+	return sort_exit(vcpu);
 }
 
 static void vmx_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 {
 	struct nv_vmx *vmx = vcpu->engine;
 
-	vmx->switched.rung = nv_switched_rang(vcpu);
-	if (!vmx->switched.rung)
-		nv_direct_decode(vcpu, event);
-	else if (vmx->switched.mailbox->state == NV_SWITCHER_REFUSED)
-		decode_refusal(vmx, event);
-	else
-		decode_exit(vmx, event);
+	if (vmx->switched.rung) {
+		nv_vmx_decode(vmx, event);
+		return;
+	}
+	nv_switched_decode(vcpu, event);
+	if (event->reason == NV_REASON_IO && vmx->step.active && vmx->step.ports) {
+		event->raw = vmx->stopped.raw;
+		event->info = vmx->stopped.info;
+		event->length = vmx->stopped.length;
+	}
+}
+
+/* The instruction is done, and level n stands behind it. */
+static void skip(struct nv_vcpu *vcpu, const struct nv_event *event)
+{
+	struct nv_vmx *vmx = vcpu->engine;
+	struct nv_vmx_field rights = {NV_VMCS_GUEST_CS_RIGHTS, 0};
+	uint64_t *rip = register_of(vmx, NV_REG_RIP), before = *rip;
+
+	*rip += event->advance;
+	/* code that is not 64-bit code wraps around */
+	if ((*rip ^ before) >> 32 && !nv_vmx_exchange(vcpu, &rights, 1) && !(rights.value & CS_LONG))
+		*rip = (uint32_t)*rip;
+	nv_vmx_end_shadow(vmx);
+	if (*register_of(vmx, NV_REG_RFLAGS) & RFLAGS_TF && !vmx->injection)
+		nv_vmx_put(vmx, NV_VMCS_GUEST_PENDING_DEBUG, DR6_BS);
+}
+
+static void give_answer(struct nv_vmx *vmx, const struct nv_event *event)
+{
+	switch (event->reason) {
+	case NV_REASON_RDMSR:
+		*register_of(vmx, NV_REG_RAX) = (uint32_t)event->value;
+		*register_of(vmx, NV_REG_RDX) = event->value >> 32;
+		break;
+	case NV_REASON_CR_READ:
+	case NV_REASON_DR_READ:
+		*register_of(vmx, vmx->operand) = event->size == 4 ? (uint32_t)event->value : event->value;
+		break;
+	default:
+		break;
+	}
 }
 
 static void vmx_complete(struct nv_vcpu *vcpu, struct nv_event *event)
@@ -279,10 +302,24 @@ static void vmx_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 		nv_direct_complete(vcpu, event);
 		return;
 	}
-	if (event->advance) {
-		vmx->switched.mailbox->regs[NV_REG_RIP] += event->advance;
-		nv_vmx_end_shadow(vmx);
+	if (event->retry)
+		return;
+	if (event->fault) {
+		nv_vmx_inject(vcpu, NV_EVENT_EXCEPTION, GP, 0);
+		return;
 	}
+	if (event->size)
+		give_answer(vmx, event);
+	if (event->advance)
+		skip(vcpu, event);
+}
+
+int nv_vmx_refuse_msr(void *device, uint64_t offset, struct nv_event *event)
+{
+	(void)device;
+	(void)offset;
+	event->fault = 1;
+	return NV_HANDLED;
 }
 
 static const struct nv_engine_ops vmx_ops = {
@@ -291,34 +328,14 @@ static const struct nv_engine_ops vmx_ops = {
 	.complete = vmx_complete,
 };
 
-/* How much of an exit's information its reason has. */
-static uint8_t depth_of(const struct nv_exit_row *row)
-{
-	if (!row->length)
-		return NV_VMX_PHYSICAL + 1;
-	switch (row->source) {
-	case NV_FROM_NOTHING:
-	case NV_FROM_CODE:
-	case NV_FROM_RAX:
-	case NV_FROM_EAX:
-	case NV_FROM_ECX:
-		return NV_VMX_INTERRUPTIBILITY + 1;
-	case NV_FROM_TABLE:
-		return NV_VMX_INSTRUCTION + 1;
-	default:
-		return NV_VMX_QUALIFICATION + 1;
-	}
-}
-
 void nv_vmx_init(struct nv_vcpu *vcpu, struct nv_vmx *vmx, int fd, struct kvm_run *run, uint8_t level)
 {
 	struct nv_vmx_block *block = vmx->block;
 
 	for (size_t i = 0; i < sizeof exit_fields / sizeof exit_fields[0]; i++)
 		block->exit[i].encoding = exit_fields[i];
-	for (size_t basic = 0; basic < NV_VMX_BASIC_REASONS; basic++)
-		block->depth[basic] = depth_of(nv_vmx_exit_row(basic));
-	block->depth[NV_VMX_INVLPG] = NV_VMX_QUALIFICATION + 1;
+	for (uint32_t basic = 0; basic < NV_VMX_BASIC_REASONS; basic++)
+		block->depth[basic] = nv_vmx_depth(basic);
 	nv_vcpu_init(vcpu, &vmx_ops, level);
 	vcpu->engine = vmx;
 	vcpu->fd = fd;

@@ -107,7 +107,7 @@ read:
 	dec	%rcx
 	jmp	read
 ring:
-	movq	$NV_SWITCHER_EXIT, NV_MAILBOX_STATE(%rsp)
+	movq	$NV_SWITCHER_RINGING, NV_MAILBOX_STATE(%rsp)
 	out	%eax, $NV_DOORBELL
 	jmp	start
 
