@@ -15,8 +15,8 @@ from typing import ClassVar
 
 from nestvmm._native import ffi, lib
 from nestvmm.engines.completion import Completer
-from nestvmm.engines.engine import EngineConfig, RunStatus
-from nestvmm.engines.msr_filter import msr_filter
+from nestvmm.engines.engine import EngineConfig, MsrRange, RunStatus
+from nestvmm.engines.msr_filter import msr_filter, msr_ranges
 from nestvmm.engines.slots import SlotTable
 from nestvmm.engines.trial import Trial, try_instructions
 from nestvmm.errors import HostError
@@ -24,6 +24,7 @@ from nestvmm.kvm import Cap, CpuidEntry, Kvm, KvmError, Regs, Sregs, Vcpu, Vm
 from nestvmm.x86 import layout
 from nestvmm.x86.event import Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason
+from nestvmm.x86.scope import Scope
 
 __all__ = ["DirectEngine"]
 
@@ -31,6 +32,7 @@ _EVENT = int(RunStatus.EVENT)
 _RFLAGS_IF = 1 << 9
 _DB = 1
 _BP = 3
+_DEBUG = ExitReason.DEBUG
 
 # KVM_MSR_EXIT_REASON_* (api.rst, KVM_CAP_X86_USER_SPACE_MSR): which refused accesses come to userspace
 _MSR_INVALID = 1
@@ -79,8 +81,9 @@ class DirectEngine:
         self._link_memory(config)
         self._trap_msrs()
         self._vcpu: Vcpu = self._open.enter_context(self._vm.create_vcpu(0))
-        if config.debug:
-            self._vcpu.set_guest_debug(single_step=_DB in config.debug, software_breakpoints=_BP in config.debug)
+        debug = {vector for vector in (_DB, _BP) if any(scope.covers(_DEBUG, vector, 0) for scope in config.wanted)}
+        if debug:
+            self._vcpu.set_guest_debug(single_step=_DB in debug, software_breakpoints=_BP in debug)
         self.vcpu = ffi.new("struct nv_vcpu *")
         # the mapping must outlive a late kick
         self._run = self._vcpu.kvm_run
@@ -99,13 +102,18 @@ class DirectEngine:
 
     def _trap_msrs(self) -> None:
         config = self._config
-        wanted = [*config.msrs, *(config.l0_msrs if self.filters_msrs() else ())]
+        claimed = self._filtered(config.wanted)
+        wanted = [*claimed, *(config.l0_msrs if self.filters_msrs() else ())]
         if not wanted:
             return
-        refused = _MSR_FILTERED | (_MSR_INVALID | _MSR_UNKNOWN if config.msrs else 0)
+        refused = _MSR_FILTERED | (_MSR_INVALID | _MSR_UNKNOWN if claimed else 0)
         self._vm.enable_cap(Cap.X86_USER_SPACE_MSR, refused)
         ranges, deny = msr_filter(wanted)
         self._vm.set_msr_filter(ranges, deny)
+
+    def _filtered(self, wanted: Sequence[Scope]) -> list[MsrRange]:
+        """The claimed MSRs that only KVM's filter can trap."""
+        return msr_ranges(wanted)
 
     @staticmethod
     def traps(reason: ExitReason, machine: str) -> bool:

@@ -17,6 +17,7 @@ from nestvmm.engines.trial import Trial
 from nestvmm.kvm import CpuidEntry, HostMemory, Regs, Sregs
 from nestvmm.x86.event import Result
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.scope import Scope
 
 __all__ = ["Engine", "EngineConfig", "MemorySlot", "MsrRange", "RunStatus"]
 
@@ -76,10 +77,8 @@ class EngineConfig:
     machine:    "pc" (in-kernel irqchip and PIT) or "bare"
     level:      n
     memory:     L0's memory; slots say which of it level n sees, and where
-    msrs:       what the designation table wants of MSRs
-    debug:      the vectors of debug events that the table wants: 1 (single step) and 3 (INT3)
-    wanted:     the reasons that levels above L0 claim
-    l0_msrs:    MSRs of features that L0 emulates; unlike `msrs` they leave alone what else KVM does not know
+    wanted:     the events that levels above L0 claim
+    l0_msrs:    MSRs of features that L0 emulates; unlike wanted ones they leave alone what else KVM does not know
     reported:   ranges (first, last) of level n's physical addresses where what the slots do not allow is an event
     """
 
@@ -87,9 +86,7 @@ class EngineConfig:
     level: int
     memory: HostMemory
     slots: Sequence[MemorySlot]
-    msrs: Sequence[MsrRange] = ()
-    debug: frozenset[int] = frozenset()
-    wanted: frozenset[ExitReason] = frozenset()
+    wanted: Sequence[Scope] = ()
     l0_msrs: Sequence[MsrRange] = ()
     reported: Sequence[tuple[int, int]] = ()
 

@@ -89,7 +89,7 @@ class SwitchedEngine(DirectEngine):
             raise HostError(f"engine {self.name} needs {self.needs}; `nestvmm doctor` says more")
         self._vcpu.set_cpuid(self.supported_cpuid())
         self._mailbox: Any = self._switcher.place(lib.NV_SWITCHER_MAILBOX, "struct nv_mailbox *")
-        self._mailbox.state = lib.NV_SWITCHER_EXIT
+        self._mailbox.state = lib.NV_SWITCHER_OUTSIDE
         self._mailbox.block = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_BLOCK
         self._c = self._start_switcher(config)
         self._c.switched.mailbox = self._mailbox
@@ -121,7 +121,7 @@ class SwitchedEngine(DirectEngine):
 
     def _outside(self) -> bool:
         """Whether level n's state is in the block and the mailbox."""
-        return bool(self._mailbox.state != lib.NV_SWITCHER_RUNNING)
+        return bool(self._mailbox.state == lib.NV_SWITCHER_OUTSIDE)
 
     def _recall(self) -> None:
         """Makes level n be outside. What KVM served to userspace directly must be settled."""

@@ -99,9 +99,7 @@ class Tower:
             level=self.height,
             memory=host,
             slots=slots,
-            msrs=self.policy.msrs(),
-            debug=self.policy.debug_vectors(),
-            wanted=self.policy.reasons(),
+            wanted=self.policy.scopes(),
             l0_msrs=emulated_msrs(),
         )
         self.engine: Engine = self._open.enter_context(engine_class(config))

@@ -1,0 +1,214 @@
+#include "svm_internal.h"
+
+#include <string.h>
+
+#include "length.h"
+#include "svm_exits.h"
+
+int nv_svm_locate(struct nv_svm *svm, uint64_t linear, int access, uint8_t **host)
+{
+	struct nv_vmcb *block = svm->block;
+	struct nv_paging *paging = &svm->paging;
+
+	paging->cr0 = block->cr0;
+	paging->cr3 = block->cr3;
+	paging->cr4 = block->cr4;
+	paging->efer = block->efer;
+	paging->user = block->cpl == 3;
+	nv_paging_flush(paging);
+	return nv_paging_translate(paging, linear, access, host) == NV_PAGING_OK;
+}
+
+/* The bytes at RIP; how many there are. */
+static unsigned int fetch(struct nv_svm *svm, uint8_t bytes[NV_INSTRUCTION_MAX])
+{
+	struct nv_vmcb *block = svm->block;
+	uint64_t linear = block->rip;
+	unsigned int count = 0;
+
+	if (code_bits(block) != 64)
+		linear = (uint32_t)(linear + block->cs.base);
+	while (count < NV_INSTRUCTION_MAX) {
+		unsigned int page = 4096 - (linear + count) % 4096;
+		unsigned int part = NV_INSTRUCTION_MAX - count < page ? NV_INSTRUCTION_MAX - count : page;
+		uint8_t *host;
+
+		if (!nv_svm_locate(svm, linear + count, NV_PAGING_FETCH, &host))
+			break;
+		memcpy(bytes + count, host, part);
+		count += part;
+	}
+	return count;
+}
+
+/* The instruction that was stopped, as far as the exit or its bytes tell; without, its shortest form's length. */
+static void decode_instruction(struct nv_svm *svm, const struct nv_exit_row *row, struct nv_event *event)
+{
+	struct nv_vmcb *block = svm->block;
+	uint8_t bytes[NV_INSTRUCTION_MAX];
+	uint64_t told = block->exit_code == EXIT_IOIO ? block->exit_info_2 : block->next_rip;
+	unsigned int count = fetch(svm, bytes);
+	int length = nv_instruction_length(bytes, count, code_bits(block));
+
+	if (told - block->rip - 1 < NV_INSTRUCTION_MAX)
+		length = told - block->rip;
+	if (length <= 0)
+		length = row->length;
+	event->advance = event->length = length;
+	event->instruction_length = (unsigned int)length <= count ? (unsigned int)length : count;
+	memcpy(event->instruction, bytes, event->instruction_length);
+}
+
+/* What stands behind the prefixes; a REX prefix, or 0, goes to `rex`. */
+static const uint8_t *opcode_of(const struct nv_svm *svm, const struct nv_event *event, uint8_t *rex)
+{
+	const uint8_t *byte = event->instruction, *end = byte + event->instruction_length;
+
+	*rex = 0;
+	for (; byte < end; byte++) {
+		switch (*byte) {
+		case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3:
+			*rex = 0;
+			break;
+		case 0x40 ... 0x4f:
+			if (code_bits(svm->block) == 64) {
+				*rex = *byte;
+				break;
+			}
+			return byte;
+		default:
+			return byte;
+		}
+	}
+	return event->instruction;
+}
+
+/* MOV to and from a control or debug register moves a general register, whose number goes to the event's `operand`. SMSW, LMSW and
+ * CLTS do not: their events move nothing. */
+static void decode_move(struct nv_svm *svm, struct nv_event *event)
+{
+	uint8_t rex;
+	const uint8_t *opcode = opcode_of(svm, event, &rex);
+
+	if (event->instruction_length < 3 || opcode[0] != 0x0f || opcode[1] < 0x20 || opcode[1] > 0x23)
+		return;
+	event->size = code_bits(svm->block) == 64 ? 8 : 4;
+	svm->operand = (opcode[2] & 7) | (rex & 1) << 3;
+	if (event->direction == NV_WRITE) {
+		event->value = *register_of(svm, svm->operand);
+		if (event->size == 4)
+			event->value = (uint32_t)event->value;
+	}
+}
+
+/* Where the processor does not tell the vector, the instruction does: INTn, INT3, INTO. */
+static uint8_t vector_of(struct nv_svm *svm, const struct nv_event *event)
+{
+	uint8_t rex;
+	const uint8_t *opcode = opcode_of(svm, event, &rex);
+
+	switch (event->instruction_length ? *opcode : 0) {
+	case 0xcc:
+		return BP;
+	case 0xcd:
+		return opcode[1];
+	case 0xce:
+		return OF;
+	default:
+		return event->info;
+	}
+}
+
+static uint64_t qualifier_of(const struct nv_svm *svm, const struct nv_exit_row *row)
+{
+	const uint64_t *regs = svm->switched.mailbox->regs;
+	const struct nv_vmcb *block = svm->block;
+
+	switch (row->source) {
+	case NV_FROM_ROW:
+		return row->value;
+	case NV_FROM_CODE:
+		return block->exit_code;
+	case NV_FROM_CODE_4:
+		return block->exit_code & 15;
+	case NV_FROM_CODE_5:
+		return block->exit_code & 31;
+	case NV_FROM_RAX:
+		return regs[NV_REG_RAX];
+	case NV_FROM_EAX:
+		return (uint32_t)regs[NV_REG_RAX];
+	case NV_FROM_ECX:
+		return (uint32_t)regs[NV_REG_RCX];
+	case NV_FROM_PORT:
+		return block->exit_info_1 >> 16 & 0xffff;
+	case NV_FROM_SELECTOR:
+		return block->exit_info_1 & 0xffff;
+	case NV_FROM_OFFSET:
+		return block->exit_info_1 & 0xfff;
+	case NV_FROM_PHYSICAL:
+		return block->exit_info_2;
+	default:
+		return 0;
+	}
+}
+
+static void decode_synthetic(struct nv_svm *svm, struct nv_event *event)
+{
+	event->reason = svm->synthetic;
+	event->raw = svm->synthetic == NV_REASON_SHUTDOWN ? EXIT_SHUTDOWN : EXIT_IRET;
+	event->qualifier = event->info = 0;
+	svm->synthetic = 0;
+}
+
+void nv_svm_decode(struct nv_svm *svm, struct nv_event *event)
+{
+	const struct nv_vmcb *block = svm->block;
+	const struct nv_exit_row *row = nv_svm_exit_row(block->exit_code);
+	const uint64_t *regs = svm->switched.mailbox->regs;
+	int other = row->other && block->exit_info_1 & 1;
+
+	event->raw = block->exit_code;
+	event->reason = other ? row->other : row->reason;
+	event->direction = other ? NV_WRITE : row->direction;
+	event->qualifier = qualifier_of(svm, row);
+	event->value = 0;
+	event->info = block->exit_info_1;
+	event->data = NULL;
+	event->count = 1;
+	event->size = 0;
+	event->instruction_length = 0;
+	event->length = event->advance = 0;
+	if (svm->synthetic) {
+		decode_synthetic(svm, event);
+		return;
+	}
+	if (row->length)
+		decode_instruction(svm, row, event);
+	switch (event->reason) {
+	case NV_REASON_CR_READ:
+	case NV_REASON_CR_WRITE:
+	case NV_REASON_DR_READ:
+	case NV_REASON_DR_WRITE:
+		decode_move(svm, event);
+		break;
+	case NV_REASON_EXCEPTION:
+		event->value = event->qualifier == PF ? block->exit_info_2 : event->qualifier == DB ? block->dr6 : 0;
+		break;
+	case NV_REASON_INTERRUPT:
+		event->qualifier = svm->switched.mailbox->interrupt;
+		break;
+	case NV_REASON_SOFTWARE_INTERRUPT:
+		event->qualifier = vector_of(svm, event);
+		break;
+	case NV_REASON_RDMSR:
+	case NV_REASON_WRMSR:
+		event->size = 8;
+		event->value = other ? regs[NV_REG_RDX] << 32 | (uint32_t)regs[NV_REG_RAX] : 0;
+		break;
+	case NV_REASON_NESTED_PAGE_FAULT:
+		event->direction = event->info & NPF_FETCH ? NV_EXECUTE : event->info & NPF_WRITE ? NV_WRITE : NV_READ;
+		break;
+	default:
+		break;
+	}
+}
