@@ -30,6 +30,7 @@ HEADERS = (
     "exit_row.h",
     "svm_exits.h",
     "vmx_exits.h",
+    "shadow.h",
     "switched.h",
     "svm.h",
     "uart.h",

@@ -17,6 +17,9 @@ _Static_assert(offsetof(struct nv_vmcb, rip) == 0x578, "AMD APM vol. 2, table B-
 _Static_assert(offsetof(struct nv_vmcb, rax) == 0x5f8, "AMD APM vol. 2, table B-2");
 _Static_assert(offsetof(struct nv_vmcb, cr2) == 0x640, "AMD APM vol. 2, table B-2");
 
+/* Bits of a nested page fault's error code, EXITINFO1 (AMD APM vol. 2, 15.25.6). */
+enum { ERROR_WRITE = 1 << 1, ERROR_FETCH = 1 << 4 };
+
 static uint64_t qualifier_of(const struct nv_svm *svm, const struct nv_exit_row *row)
 {
 	const uint64_t *regs = svm->switched.mailbox->regs;
@@ -70,9 +73,11 @@ static void decode_exit(const struct nv_svm *svm, struct nv_event *event)
 	event->instruction_length = 0;
 	/* without next-RIP save the shortest encoding is assumed */
 	event->advance = !row->length ? 0 : block->next_rip ? block->next_rip - block->rip : row->length;
+	if (event->reason == NV_REASON_NESTED_PAGE_FAULT)
+		event->direction = event->info & ERROR_FETCH ? NV_EXECUTE : event->info & ERROR_WRITE ? NV_WRITE : NV_READ;
 }
 
-enum { RFLAGS_TF = 1 << 8, EXIT_DB = 0x41, EXIT_NMI = 0x61, EXCEPTION_DB = 1 << 1 };
+enum { RFLAGS_TF = 1 << 8, EXIT_DB = 0x41, EXIT_NMI = 0x61, EXIT_NPF = 0x400, EXCEPTION_DB = 1 << 1 };
 enum { INTERRUPT_SHADOW = 1 };
 /* EVENTINJ and EXITINTINFO (AMD APM vol. 2, 15.20 and 15.7.2) */
 #define EVENT_VALID (1ull << 31)
@@ -148,6 +153,21 @@ static void save_block(struct nv_svm *svm)
 	regs[NV_REG_RFLAGS] = svm->block->rflags;
 }
 
+/* An event whose delivery the exit interrupted is delivered again. */
+static void redeliver(struct nv_vmcb *block)
+{
+	if (block->exit_interrupt_info & EVENT_VALID && !(block->event_injection & EVENT_VALID))
+		block->event_injection = block->exit_interrupt_info;
+}
+
+/* What a nested page fault's access needs (AMD APM vol. 2, 15.25.6). */
+static uint32_t access_of(uint64_t error_code)
+{
+	if (error_code & ERROR_FETCH)
+		return NV_RIGHT_EXECUTE;
+	return error_code & ERROR_WRITE ? NV_RIGHT_WRITE : NV_RIGHT_READ;
+}
+
 static int svm_enter(struct nv_vcpu *vcpu)
 {
 	struct nv_svm *svm = vcpu->engine;
@@ -156,7 +176,7 @@ static int svm_enter(struct nv_vcpu *vcpu)
 
 	if (svm->switched.mailbox->state == NV_SWITCHER_EXIT)
 		load_block(svm);
-	result = nv_direct_enter(vcpu);
+	result = nv_switched_enter(vcpu);
 	if (result || !nv_switched_rang(vcpu) || svm->switched.mailbox->state == NV_SWITCHER_PANIC)
 		return result;
 	save_block(svm);
@@ -164,6 +184,10 @@ static int svm_enter(struct nv_vcpu *vcpu)
 	if (block->exit_code == EXIT_NMI && svm->switched.recalling) {
 		svm->switched.recalling = 0;
 		return 0;
+	}
+	if (block->exit_code == EXIT_NPF && nv_switched_fill(&svm->switched, block->exit_info_2, access_of(block->exit_info_1))) {
+		redeliver(block);
+		return -EAGAIN;
 	}
 	if (svm->passed && block->exit_code == EXIT_DB) {
 		end_pass(svm);
@@ -178,7 +202,7 @@ static void svm_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 
 	svm->switched.rung = nv_switched_rang(vcpu);
 	if (!svm->switched.rung) {
-		nv_direct_decode(vcpu, event);
+		nv_switched_decode(vcpu, event);
 		return;
 	}
 	decode_exit(svm, event);
@@ -197,9 +221,7 @@ static void svm_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 		svm->switched.mailbox->regs[NV_REG_RIP] += event->advance;
 		block->interrupt_shadow &= ~(uint64_t)INTERRUPT_SHADOW;
 	}
-	/* an event whose delivery the exit interrupted is delivered again */
-	if (block->exit_interrupt_info & EVENT_VALID && !(block->event_injection & EVENT_VALID))
-		block->event_injection = block->exit_interrupt_info;
+	redeliver(block);
 }
 
 static const struct nv_engine_ops svm_ops = {

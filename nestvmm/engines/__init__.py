@@ -3,7 +3,7 @@
 engine       the seam: Engine, EngineConfig, RunStatus
 direct       a plain KVM guest: what KVM hands to userspace traps; any /dev/kvm
 msr_filter   ranges of MSRs as KVM's filter
-slots        level n's memory as C walks it
+native_slots level n's memory as C walks it
 trial        what an instruction does at the KVM at hand
 host         what this host offers the engines
 """
@@ -14,7 +14,7 @@ from collections.abc import Collection
 
 from nestvmm.engines.direct import DirectEngine
 from nestvmm.engines.engine import Engine, EngineConfig, MemorySlot, MsrRange, RunStatus
-from nestvmm.engines.slots import native_slots
+from nestvmm.engines.native_slots import native_slots
 from nestvmm.engines.svm import SvmEngine
 from nestvmm.engines.trial import Trial
 from nestvmm.errors import HostError

@@ -17,6 +17,7 @@ from nestvmm._native import ffi, lib
 from nestvmm.engines.completion import Completer
 from nestvmm.engines.engine import EngineConfig, RunStatus
 from nestvmm.engines.msr_filter import msr_filter
+from nestvmm.engines.slots import SlotTable
 from nestvmm.engines.trial import Trial, try_instructions
 from nestvmm.errors import HostError
 from nestvmm.kvm import Cap, CpuidEntry, Kvm, KvmError, Regs, Sregs, Vcpu, Vm
@@ -75,10 +76,7 @@ class DirectEngine:
             self._vm.create_irqchip()
             self._vm.create_pit2(speaker=True)
             self.irqchip_fd = self._vm.fd
-        for number, slot in enumerate(config.slots):
-            self._vm.set_memory_region(
-                number, slot.guest_address, slot.size, config.memory.address + slot.offset, readonly=slot.readonly
-            )
+        self._link_memory(config)
         self._trap_msrs()
         self._vcpu: Vcpu = self._open.enter_context(self._vm.create_vcpu(0))
         if config.debug:
@@ -89,6 +87,11 @@ class DirectEngine:
         self._build_vcpu(config)
         if lib.nv_kick_init() < 0:
             raise HostError("cannot install the handler of the signal that interrupts KVM_RUN")
+
+    def _link_memory(self, config: EngineConfig) -> None:
+        """Gives KVM the memory of level n."""
+        self._memory_slots = SlotTable(self._vm, config.memory)
+        self._memory_slots.link(config.slots)
 
     def _build_vcpu(self, config: EngineConfig) -> None:
         """Makes the run loop's vCPU of KVM's."""

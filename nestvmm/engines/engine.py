@@ -53,6 +53,11 @@ class MemorySlot(Protocol):
         """Whether level n's writes to it exit."""
         ...
 
+    @property
+    def executable(self) -> bool:
+        """Whether level n may execute it, where the engine can withhold that."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class MsrRange:
@@ -75,6 +80,7 @@ class EngineConfig:
     debug:      the vectors of debug events that the table wants: 1 (single step) and 3 (INT3)
     wanted:     the reasons that levels above L0 claim
     l0_msrs:    MSRs of features that L0 emulates; unlike `msrs` they leave alone what else KVM does not know
+    reported:   ranges (first, last) of level n's physical addresses where what the slots do not allow is an event
     """
 
     machine: str
@@ -85,6 +91,7 @@ class EngineConfig:
     debug: frozenset[int] = frozenset()
     wanted: frozenset[ExitReason] = frozenset()
     l0_msrs: Sequence[MsrRange] = ()
+    reported: Sequence[tuple[int, int]] = ()
 
 
 class Engine(Protocol):

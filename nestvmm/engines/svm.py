@@ -18,6 +18,7 @@ from nestvmm.x86.svm_exits import svm_codes
 __all__ = ["SvmEngine"]
 
 _CPUID_SVM: Final = (0x80000001, 1 << 2)
+_CPUID_1G_PAGES: Final = (0x80000001, 1 << 26)
 _EFER_SVME: Final = 1 << 12
 _MSR_HSAVE: Final = 0xC0010117
 
@@ -52,6 +53,7 @@ class SvmEngine(SwitchedEngine):
     """Level n under a VMCB of its own; see nestvmm.engines.engine.Engine."""
 
     name: ClassVar[str] = "svm"
+    tables: ClassVar[int] = lib.NV_SHADOW_NPT
     needs: ClassVar[str] = "a KVM that offers its guests SVM: kvm_amd with nested=1"
 
     @staticmethod
@@ -86,9 +88,13 @@ class SvmEngine(SwitchedEngine):
         block.msrpm = base + lib.NV_SWITCHER_MSRPM
         block.asid = 1
         block.nested_paging = 1
-        block.nested_cr3 = base + lib.NV_SWITCHER_NESTED_PML4
+        block.nested_cr3 = lib.NV_SHADOW_TABLES
         block.dr6, block.dr7 = 0xFFFF0FF0, 0x400
         block.guest_pat = 0x0007040600070406
+
+    def _largest_page(self, entries: list[CpuidEntry]) -> int:
+        leaf, bit = _CPUID_1G_PAGES
+        return 3 if any(entry.function == leaf and entry.edx & bit for entry in entries) else 2
 
     def _show(self, entries: list[CpuidEntry]) -> None:
         leaf, bit = _CPUID_SVM

@@ -13,12 +13,15 @@ from typing import Any, ClassVar
 from nestvmm._native import lib
 from nestvmm.engines.direct import DirectEngine
 from nestvmm.engines.engine import EngineConfig
+from nestvmm.engines.shadow import Shadow
 from nestvmm.engines.switcher import Switcher
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Kvm, KvmError, Regs, Sregs
 from nestvmm.x86.event import Outcome, Result
 
 __all__ = ["SwitchedEngine"]
+
+_SLOT_SWITCHER = 0
 
 # The mailbox's order: the numbers of the instruction encoding, then NV_REG_*.
 _ORDER = (
@@ -31,10 +34,12 @@ _ORDER = (
 class SwitchedEngine(DirectEngine):
     """Level n under a control block of its own; see nestvmm.engines.engine.Engine.
 
-    needs:  what the host must have for it, for the message to a user whose host lacks it
+    needs:   what the host must have for it, for the message to a user whose host lacks it
+    tables:  the format of its nested page tables, NV_SHADOW_*
     """
 
     needs: ClassVar[str]
+    tables: ClassVar[int]
 
     @staticmethod
     @abstractmethod
@@ -44,6 +49,10 @@ class SwitchedEngine(DirectEngine):
     @abstractmethod
     def _start_switcher(self, config: EngineConfig) -> Any:
         """Prepares the control block and the switcher's own state; gives the vendor's C struct."""
+
+    @abstractmethod
+    def _largest_page(self, entries: list[CpuidEntry]) -> int:
+        """The largest page that nested page tables may have where CPUID is this: 1 is 4 KiB, 2 is 2 MiB, 3 is 1 GiB."""
 
     @abstractmethod
     def _inject(self, kind: int, vector: int, error_code: int | None) -> None:
@@ -70,16 +79,21 @@ class SwitchedEngine(DirectEngine):
         except KvmError:
             return False
 
+    def _link_memory(self, config: EngineConfig) -> None:
+        self._switcher = self._open.enter_context(Switcher(self._vm, _SLOT_SWITCHER, self.name))
+        largest = self._largest_page(self.supported_cpuid())
+        self._shadow = self._open.enter_context(Shadow(self._vm, config, self.tables, largest, _SLOT_SWITCHER + 1))
+
     def _build_vcpu(self, config: EngineConfig) -> None:
         if not self.offered(self.supported_cpuid()):
             raise HostError(f"engine {self.name} needs {self.needs}; `nestvmm doctor` says more")
         self._vcpu.set_cpuid(self.supported_cpuid())
-        self._switcher = self._open.enter_context(Switcher(self._vm, len(config.slots), self.name, config.slots))
         self._mailbox: Any = self._switcher.place(lib.NV_SWITCHER_MAILBOX, "struct nv_mailbox *")
         self._mailbox.state = lib.NV_SWITCHER_EXIT
         self._mailbox.block = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_BLOCK
         self._c = self._start_switcher(config)
         self._c.switched.mailbox = self._mailbox
+        self._shadow.attach(self._c.switched)
         self._vcpu.set_regs(
             Regs(
                 rip=lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_CODE,
@@ -91,6 +105,7 @@ class SwitchedEngine(DirectEngine):
         """What level n's CPUID reports."""
         self._show(entries)
         self._vcpu.set_cpuid(entries)
+        self._shadow.c.largest = self._largest_page(entries)
 
     def run(self) -> int:
         """Runs level n until a RunStatus."""

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 
 from nestvmm.hypervisors import GuestAccessError
 from nestvmm.kvm import HostMemory
-from nestvmm.nesting.memory import ADDRESS_END, MemoryMap, Rights, Slot, compose, compose_all, ram_map, slots
+from nestvmm.nesting.memory import ADDRESS_END, MemoryMap, Slot, compose, compose_all, ram_map, slots
+from nestvmm.x86.rights import Rights
 
 __all__ = ["LevelMaps", "LevelMemory"]
 

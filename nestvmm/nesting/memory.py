@@ -13,12 +13,12 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from enum import Flag
 from operator import attrgetter
 from typing import Final, NamedTuple
 
 from nestvmm.errors import UsageError
 from nestvmm.x86.layout import RAM_ABOVE_4G, RAM_BELOW_4G_MAX
+from nestvmm.x86.rights import Rights
 
 __all__ = [
     "ADDRESS_END",
@@ -26,7 +26,6 @@ __all__ = [
     "REGIONS_MAX",
     "MemoryMap",
     "Region",
-    "Rights",
     "Slot",
     "compose",
     "compose_all",
@@ -37,15 +36,6 @@ __all__ = [
 PAGE_SIZE: Final = 4096
 ADDRESS_END: Final = 1 << 52  # one past the highest physical address that the architecture allows (AMD APM vol. 2, 5.1)
 REGIONS_MAX: Final = 32764  # KVM_USER_MEM_SLOTS on x86: a composed map with more regions could not be programmed
-
-
-class Rights(Flag):
-    """What the level above may do with a region. KVM's slots know only WRITE; nested page tables know all three."""
-
-    READ = 1
-    WRITE = 2
-    EXECUTE = 4
-    ALL = READ | WRITE | EXECUTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,16 +211,17 @@ class Slot(NamedTuple):
     size: int
     offset: int
     readonly: bool
+    executable: bool = True
 
 
 def slots(composed: MemoryMap) -> tuple[Slot, ...]:
     """The memory slots of level n's map over the host mapping, ascending.
 
-    A slot can withhold writing, but neither reading nor execution: a region without READ becomes a hole, whose accesses
-    reach L0 as MMIO, and EXECUTE is not looked at.
+    A slot of KVM's can withhold writing, but neither reading nor execution. A region without READ becomes a hole, whose
+    accesses reach L0 as MMIO: nested page tables cannot give the other rights without it either.
     """
-    readable = (region for region in composed.regions if Rights.READ in region.rights)
-    plain = MemoryMap(replace(region, rights=region.rights & ~Rights.EXECUTE) for region in readable)
     return tuple(
-        Slot(region.base, region.size, region.at, Rights.WRITE not in region.rights) for region in plain.regions
+        Slot(region.base, region.size, region.at, Rights.WRITE not in region.rights, Rights.EXECUTE in region.rights)
+        for region in composed.regions
+        if Rights.READ in region.rights
     )

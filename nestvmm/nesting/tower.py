@@ -26,7 +26,7 @@ from nestvmm.nesting.flat import compile_table
 from nestvmm.nesting.guest_paging import GuestPaging
 from nestvmm.nesting.guest_view import GuestView, VcpuState
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
-from nestvmm.nesting.memory import MemoryMap, Rights, Slot
+from nestvmm.nesting.memory import MemoryMap, Slot
 from nestvmm.nesting.monitor import device_claims, monitor_claims
 from nestvmm.nesting.policy import Policy
 from nestvmm.nesting.propagation import Effects
@@ -34,6 +34,7 @@ from nestvmm.nesting.spec import LevelSpec, TowerSpec
 from nestvmm.x86.event import Direction
 from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.instruction import instruction_key
+from nestvmm.x86.rights import Rights
 from nestvmm.x86.state import enter
 
 __all__ = ["Tower"]

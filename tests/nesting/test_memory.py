@@ -17,13 +17,13 @@ from nestvmm.nesting.memory import (
     REGIONS_MAX,
     MemoryMap,
     Region,
-    Rights,
     Slot,
     compose,
     compose_all,
     ram_map,
     slots,
 )
+from nestvmm.x86.rights import Rights
 
 PAGES = 24
 GIB = 1 << 30
@@ -170,7 +170,11 @@ def test_rights_decide_the_slot() -> None:
         ]
     )
     assert len(memory.regions) == 4
-    assert slots(memory) == (Slot(page(0), page(2), page(8), False), Slot(page(2), page(1), page(10), True))
+    assert slots(memory) == (
+        Slot(page(0), page(1), page(8), False),
+        Slot(page(1), page(1), page(9), False, executable=False),
+        Slot(page(2), page(1), page(10), True),
+    )
 
 
 def test_two_regions_may_alias_the_same_memory() -> None:
@@ -208,7 +212,7 @@ def test_ram_map_moves_what_the_devices_addresses_would_hide_above_4_gib() -> No
 def test_level_that_moves_its_guest_is_offset_into_ram() -> None:
     moved = MemoryMap([Region(0, page(16), page(16)), Region(page(16), page(4), page(0), Rights.READ)])
     composed = compose_all([ram_map(page(32)), MemoryMap.identity(), moved])
-    assert slots(composed) == (Slot(0, page(16), page(16), False), Slot(page(16), page(4), 0, True))
+    assert slots(composed) == (Slot(0, page(16), page(16), False), Slot(page(16), page(4), 0, True, executable=False))
 
 
 def test_what_reaches_beyond_the_level_below_is_cut_off() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from nestvmm._native import ffi, lib
-from nestvmm.engines.slots import native_slots
+from nestvmm.engines.native_slots import native_slots
 from nestvmm.errors import HostError
 from nestvmm.kvm import Cap, CpuidEntry, HostMemory, Vcpu
 from nestvmm.x86.event import HANDLED, Outcome, Result
