@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nestvmm._native import ffi, lib
-from nestvmm.engines import EngineConfig, Trial
+from nestvmm.engines import EngineConfig, GuestPaging, Trial
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Regs, Sregs
 from nestvmm.x86.event import Direction, Outcome, Result
@@ -89,6 +89,7 @@ class FakeEngine:
         self.cpuid: list[CpuidEntry] = []
         self.msrs: dict[int, int] = {}
         self.irqchip_fd = -1
+        self.paging = GuestPaging(config.memory, config.slots)
         self._settling = False
         self._regs, self._sregs = Regs(), Sregs()
         self._data = ffi.new("uint8_t[]", 4096)

@@ -16,6 +16,7 @@ from typing import ClassVar
 from nestvmm._native import ffi, lib
 from nestvmm.engines.completion import Completer
 from nestvmm.engines.engine import EngineConfig, RunStatus
+from nestvmm.engines.guest_paging import GuestPaging
 from nestvmm.engines.msr_filter import msr_filter
 from nestvmm.engines.slots import SlotTable
 from nestvmm.engines.trial import Trial, try_instructions
@@ -53,6 +54,7 @@ class DirectEngine:
         self._cpuid: list[CpuidEntry] = []
         self._completer: Completer | None = None
         self.claimed: Callable[[bytes], bool] = lambda _: False
+        self.paging = GuestPaging(config.memory, config.slots)
         try:
             self._build()
         except BaseException:
@@ -136,6 +138,7 @@ class DirectEngine:
         """What level n's CPUID reports."""
         self._vcpu.set_cpuid(entries)
         self._cpuid = entries
+        self.paging.set_cpuid(entries)
 
     def shown_cpuid(self) -> list[CpuidEntry]:
         """KVM-PVM shows features of the processor's that it runs natively at CPL 3 whatever was set."""

@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import Any, ClassVar, Protocol
 
 from nestvmm._native import lib
+from nestvmm.engines.guest_paging import GuestPaging
 from nestvmm.engines.trial import Trial
 from nestvmm.kvm import CpuidEntry, HostMemory, Regs, Sregs
 from nestvmm.x86.event import Result
@@ -108,6 +109,9 @@ class Engine(Protocol):
 
     #: Descriptor of the VM with an in-kernel irqchip, else -1.
     irqchip_fd: int
+
+    #: The walk through level n's page tables.
+    paging: GuestPaging
 
     def __enter__(self) -> Engine:
         """Gives the engine itself."""

@@ -104,7 +104,7 @@ class SwitchedEngine(DirectEngine):
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
         self._show(entries)
-        self._vcpu.set_cpuid(entries)
+        super().set_cpuid(entries)
         self._shadow.c.largest = self._largest_page(entries)
 
     def run(self) -> int:
