@@ -25,6 +25,7 @@ HEADERS = (
     "vcpu.h",
     "direct.h",
     "paging.h",
+    "fetch.h",
     "completion.h",
     "switcher/mailbox.h",
     "exit_row.h",

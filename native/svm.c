@@ -55,6 +55,44 @@ static uint64_t qualifier_of(const struct nv_svm *svm, const struct nv_exit_row 
 	}
 }
 
+/* Attributes of CS, and EFER (AMD APM vol. 2, 15.5.1 and 3.1.7). */
+enum { CS_LONG = 1 << 9, CS_DEFAULT = 1 << 10, EFER_LMA = 1 << 10 };
+
+static struct nv_code code_of(const struct nv_vmcb *block)
+{
+	uint16_t attributes = block->cs.attributes;
+
+	return (struct nv_code){
+		.cr0 = block->cr0,
+		.cr3 = block->cr3,
+		.cr4 = block->cr4,
+		.efer = block->efer,
+		.base = block->cs.base,
+		.rip = block->rip,
+		.bits = block->efer & EFER_LMA && attributes & CS_LONG ? 64 : attributes & CS_DEFAULT ? 32 : 16,
+		.user = block->cpl == 3,
+	};
+}
+
+/* The length of the instruction that was stopped: as the processor tells, or else by decoding. */
+static uint32_t length_of(const struct nv_svm *svm, const struct nv_exit_row *row, struct nv_event *event)
+{
+	const struct nv_vmcb *block = svm->block;
+	struct nv_code code;
+	uint32_t length;
+
+	if (!row->length)
+		return 0;
+	if (block->next_rip)
+		return block->next_rip - block->rip;
+	code = code_of(block);
+	length = nv_fetch_instruction(svm->switched.paging, &code, event);
+	/* INTn's, where the processor has no decode assists */
+	if (length && row->source == NV_FROM_VECTOR)
+		event->qualifier = event->instruction[length - 1];
+	return length ? length : row->length;
+}
+
 static void decode_exit(const struct nv_svm *svm, struct nv_event *event)
 {
 	const struct nv_vmcb *block = svm->block;
@@ -71,8 +109,7 @@ static void decode_exit(const struct nv_svm *svm, struct nv_event *event)
 	event->count = 1;
 	event->size = 0;
 	event->instruction_length = 0;
-	/* without next-RIP save the shortest encoding is assumed */
-	event->advance = !row->length ? 0 : block->next_rip ? block->next_rip - block->rip : row->length;
+	event->advance = length_of(svm, row, event);
 	if (event->reason == NV_REASON_NESTED_PAGE_FAULT)
 		event->direction = event->info & ERROR_FETCH ? NV_EXECUTE : event->info & ERROR_WRITE ? NV_WRITE : NV_READ;
 }
@@ -208,6 +245,15 @@ static void svm_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 	decode_exit(svm, event);
 }
 
+static void move_rip(struct nv_svm *svm, uint8_t bytes)
+{
+	uint64_t *rip = &svm->switched.mailbox->regs[NV_REG_RIP];
+
+	*rip += bytes;
+	if (code_of(svm->block).bits != 64)
+		*rip = (uint32_t)*rip;
+}
+
 static void svm_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 {
 	struct nv_svm *svm = vcpu->engine;
@@ -218,7 +264,7 @@ static void svm_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 		return;
 	}
 	if (event->advance) {
-		svm->switched.mailbox->regs[NV_REG_RIP] += event->advance;
+		move_rip(svm, event->advance);
 		block->interrupt_shadow &= ~(uint64_t)INTERRUPT_SHADOW;
 	}
 	redeliver(block);

@@ -5,6 +5,7 @@
 
 #include <linux/kvm.h>
 
+#include "fetch.h"
 #include "shadow.h"
 #include "switcher/mailbox.h"
 #include "vcpu.h"
@@ -20,6 +21,7 @@ struct nv_switched {
 	struct nv_mailbox *mailbox;
 	struct nv_shadow *shadow; /* level n's nested page tables */
 	struct kvm_userspace_memory_region tables; /* the memory slot that they are in */
+	struct nv_paging *paging; /* the walk through level n's own page tables */
 	int vm_fd;
 	uint8_t rung;            /* the pending event came by the doorbell */
 	uint8_t recalling;       /* the next NMI is nv_switched_recall's; one of level n's that comes with it is lost */

@@ -93,6 +93,7 @@ class SwitchedEngine(DirectEngine):
         self._mailbox.block = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_BLOCK
         self._c = self._start_switcher(config)
         self._c.switched.mailbox = self._mailbox
+        self._c.switched.paging = self.paging.c
         self._shadow.attach(self._c.switched)
         self._vcpu.set_regs(
             Regs(
