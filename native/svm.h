@@ -3,7 +3,6 @@
 #ifndef NV_SVM_H
 #define NV_SVM_H
 
-#include "paging.h"
 #include "switched.h"
 
 /* AMD APM vol. 2, appendix B: the control area, and the state save area at 0x400. Reserved fields are pads. */
@@ -69,7 +68,6 @@ struct nv_svm {
 	uint8_t window;          /* the block stops level n as soon as it can take an interrupt */
 	struct nv_svm_step step;
 	struct nv_event stopped; /* the port access that a step executes now: what its exit told of it */
-	struct nv_paging paging; /* its slots are level n's memory */
 };
 
 /* What the pending exit stopped happens after all: the instruction executes, or level n takes the event when it can. */

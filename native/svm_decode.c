@@ -2,61 +2,34 @@
 
 #include <string.h>
 
-#include "length.h"
+#include "fetch.h"
 #include "svm_exits.h"
 
-int nv_svm_locate(struct nv_svm *svm, uint64_t linear, int access, uint8_t **host)
+static struct nv_code code_of(const struct nv_vmcb *block)
 {
-	struct nv_vmcb *block = svm->block;
-	struct nv_paging *paging = &svm->paging;
-
-	paging->cr0 = block->cr0;
-	paging->cr3 = block->cr3;
-	paging->cr4 = block->cr4;
-	paging->efer = block->efer;
-	paging->user = block->cpl == 3;
-	nv_paging_flush(paging);
-	return nv_paging_translate(paging, linear, access, host) == NV_PAGING_OK;
+	return (struct nv_code){
+		.cr0 = block->cr0,
+		.cr3 = block->cr3,
+		.cr4 = block->cr4,
+		.efer = block->efer,
+		.base = block->cs.base,
+		.rip = block->rip,
+		.bits = code_bits(block),
+		.user = block->cpl == 3,
+	};
 }
 
-/* The bytes at RIP; how many there are. */
-static unsigned int fetch(struct nv_svm *svm, uint8_t bytes[NV_INSTRUCTION_MAX])
-{
-	struct nv_vmcb *block = svm->block;
-	uint64_t linear = block->rip;
-	unsigned int count = 0;
-
-	if (code_bits(block) != 64)
-		linear = (uint32_t)(linear + block->cs.base);
-	while (count < NV_INSTRUCTION_MAX) {
-		unsigned int page = 4096 - (linear + count) % 4096;
-		unsigned int part = NV_INSTRUCTION_MAX - count < page ? NV_INSTRUCTION_MAX - count : page;
-		uint8_t *host;
-
-		if (!nv_svm_locate(svm, linear + count, NV_PAGING_FETCH, &host))
-			break;
-		memcpy(bytes + count, host, part);
-		count += part;
-	}
-	return count;
-}
-
-/* The instruction that was stopped, as far as the exit or its bytes tell; without, its shortest form's length. */
+/* The bytes of the instruction that was stopped, and its length: as the processor tells, or else by decoding. */
 static void decode_instruction(struct nv_svm *svm, const struct nv_exit_row *row, struct nv_event *event)
 {
-	struct nv_vmcb *block = svm->block;
-	uint8_t bytes[NV_INSTRUCTION_MAX];
-	uint64_t told = block->exit_code == EXIT_IOIO ? block->exit_info_2 : block->next_rip;
-	unsigned int count = fetch(svm, bytes);
-	int length = nv_instruction_length(bytes, count, code_bits(block));
+	const struct nv_vmcb *block = svm->block;
+	uint64_t told = (block->exit_code == EXIT_IOIO ? block->exit_info_2 : block->next_rip) - block->rip;
+	struct nv_code code = code_of(block);
+	uint32_t length = nv_fetch_instruction(svm->switched.paging, &code, event);
 
-	if (told - block->rip - 1 < NV_INSTRUCTION_MAX)
-		length = told - block->rip;
-	if (length <= 0)
-		length = row->length;
-	event->advance = event->length = length;
-	event->instruction_length = (unsigned int)length <= count ? (unsigned int)length : count;
-	memcpy(event->instruction, bytes, event->instruction_length);
+	if (told - 1 < NV_INSTRUCTION_MAX)
+		length = told;
+	event->advance = event->length = length ? length : row->length;
 }
 
 /* What stands behind the prefixes; a REX prefix, or 0, goes to `rex`. */

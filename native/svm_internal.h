@@ -36,6 +36,10 @@ enum { DB = 1, BP = 3, OF = 4, DF = 8, GP = 13, PF = 14 };
 #define EFER_LMA (1ull << 10)
 #define SHADOWED 1ull          /* of interrupt_shadow */
 
+/* Attributes of a segment (15.5.1). */
+#define SEGMENT_LONG 0x200
+#define SEGMENT_BIG 0x400
+
 /* EVENTINJ and EXITINTINFO (AMD APM vol. 2, 15.20 and 15.7.2). */
 #define EVENT_VALID (1ull << 31)
 #define EVENT_ERROR_CODE (1ull << 11)
@@ -60,9 +64,9 @@ static inline uint64_t *register_of(struct nv_svm *svm, int number)
 /* 16, 32 or 64: of level n's code segment. */
 static inline int code_bits(const struct nv_vmcb *block)
 {
-	if (block->efer & EFER_LMA && block->cs.attributes & 1 << 9)
+	if (block->efer & EFER_LMA && block->cs.attributes & SEGMENT_LONG)
 		return 64;
-	return block->cs.attributes & 1 << 10 ? 32 : 16;
+	return block->cs.attributes & SEGMENT_BIG ? 32 : 16;
 }
 
 /* svm_decode.c: the exit, or what svm->synthetic says, as an event. */
@@ -79,8 +83,5 @@ void nv_svm_prepare(struct nv_svm *svm);
 void nv_svm_entered(struct nv_svm *svm);
 void nv_svm_interrupted(struct nv_svm *svm);
 void nv_svm_raise(struct nv_svm *svm);
-
-/* svm_decode.c: the byte at level n's linear address in this process, as level n's CPL has it; 0: level n has none there. */
-int nv_svm_locate(struct nv_svm *svm, uint64_t linear, int access, uint8_t **host);
 
 #endif

@@ -18,15 +18,24 @@ void nv_svm_step_begin(struct nv_svm *svm, uint32_t code, int traps)
 /* PUSHF has stored the trap flag that is L0's. */
 static void clean_pushed_flags(struct nv_svm *svm)
 {
+	const struct nv_vmcb *block = svm->block;
+	struct nv_paging *paging = svm->switched.paging;
 	uint64_t stack = *register_of(svm, NV_REG_RSP) + 1; /* the flag is in the second byte */
 	uint8_t *host;
 
-	if (code_bits(svm->block) != 64) {
-		if (!(svm->block->ss.attributes & 1 << 10))
+	if (code_bits(block) != 64) {
+		if (!(block->ss.attributes & SEGMENT_BIG))
 			stack &= 0xffff;
-		stack = (uint32_t)(stack + svm->block->ss.base);
+		stack = (uint32_t)(stack + block->ss.base);
 	}
-	if (nv_svm_locate(svm, stack, NV_PAGING_WRITE, &host))
+	paging->cr0 = block->cr0;
+	paging->cr3 = block->cr3;
+	paging->cr4 = block->cr4;
+	paging->efer = block->efer;
+	paging->user = block->cpl == 3;
+	paging->ac = 1;
+	nv_paging_flush(paging);
+	if (nv_paging_translate(paging, stack, NV_PAGING_WRITE, &host) == NV_PAGING_OK)
 		*host &= ~(RFLAGS_TF >> 8);
 }
 
@@ -67,7 +76,7 @@ void nv_svm_pass(struct nv_svm *svm, struct nv_event *event)
 	uint64_t code = svm->block->exit_code;
 	uint8_t length = event->advance;
 
-	event->advance = 0;
+	event->retry = 1;
 	if (code >= EXIT_EXCEPTION && code <= EXIT_EXCEPTION_LAST) {
 		nv_svm_raise(svm);
 		return;

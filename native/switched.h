@@ -5,6 +5,7 @@
 
 #include <linux/kvm.h>
 
+#include "fetch.h"
 #include "pending.h"
 #include "shadow.h"
 #include "switcher/mailbox.h"
@@ -21,6 +22,7 @@ struct nv_switched {
 	struct nv_mailbox *mailbox;
 	struct nv_shadow *shadow; /* level n's nested page tables */
 	struct kvm_userspace_memory_region tables; /* the memory slot that they are in */
+	struct nv_paging *paging; /* the walk through level n's own page tables */
 	struct nv_pending pending;
 	int vm_fd;
 	uint8_t rung;            /* the last exit came by the doorbell */

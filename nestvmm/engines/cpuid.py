@@ -1,4 +1,4 @@
-"""Level n's CPUID as L0 answers it where it exits: native/cpuid.c with the exposure's leaves."""
+"""Level n's CPUID as L0 answers it where it exits: native/cpuid_server.c with the exposure's leaves."""
 
 from __future__ import annotations
 

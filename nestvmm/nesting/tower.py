@@ -21,12 +21,12 @@ from nestvmm.hypervisors.blame import blaming
 from nestvmm.hypervisors.find import make_hypervisor
 from nestvmm.kvm import HostMemory
 from nestvmm.loaders import Image, MemoryRange, load, read_file
-from nestvmm.nesting.features import Cpu, Refusal, emulated_msrs, expose, feature_claims, physical_bits, requests
+from nestvmm.nesting.features import Cpu, Refusal, emulated_msrs, expose, feature_claims, requests
 from nestvmm.nesting.flat import compile_table
 from nestvmm.nesting.guest_view import GuestView, VcpuState
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
 from nestvmm.nesting.memory import MemoryMap, Slot
-from nestvmm.nesting.monitor import device_claims, monitor_claims
+from nestvmm.nesting.monitor import device_claims, engine_claims, monitor_claims
 from nestvmm.nesting.policy import Policy
 from nestvmm.nesting.propagation import Effects
 from nestvmm.nesting.spec import LevelSpec, TowerSpec
@@ -161,9 +161,14 @@ class Tower:
             with blaming(level, type(hypervisor).__name__, "start()"):
                 hypervisor.start(guest)
         self.state.flush()
-        cpu = Cpu(self.height, engine, self.state, self.memory[self.height], physical_bits(self.exposure.entries))
+        cpu = Cpu(self.height, engine, self.state, self.memory[self.height])
         features = feature_claims(self.exposure, cpu)
-        level0 = [*device_claims(self.platform.bus), *features, *monitor_claims(engine, self.height)]
+        level0 = [
+            *device_claims(self.platform.bus),
+            *features,
+            *engine_claims(engine),
+            *monitor_claims(engine, self.height),
+        ]
         self.designation = self.policy.table(level0, self.maps)
         self.flat = compile_table(self.designation)
         self.counters: Any = ffi.new("struct nv_counter[]", self.flat.slots)

@@ -1,4 +1,4 @@
-#include "cpuid.h"
+#include "cpuid_server.h"
 
 #include <stddef.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* CPUID of level n, answered by L0: what the exposure says, and the bits that depend on level n's state.
  * AMD APM vol. 3, appendix E; Intel SDM vol. 2, CPUID. */
-#ifndef NV_CPUID_H
-#define NV_CPUID_H
+#ifndef NV_CPUID_SERVER_H
+#define NV_CPUID_SERVER_H
 
 #include <linux/kvm.h>
 
