@@ -28,18 +28,23 @@ from nestvmm.x86.event import Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason
 from nestvmm.x86.scope import Scope
 
-__all__ = ["DirectEngine"]
+__all__ = ["DirectEngine", "debug_vectors"]
 
 _EVENT = int(RunStatus.EVENT)
 _RFLAGS_IF = 1 << 9
 _DB = 1
 _BP = 3
-_DEBUG = ExitReason.DEBUG
 
 # KVM_MSR_EXIT_REASON_* (api.rst, KVM_CAP_X86_USER_SPACE_MSR): which refused accesses come to userspace
 _MSR_INVALID = 1
 _MSR_UNKNOWN = 2
 _MSR_FILTERED = 4
+
+
+def debug_vectors(wanted: Sequence[Scope]) -> frozenset[int]:
+    """The vectors of debug events that are wanted: of 1 (single step) and 3 (INT3)."""
+    scopes = [scope for scope in wanted if scope.reason is ExitReason.DEBUG]
+    return frozenset(vector for vector in (_DB, _BP) if any(one.first <= vector <= one.last for one in scopes))
 
 
 class DirectEngine:
@@ -84,7 +89,7 @@ class DirectEngine:
         self._link_memory(config)
         self._trap_msrs()
         self._vcpu: Vcpu = self._open.enter_context(self._vm.create_vcpu(0))
-        debug = {vector for vector in (_DB, _BP) if any(scope.covers(_DEBUG, vector, 0) for scope in config.wanted)}
+        debug = debug_vectors(config.wanted)
         if debug:
             self._vcpu.set_guest_debug(single_step=_DB in debug, software_breakpoints=_BP in debug)
         self.vcpu = ffi.new("struct nv_vcpu *")
