@@ -109,6 +109,21 @@ static int changes_fixed(const struct nv_vmx *vmx)
 	return cr_number(vmx) == 0 ? vmx->wanted.cr0_mask == CR0_FIXED : cr_number(vmx) == 4 && vmx->wanted.cr4_mask == CR4_FIXED;
 }
 
+/* CPUID says in leaves 1 and 7 what CR4 enables. */
+static int read_cr4(struct nv_vcpu *vcpu)
+{
+	struct nv_vmx_field cr4 = {NV_VMCS_GUEST_CR4, 0};
+	struct nv_vmx *vmx = vcpu->engine;
+	uint32_t leaf = *register_of(vmx, NV_REG_RAX);
+	int result;
+
+	if (leaf != 1 && leaf != 7)
+		return 0;
+	result = nv_vmx_exchange(vcpu, &cr4, 1);
+	vmx->cr4 = cr4.value;
+	return result;
+}
+
 static int goes_on(int result)
 {
 	return result < 0 ? result : -EAGAIN;
@@ -144,6 +159,8 @@ static int own_exit(struct nv_vcpu *vcpu)
 			return -EAGAIN;
 		pending->windows &= ~NV_WINDOW_NMI;
 		return 0;
+	case BASIC_CPUID:
+		return read_cr4(vcpu);
 	case BASIC_CR:
 		return changes_fixed(vmx) ? goes_on(nv_vmx_pass_cr(vcpu)) : 0;
 	case BASIC_IO:

@@ -34,6 +34,7 @@ struct nv_vmx {
 	uint64_t interruptibility, event; /* likewise */
 	uint64_t injection, injection_error, injection_length; /* what level n takes at its next entry; 0: nothing */
 	uint64_t interrupted, interrupted_error, interrupted_length; /* the event whose delivery the exit interrupted */
+	uint64_t cr4;            /* for CPUID, whose bits depend on it */
 	uint64_t timer;          /* preemption timer, at each entry */
 	uint32_t refusal;        /* VM-instruction error, when an entry was refused */
 	uint8_t refused;

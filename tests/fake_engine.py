@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nestvmm._native import ffi, lib
-from nestvmm.engines import EngineConfig, Trial
+from nestvmm.devices import Server
+from nestvmm.engines import EngineConfig, GuestPaging, Trial
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Regs, Sregs
 from nestvmm.x86.event import Direction, Outcome, Result
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.scope import Scope
 
 DEBUG_EXIT = 0xF4
 
@@ -89,6 +91,7 @@ class FakeEngine:
         self.cpuid: list[CpuidEntry] = []
         self.msrs: dict[int, int] = {}
         self.irqchip_fd = -1
+        self.paging = GuestPaging(config.memory, config.slots)
         self._settling = False
         self._regs, self._sregs = Regs(), Sregs()
         self._data = ffi.new("uint8_t[]", 4096)
@@ -177,6 +180,12 @@ class FakeEngine:
     def let_pass(self) -> bool:
         return False
 
+    def intercepted(self) -> bool:
+        return False
+
+    def servers(self) -> list[tuple[Scope, Server]]:
+        return []
+
     def settle(self) -> None:
         self._settling = True
         lib.nv_vcpu_settle(self.vcpu)
@@ -185,6 +194,12 @@ class FakeEngine:
 
     def regs(self) -> Regs:
         return deepcopy(self._regs)
+
+    def change_regs(self, changes: Mapping[str, int]) -> None:
+        regs = self.regs()
+        for name, value in changes.items():
+            setattr(regs, name, value)
+        self.set_regs(regs)
 
     def set_regs(self, regs: Regs) -> None:
         changed = {name: getattr(regs, name) for name in Regs.__match_args__}

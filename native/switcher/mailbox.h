@@ -55,11 +55,13 @@
 #define NV_MAILBOX_INTERRUPT_IDT 0xb8
 #define NV_MAILBOX_PANIC 0xc8
 
-/* What the switcher is doing: level n runs, it rings for an exit, it rings because it failed, or because level n's state did. */
+/* What the switcher is doing: level n runs, it rings for an exit, it rings because it failed, it waits because L0 heard it ring, and it
+ * rings because the processor refused level n's state. Between RINGING and OUTSIDE L0 may come by for a kick, and must change nothing. */
 #define NV_SWITCHER_RUNNING 0
-#define NV_SWITCHER_EXIT 1
+#define NV_SWITCHER_RINGING 1
 #define NV_SWITCHER_PANIC 2
-#define NV_SWITCHER_REFUSED 3
+#define NV_SWITCHER_OUTSIDE 3
+#define NV_SWITCHER_REFUSED 4
 
 #ifndef __ASSEMBLER__
 #include <stdint.h>

@@ -7,16 +7,19 @@ tests put a fake here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar, Protocol
 
 from nestvmm._native import lib
+from nestvmm.devices import Server
+from nestvmm.engines.guest_paging import GuestPaging
 from nestvmm.engines.trial import Trial
 from nestvmm.kvm import CpuidEntry, HostMemory, Regs, Sregs
 from nestvmm.x86.event import Result
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.scope import Scope
 
 __all__ = ["Engine", "EngineConfig", "MemorySlot", "MsrRange", "RunStatus"]
 
@@ -76,10 +79,9 @@ class EngineConfig:
     machine:    "pc" (in-kernel irqchip and PIT) or "bare"
     level:      n
     memory:     L0's memory; slots say which of it level n sees, and where
-    msrs:       what the designation table wants of MSRs
-    debug:      the vectors of debug events that the table wants: 1 (single step) and 3 (INT3)
-    wanted:     the reasons that levels above L0 claim
-    l0_msrs:    MSRs of features that L0 emulates; unlike `msrs` they leave alone what else KVM does not know
+    wanted:     the events that levels above L0 claim
+    l0_msrs:    MSRs of features that L0 emulates; unlike wanted ones they leave alone what else KVM does not know
+    io_intercepts: claimed ports are intercepted before KVM does the access, where the engine can
     reported:   ranges (first, last) of level n's physical addresses where what the slots do not allow is an event
     """
 
@@ -87,10 +89,9 @@ class EngineConfig:
     level: int
     memory: HostMemory
     slots: Sequence[MemorySlot]
-    msrs: Sequence[MsrRange] = ()
-    debug: frozenset[int] = frozenset()
-    wanted: frozenset[ExitReason] = frozenset()
+    wanted: Sequence[Scope] = ()
     l0_msrs: Sequence[MsrRange] = ()
+    io_intercepts: bool = False
     reported: Sequence[tuple[int, int]] = ()
 
 
@@ -108,6 +109,9 @@ class Engine(Protocol):
 
     #: Descriptor of the VM with an in-kernel irqchip, else -1.
     irqchip_fd: int
+
+    #: The walk through level n's page tables.
+    paging: GuestPaging
 
     def __enter__(self) -> Engine:
         """Gives the engine itself."""
@@ -138,6 +142,10 @@ class Engine(Protocol):
         """What each instruction does at CPL 0 and at CPL 3 where CPUID is `entries`; RAX points at memory."""
         ...
 
+    def servers(self) -> list[tuple[Scope, Server]]:
+        """What L0's C code answers for this engine, after all levels: L0 claims it."""
+        ...
+
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
         ...
@@ -158,6 +166,10 @@ class Engine(Protocol):
         """The processor executes the instruction of the pending event after all; False: this engine cannot."""
         ...
 
+    def intercepted(self) -> bool:
+        """Whether nothing of the pending event has happened yet: an intercept stopped it."""
+        ...
+
     def settle(self) -> None:
         """Lets level n take the answer to its event without running on, so that its registers are final."""
         ...
@@ -168,6 +180,10 @@ class Engine(Protocol):
 
     def set_regs(self, regs: Regs) -> None:
         """Sets level n's general registers."""
+        ...
+
+    def change_regs(self, changes: Mapping[str, int]) -> None:
+        """Sets some of level n's general registers, by their names in Regs."""
         ...
 
     def sregs(self) -> Sregs:

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from nestvmm._native import ffi, lib
 from nestvmm.engines.engine import EngineConfig, MemorySlot
-from nestvmm.engines.slot_table import SlotTable
+from nestvmm.engines.slots import SlotTable
 from nestvmm.errors import HostError
 from nestvmm.kvm import HostMemory, Vm
 from nestvmm.x86.rights import Rights

@@ -1,23 +1,39 @@
-"""Level n's memory as C walks it."""
+"""KVM's memory slots of one piece of host memory: linked in and taken away as their list changes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
 
-from nestvmm._native import ffi
+from nestvmm.engines.engine import MemorySlot
+from nestvmm.kvm import HostMemory, Vm
 
-if TYPE_CHECKING:
-    from nestvmm.engines.engine import MemorySlot
-    from nestvmm.kvm import HostMemory
+__all__ = ["SlotTable"]
 
-__all__ = ["native_slots"]
+_Key = tuple[int, int, int, bool]
 
 
-def native_slots(memory: HostMemory, slots: Sequence[MemorySlot]) -> Any:
-    """A cffi `struct nv_slot[]` of native/paging.h; the memory must stay open as long as it is used."""
-    found: Any = ffi.new("struct nv_slot[]", len(slots))
-    for c, slot in zip(found, slots, strict=True):
-        c.guest, c.size, c.readonly = slot.guest_address, slot.size, slot.readonly
-        c.host = ffi.cast("uint8_t *", memory.address + slot.offset)
-    return found
+class SlotTable:
+    """The slots of `memory` in `vm`, from slot number `first` on."""
+
+    def __init__(self, vm: Vm, memory: HostMemory, first: int = 0) -> None:
+        self._vm = vm
+        self._memory = memory
+        self._first = first
+        self._numbers: dict[_Key, int] = {}
+
+    def link(self, slots: Iterable[MemorySlot]) -> None:
+        """Makes these the slots; those that were there already stay untouched."""
+        wanted = [(slot.guest_address, slot.size, slot.offset, slot.readonly) for slot in slots]
+        # first what goes: slots must not overlap, not even for a moment
+        for key in self._numbers.keys() - set(wanted):
+            self._vm.delete_memory_region(self._numbers.pop(key))
+        taken = set(self._numbers.values())
+        free = (number for number in range(self._first, self._first + len(wanted)) if number not in taken)
+        for key in wanted:
+            if key not in self._numbers:
+                number = next(free)
+                guest_address, size, offset, readonly = key
+                self._vm.set_memory_region(
+                    number, guest_address, size, self._memory.address + offset, readonly=readonly
+                )
+                self._numbers[key] = number

@@ -7,28 +7,44 @@ to userspace directly KVM holds them, its vCPU being in guest mode.
 
 from __future__ import annotations
 
+import struct
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from operator import attrgetter, itemgetter
 from typing import Any, ClassVar
 
-from nestvmm._native import lib
+from nestvmm._native import ffi, lib
+from nestvmm.devices import Server
+from nestvmm.engines.cpuid import CpuidServer
 from nestvmm.engines.direct import DirectEngine
-from nestvmm.engines.engine import EngineConfig
+from nestvmm.engines.engine import EngineConfig, MsrRange
 from nestvmm.engines.shadow import Shadow
 from nestvmm.engines.switcher import Switcher
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Kvm, KvmError, Regs, Sregs
 from nestvmm.x86.event import Outcome, Result
+from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.scope import Scope
 
 __all__ = ["SwitchedEngine"]
 
 _SLOT_SWITCHER = 0
+_RFLAGS_TF = 1 << 8
 
-# The mailbox's order: the numbers of the instruction encoding, then NV_REG_*.
-_ORDER = (
-    *("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"),
-    *(f"r{number}" for number in range(8, 16)),
-    *("rip", "rflags"),
+# KVM's features, and the MSRs of such interfaces: KVM's and Hyper-V's.
+_CPUID_KVM = 0x40000001
+_SHARING_MSRS = tuple(
+    MsrRange(first, last, True, True)
+    for first, last in ((0x11, 0x12), (0x40000000, 0x400001FF), (0x4B564D00, 0x4B564DFF))
 )
+
+# The mailbox's order, the numbers of the instruction encoding, differs from that of Regs in the first eight: these say
+# which of the other is each one's.
+_TO_REGS = itemgetter(0, 3, 1, 2, 6, 7, 4, 5, *range(8, lib.NV_REGS))
+_ORDER = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *Regs.__match_args__[8:])
+_NUMBERS = {name: number for number, name in enumerate(_ORDER)}
+_TO_MAILBOX = attrgetter(*_ORDER)
+_REGISTERS = struct.Struct(f"<{lib.NV_REGS}Q")
 
 
 class SwitchedEngine(DirectEngine):
@@ -36,10 +52,12 @@ class SwitchedEngine(DirectEngine):
 
     needs:   what the host must have for it, for the message to a user whose host lacks it
     tables:  the format of its nested page tables, NV_SHADOW_*
+    _cr4:    the cffi pointer to what level n, outside, sees in CR4; `_start_switcher` sets it
     """
 
     needs: ClassVar[str]
     tables: ClassVar[int]
+    _cr4: Any
 
     @staticmethod
     @abstractmethod
@@ -67,8 +85,24 @@ class SwitchedEngine(DirectEngine):
         """Sets what level n, outside, has in the block."""
 
     @abstractmethod
-    def _show(self, entries: list[CpuidEntry]) -> None:
-        """Adds to level n's CPUID what the switcher needs of the same processor."""
+    def _show(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
+        """Level n's CPUID, and what the switcher needs of the same processor."""
+
+    @abstractmethod
+    def _hide(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
+        """What KVM offers without what is the switcher's."""
+
+    @abstractmethod
+    def _intercept(self, wanted: Sequence[Scope]) -> None:
+        """Sets exactly those intercepts that these events need, and that the switcher's safety needs."""
+
+    @abstractmethod
+    def _msr_server(self) -> Server:
+        """What answers level n's accesses to `_own_msrs`."""
+
+    def _stepping(self) -> bool:
+        """Whether L0 has set level n's trap flag."""
+        return False
 
     @classmethod
     def works_here(cls) -> bool:
@@ -85,15 +119,20 @@ class SwitchedEngine(DirectEngine):
         self._shadow = self._open.enter_context(Shadow(self._vm, config, self.tables, largest, _SLOT_SWITCHER + 1))
 
     def _build_vcpu(self, config: EngineConfig) -> None:
-        if not self.offered(self.supported_cpuid()):
+        offered = self._kvm.get_supported_cpuid()
+        if not self.offered(offered):
             raise HostError(f"engine {self.name} needs {self.needs}; `nestvmm doctor` says more")
-        self._vcpu.set_cpuid(self.supported_cpuid())
+        self._vcpu.set_cpuid(offered)
         self._mailbox: Any = self._switcher.place(lib.NV_SWITCHER_MAILBOX, "struct nv_mailbox *")
-        self._mailbox.state = lib.NV_SWITCHER_EXIT
+        self._registers = ffi.buffer(self._mailbox.regs)
+        self._mailbox.state = lib.NV_SWITCHER_OUTSIDE
         self._mailbox.block = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_BLOCK
         self._c = self._start_switcher(config)
         self._c.switched.mailbox = self._mailbox
+        self._c.switched.paging = self.paging.c
         self._shadow.attach(self._c.switched)
+        self._cpuid_server = CpuidServer(self._vcpu.fd, self._mailbox.regs, self._cr4)
+        self._intercept(config.wanted)
         self._vcpu.set_regs(
             Regs(
                 rip=lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_CODE,
@@ -103,9 +142,38 @@ class SwitchedEngine(DirectEngine):
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
-        self._show(entries)
-        self._vcpu.set_cpuid(entries)
+        super().set_cpuid(entries)
+        self._cpuid_server.fill(entries)
         self._shadow.c.largest = self._largest_page(entries)
+
+    def shown_cpuid(self) -> list[CpuidEntry]:
+        """Exactly what was set: every CPUID exits."""
+        return self._cpuid
+
+    def supported_cpuid(self) -> list[CpuidEntry]:
+        """What KVM can offer, without what is the switcher's and without KVM's own features.
+
+        Those share memory by KVM's guest-physical addresses, which are not level n's.
+        """
+        entries = self._hide(super().supported_cpuid())
+        for entry in entries:
+            if entry.function == _CPUID_KVM:
+                entry.eax = 0
+        return entries
+
+    def _own_msrs(self) -> list[MsrRange]:
+        return list(_SHARING_MSRS)
+
+    def servers(self) -> list[tuple[Scope, Server]]:
+        """CPUID, and the MSRs that are not level n's to touch."""
+        return [
+            (Scope(ExitReason.CPUID), self._cpuid_server.server),
+            *(
+                (Scope(reason, one.first, one.last), self._msr_server())
+                for one in self._own_msrs()
+                for reason in (ExitReason.RDMSR, ExitReason.WRMSR)
+            ),
+        ]
 
     def run(self) -> int:
         """Runs level n until a RunStatus."""
@@ -121,7 +189,7 @@ class SwitchedEngine(DirectEngine):
 
     def _outside(self) -> bool:
         """Whether level n's state is in the block and the mailbox."""
-        return bool(self._mailbox.state != lib.NV_SWITCHER_RUNNING)
+        return bool(self._mailbox.state == lib.NV_SWITCHER_OUTSIDE)
 
     def _recall(self) -> None:
         """Makes level n be outside. What KVM served to userspace directly must be settled."""
@@ -129,9 +197,31 @@ class SwitchedEngine(DirectEngine):
             self._check(lib.nv_switched_recall(self.vcpu))
             self._check_switcher()
 
+    def intercepted(self) -> bool:
+        """Whether it came by the doorbell."""
+        return bool(self._c.switched.rung)
+
+    def settle(self) -> None:
+        """Lets level n take the answer to its event: by KVM only if KVM holds its registers."""
+        if self._outside():
+            lib.nv_vcpu_finish(self.vcpu)
+        else:
+            super().settle()
+
     def complete(self) -> Result:
         """Nothing: here level n's own code runs on the processor, and KVM emulates only its accesses to devices."""
         return Result(Outcome.DECLINED, message=f"the {self.name} engine completes nothing")
+
+    def _queue(self, vector: int) -> None:
+        lib.nv_pending_interrupt(ffi.addressof(self._c.switched, "pending"), vector)
+
+    def _awake(self) -> bool:
+        return bool(lib.nv_pending_any(ffi.addressof(self._c.switched, "pending")))
+
+    def nmi(self) -> None:
+        """Level n takes an NMI; no level above L0 sees it."""
+        lib.nv_pending_nmi(ffi.addressof(self._c.switched, "pending"))
+        self.kick()
 
     def exception(self, vector: int, error_code: int | None) -> None:
         """Level n takes this exception before its next instruction."""
@@ -141,16 +231,30 @@ class SwitchedEngine(DirectEngine):
     def regs(self) -> Regs:
         """General registers."""
         if not self._outside():
-            return self._vcpu.get_regs()
-        return Regs(**dict(zip(_ORDER, self._mailbox.regs, strict=True)))
+            regs = self._vcpu.get_regs()
+            if self._stepping():
+                regs.rflags &= ~_RFLAGS_TF
+            return regs
+        return Regs(*_TO_REGS(_REGISTERS.unpack_from(self._registers)))
 
     def set_regs(self, regs: Regs) -> None:
         """Sets the general registers."""
+        if self._stepping():
+            self._recall()
         if not self._outside():
             self._vcpu.set_regs(regs)
             return
-        for number, name in enumerate(_ORDER):
-            self._mailbox.regs[number] = getattr(regs, name)
+        _REGISTERS.pack_into(self._registers, 0, *_TO_MAILBOX(regs))
+
+    def change_regs(self, changes: Mapping[str, int]) -> None:
+        """Sets some of the general registers."""
+        if self._stepping():
+            self._recall()
+        if not self._outside():
+            super().change_regs(changes)
+            return
+        for name, value in changes.items():
+            self._mailbox.regs[_NUMBERS[name]] = value
 
     def sregs(self) -> Sregs:
         """Segment and control registers."""

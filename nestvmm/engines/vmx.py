@@ -5,21 +5,32 @@ It needs a KVM that offers its guests VMX (kvm_intel, nested=1). For that KVM th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from copy import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 from nestvmm._native import ffi, lib
-from nestvmm.engines.engine import EngineConfig
+from nestvmm.devices import Server
+from nestvmm.engines.engine import EngineConfig, MsrRange
+from nestvmm.engines.msr_filter import msr_ranges
 from nestvmm.engines.switched import SwitchedEngine
 from nestvmm.engines.switcher import CODE, DATA, TASK, switcher_sregs
-from nestvmm.engines.vmx_controls import CAPABILITIES, CONTROL_REASONS, controls_for
-from nestvmm.kvm import CpuidEntry, KvmError, Segment, Sregs
+from nestvmm.engines.vmx_intercepts import (
+    CAPABILITIES,
+    allowed,
+    controls,
+    exceptions,
+    msr_bitmap,
+    port_bitmaps,
+    writes_exit,
+)
+from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.exit_reason import REASONS, ExitReason
+from nestvmm.x86.scope import Scope
 
 __all__ = ["VmxEngine"]
 
-_GP: Final = 13
+_ALL: Final = (1 << 64) - 1
 _CPUID_VMX: Final = (1, 1 << 5)
 _CR0_NE: Final = 1 << 5
 _CR4_VMXE: Final = 1 << 13
@@ -32,6 +43,9 @@ _EPT_2M: Final = 1 << 16
 _EPT_1G: Final = 1 << 17
 _EPT_POINTER: Final = 0x1E  # write-back tables of four levels (Intel SDM vol. 3, 25.6.11)
 _ENTRY_LONG_MODE: Final = 1 << 9
+
+# FEATURE_CONTROL and VMX's capabilities, which a processor without VMX does not have.
+_OWN_MSRS: Final = (MsrRange(0x3A, 0x3A, True, True), MsrRange(0x480, 0x493, True, True))
 
 # In the order of the VMCS's fields, which are two apart (Intel SDM vol. 3, appendix B).
 _SEGMENTS: Final = ("es", "cs", "ss", "ds", "fs", "gs", "ldt", "tr")
@@ -79,48 +93,45 @@ class VmxEngine(SwitchedEngine):
 
     @staticmethod
     def traps(reason: ExitReason, machine: str) -> bool:
-        """What direct traps, and the exits that this engine asks for."""
-        return reason in CONTROL_REASONS or (reason is not ExitReason.HLT and "direct" in REASONS[reason].engines)
+        """What direct traps, and every exit that KVM's VMX can have."""
+        return VmxEngine.name in REASONS[reason].engines
 
     def _start_switcher(self, config: EngineConfig) -> Any:
         base = lib.NV_SWITCHER_BASE
         vmx: Any = ffi.new("struct nv_vmx *")
         self._c = vmx
+        self._cr4 = ffi.addressof(vmx, "cr4")
         vmx.block = self._switcher.place(lib.NV_SWITCHER_BLOCK, "struct nv_vmx_block *")
+        vmx.halts = config.machine == "pc"
         initial = self._vcpu.get_sregs()
         sregs = switcher_sregs(self._vcpu.get_sregs())
         sregs.cr4 |= _CR4_VMXE
         sregs.tr = Segment(base + lib.NV_SWITCHER_TSS, 0x67, TASK, type=11, present=1)
         self._vcpu.set_msrs({_MSR_FEATURE_CONTROL: _LOCKED_VMX})
         self._vcpu.set_sregs(sregs)
-        # no NMI until level n runs: the switcher's RFLAGS.IF keeps interrupts out, this NMIs
+        # NMIs are masked until level n runs, as they are after every exit by one; RFLAGS.IF does that for interrupts
         events = self._vcpu.get_events()
         events.nmi.masked = 1
         self._vcpu.set_events(events)
         lib.nv_vmx_init(self.vcpu, vmx, self._vcpu.fd, self._run, config.level)
-        self._fill_block(config, vmx, sregs)
-        vmx.halts = config.machine == "pc"
+        self._fill_block(vmx, sregs)
         self._set_block_sregs(initial)
         return vmx
 
-    def _fill_block(self, config: EngineConfig, vmx: Any, sregs: Sregs) -> None:
+    def _fill_block(self, vmx: Any, sregs: Sregs) -> None:
         base = lib.NV_SWITCHER_BASE
         revision = self._vcpu.get_msrs([_MSR_VMX_BASIC])[_MSR_VMX_BASIC] & 0x7FFFFFFF
         for name, place in (("vmxon", lib.NV_SWITCHER_VMXON), ("vmcs", lib.NV_SWITCHER_VMCS)):
             setattr(vmx.block, name, base + place)
             self._switcher.place(place, "uint32_t *")[0] = revision
-        controls = controls_for(config.wanted, self._vcpu.get_msrs(CAPABILITIES))
-        vmx.primary = controls[lib.NV_VMCS_PRIMARY_CONTROLS]
-        vmx.secondary = controls[lib.NV_VMCS_SECONDARY_CONTROLS]
-        vmx.cr0_mask, vmx.cr4_mask = _CR0_NE, _CR4_VMXE
-        self._entry_controls = controls[lib.NV_VMCS_ENTRY_CONTROLS]
+        found = controls((), self._vcpu.get_msrs(CAPABILITIES))
+        self._entry_controls = found.entry
         fields = {
-            **controls,
-            lib.NV_VMCS_MSR_BITMAP: base + lib.NV_SWITCHER_MSRPM,
+            lib.NV_VMCS_EXIT_CONTROLS: found.exit,
+            lib.NV_VMCS_IO_BITMAP_A: base + lib.NV_SWITCHER_IOPM,
+            lib.NV_VMCS_IO_BITMAP_B: base + lib.NV_SWITCHER_IOPM + 0x1000,
             lib.NV_VMCS_EPT_POINTER: lib.NV_SHADOW_TABLES | _EPT_POINTER,
             lib.NV_VMCS_LINK_POINTER: (1 << 64) - 1,
-            lib.NV_VMCS_CR0_MASK: vmx.cr0_mask,
-            lib.NV_VMCS_CR4_MASK: vmx.cr4_mask,
             lib.NV_VMCS_GUEST_DR7: 0x400,
             lib.NV_VMCS_HOST_CS: CODE,
             lib.NV_VMCS_HOST_SS: DATA,
@@ -140,57 +151,60 @@ class VmxEngine(SwitchedEngine):
         for encoding, value in fields.items():
             lib.nv_vmx_put(vmx, encoding, value)
 
+    def _intercept(self, wanted: Sequence[Scope]) -> None:
+        ports = [scope for scope in wanted if scope.reason is ExitReason.IO and self._config.io_intercepts]
+        others = [scope for scope in wanted if scope.reason is not ExitReason.IO]
+        found = controls([*others, *ports], self._vcpu.get_msrs(CAPABILITIES))
+        block = self._c.wanted
+        block.pin, block.primary, block.secondary = found.pin, found.primary, found.secondary
+        block.exceptions = exceptions(wanted)
+        block.cr0_mask = _ALL if writes_exit(wanted, 0) else _CR0_NE
+        block.cr4_mask = _ALL if writes_exit(wanted, 4) else _CR4_VMXE
+        block.msr_bitmap = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_MSRPM
+        self._c.nmi_wanted = any(scope.reason is ExitReason.NMI for scope in wanted)
+        msrs = [*self._own_msrs(), *msr_ranges(wanted), *self._config.l0_msrs]
+        self._switcher.write(lib.NV_SWITCHER_MSRPM, msr_bitmap(msrs))
+        self._switcher.write(lib.NV_SWITCHER_IOPM, port_bitmaps(ports))
+
+    def _filtered(self, ranges: Iterable[MsrRange]) -> list[MsrRange]:
+        """None: accesses to MSRs that the bitmap does not have always exit."""
+        return []
+
+    def _own_msrs(self) -> list[MsrRange]:
+        return [*super()._own_msrs(), *_OWN_MSRS]
+
+    def _msr_server(self) -> Server:
+        return Server(ffi.addressof(lib, "nv_vmx_refuse_msr"), self._c)
+
+    def set_cpuid(self, entries: list[CpuidEntry]) -> None:
+        """What level n's CPUID reports."""
+        super().set_cpuid(entries)
+        # KVM withdraws the controls of instructions that CPUID does not show
+        self._c.wanted.secondary &= allowed("secondary", self._vcpu.get_msrs(CAPABILITIES))
+
     def _largest_page(self, entries: list[CpuidEntry]) -> int:
         capabilities = self.feature_msrs().get(_MSR_EPT_VPID, 0)
         return 3 if capabilities & _EPT_1G else 2 if capabilities & _EPT_2M else 1
 
-    def set_cpuid(self, entries: list[CpuidEntry]) -> None:
-        """What level n's CPUID reports."""
-        self._level_cpuid = [copy(entry) for entry in entries]
-        super().set_cpuid(entries)
-
-    def _show(self, entries: list[CpuidEntry]) -> None:
+    def _hide(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
         leaf, bit = _CPUID_VMX
-        for entry in entries:
-            if entry.function == leaf:
-                entry.ecx |= bit
+        return [replace(entry, ecx=entry.ecx & ~bit) if entry.function == leaf else entry for entry in entries]
+
+    def _show(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
+        leaf, bit = _CPUID_VMX
+        return [replace(entry, ecx=entry.ecx | bit) if entry.function == leaf else entry for entry in entries]
 
     def let_pass(self) -> bool:
         """Lets the processor execute the instruction that a control stopped."""
         if not self._c.switched.rung:
             return False
-        if self.vcpu.event.reason == ExitReason.CPUID:
-            self._answer_cpuid()
-            return True
-        if self.vcpu.event.reason == ExitReason.XSETBV:
-            self._set_xcr()
-            return True
         passed = lib.nv_vmx_pass(self.vcpu)
         self._check(min(passed, 0))
         return bool(passed)
 
-    def _answer_cpuid(self) -> None:
-        regs = self.regs()
-        leaf, subleaf = regs.rax & 0xFFFFFFFF, regs.rcx & 0xFFFFFFFF
-        found = [e for e in self._level_cpuid if e.function == leaf and (not e.flags & 1 or e.index == subleaf)]
-        entry = found[0] if found else CpuidEntry(leaf)
-        regs.rax, regs.rbx, regs.rcx, regs.rdx = entry.eax, entry.ebx, entry.ecx, entry.edx
-        if leaf == 1:
-            (cr4,) = self._exchange([lib.NV_VMCS_GUEST_CR4])
-            regs.rcx = regs.rcx & ~(1 << 27) | (cr4 >> 18 & 1) << 27
-        self.set_regs(regs)
-
-    def _set_xcr(self) -> None:
-        regs = self.regs()
-        value = (regs.rdx & 0xFFFFFFFF) << 32 | regs.rax & 0xFFFFFFFF
-        try:
-            if not regs.rcx & 0xFFFFFFFF:
-                self._vcpu.set_xcrs({0: value})
-                return
-        except KvmError:
-            pass
-        self.vcpu.event.advance = 0
-        self.exception(_GP, 0)
+    def _stepping(self) -> bool:
+        step = self._c.step
+        return bool(step.active and step.traps and not step.own_trap)
 
     def _inject(self, kind: int, vector: int, error_code: int | None) -> None:
         self._check(lib.nv_vmx_inject(self.vcpu, kind, vector, error_code or 0))
@@ -209,6 +223,19 @@ class VmxEngine(SwitchedEngine):
             return self._exchange([_MSRS[index]])[0]
         return super().get_msr(index)
 
+    def sregs(self) -> Sregs:
+        """Segment and control registers."""
+        sregs = super().sregs()
+        sregs.cr4 &= ~_CR4_VMXE
+        return sregs
+
+    def set_msr(self, index: int, value: int) -> bool:
+        """Sets KVM's value of an MSR, or the VMCS's."""
+        if index in _MSRS and self._outside():
+            lib.nv_vmx_put(self._c, _MSRS[index], value)
+            return True
+        return super().set_msr(index, value)
+
     def _block_sregs(self, sregs: Sregs) -> None:
         got = self._exchange(_SREGS_FIELDS)
         for number, name in enumerate(_SEGMENTS):
@@ -217,7 +244,7 @@ class VmxEngine(SwitchedEngine):
             table.base, table.limit = got[2 * number : 2 * number + 2]
         cr0, cr0_shadow, sregs.cr3, cr4, _, sregs.efer = got[-6:]
         sregs.cr0 = cr0 & ~_CR0_NE | cr0_shadow & _CR0_NE
-        sregs.cr4 = cr4 & ~_CR4_VMXE
+        sregs.cr4 = cr4
 
     def _set_block_sregs(self, sregs: Sregs) -> None:
         values: list[int] = []

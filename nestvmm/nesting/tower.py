@@ -21,13 +21,12 @@ from nestvmm.hypervisors.blame import blaming
 from nestvmm.hypervisors.find import make_hypervisor
 from nestvmm.kvm import HostMemory
 from nestvmm.loaders import Image, MemoryRange, load, read_file
-from nestvmm.nesting.features import Cpu, Refusal, emulated_msrs, expose, feature_claims, physical_bits, requests
+from nestvmm.nesting.features import Cpu, Refusal, emulated_msrs, expose, feature_claims, requests
 from nestvmm.nesting.flat import compile_table
-from nestvmm.nesting.guest_paging import GuestPaging
 from nestvmm.nesting.guest_view import GuestView, VcpuState
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
 from nestvmm.nesting.memory import MemoryMap, Slot
-from nestvmm.nesting.monitor import device_claims, monitor_claims
+from nestvmm.nesting.monitor import device_claims, engine_claims, monitor_claims
 from nestvmm.nesting.policy import Policy
 from nestvmm.nesting.propagation import Effects
 from nestvmm.nesting.spec import LevelSpec, TowerSpec
@@ -92,7 +91,7 @@ class Tower:
         self.policy.check(engine_class, machine)
         slots = self.maps.slots()
         _check_size(slots)
-        self._host = host = self._open.enter_context(_host_memory(spec.guest.memory))
+        host = self._open.enter_context(_host_memory(spec.guest.memory))
         self.memory = {level: LevelMemory(level, self.maps.to_host(level), host) for level in range(1, self.height + 1)}
         self._place(self.image, machine)
         config = EngineConfig(
@@ -100,9 +99,7 @@ class Tower:
             level=self.height,
             memory=host,
             slots=slots,
-            msrs=self.policy.msrs(),
-            debug=self.policy.debug_vectors(),
-            wanted=self.policy.reasons(),
+            wanted=self.policy.scopes(),
             l0_msrs=emulated_msrs(),
         )
         self.engine: Engine = self._open.enter_context(engine_class(config))
@@ -164,10 +161,14 @@ class Tower:
             with blaming(level, type(hypervisor).__name__, "start()"):
                 hypervisor.start(guest)
         self.state.flush()
-        paging = GuestPaging(self._host, self.maps.slots(), physical_bits(self.exposure.entries))
-        cpu = Cpu(self.height, engine, self.state, self.memory[self.height], paging)
+        cpu = Cpu(self.height, engine, self.state, self.memory[self.height])
         features = feature_claims(self.exposure, cpu)
-        level0 = [*device_claims(self.platform.bus), *features, *monitor_claims(engine, self.height)]
+        level0 = [
+            *device_claims(self.platform.bus),
+            *features,
+            *engine_claims(engine),
+            *monitor_claims(engine, self.height),
+        ]
         self.designation = self.policy.table(level0, self.maps)
         self.flat = compile_table(self.designation)
         self.counters: Any = ffi.new("struct nv_counter[]", self.flat.slots)

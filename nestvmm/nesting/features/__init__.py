@@ -15,7 +15,7 @@ To add a feature to the second set: a row in the catalogue, an Emulator, a line 
 from nestvmm.nesting.features.catalog import CATALOG
 from nestvmm.nesting.features.claims import Refusal, emulated_msrs, feature_claims
 from nestvmm.nesting.features.cpu import Cpu
-from nestvmm.nesting.features.exposure import Exposure, expose, physical_bits
+from nestvmm.nesting.features.exposure import Exposure, expose
 from nestvmm.nesting.features.offer import Offer, make_offer
 from nestvmm.nesting.features.request import requests
 
@@ -29,6 +29,5 @@ __all__ = [
     "expose",
     "feature_claims",
     "make_offer",
-    "physical_bits",
     "requests",
 ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nestvmm.engines import Engine
+from nestvmm.engines import Access, Engine, PageFaultError, UnbackedError
+from nestvmm.hypervisors import GuestAccessError
 from nestvmm.kvm import Regs, Segment, Sregs
-from nestvmm.nesting.guest_paging import Access, GuestPaging, PageFaultError
 from nestvmm.nesting.guest_view import VcpuState
 from nestvmm.nesting.levels import LevelMemory
 from nestvmm.x86.event import Outcome, Result
@@ -44,12 +44,11 @@ class Cpu:
     level: whose software caused the event
     """
 
-    def __init__(self, level: int, engine: Engine, state: VcpuState, memory: LevelMemory, paging: GuestPaging) -> None:
+    def __init__(self, level: int, engine: Engine, state: VcpuState, memory: LevelMemory) -> None:
         self.level = level
         self._engine = engine
         self._state = state
         self._memory = memory
-        self._paging = paging
 
     @property
     def regs(self) -> Regs:
@@ -130,11 +129,13 @@ class Cpu:
 
     def _translate(self, regs: Regs, sregs: Sregs, linear: int, access: Access) -> int:
         try:
-            return self._paging.translate(
+            return self._engine.paging.translate(
                 sregs, linear, access, user=sregs.ss.dpl == 3, ac=bool(regs.rflags & _RFLAGS_AC)
             )
         except PageFaultError as fault:
             raise GuestFaultError(_PF, fault.error_code, fault.address) from None
+        except UnbackedError as error:
+            raise GuestAccessError(str(error)) from None
 
 
 def code_bits(sregs: Sregs) -> int:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from nestvmm.hypervisors import GuestAccessError
-from nestvmm.kvm import HostMemory, Sregs
-from nestvmm.nesting.guest_paging import Access, GuestPaging, PageFaultError
+from nestvmm.engines.guest_paging import Access, GuestPaging, PageFaultError, UnbackedError, physical_bits
+from nestvmm.kvm import CpuidEntry, HostMemory, Sregs
 from nestvmm.nesting.memory import Slot
 
 P, W, U, A, D, PS, NX = 1, 2, 4, 0x20, 0x40, 0x80, 1 << 63
@@ -39,7 +38,9 @@ class Tables:
     def translate(
         self, sregs: Sregs, linear: int, access: Access, *, user: bool = False, ac: bool = False, bits: int = 52
     ) -> int:
-        return GuestPaging(self._memory, self._slots, bits).translate(sregs, linear, access, user=user, ac=ac)
+        paging = GuestPaging(self._memory, self._slots)
+        paging.set_cpuid([CpuidEntry(function=0x80000008, eax=bits)])
+        return paging.translate(sregs, linear, access, user=user, ac=ac)
 
 
 def long_tables(leaf: int, upper: int = P | W | U) -> Tables:
@@ -168,7 +169,7 @@ def test_paes_high_bits_are_reserved(bit: int) -> None:
 
 def test_tables_outside_of_memory() -> None:
     for top in (SIZE, 1 << 40):
-        with pytest.raises(GuestAccessError, match="the page tables of linear address 0x8080604123 reach outside"):
+        with pytest.raises(UnbackedError, match="the page tables of linear address 0x8080604123 reach outside"):
             Tables({}).translate(Sregs(cr0=PG, cr3=top, cr4=PAE, efer=LMA), LINEAR, READ)
 
 
@@ -178,3 +179,9 @@ def test_tables_that_their_level_may_not_write_stay_as_they_are() -> None:
     tables = Tables(entries, slots=slots)
     assert tables.translate(long_sregs(), LINEAR, WRITE) == 0xABC123
     assert tables.entries == {**entries, 0x1008: entries[0x1008] | A, 0x2010: entries[0x2010] | A}
+
+
+@pytest.mark.parametrize(("eax", "bits"), [(0x3030, 48), (0x3934, 52), (0, 36), (53, 36), (31, 36)])
+def test_the_width_of_physical_addresses(eax: int, bits: int) -> None:
+    assert physical_bits([CpuidEntry(function=0x80000008, eax=eax)]) == bits
+    assert physical_bits([]) == 36
