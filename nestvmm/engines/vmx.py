@@ -6,7 +6,7 @@ It needs a KVM that offers its guests VMX (kvm_intel, nested=1). For that KVM th
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from copy import copy
 from typing import Any, ClassVar, Final
 
 from nestvmm._native import ffi, lib
@@ -188,11 +188,18 @@ class VmxEngine(SwitchedEngine):
 
     def _hide(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
         leaf, bit = _CPUID_VMX
-        return [replace(entry, ecx=entry.ecx & ~bit) if entry.function == leaf else entry for entry in entries]
+        for entry in entries:
+            if entry.function == leaf:
+                entry.ecx &= ~bit
+        return entries
 
     def _show(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
         leaf, bit = _CPUID_VMX
-        return [replace(entry, ecx=entry.ecx | bit) if entry.function == leaf else entry for entry in entries]
+        shown = [copy(entry) for entry in entries]
+        for entry in shown:
+            if entry.function == leaf:
+                entry.ecx |= bit
+        return shown
 
     def let_pass(self) -> bool:
         """Lets the processor execute the instruction that a control stopped."""
