@@ -79,7 +79,7 @@ Examples:
 """
 )
 @click.option(
-    "-m", "--memory", metavar="MIB", type=click.IntRange(512, 3072), default=2048, show_default=True, help="RAM."
+    "-m", "--memory", metavar="MIB", type=click.IntRange(512, 3072), default=1024, show_default=True, help="RAM."
 )
 @click.option(
     "--with",
@@ -94,8 +94,8 @@ def vmx(*, memory: int, files: tuple[Path, ...], timeout: float, command: tuple[
     """Run COMMAND where /dev/kvm has Intel's VMX.
 
     The machine is emulated by Bochs. It has this Python, nestvmm with its packages, pytest, busybox and the current
-    directory; what COMMAND writes vanishes. Its output, input and exit status are passed on: 127 not found, 124 timeout,
-    128 + n ended by signal n.
+    directory; what COMMAND writes vanishes. Its output, input and exit status are passed on: 127 not found, 124
+    timeout, 128 + n ended by signal n.
     """
     from nestvmm.lab import VmxLab  # noqa: PLC0415 keeps the start of other commands quick
 

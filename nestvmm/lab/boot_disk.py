@@ -1,7 +1,7 @@
-"""The VMX lab's disk, from which a boot sector of ours (native/lab/boot_sector.S) puts a kernel and its initramfs to memory.
+"""The VMX lab's disk, from which a boot sector of ours (native/lab/boot_sector.S) reads a kernel and its initramfs.
 
-Bochs has firmware and nothing else. A stock boot loader would need a CD image made by yet another tool for each boot, and
-a kernel that unpacks itself, for which an emulated processor takes a minute.
+Bochs has firmware and nothing else. A stock boot loader would need a CD image made by yet another tool for each boot,
+and a kernel that unpacks itself, for which an emulated processor takes a minute.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What labs on an emulated machine share: one boot serves many commands, and a machine that dies is started again once."""
+"""What labs on an emulated machine share: one boot serves many commands, and a dead machine is started again once."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """The VMX lab: a machine with Intel's VMX on any host.
 
-Bochs emulates a Haswell, which has VMX with EPT. A stock Debian kernel boots there and loads kvm_intel with nested=1. Bochs
-shares no files with this machine, so the lab takes some along (carry.py): this Python, its packages and the project. The
-agent is reached over an emulated serial port.
+Bochs emulates a Haswell, which has VMX with EPT. A stock Debian kernel boots there and loads kvm_intel with
+nested=1. Bochs shares no files with this machine, so the lab takes some along (carry.py): this Python, its packages and
+the project. The agent is reached over an emulated serial port.
 
-Idle time passes at once there, and busy time slower than here: the machine's clock counts instructions.
+The machine's clock counts instructions, 50 million a second, which is about what Bochs does here.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ display_library: term
 romimage: file={firmware}
 vgaromimage: file={vga_firmware}
 megs: {megabytes}
-cpu: model=corei7_haswell_4770, count=1, ips=100000000, reset_on_triple_fault=0
+cpu: model=corei7_haswell_4770, count=1, ips=50000000, reset_on_triple_fault=0
 ata0-master: type=disk, mode=flat, path={disk}
 ata1: enabled=0
 boot: disk
@@ -88,7 +88,7 @@ class VmxLab(EmulatedLab):
     def __init__(
         self,
         *,
-        memory: int = 2048,
+        memory: int = 1024,
         files: Sequence[Path] = (),
         boot_timeout: float = 240.0,
         report: Callable[[str], None] = say,

@@ -1,4 +1,4 @@
-"""What the VMX lab's machine has for files: an initramfs of what rarely changes, kept, and one of the project, made anew.
+"""The VMX lab's files: an initramfs of what rarely changes, which is kept, and one of the project, made for each lab.
 
 All files are in memory, by their paths on this machine. Reading them from an emulated disk would need drivers, whose
 loading alone takes longer.
@@ -12,7 +12,7 @@ from pathlib import Path
 import nestvmm
 from nestvmm.errors import UsageError
 from nestvmm.lab import agent
-from nestvmm.lab.carry import Luggage, pack_directory, pack_python
+from nestvmm.lab.carry import Luggage, compile_package, pack_project, pack_python
 from nestvmm.lab.image import keep
 from nestvmm.lab.initramfs import archive, busybox, character_device, directory, executable, file
 from nestvmm.lab.kernel import VMX_MODULES, Kernel, read_module
@@ -78,18 +78,20 @@ def project_initramfs(base: Luggage, extra: Sequence[Path]) -> tuple[bytes, list
     """
     messages = []
     luggage = Luggage()
+    package = Path(nestvmm.__file__).parent
+    compile_package(package)
+    luggage.add_tree(package)
     here = Path.cwd()
     luggage.add(here)
-    if not pack_directory(luggage, here):
+    if not pack_project(luggage, here):
         messages.append(f"{here} holds too much for the VMX lab, where it is empty: name what it needs by --with")
-    pack_directory(luggage, Path(nestvmm.__file__).parent)
     for path in extra:
         try:
             luggage.add_tree(path)
         except OSError as error:
             raise UsageError(f"the VMX lab cannot take along {path}: {error.strerror}") from None
     luggage.add_libraries()
-    luggage.remove(base)
+    luggage.leave_out(base)
     own = {"init": executable(INIT.encode()), "lab/agent.py": file(Path(agent.__file__).read_bytes())}
     return archive({**luggage.nodes(), **own}), messages
 
