@@ -11,5 +11,6 @@ from nestvmm.lab.base import Lab
 from nestvmm.lab.local import LocalLab, kvm_amd_nests
 from nestvmm.lab.session import LabError, LabResult, LabTimeoutError
 from nestvmm.lab.svm import SvmLab
+from nestvmm.lab.vmx import VmxLab
 
-__all__ = ["Lab", "LabError", "LabResult", "LabTimeoutError", "LocalLab", "SvmLab", "kvm_amd_nests"]
+__all__ = ["Lab", "LabError", "LabResult", "LabTimeoutError", "LocalLab", "SvmLab", "VmxLab", "kvm_amd_nests"]

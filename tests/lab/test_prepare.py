@@ -12,7 +12,7 @@ import pytest
 
 from nestvmm.errors import HostError, UsageError
 from nestvmm.lab import SvmLab, kernel
-from nestvmm.lab.image import _keep, unpack_kernel
+from nestvmm.lab.image import keep, unpack_kernel
 from nestvmm.lab.svm import prepare
 
 TOOLS = {
@@ -143,7 +143,7 @@ def test_a_cache_that_cannot_be_made_says_so(tools: Path, tmp_path: Path, monkey
         kernel.find_kernel()
 
 
-def test_two_builds_at_once_keep_one_whole_file(tools: Path, tmp_path: Path) -> None:
+def test_two_builds_at_oncekeep_one_whole_file(tools: Path, tmp_path: Path) -> None:
     both = threading.Barrier(2, timeout=10)
 
     def build() -> bytes:
@@ -151,7 +151,7 @@ def test_two_builds_at_once_keep_one_whole_file(tools: Path, tmp_path: Path) -> 
         return b"whole"
 
     paths: list[Path] = []
-    threads = [threading.Thread(target=lambda: paths.append(_keep("thing", b"key", build))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: paths.append(keep("thing", b"key", build))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -161,7 +161,7 @@ def test_two_builds_at_once_keep_one_whole_file(tools: Path, tmp_path: Path) -> 
     assert paths[0].read_bytes() == b"whole"
 
 
-def test_two_fetches_at_once_keep_one_whole_kernel(tools: Path, tmp_path: Path) -> None:
+def test_two_fetches_at_oncekeep_one_whole_kernel(tools: Path, tmp_path: Path) -> None:
     built = [tmp_path / name for name in ("one", "two")]
     for path in built:
         path.mkdir()

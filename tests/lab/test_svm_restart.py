@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nestvmm.lab import LabError, LabTimeoutError, SvmLab, svm
+from nestvmm.lab import LabError, LabTimeoutError, SvmLab, machine, svm
 from nestvmm.lab.kernel import Kernel
 
 ASSERTION = "qemu-system-x86_64: ../accel/tcg/tcg-accel-ops.c:79: tcg_handle_interrupt: Assertion failed."
@@ -86,7 +86,7 @@ def test_a_second_death_is_an_error(make_lab: MakeLab, boots: Boots) -> None:
 def test_a_lab_that_falls_silent_under_a_command_is_started_again(
     make_lab: MakeLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
-    monkeypatch.setattr(svm, "STALLED_SILENCE_LIMIT", 3.0)
+    monkeypatch.setattr(machine, "STALLED_SILENCE_LIMIT", 3.0)
     # the agent itself is stopped, as all of a hung machine is, while its QEMU complains and lives on
     with make_lab("serve_and(hang) if boot == 1 else serve()") as lab:
         result = lab.run("[ -e agent ] || { echo $PPID >agent; kill -STOP $PPID; }; echo done", cwd=tmp_path)
