@@ -184,6 +184,9 @@ static int step_exit(struct nv_vcpu *vcpu)
 
 	if ((is_nmi(vmx) && !vmx->nmi_wanted) || (basic_of(vmx) == BASIC_INTERRUPT && !(vmx->wanted.pin & PIN_INTERRUPTS)))
 		return 0; /* kept for later: the step goes on */
+	/* Bochs has the trap pending when an exit to KVM comes before the instruction is done: level n comes to it again */
+	if (trapped && got(vmx, GOT_RIP) == step->rip && !step->ports)
+		return -EAGAIN;
 	result = nv_vmx_step_end(vcpu, trapped);
 	return result ? result : trapped && !step->own_trap ? -EAGAIN : 0;
 }

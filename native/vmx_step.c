@@ -49,8 +49,11 @@ int nv_vmx_step_end(struct nv_vcpu *vcpu, int executed)
 	struct nv_vmx_step *step = &vmx->step;
 
 	step->active = 0;
-	if (!step->own_trap)
+	if (!step->own_trap) {
 		*register_of(vmx, NV_REG_RFLAGS) &= ~RFLAGS_TF;
+		/* where KVM did the instruction, Bochs still has its own trap pending */
+		nv_vmx_put(vmx, NV_VMCS_GUEST_PENDING_DEBUG, 0);
+	}
 	return step->moves_cr ? show_control_registers(vcpu, executed) : 0;
 }
 
