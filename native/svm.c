@@ -7,6 +7,7 @@
 
 #include "direct.h"
 #include "svm_exits.h"
+#include "undefined.h"
 
 _Static_assert(offsetof(struct nv_vmcb, exit_code) == 0x70, "AMD APM vol. 2, table B-1");
 _Static_assert(offsetof(struct nv_vmcb, event_injection) == 0xa8, "AMD APM vol. 2, table B-1");
@@ -114,12 +115,15 @@ static void decode_exit(const struct nv_svm *svm, struct nv_event *event)
 		event->direction = event->info & ERROR_FETCH ? NV_EXECUTE : event->info & ERROR_WRITE ? NV_WRITE : NV_READ;
 }
 
-enum { RFLAGS_TF = 1 << 8, EXIT_DB = 0x41, EXIT_NMI = 0x61, EXIT_NPF = 0x400, EXCEPTION_DB = 1 << 1 };
+enum { RFLAGS_TF = 1 << 8, EXIT_EXCEPTION = 0x40, EXIT_DB = 0x41, EXIT_NMI = 0x61, EXIT_NPF = 0x400, EXCEPTION_DB = 1 << 1 };
 enum { INTERRUPT_SHADOW = 1 };
 /* EVENTINJ and EXITINTINFO (AMD APM vol. 2, 15.20 and 15.7.2) */
 #define EVENT_VALID (1ull << 31)
 #define EVENT_ERROR_CODE (1ull << 11)
 #define EVENT_KIND 8
+/* Vectors (AMD APM vol. 2, table 8-2) */
+#define UD 6
+#define WITH_ERROR_CODE (1u << 8 | 0x1fu << 10 | 1u << 17 | 1u << 21 | 3u << 29)
 
 static uint32_t *intercept_of(struct nv_vmcb *block, uint32_t code, uint32_t *bit)
 {
@@ -136,6 +140,12 @@ void nv_svm_pass(struct nv_svm *svm, struct nv_event *event)
 	event->advance = 0;
 	if (block->exit_code == EXIT_NMI) {
 		nv_svm_inject(svm, NV_EVENT_NMI, 2, 0, 0);
+		return;
+	}
+	if (block->exit_code - EXIT_EXCEPTION < 32) {
+		uint8_t vector = block->exit_code - EXIT_EXCEPTION;
+
+		nv_svm_inject(svm, NV_EVENT_EXCEPTION, vector, WITH_ERROR_CODE >> vector & 1, block->exit_info_1);
 		return;
 	}
 	svm->passed = block->exit_code;
@@ -243,6 +253,11 @@ static void svm_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 		return;
 	}
 	decode_exit(svm, event);
+	if (event->reason == NV_REASON_EXCEPTION && event->qualifier == UD) {
+		struct nv_code code = code_of(svm->block);
+
+		nv_undefined(vcpu->table, svm->switched.paging, &code, event);
+	}
 }
 
 static void move_rip(struct nv_svm *svm, uint8_t bytes)
@@ -263,10 +278,10 @@ static void svm_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 		nv_direct_complete(vcpu, event);
 		return;
 	}
-	if (event->advance) {
+	if (event->advance)
 		move_rip(svm, event->advance);
+	if (event->advance || event->reason == NV_REASON_EMULATION_FAILURE)
 		block->interrupt_shadow &= ~(uint64_t)INTERRUPT_SHADOW;
-	}
 	redeliver(block);
 }
 

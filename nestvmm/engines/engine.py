@@ -142,6 +142,13 @@ class Engine(Protocol):
         """What each instruction does at CPL 0 and at CPL 3 where CPUID is `entries`; RAX points at memory."""
         ...
 
+    def catch_undefined(self) -> None:
+        """Makes an instruction that the processor does not know an emulation failure, where this engine can.
+
+        At any time before level n runs. Instructions that nobody claims raise #UD as they did.
+        """
+        ...
+
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
         ...

@@ -19,6 +19,7 @@ __all__ = ["SvmEngine"]
 
 _CPUID_SVM: Final = (0x80000001, 1 << 2)
 _CPUID_1G_PAGES: Final = (0x80000001, 1 << 26)
+_UD: Final = 6
 _EFER_SVME: Final = 1 << 12
 _MSR_HSAVE: Final = 0xC0010117
 
@@ -101,6 +102,10 @@ class SvmEngine(SwitchedEngine):
         for entry in entries:
             if entry.function == leaf:
                 entry.ecx |= bit
+
+    def catch_undefined(self) -> None:
+        """Intercepts #UD."""
+        self._block.exceptions |= 1 << _UD
 
     def let_pass(self) -> bool:
         """Lets the processor execute the instruction that an intercept stopped."""

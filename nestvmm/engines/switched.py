@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from nestvmm.engines.direct import DirectEngine
 from nestvmm.engines.engine import EngineConfig
 from nestvmm.engines.shadow import Shadow
 from nestvmm.engines.switcher import Switcher
+from nestvmm.engines.trial import Trial
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Kvm, KvmError, Regs, Sregs
 from nestvmm.x86.event import Outcome, Result
@@ -25,6 +26,7 @@ from nestvmm.x86.event import Outcome, Result
 __all__ = ["SwitchedEngine"]
 
 _SLOT_SWITCHER = 0
+_UD = 6
 
 # The mailbox's order, the numbers of the instruction encoding, differs from that of Regs in the first eight: these say
 # which of the other is each one's.
@@ -142,8 +144,22 @@ class SwitchedEngine(DirectEngine):
         else:
             super().settle()
 
+    @abstractmethod
+    def catch_undefined(self) -> None:
+        """Intercepts #UD."""
+
+    def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
+        """What is undefined can be intercepted."""
+
+        def intercepted(outcome: Trial) -> Trial:
+            return Trial.HANDED_OVER if outcome is Trial.UNDEFINED else outcome
+
+        return [(intercepted(first), intercepted(last)) for first, last in super().try_instructions(codes, entries)]
+
     def complete(self) -> Result:
-        """Nothing: here level n's own code runs on the processor, and KVM emulates only its accesses to devices."""
+        """Nothing: the processor lacks what it stopped at as undefined, and KVM emulates only accesses to devices."""
+        if self._c.switched.rung:
+            return Result.faulted(_UD)
         return Result(Outcome.DECLINED, message=f"the {self.name} engine completes nothing")
 
     def exception(self, vector: int, error_code: int | None) -> None:
