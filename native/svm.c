@@ -159,6 +159,8 @@ static void svm_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 
 	if (svm->switched.rung) {
 		nv_svm_decode(svm, event);
+		if (event->reason == NV_REASON_EXCEPTION && event->qualifier == UD)
+			nv_svm_decode_undefined(svm, vcpu->table, event);
 		return;
 	}
 	nv_switched_decode(vcpu, event);
@@ -238,6 +240,8 @@ static void svm_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 		give_answer(svm, event);
 	if (event->advance)
 		skip(svm, event);
+	else if (event->reason == NV_REASON_EMULATION_FAILURE)
+		svm->block->interrupt_shadow &= ~SHADOWED;
 }
 
 static const struct nv_engine_ops svm_ops = {

@@ -4,6 +4,7 @@
 
 #include "fetch.h"
 #include "svm_exits.h"
+#include "undefined.h"
 
 static struct nv_code code_of(const struct nv_vmcb *block)
 {
@@ -184,4 +185,11 @@ void nv_svm_decode(struct nv_svm *svm, struct nv_event *event)
 	default:
 		break;
 	}
+}
+
+void nv_svm_decode_undefined(struct nv_svm *svm, const struct nv_table *table, struct nv_event *event)
+{
+	struct nv_code code = code_of(svm->block);
+
+	nv_undefined(table, svm->switched.paging, &code, event);
 }

@@ -27,7 +27,7 @@ enum {
 	EXIT_NPF = 0x400,
 };
 
-enum { DB = 1, BP = 3, OF = 4, DF = 8, GP = 13, PF = 14 };
+enum { DB = 1, BP = 3, OF = 4, UD = 6, DF = 8, GP = 13, PF = 14 };
 
 #define RFLAGS_TF (1ull << 8)
 #define RFLAGS_IF (1ull << 9)
@@ -71,6 +71,9 @@ static inline int code_bits(const struct nv_vmcb *block)
 
 /* svm_decode.c: the exit, or what svm->synthetic says, as an event. */
 void nv_svm_decode(struct nv_svm *svm, struct nv_event *event);
+
+/* #UD, decoded: nv_undefined's part of it. */
+void nv_svm_decode_undefined(struct nv_svm *svm, const struct nv_table *table, struct nv_event *event);
 
 /* svm_step.c. end: executed says whether the instruction is behind level n. */
 void nv_svm_step_begin(struct nv_svm *svm, uint32_t code, int traps);

@@ -162,6 +162,9 @@ class FakeEngine:
     def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
         return [(Trial.HANDED_OVER, Trial.HANDED_OVER)] * len(codes)
 
+    def catch_undefined(self) -> None:
+        self.log.append(("catch undefined",))
+
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         self.cpuid = entries
 

@@ -157,6 +157,9 @@ class DirectEngine:
         """Runs each one in a small VM of its own."""
         return try_instructions(self._kvm, codes, entries)
 
+    def catch_undefined(self) -> None:
+        """Nothing: what KVM hands over it hands over anyway."""
+
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
         self._vcpu.set_cpuid(self._show(entries))

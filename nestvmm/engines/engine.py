@@ -146,6 +146,13 @@ class Engine(Protocol):
         """What L0's C code answers for this engine, after all levels: L0 claims it."""
         ...
 
+    def catch_undefined(self) -> None:
+        """Makes an instruction that the processor does not know an emulation failure, where this engine can.
+
+        At any time before level n runs. Instructions that nobody claims raise #UD as they did.
+        """
+        ...
+
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
         ...

@@ -13,7 +13,7 @@ from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.engines.engine import EngineConfig, MsrRange
 from nestvmm.engines.msr_filter import msr_ranges
-from nestvmm.engines.svm_intercepts import msr_map, port_map, unmapped_msrs, vectors
+from nestvmm.engines.svm_intercepts import msr_map, port_map, vectors
 from nestvmm.engines.switched import SwitchedEngine
 from nestvmm.engines.switcher import switcher_sregs
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
@@ -110,7 +110,7 @@ class SvmEngine(SwitchedEngine):
         self._switcher.write(lib.NV_SWITCHER_IOPM, port_map(ports))
 
     def _filtered(self, ranges: Iterable[MsrRange]) -> list[MsrRange]:
-        return unmapped_msrs(ranges)
+        return []
 
     def _own_msrs(self) -> list[MsrRange]:
         return [*super()._own_msrs(), *_OWN_MSRS]

@@ -20,6 +20,7 @@ from nestvmm.engines.direct import DirectEngine
 from nestvmm.engines.engine import EngineConfig, MsrRange
 from nestvmm.engines.shadow import Shadow
 from nestvmm.engines.switcher import Switcher
+from nestvmm.engines.trial import Trial
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Kvm, KvmError, Regs, Sregs
 from nestvmm.x86.event import Outcome, Result
@@ -29,6 +30,7 @@ from nestvmm.x86.scope import Scope
 __all__ = ["SwitchedEngine"]
 
 _SLOT_SWITCHER = 0
+_UD = 6
 _RFLAGS_TF = 1 << 8
 
 # KVM's features, and the MSRs of such interfaces: KVM's and Hyper-V's.
@@ -132,7 +134,8 @@ class SwitchedEngine(DirectEngine):
         self._c.switched.paging = self.paging.c
         self._shadow.attach(self._c.switched)
         self._cpuid_server = CpuidServer(self._vcpu.fd, self._mailbox.regs, self._cr4)
-        self._intercept(config.wanted)
+        self._catches = False
+        self.intercept(config.wanted)
         self._vcpu.set_regs(
             Regs(
                 rip=lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_CODE,
@@ -208,8 +211,29 @@ class SwitchedEngine(DirectEngine):
         else:
             super().settle()
 
+    def intercept(self, wanted: Sequence[Scope]) -> None:
+        """Intercepts exactly these events from now on, and what L0 needs. The pending event must be settled."""
+        self._recall()
+        self._wanted = tuple(wanted)
+        self._intercept([*wanted, Scope(ExitReason.EXCEPTION, _UD, _UD)] if self._catches else wanted)
+
+    def catch_undefined(self) -> None:
+        """Intercepts #UD."""
+        self._catches = True
+        self.intercept(self._wanted)
+
+    def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
+        """What is undefined can be intercepted."""
+
+        def intercepted(outcome: Trial) -> Trial:
+            return Trial.HANDED_OVER if outcome is Trial.UNDEFINED else outcome
+
+        return [(intercepted(first), intercepted(last)) for first, last in super().try_instructions(codes, entries)]
+
     def complete(self) -> Result:
-        """Nothing: here level n's own code runs on the processor, and KVM emulates only its accesses to devices."""
+        """Nothing: the processor lacks what it stopped at as undefined, and KVM emulates only accesses to devices."""
+        if self._c.switched.rung:
+            return Result.faulted(_UD)
         return Result(Outcome.DECLINED, message=f"the {self.name} engine completes nothing")
 
     def _queue(self, vector: int) -> None:

@@ -79,7 +79,7 @@ def monitor_claims(engine: Engine, level: int) -> list[Claim]:
         handlers[reason] = lambda _: HANDLED if engine.let_pass() else Result.declined()
     for reason in (ExitReason.HYPERCALL, ExitReason.SVM_INSTRUCTION, ExitReason.VMX_INSTRUCTION):
         handlers[reason] = lambda _: Result.faulted(_UD)
-    return [Claim(0, Scope(reason), handler, "L0") for reason, handler in handlers.items()]
+    return [Claim(0, Scope(reason), handler, "L0", fallback=True) for reason, handler in handlers.items()]
 
 
 def engine_claims(engine: Engine) -> list[Claim]:

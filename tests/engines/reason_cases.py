@@ -5,34 +5,24 @@ Each guest is machine code for CODE; what it kept is in RESULTS. `run` gives wha
 
 from __future__ import annotations
 
-import struct
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from guest_code import (
     CODE,
-    DROP_ERROR_CODE,
     HLT,
     IRETQ,
-    NOP,
     RESULTS,
-    UD2,
-    cpuid,
     done,
     keep,
-    load,
     rax,
     rbx,
     rcx,
     rdi,
-    rdmsr,
     rdx,
     run_in,
     spec_of,
-    store,
-    with_handlers,
-    wrmsr,
 )
 from guest_code import results as kept
 
