@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nestvmm._native import ffi, lib
-from nestvmm.engines import EngineConfig, Trial
+from nestvmm.engines import EngineConfig, MemorySlot, Trial
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Regs, Sregs
 from nestvmm.x86.event import Direction, Outcome, Result
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.spans import Span
 
 DEBUG_EXIT = 0xF4
 
@@ -173,6 +174,9 @@ class FakeEngine:
 
     def kick(self) -> None:
         lib.nv_vcpu_kick(self.vcpu)
+
+    def remap(self, slots: Sequence[MemorySlot], reported: Sequence[Span], changed: Sequence[Span]) -> None:
+        self.log.append(("remap", [tuple(slot) for slot in slots], list(reported), list(changed)))  # type: ignore[call-overload]
 
     def let_pass(self) -> bool:
         return False

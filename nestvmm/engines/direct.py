@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from nestvmm._native import ffi, lib
 from nestvmm.engines.completion import Completer
-from nestvmm.engines.engine import EngineConfig, RunStatus
+from nestvmm.engines.engine import EngineConfig, MemorySlot, RunStatus
 from nestvmm.engines.msr_filter import msr_filter
 from nestvmm.engines.slots import SlotTable
 from nestvmm.engines.trial import Trial, try_instructions
@@ -24,6 +24,7 @@ from nestvmm.kvm import Cap, CpuidEntry, Kvm, KvmError, Regs, Sregs, Vcpu, Vm
 from nestvmm.x86 import layout
 from nestvmm.x86.event import Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason
+from nestvmm.x86.spans import Span
 
 __all__ = ["DirectEngine"]
 
@@ -52,7 +53,9 @@ class DirectEngine:
         self._fresh = False
         self._cpuid: list[CpuidEntry] = []
         self._completer: Completer | None = None
+        self._slots = config.slots
         self.claimed: Callable[[bytes], bool] = lambda _: False
+        self._open.callback(self._drop_completer)
         try:
             self._build()
         except BaseException:
@@ -90,8 +93,8 @@ class DirectEngine:
 
     def _link_memory(self, config: EngineConfig) -> None:
         """Gives KVM the memory of level n."""
-        self._memory_slots = SlotTable(self._vm, config.memory)
-        self._memory_slots.link(config.slots)
+        self._slot_table = SlotTable(self._vm, config.memory)
+        self._slot_table.link(config.slots)
 
     def _build_vcpu(self, config: EngineConfig) -> None:
         """Makes the run loop's vCPU of KVM's."""
@@ -166,6 +169,12 @@ class DirectEngine:
             self._kicked = True
             self._wake.notify_all()
 
+    def remap(self, slots: Sequence[MemorySlot], reported: Sequence[Span], changed: Sequence[Span]) -> None:
+        """Changes KVM's memory slots."""
+        self._slot_table.link(slots)
+        self._slots = slots
+        self._drop_completer()
+
     def let_pass(self) -> bool:
         """KVM has done with the instructions that it hands over here."""
         return False
@@ -230,12 +239,14 @@ class DirectEngine:
     def completer(self) -> Completer:
         """What does KVM's part where KVM cannot; made when it is needed first."""
         if self._completer is None:
-            config = self._config
             kicked = ffi.addressof(self.vcpu, "kicked")
-            self._completer = self._open.enter_context(
-                Completer(self._vcpu, kicked, config.memory, config.slots, self._cpuid, self.claimed)
-            )
+            self._completer = Completer(self._vcpu, kicked, self._config.memory, self._slots, self._cpuid, self.claimed)
         return self._completer
+
+    def _drop_completer(self) -> None:
+        if self._completer is not None:
+            self._completer.close()
+            self._completer = None
 
     def complete(self) -> Result:
         """Does the instruction that KVM could not emulate, and those behind it that need no KVM."""

@@ -17,6 +17,7 @@ from nestvmm.engines.trial import Trial
 from nestvmm.kvm import CpuidEntry, HostMemory, Regs, Sregs
 from nestvmm.x86.event import Result
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.spans import Span
 
 __all__ = ["Engine", "EngineConfig", "MemorySlot", "MsrRange", "RunStatus"]
 
@@ -91,7 +92,7 @@ class EngineConfig:
     debug: frozenset[int] = frozenset()
     wanted: frozenset[ExitReason] = frozenset()
     l0_msrs: Sequence[MsrRange] = ()
-    reported: Sequence[tuple[int, int]] = ()
+    reported: Sequence[Span] = ()
 
 
 class Engine(Protocol):
@@ -154,8 +155,19 @@ class Engine(Protocol):
         """Ends the current or next run with KICKED; from any thread."""
         ...
 
+    def remap(self, slots: Sequence[MemorySlot], reported: Sequence[Span], changed: Sequence[Span]) -> None:
+        """Level n's memory and its reported faults are these now; they changed in the ranges `changed` at most.
+
+        Raises HostError or KvmError for memory that this engine cannot give.
+        """
+        ...
+
     def let_pass(self) -> bool:
-        """The processor executes the instruction of the pending event after all; False: this engine cannot."""
+        """What the pending event stopped happens after all; False: this engine cannot.
+
+        The processor executes the instruction. Or an access to an address that a level withholds is one to a hole, or
+        a write to read-only memory; the level is not asked again about that page until the map changes there.
+        """
         ...
 
     def settle(self) -> None:

@@ -12,7 +12,7 @@ address. Where a level claims nested page faults, nothing is mapped that its map
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from nestvmm._native import ffi, lib
 from nestvmm.engines.engine import EngineConfig, MemorySlot
@@ -20,6 +20,7 @@ from nestvmm.engines.slots import SlotTable
 from nestvmm.errors import HostError
 from nestvmm.kvm import HostMemory, Vm
 from nestvmm.x86.rights import Rights
+from nestvmm.x86.spans import Span, minus
 
 __all__ = ["ADDRESSES", "KvmSlot", "Layout", "Shadow", "ShadowRange", "shadow_layout"]
 
@@ -32,8 +33,6 @@ _END: Final = lib.NV_SHADOW_WINDOWS
 _WINDOW: Final = lib.NV_SHADOW_WINDOW
 #: Pages that are holes although a level claims their faults, because it declined one. A guest chooses how many.
 _CONCEDED: Final = 256
-
-Span = tuple[int, int]
 
 
 class ShadowRange(NamedTuple):
@@ -125,21 +124,16 @@ class Shadow:
     format:   NV_SHADOW_NPT or NV_SHADOW_EPT
     largest:  of the pages that they may have: 1 is 4 KiB, 2 is 2 MiB, 3 is 1 GiB
     first:    the first number of a memory slot of KVM's that is free
-    pages:    of 4 KiB, that the tables may take
 
     Raises HostError when level n has more memory than there are addresses for.
     """
 
-    def __init__(
-        self,
-        vm: Vm,
-        config: EngineConfig,
-        kind: int,
-        largest: int,
-        first: int,
-        pages: int = lib.NV_SHADOW_TABLE_COUNT,
-    ) -> None:
+    #: Pages of 4 KiB that the tables may take.
+    pages: ClassVar[int] = lib.NV_SHADOW_TABLE_COUNT
+
+    def __init__(self, vm: Vm, config: EngineConfig, kind: int, largest: int, first: int) -> None:
         self._vm = vm
+        pages = self.pages
         size = config.memory.size
         if size > _END:
             raise HostError(f"{size >> 20} MiB of guest memory; this engine has addresses for {_END >> 20} MiB")
@@ -206,9 +200,7 @@ class Shadow:
         return True
 
     def _compile(self, changed: Sequence[Span]) -> None:
-        reported = list(self._reported)
-        for page in self._conceded:
-            reported = [piece for span in reported for piece in _without(span, page)]
+        reported = minus(self._reported, [(page, page + _PAGE - 1) for page in self._conceded])
         layout = shadow_layout(self._slots, reported, self._ram)
         self._slot_table.link([self._whole, *layout.readonly])
         fields = [(one.first, one.last, one.to, one.rights.value, 0) for one in layout.ranges]
@@ -216,14 +208,3 @@ class Shadow:
         for first, last in changed:
             lib.nv_shadow_set(self.c, ranges, len(fields), first, last)
         self._ranges = ranges
-
-
-def _without(span: Span, page: int) -> Iterator[Span]:
-    first, last = span
-    if not first <= page <= last:
-        yield span
-        return
-    if first < page:
-        yield first, page - 1
-    if last > page + _PAGE - 1:
-        yield page + _PAGE, last

@@ -43,6 +43,7 @@ _CODES: Final = {
     ExitReason.XSETBV: (0x8D,),
     ExitReason.HYPERCALL: (_VMMCALL,),
     ExitReason.SVM_INSTRUCTION: (),
+    ExitReason.NESTED_PAGE_FAULT: (),
 }
 
 _SEGMENTS: Final = ("es", "cs", "ss", "ds")
@@ -103,8 +104,10 @@ class SvmEngine(SwitchedEngine):
                 entry.ecx |= bit
 
     def let_pass(self) -> bool:
-        """Lets the processor execute the instruction that an intercept stopped."""
-        if not self._c.switched.rung:
+        """Lets what an intercept stopped happen after all."""
+        if super().let_pass():
+            return True
+        if not self._c.switched.rung or self.vcpu.event.reason == ExitReason.NESTED_PAGE_FAULT:
             return False
         lib.nv_svm_pass(self._c, ffi.addressof(self.vcpu, "event"))
         return True

@@ -8,16 +8,19 @@ to userspace directly KVM holds them, its vCPU being in guest mode.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from nestvmm._native import lib
 from nestvmm.engines.direct import DirectEngine
-from nestvmm.engines.engine import EngineConfig
+from nestvmm.engines.engine import EngineConfig, MemorySlot
 from nestvmm.engines.shadow import Shadow
 from nestvmm.engines.switcher import Switcher
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Kvm, KvmError, Regs, Sregs
-from nestvmm.x86.event import Outcome, Result
+from nestvmm.x86.event import Direction, Outcome, Result
+from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.spans import Span
 
 __all__ = ["SwitchedEngine"]
 
@@ -128,6 +131,17 @@ class SwitchedEngine(DirectEngine):
         if not self._outside():
             self._check(lib.nv_switched_recall(self.vcpu))
             self._check_switcher()
+
+    def remap(self, slots: Sequence[MemorySlot], reported: Sequence[Span], changed: Sequence[Span]) -> None:
+        """Changes level n's nested page tables."""
+        self._shadow.change(slots, reported, changed)
+
+    def let_pass(self) -> bool:
+        """Makes the page of a fault that every level declined a hole, or read-only memory."""
+        event = self.vcpu.event
+        if event.reason != ExitReason.NESTED_PAGE_FAULT:
+            return False
+        return self._shadow.concede(event.qualifier, execute=event.direction == Direction.EXECUTE)
 
     def complete(self) -> Result:
         """Nothing: here level n's own code runs on the processor, and KVM emulates only its accesses to devices."""
