@@ -17,7 +17,7 @@ _Static_assert(offsetof(struct nv_vmcb, rax) == 0x5f8, "AMD APM vol. 2, table B-
 _Static_assert(offsetof(struct nv_vmcb, cr2) == 0x640, "AMD APM vol. 2, table B-2");
 
 /* Bits of a nested page fault's error code, EXITINFO1 (AMD APM vol. 2, 15.25.6). */
-enum { ERROR_WRITE = 1 << 1, ERROR_FETCH = 1 << 4 };
+enum { ERROR_PRESENT = 1 << 0, ERROR_WRITE = 1 << 1, ERROR_RESERVED = 1 << 3, ERROR_FETCH = 1 << 4 };
 
 /* Exit codes from the first to the last (AMD APM vol. 2, appendix C): their neutral reason, and the length of the instruction. */
 struct exit_row {
@@ -90,6 +90,11 @@ static void decode_exit(const struct nv_svm *svm, struct nv_event *event)
 		event->qualifier = block->exit_info_2;
 		event->direction = event->info & ERROR_FETCH ? NV_EXECUTE : event->info & ERROR_WRITE ? NV_WRITE : NV_READ;
 		event->advance = 0;
+		/* as the levels' maps have it: what is not filled yet is present all the same */
+		if (nv_shadow_rights(svm->switched.shadow, event->qualifier))
+			event->info |= ERROR_PRESENT;
+		else
+			event->info &= ~(uint64_t)ERROR_PRESENT;
 	}
 }
 
@@ -201,7 +206,8 @@ static int svm_enter(struct nv_vcpu *vcpu)
 		svm->switched.recalling = 0;
 		return 0;
 	}
-	if (block->exit_code == EXIT_NPF && nv_switched_fill(&svm->switched, block->exit_info_2, access_of(block->exit_info_1))) {
+	if (block->exit_code == EXIT_NPF && !(block->exit_info_1 & ERROR_RESERVED) &&
+	    nv_switched_fill(&svm->switched, block->exit_info_2, access_of(block->exit_info_1))) {
 		redeliver(block);
 		return -EAGAIN;
 	}

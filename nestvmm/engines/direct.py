@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from nestvmm._native import ffi, lib
 from nestvmm.engines.completion import Completer
-from nestvmm.engines.engine import EngineConfig, MemorySlot, RunStatus
+from nestvmm.engines.engine import EngineConfig, MemorySlot, MsrRange, RunStatus
 from nestvmm.engines.msr_filter import msr_filter
 from nestvmm.engines.slots import SlotTable
 from nestvmm.engines.trial import Trial, try_instructions
@@ -102,13 +102,17 @@ class DirectEngine:
 
     def _trap_msrs(self) -> None:
         config = self._config
-        wanted = [*config.msrs, *(config.l0_msrs if self.filters_msrs() else ())]
+        wanted = [*config.msrs, *((*config.l0_msrs, *self._own_msrs()) if self.filters_msrs() else ())]
         if not wanted:
             return
         refused = _MSR_FILTERED | (_MSR_INVALID | _MSR_UNKNOWN if config.msrs else 0)
         self._vm.enable_cap(Cap.X86_USER_SPACE_MSR, refused)
         ranges, deny = msr_filter(wanted)
         self._vm.set_msr_filter(ranges, deny)
+
+    def _own_msrs(self) -> Sequence[MsrRange]:
+        """What the engine itself must see."""
+        return ()
 
     @staticmethod
     def traps(reason: ExitReason, machine: str) -> bool:

@@ -11,7 +11,9 @@ address. Where a level claims nested page faults, nothing is mapped that its map
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any, ClassVar, Final, NamedTuple
 
 from nestvmm._native import ffi, lib
@@ -42,6 +44,9 @@ class ShadowRange(NamedTuple):
     last: int
     to: int
     rights: Rights
+
+
+_FIRST = attrgetter("first")
 
 
 class KvmSlot(NamedTuple):
@@ -183,6 +188,14 @@ class Shadow:
         self._conceded -= gone
         self._compile(changed)
 
+    def writable(self, address: int, size: int) -> int | None:
+        """KVM's address of level n's memory; None where not all of it is one piece that level n may write."""
+        ranges = self._layout.ranges
+        at = bisect_right(ranges, address, key=_FIRST) - 1
+        if at < 0 or address + size - 1 > ranges[at].last or ranges[at].to < self._ram or ranges[at].to == _WINDOW:
+            return None
+        return ranges[at].to + address - ranges[at].first if Rights.WRITE in ranges[at].rights else None
+
     def concede(self, address: int, execute: bool) -> bool:
         """Makes the page a hole, or read-only memory, as if no level claimed its faults; False: that is no help."""
         page = address & -_PAGE
@@ -201,7 +214,7 @@ class Shadow:
 
     def _compile(self, changed: Sequence[Span]) -> None:
         reported = minus(self._reported, [(page, page + _PAGE - 1) for page in self._conceded])
-        layout = shadow_layout(self._slots, reported, self._ram)
+        layout = self._layout = shadow_layout(self._slots, reported, self._ram)
         self._slot_table.link([self._whole, *layout.readonly])
         fields = [(one.first, one.last, one.to, one.rights.value, 0) for one in layout.ranges]
         ranges = ffi.new("struct nv_shadow_range[]", fields)

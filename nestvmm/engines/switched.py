@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 
 from nestvmm._native import lib
 from nestvmm.engines.direct import DirectEngine
-from nestvmm.engines.engine import EngineConfig, MemorySlot
+from nestvmm.engines.engine import EngineConfig, MemorySlot, MsrRange
+from nestvmm.engines.paravirtual import ADDRESS_MSRS, HYPERV_MSRS, TRAPPED, carry
 from nestvmm.engines.shadow import Shadow
 from nestvmm.engines.switcher import Switcher
 from nestvmm.errors import HostError
@@ -85,6 +86,7 @@ class SwitchedEngine(DirectEngine):
     def _link_memory(self, config: EngineConfig) -> None:
         self._switcher = self._open.enter_context(Switcher(self._vm, _SLOT_SWITCHER, self.name))
         largest = self._largest_page(self.supported_cpuid())
+        self._named: dict[int, int] = {}
         self._shadow = self._open.enter_context(Shadow(self._vm, config, self.tables, largest, _SLOT_SWITCHER + 1))
 
     def _build_vcpu(self, config: EngineConfig) -> None:
@@ -133,8 +135,33 @@ class SwitchedEngine(DirectEngine):
             self._check_switcher()
 
     def remap(self, slots: Sequence[MemorySlot], reported: Sequence[Span], changed: Sequence[Span]) -> None:
-        """Changes level n's nested page tables."""
+        """Changes level n's nested page tables, and where KVM writes for level n."""
         self._shadow.change(slots, reported, changed)
+        for index, value in self._named.items():
+            self._name(index, value)
+
+    def _own_msrs(self) -> Sequence[MsrRange]:
+        return TRAPPED
+
+    def _name(self, index: int, value: int) -> bool:
+        """Gives KVM an MSR that names level n's memory; none, where that is not level n's."""
+        carried = carry(index, value, self._shadow.writable)
+        return super().set_msr(index, carried or 0) and carried is not None
+
+    def get_msr(self, index: int) -> int | None:
+        """Level n's MSR as the engine keeps it."""
+        return self._named[index] if index in self._named else super().get_msr(index)
+
+    def set_msr(self, index: int, value: int) -> bool:
+        """Sets level n's MSR; none of those by which KVM would write memory that is not level n's."""
+        if HYPERV_MSRS[0] <= index <= HYPERV_MSRS[1]:
+            return False
+        if index not in ADDRESS_MSRS:
+            return super().set_msr(index, value)
+        if not self._name(index, value):
+            return False
+        self._named[index] = value
+        return True
 
     def let_pass(self) -> bool:
         """Makes the page of a fault that every level declined a hole, or read-only memory."""

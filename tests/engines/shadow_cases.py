@@ -8,19 +8,24 @@ import tempfile
 from pathlib import Path
 
 from guest_code import (
+    DROP_ERROR_CODE,
     IDT,
+    IRETQ,
     RESULTS,
     UD2,
+    add,
     done,
     keep,
     load,
     out,
     rax,
     rdi,
+    rdmsr,
     run_in,
     spec_of,
     store,
     with_handlers,
+    wrmsr,
 )
 from guest_code import results as kept
 
@@ -118,6 +123,21 @@ class Pager(Seeing):
         self.see(event)
         page = event.qualifier & -PAGE
         self.guest.map(page, PAGE, page + (0 if page == IDT else self._offset))
+        return HANDLED
+
+
+class Tables(Seeing):
+    """OUT to port 0x5000 takes away the page of that address until it is touched."""
+
+    @on_io(0x5000)
+    def take(self, event: Event) -> Result:
+        self.guest.unmap(event.value, PAGE)
+        return HANDLED
+
+    @on(ExitReason.NESTED_PAGE_FAULT)
+    def fault(self, event: Event) -> Result:
+        self.see(event)
+        self.guest.map(event.qualifier & -PAGE, PAGE, event.qualifier & -PAGE)
         return HANDLED
 
 
@@ -241,8 +261,8 @@ def pool() -> dict[str, object]:
 
 
 def few_tables() -> dict[str, object]:
-    """64 GiB by pages of 1 GiB."""
-    code = b"".join(store(number << 30, number) for number in (1, 2, 3)) + load(2 << 30) + keep(0) + done()
+    """Memory in pages of 1 GiB."""
+    code = b"".join(store(number << 30, number) for number in (1, 2)) + load(2 << 30) + keep(0) + done()
     return run(code, [], 1, memory=8 << 30)
 
 
@@ -290,6 +310,47 @@ def moved() -> dict[str, object]:
     return run(fill + see + back + done(), [LevelSpec(HERE + "Mover"), LevelSpec("logger")], 4)
 
 
+def tables() -> dict[str, object]:
+    """The page that CR3 names goes; the walk of the guest's own tables is what faults."""
+    code = b"\x0f\x20\xd8\xba\x00\x50\x00\x00\xef" + b"\x0f\x20\xd8\x0f\x22\xd8" + rax(0x33) + keep(0) + done()
+    return run(code, [LevelSpec(HERE + "Tables")], 1)
+
+
+CLOCK = 0x4B564D01
+SKIP_WRMSR = DROP_ERROR_CODE + b"\x48\x83\x04\x24\x02" + IRETQ
+
+
+def clock() -> dict[str, object]:
+    """KVM's clock at an address that two levels move, and then at another page."""
+    levels = [
+        LevelSpec("logger", memory=(Region(0, BIG, MIB),)),
+        LevelSpec(HERE + "Mover", memory=(Region(0, 4 * AREA - MIB, 0),)),
+    ]
+    enable = wrmsr(CLOCK, AREA + 0x41) + rdmsr(CLOCK) + keep(0) + out(0x80, 0) + load(AREA + 0x50) + keep(1)
+    move = store(2 * AREA + PAGE + 0x50, 0) + out(0x5000, 1) + out(0x80, 0) + load(AREA + 0x50) + keep(2)
+    off = wrmsr(CLOCK, 0) + store(AREA + 0x50, 0) + out(0x80, 0) + load(AREA + 0x50) + keep(3)
+    first = {"first": MIB + AREA + 0x50, "second": MIB + 2 * AREA + PAGE + 0x50}
+    return run(enable + move + off + done(), levels, 4, memory=2 * BIG, **first)
+
+
+def hostile_msrs() -> dict[str, object]:
+    """KVM is to write the switcher, its tables, across an end of memory, and read-only memory; and Hyper-V."""
+    addresses = (
+        (CLOCK, lib.NV_SWITCHER_BASE | 1),
+        (CLOCK, lib.NV_SHADOW_TABLES | 1),
+        (CLOCK, AREA - 8 | 1),
+        (0x12, AREA | 1),
+        (0x11, lib.NV_SWITCHER_BASE),
+        (0x4B564D03, lib.NV_SWITCHER_BASE | 1),
+        (0x40000000, 1),
+        (0x40000001, lib.NV_SWITCHER_BASE | 1),
+        ((CLOCK), 0),
+    )
+    code = with_handlers(b"".join(wrmsr(*one) for one in addresses) + done(), {13: add(0) + SKIP_WRMSR})
+    memory = (Region(0, AREA, 0), Region(AREA, PAGE, 2 * AREA, RX))
+    return run(code, [LevelSpec("logger", memory=memory)], 1)
+
+
 CASES = {
     "offsets": offsets,
     "write log": write_log,
@@ -304,6 +365,9 @@ CASES = {
     "read-only": read_only,
     "declined": declined,
     "moved": moved,
+    "tables": tables,
+    "clock": clock,
+    "hostile msrs": hostile_msrs,
 }
 
 if __name__ == "__main__":
