@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -189,6 +189,12 @@ class FakeEngine:
 
     def regs(self) -> Regs:
         return deepcopy(self._regs)
+
+    def change_regs(self, changes: Mapping[str, int]) -> None:
+        regs = self.regs()
+        for name, value in changes.items():
+            setattr(regs, name, value)
+        self.set_regs(regs)
 
     def set_regs(self, regs: Regs) -> None:
         changed = {name: getattr(regs, name) for name in Regs.__match_args__}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import ClassVar
 
@@ -203,6 +203,13 @@ class DirectEngine:
         self._apply()
         self._fresh = False
         self._vcpu.set_regs(regs)
+
+    def change_regs(self, changes: Mapping[str, int]) -> None:
+        """Sets some of the general registers."""
+        regs = self.regs()
+        for name, value in changes.items():
+            setattr(regs, name, value)
+        self.set_regs(regs)
 
     def sregs(self) -> Sregs:
         """Segment and control registers."""

@@ -7,7 +7,7 @@ tests put a fake here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar, Protocol
@@ -180,6 +180,10 @@ class Engine(Protocol):
 
     def set_regs(self, regs: Regs) -> None:
         """Sets level n's general registers."""
+        ...
+
+    def change_regs(self, changes: Mapping[str, int]) -> None:
+        """Sets some of level n's general registers, by their names in Regs."""
         ...
 
     def sregs(self) -> Sregs:

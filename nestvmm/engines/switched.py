@@ -7,11 +7,13 @@ to userspace directly KVM holds them, its vCPU being in guest mode.
 
 from __future__ import annotations
 
+import struct
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import attrgetter, itemgetter
 from typing import Any, ClassVar
 
-from nestvmm._native import lib
+from nestvmm._native import ffi, lib
 from nestvmm.engines.direct import DirectEngine
 from nestvmm.engines.engine import EngineConfig, MemorySlot, MsrRange
 from nestvmm.engines.paravirtual import ADDRESS_MSRS, HYPERV_MSRS, TRAPPED, carry
@@ -27,12 +29,13 @@ __all__ = ["SwitchedEngine"]
 
 _SLOT_SWITCHER = 0
 
-# The mailbox's order: the numbers of the instruction encoding, then NV_REG_*.
-_ORDER = (
-    *("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"),
-    *(f"r{number}" for number in range(8, 16)),
-    *("rip", "rflags"),
-)
+# The mailbox's order, the numbers of the instruction encoding, differs from that of Regs in the first eight: these say
+# which of the other is each one's.
+_TO_REGS = itemgetter(0, 3, 1, 2, 6, 7, 4, 5, *range(8, lib.NV_REGS))
+_ORDER = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *Regs.__match_args__[8:])
+_NUMBERS = {name: number for number, name in enumerate(_ORDER)}
+_TO_MAILBOX = attrgetter(*_ORDER)
+_REGISTERS = struct.Struct(f"<{lib.NV_REGS}Q")
 
 
 class SwitchedEngine(DirectEngine):
@@ -94,6 +97,7 @@ class SwitchedEngine(DirectEngine):
             raise HostError(f"engine {self.name} needs {self.needs}; `nestvmm doctor` says more")
         self._vcpu.set_cpuid(self.supported_cpuid())
         self._mailbox: Any = self._switcher.place(lib.NV_SWITCHER_MAILBOX, "struct nv_mailbox *")
+        self._registers = ffi.buffer(self._mailbox.regs)
         self._mailbox.state = lib.NV_SWITCHER_EXIT
         self._mailbox.block = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_BLOCK
         self._c = self._start_switcher(config)
@@ -170,6 +174,13 @@ class SwitchedEngine(DirectEngine):
             return False
         return self._shadow.concede(event.qualifier, execute=event.direction == Direction.EXECUTE)
 
+    def settle(self) -> None:
+        """Lets level n take the answer to its event: by KVM only if KVM holds its registers."""
+        if self._outside():
+            lib.nv_vcpu_finish(self.vcpu)
+        else:
+            super().settle()
+
     def complete(self) -> Result:
         """Nothing: here level n's own code runs on the processor, and KVM emulates only its accesses to devices."""
         return Result(Outcome.DECLINED, message=f"the {self.name} engine completes nothing")
@@ -183,15 +194,22 @@ class SwitchedEngine(DirectEngine):
         """General registers."""
         if not self._outside():
             return self._vcpu.get_regs()
-        return Regs(**dict(zip(_ORDER, self._mailbox.regs, strict=True)))
+        return Regs(*_TO_REGS(_REGISTERS.unpack_from(self._registers)))
 
     def set_regs(self, regs: Regs) -> None:
         """Sets the general registers."""
         if not self._outside():
             self._vcpu.set_regs(regs)
             return
-        for number, name in enumerate(_ORDER):
-            self._mailbox.regs[number] = getattr(regs, name)
+        _REGISTERS.pack_into(self._registers, 0, *_TO_MAILBOX(regs))
+
+    def change_regs(self, changes: Mapping[str, int]) -> None:
+        """Sets some of the general registers."""
+        if not self._outside():
+            super().change_regs(changes)
+            return
+        for name, value in changes.items():
+            self._mailbox.regs[_NUMBERS[name]] = value
 
     def sregs(self) -> Sregs:
         """Segment and control registers."""

@@ -54,6 +54,47 @@ class Regs(Struct, c="struct kvm_regs"):
     rip: int = 0
     rflags: int = 2  # bit 1 is always set
 
+    # written out: handlers of exits copy registers, and the general constructor takes ten times as long
+    def __init__(
+        self,
+        rax: int = 0,
+        rbx: int = 0,
+        rcx: int = 0,
+        rdx: int = 0,
+        rsi: int = 0,
+        rdi: int = 0,
+        rsp: int = 0,
+        rbp: int = 0,
+        r8: int = 0,
+        r9: int = 0,
+        r10: int = 0,
+        r11: int = 0,
+        r12: int = 0,
+        r13: int = 0,
+        r14: int = 0,
+        r15: int = 0,
+        rip: int = 0,
+        rflags: int = 2,
+    ) -> None:
+        self.rax = rax
+        self.rbx = rbx
+        self.rcx = rcx
+        self.rdx = rdx
+        self.rsi = rsi
+        self.rdi = rdi
+        self.rsp = rsp
+        self.rbp = rbp
+        self.r8 = r8
+        self.r9 = r9
+        self.r10 = r10
+        self.r11 = r11
+        self.r12 = r12
+        self.r13 = r13
+        self.r14 = r14
+        self.r15 = r15
+        self.rip = rip
+        self.rflags = rflags
+
 
 class Segment(Struct, c="struct kvm_segment"):
     """A segment register with its descriptor cache; `limit` in bytes whatever `g` says."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from nestvmm.engines import Engine
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["GuestView", "VcpuState"]
 
+_NAMES = Regs.__match_args__
+_values = attrgetter(*_NAMES)
+
 
 class VcpuState:
     """Level n's registers during one event: read once when a handler asks, written back once when it is done.
@@ -29,28 +33,30 @@ class VcpuState:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._regs: Regs | None = None
+        self._values: tuple[int, ...] | None = None
         self._new_regs: dict[str, int] = {}
         self._new_sregs: Sregs | None = None
         self.touched = False
         self.changed = False
 
     def regs(self) -> Regs:
-        """General registers with the changes so far."""
-        self.touched = True
-        if self._regs is None:
-            self._regs = self._engine.regs()
-        regs = Regs()
-        for name in Regs.__match_args__:
-            setattr(regs, name, self._new_regs.get(name, getattr(self._regs, name)))
+        """General registers with the changes so far; a copy."""
+        if self._values is None:
+            self.touched = True
+            regs = self._engine.regs()
+            self._values = _values(regs)
+            return regs
+        regs = Regs(*self._values)
+        for name, value in self._new_regs.items():
+            setattr(regs, name, value)
         return regs
 
     def set_regs(self, regs: Regs) -> None:
         """Keeps what differs from the registers at the exit."""
-        before = self.regs()
-        for name in Regs.__match_args__:
-            value = getattr(regs, name)
-            if value != getattr(before, name):
+        if self._values is None:
+            self.regs()
+        for name, value, before in zip(_NAMES, _values(regs), self._values or (), strict=True):
+            if value != before or name in self._new_regs:
                 self._new_regs[name] = value & 0xFFFFFFFFFFFFFFFF
                 self.changed = True
 
@@ -67,17 +73,14 @@ class VcpuState:
         """Writes the changes to level n, after the engine gave the event's own answer, and forgets all."""
         if self.changed:
             if self._new_regs:
-                regs = self._engine.regs()
-                for name, value in self._new_regs.items():
-                    setattr(regs, name, value)
-                self._engine.set_regs(regs)
+                self._engine.change_regs(self._new_regs)
             if self._new_sregs is not None:
                 self._engine.set_sregs(self._new_sregs)
         self.forget()
 
     def forget(self) -> None:
         """Drops what was read and what was to be written: the next event starts afresh."""
-        self._regs = None
+        self._values = None
         self._new_sregs = None
         self._new_regs.clear()
         self.touched = self.changed = False

@@ -16,8 +16,8 @@ def test_fields_by_position_name_and_default() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Regs(rax=1, eax=2), "Regs does not take eax here; its fields are rax, rbx"),
-        (lambda: Regs(1, rax=2), "Regs does not take rax here"),
+        (lambda: Segment(base=1, eax=2), "Segment does not take eax here; its fields are base, limit"),
+        (lambda: Segment(1, base=2), "Segment does not take base here"),
         (lambda: HltExit(1), "HltExit has 0 fields, 1 were given"),
         (lambda: IoExit(True, 0x80), "IoExit needs size"),
     ],
