@@ -21,6 +21,8 @@ struct nv_switched {
 	struct nv_shadow *shadow; /* level n's nested page tables */
 	struct kvm_userspace_memory_region tables; /* the memory slot that they are in */
 	int vm_fd;
+	uint32_t faulted;        /* the access (NV_RIGHT_*) at fault_address that level n's maps did not allow; 0: none */
+	uint64_t fault_address;
 	uint8_t rung;            /* the pending event came by the doorbell */
 	uint8_t recalling;       /* the next NMI is nv_switched_recall's; one of level n's that comes with it is lost */
 };
