@@ -5,6 +5,7 @@
 
 #include <linux/kvm.h>
 
+#include "fetch.h"
 #include "shadow.h"
 #include "switcher/mailbox.h"
 #include "vcpu.h"
@@ -20,6 +21,7 @@ struct nv_switched {
 	struct nv_mailbox *mailbox;
 	struct nv_shadow *shadow; /* level n's nested page tables */
 	struct kvm_userspace_memory_region tables; /* the memory slot that they are in */
+	struct nv_paging *paging; /* the walk through level n's own page tables */
 	int vm_fd;
 	uint32_t faulted;        /* the access (NV_RIGHT_*) at fault_address that level n's maps did not allow; 0: none */
 	uint64_t fault_address;

@@ -16,6 +16,7 @@ from typing import ClassVar
 from nestvmm._native import ffi, lib
 from nestvmm.engines.completion import Completer
 from nestvmm.engines.engine import EngineConfig, MemorySlot, MsrRange, RunStatus
+from nestvmm.engines.guest_paging import GuestPaging
 from nestvmm.engines.msr_filter import msr_filter
 from nestvmm.engines.slots import SlotTable
 from nestvmm.engines.trial import Trial, try_instructions
@@ -56,6 +57,7 @@ class DirectEngine:
         self._slots = config.slots
         self.claimed: Callable[[bytes], bool] = lambda _: False
         self._open.callback(self._drop_completer)
+        self.paging = GuestPaging(config.memory, config.slots)
         try:
             self._build()
         except BaseException:
@@ -139,10 +141,14 @@ class DirectEngine:
         """Runs each one in a small VM of its own."""
         return try_instructions(self._kvm, codes, entries)
 
+    def catch_undefined(self) -> None:
+        """Nothing: what KVM hands over it hands over anyway."""
+
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
         self._vcpu.set_cpuid(entries)
         self._cpuid = entries
+        self.paging.set_cpuid(entries)
 
     def shown_cpuid(self) -> list[CpuidEntry]:
         """KVM-PVM shows features of the processor's that it runs natively at CPL 3 whatever was set."""
@@ -177,6 +183,7 @@ class DirectEngine:
         """Changes KVM's memory slots."""
         self._slot_table.link(slots)
         self._slots = slots
+        self.paging.set_slots(slots)
         self._drop_completer()
 
     def let_pass(self) -> bool:

@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import Any, ClassVar, Protocol
 
 from nestvmm._native import lib
+from nestvmm.engines.guest_paging import GuestPaging
 from nestvmm.engines.trial import Trial
 from nestvmm.kvm import CpuidEntry, HostMemory, Regs, Sregs
 from nestvmm.x86.event import Result
@@ -110,6 +111,9 @@ class Engine(Protocol):
     #: Descriptor of the VM with an in-kernel irqchip, else -1.
     irqchip_fd: int
 
+    #: The walk through level n's page tables.
+    paging: GuestPaging
+
     def __enter__(self) -> Engine:
         """Gives the engine itself."""
         ...
@@ -137,6 +141,13 @@ class Engine(Protocol):
 
     def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
         """What each instruction does at CPL 0 and at CPL 3 where CPUID is `entries`; RAX points at memory."""
+        ...
+
+    def catch_undefined(self) -> None:
+        """Makes an instruction that the processor does not know an emulation failure, where this engine can.
+
+        At any time before level n runs. Instructions that nobody claims raise #UD as they did.
+        """
         ...
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:

@@ -19,6 +19,7 @@ from nestvmm.engines.engine import EngineConfig, MemorySlot, MsrRange
 from nestvmm.engines.paravirtual import ADDRESS_MSRS, HYPERV_MSRS, TRAPPED, carry
 from nestvmm.engines.shadow import Shadow
 from nestvmm.engines.switcher import Switcher
+from nestvmm.engines.trial import Trial
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Kvm, KvmError, Regs, Sregs
 from nestvmm.x86.event import Direction, Outcome, Result
@@ -28,6 +29,7 @@ from nestvmm.x86.spans import Span
 __all__ = ["SwitchedEngine"]
 
 _SLOT_SWITCHER = 0
+_UD = 6
 
 # The mailbox's order, the numbers of the instruction encoding, differs from that of Regs in the first eight: these say
 # which of the other is each one's.
@@ -102,6 +104,7 @@ class SwitchedEngine(DirectEngine):
         self._mailbox.block = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_BLOCK
         self._c = self._start_switcher(config)
         self._c.switched.mailbox = self._mailbox
+        self._c.switched.paging = self.paging.c
         self._shadow.attach(self._c.switched)
         self._vcpu.set_regs(
             Regs(
@@ -113,7 +116,7 @@ class SwitchedEngine(DirectEngine):
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
         self._show(entries)
-        self._vcpu.set_cpuid(entries)
+        super().set_cpuid(entries)
         self._shadow.c.largest = self._largest_page(entries)
 
     def run(self) -> int:
@@ -141,6 +144,7 @@ class SwitchedEngine(DirectEngine):
     def remap(self, slots: Sequence[MemorySlot], reported: Sequence[Span], changed: Sequence[Span]) -> None:
         """Changes level n's nested page tables, and where KVM writes for level n."""
         self._shadow.change(slots, reported, changed)
+        self.paging.set_slots(slots)
         for index, value in self._named.items():
             self._name(index, value)
 
@@ -181,8 +185,22 @@ class SwitchedEngine(DirectEngine):
         else:
             super().settle()
 
+    @abstractmethod
+    def catch_undefined(self) -> None:
+        """Intercepts #UD."""
+
+    def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
+        """What is undefined can be intercepted."""
+
+        def intercepted(outcome: Trial) -> Trial:
+            return Trial.HANDED_OVER if outcome is Trial.UNDEFINED else outcome
+
+        return [(intercepted(first), intercepted(last)) for first, last in super().try_instructions(codes, entries)]
+
     def complete(self) -> Result:
-        """Nothing: here level n's own code runs on the processor, and KVM emulates only its accesses to devices."""
+        """Nothing: the processor lacks what it stopped at as undefined, and KVM emulates only accesses to devices."""
+        if self._c.switched.rung:
+            return Result.faulted(_UD)
         return Result(Outcome.DECLINED, message=f"the {self.name} engine completes nothing")
 
     def exception(self, vector: int, error_code: int | None) -> None:

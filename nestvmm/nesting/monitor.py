@@ -18,7 +18,7 @@ GUEST_DIED = 255
 
 _UD = 6
 
-# What happens after all when every level that claims it declines: the instruction executes, level n takes the NMI.
+# What happens after all when every level that claims it declines: the instruction executes, level n takes the event.
 _PASSED = (
     ExitReason.CPUID,
     ExitReason.RDTSC,
@@ -30,6 +30,7 @@ _PASSED = (
     ExitReason.INVD,
     ExitReason.WBINVD,
     ExitReason.XSETBV,
+    ExitReason.EXCEPTION,
     ExitReason.NMI,
 )
 
@@ -69,7 +70,7 @@ def monitor_claims(engine: Engine, level: int) -> list[Claim]:
         handlers[reason] = lambda _: HANDLED if engine.let_pass() else Result.declined()
     for reason in (ExitReason.HYPERCALL, ExitReason.SVM_INSTRUCTION, ExitReason.VMX_INSTRUCTION):
         handlers[reason] = lambda _: Result.faulted(_UD)
-    return [Claim(0, Scope(reason), handler, "L0") for reason, handler in handlers.items()]
+    return [Claim(0, Scope(reason), handler, "L0", fallback=True) for reason, handler in handlers.items()]
 
 
 def device_claims(bus: Bus) -> list[Claim]:

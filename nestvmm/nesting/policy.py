@@ -70,7 +70,11 @@ class Policy:
             if engine.traps(reason, machine):
                 continue
             able = sorted(REASONS[reason].engines - {engine.name})
-            hint = f"the {' and '.join(able)} engine{'s' * (len(able) > 1)} could" if able else "no engine can"
+            hint = (
+                f"the {' and '.join(able)} engine{'s' * (len(able) > 1)} could"
+                if able
+                else "no engine can, as `nestvmm reasons` explains"
+            )
             if engine.name in REASONS[reason].engines:
                 hint = f"with machine = bare it could, and {hint}"
             raise HostError(

@@ -21,7 +21,15 @@ from nestvmm.hypervisors.blame import blaming
 from nestvmm.hypervisors.find import make_hypervisor
 from nestvmm.kvm import HostMemory, KvmError
 from nestvmm.loaders import Image, MemoryRange, load, read_file
-from nestvmm.nesting.features import Cpu, Refusal, emulated_msrs, expose, feature_claims, physical_bits, requests
+from nestvmm.nesting.features import (
+    Cpu,
+    Refusal,
+    emulated_msrs,
+    emulates_instructions,
+    expose,
+    feature_claims,
+    requests,
+)
 from nestvmm.nesting.flat import compile_table
 from nestvmm.nesting.guest_view import GuestView, VcpuState
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
@@ -150,6 +158,8 @@ class Tower:
         engine = self.engine
         self.exposure = expose(engine, self.hypervisors, self._requests)
         engine.set_cpuid(self.exposure.entries)
+        if ExitReason.EMULATION_FAILURE in self.policy.reasons() or emulates_instructions(self.exposure):
+            engine.catch_undefined()
         for index, value in self.exposure.msrs(self.height).items():
             engine.set_msr(index, value)
         regs, sregs = engine.regs(), engine.sregs()
@@ -167,7 +177,7 @@ class Tower:
             with blaming(level, type(hypervisor).__name__, "start()"):
                 hypervisor.start(guest)
         self.state.flush()
-        cpu = Cpu(self.height, engine, self.state, self.memory[self.height], physical_bits(self.exposure.entries))
+        cpu = Cpu(self.height, engine, self.state, self.memory[self.height])
         features = feature_claims(self.exposure, cpu)
         self._level0 = [*device_claims(self.platform.bus), *features, *monitor_claims(engine, self.height)]
         self._designate()
