@@ -84,7 +84,8 @@ static int sort_exit(struct nv_svm *svm)
 {
 	struct nv_vmcb *block = svm->block;
 
-	if (block->exit_code == EXIT_NPF && nv_switched_fill(&svm->switched, block->exit_info_2, access_of(block->exit_info_1)))
+	if (block->exit_code == EXIT_NPF && !(block->exit_info_1 & NPF_RESERVED) &&
+	    nv_switched_fill(&svm->switched, block->exit_info_2, access_of(block->exit_info_1)))
 		return -EAGAIN;
 	if (block->exit_code == EXIT_NMI && svm->switched.recalling) {
 		svm->switched.recalling = 0;

@@ -48,7 +48,9 @@ enum { DB = 1, BP = 3, OF = 4, UD = 6, DF = 8, GP = 13, PF = 14 };
 #define EVENT_KIND_OF(event) ((int)((event) >> EVENT_KIND & 7))
 
 /* Bits of a nested page fault's error code, EXITINFO1 (AMD APM vol. 2, 15.25.6). */
+#define NPF_PRESENT 1ull
 #define NPF_WRITE 2
+#define NPF_RESERVED 8
 #define NPF_FETCH 0x10
 
 static inline int intercepts(const uint32_t *vectors, uint64_t code)

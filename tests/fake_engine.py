@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
-from nestvmm.engines import EngineConfig, GuestPaging, Trial
+from nestvmm.engines import EngineConfig, GuestPaging, MemorySlot, Trial
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Regs, Sregs
 from nestvmm.x86.event import Direction, Outcome, Result
 from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.scope import Scope
+from nestvmm.x86.spans import Span
 
 DEBUG_EXIT = 0xF4
 
@@ -179,6 +180,10 @@ class FakeEngine:
 
     def kick(self) -> None:
         lib.nv_vcpu_kick(self.vcpu)
+
+    def remap(self, slots: Sequence[MemorySlot], reported: Sequence[Span], changed: Sequence[Span]) -> None:
+        self.paging.set_slots(slots)
+        self.log.append(("remap", [tuple(slot) for slot in slots], list(reported), list(changed)))  # type: ignore[call-overload]
 
     def let_pass(self) -> bool:
         return False

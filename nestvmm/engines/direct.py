@@ -16,7 +16,7 @@ from typing import ClassVar
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.engines.completion import Completer
-from nestvmm.engines.engine import EngineConfig, MsrRange, RunStatus
+from nestvmm.engines.engine import EngineConfig, MemorySlot, MsrRange, RunStatus
 from nestvmm.engines.guest_paging import GuestPaging
 from nestvmm.engines.msr_filter import msr_filter, msr_ranges
 from nestvmm.engines.slots import SlotTable
@@ -27,6 +27,7 @@ from nestvmm.x86 import layout
 from nestvmm.x86.event import Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason
 from nestvmm.x86.scope import Scope
+from nestvmm.x86.spans import Span
 
 __all__ = ["DirectEngine", "debug_vectors"]
 
@@ -61,7 +62,9 @@ class DirectEngine:
         self._fresh = False
         self._cpuid: list[CpuidEntry] = []
         self._completer: Completer | None = None
+        self._slots = config.slots
         self.claimed: Callable[[bytes], bool] = lambda _: False
+        self._open.callback(self._drop_completer)
         self.paging = GuestPaging(config.memory, config.slots)
         try:
             self._build()
@@ -101,8 +104,8 @@ class DirectEngine:
 
     def _link_memory(self, config: EngineConfig) -> None:
         """Gives KVM the memory of level n."""
-        self._memory_slots = SlotTable(self._vm, config.memory)
-        self._memory_slots.link(config.slots)
+        self._slot_table = SlotTable(self._vm, config.memory)
+        self._slot_table.link(config.slots)
 
     def _build_vcpu(self, config: EngineConfig) -> None:
         """Makes the run loop's vCPU of KVM's."""
@@ -124,9 +127,9 @@ class DirectEngine:
         """Those that KVM's filter is to trap."""
         return list(ranges)
 
-    def _own_msrs(self) -> list[MsrRange]:
+    def _own_msrs(self) -> Sequence[MsrRange]:
         """The MSRs that this engine answers itself, whatever features there are."""
-        return []
+        return ()
 
     def servers(self) -> list[tuple[Scope, Server]]:
         """Nothing: KVM answers what does not reach userspace."""
@@ -198,6 +201,13 @@ class DirectEngine:
             lib.nv_vcpu_kick(self.vcpu)
             self._kicked = True
             self._wake.notify_all()
+
+    def remap(self, slots: Sequence[MemorySlot], reported: Sequence[Span], changed: Sequence[Span]) -> None:
+        """Changes KVM's memory slots."""
+        self._slot_table.link(slots)
+        self._slots = slots
+        self.paging.set_slots(slots)
+        self._drop_completer()
 
     def let_pass(self) -> bool:
         """KVM has done with the instructions that it hands over here."""
@@ -274,12 +284,14 @@ class DirectEngine:
     def completer(self) -> Completer:
         """What does KVM's part where KVM cannot; made when it is needed first."""
         if self._completer is None:
-            config = self._config
             kicked = ffi.addressof(self.vcpu, "kicked")
-            self._completer = self._open.enter_context(
-                Completer(self._vcpu, kicked, config.memory, config.slots, self._cpuid, self.claimed)
-            )
+            self._completer = Completer(self._vcpu, kicked, self._config.memory, self._slots, self._cpuid, self.claimed)
         return self._completer
+
+    def _drop_completer(self) -> None:
+        if self._completer is not None:
+            self._completer.close()
+            self._completer = None
 
     def complete(self) -> Result:
         """Does the instruction that KVM could not emulate, and those behind it that need no KVM."""
