@@ -247,5 +247,11 @@ class FakeEngine:
     def nmi(self) -> None:
         self.log.append(("nmi",))
 
+    def request_window(self, *, nmi: bool) -> None:
+        self.log.append(("window", nmi))
+
+    def intercept(self, wanted: Sequence[Scope]) -> None:
+        self.log.append(("intercept", list(wanted)))
+
     def irq_line(self, number: int, level: bool) -> None:
         self.log.append(("line", number, level))
