@@ -15,7 +15,6 @@ from guest_code import (
     IRETQ,
     RESULTS,
     done,
-    keep,
     rax,
     rbx,
     rcx,
@@ -77,6 +76,20 @@ class Watcher(Hypervisor):
     def retry(self, event: Event) -> Result:
         """Once; then as answer."""
         return Result.retry() if len(self.seen) == 1 else self.answer(event)
+
+    def skip(self, event: Event) -> Result:
+        """Goes on two bytes further, which is behind every exception's instruction here; only once."""
+        if len(self.seen) > 1:
+            return Result.stopped(7, "again")
+        self.guest.skip(2)
+        return HANDLED
+
+    def regs(self, event: Event) -> Result:
+        """Reads give ANSWER; RBX becomes ANSWER, too."""
+        regs = self.guest.regs
+        regs.rbx = ANSWER
+        self.guest.set_regs(regs)
+        return Result.read(ANSWER)
 
     def handled(self, event: Event) -> Result:
         return HANDLED
@@ -175,13 +188,10 @@ INSTRUCTIONS: dict[str, tuple[str, bytes, bytes]] = {
 }
 
 
-def instruction(engine: str, name: str, does: str = "answer") -> dict[str, object]:
-    """One instruction, seen by level 1 under two levels that do not care; RAX and RBX are kept."""
+def instruction(engine: str, name: str, does: str = "answer", **options: int | str) -> dict[str, object]:
+    """One instruction, seen by level 1 under a level that does not care; RAX and RBX are kept."""
     reason, before, code = INSTRUCTIONS[name]
-    after = keep(0) + b"\x48\x89\x1f" + b"\x48\x89\x5f\x08" + keep(0)[:0] + done()
-    guest = rbx(0) + before + code + keep_both() + done()
-    del after
-    return run(engine, guest, [watch(reason, does), "logger"])
+    return run(engine, rbx(0) + before + code + keep_both() + done(), [watch(reason, does, **options), "logger"])
 
 
 def keep_both() -> bytes:
