@@ -75,7 +75,7 @@ void nv_svm_raise(struct nv_svm *svm)
 	nv_svm_inject(svm, NV_EVENT_EXCEPTION, vector, has_error_code(vector), block->exit_info_1);
 }
 
-/* Software interrupts and INT3, INTO happen again when their instruction does; unless L0 injected them. */
+/* Software interrupts and INT3, INTO happen again when their instruction does; unless L0 injected them. What led to a shutdown is over. */
 void nv_svm_interrupted(struct nv_svm *svm)
 {
 	uint64_t event = svm->block->exit_interrupt_info;
@@ -83,7 +83,7 @@ void nv_svm_interrupted(struct nv_svm *svm)
 	int soft = kind == NV_EVENT_SOFTWARE_INTERRUPT || (kind == NV_EVENT_EXCEPTION && (vector == BP || vector == OF));
 
 	svm->block->exit_interrupt_info = 0;
-	svm->interrupted = event & EVENT_VALID && (!soft || svm->soft_injected) ? event : 0;
+	svm->interrupted = event & EVENT_VALID && (!soft || svm->soft_injected) && svm->block->exit_code != EXIT_SHUTDOWN ? event : 0;
 	if (!svm->interrupted)
 		svm->soft_injected = 0;
 }

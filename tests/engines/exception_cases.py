@@ -75,7 +75,6 @@ EXCEPTIONS: dict[str, tuple[int, bytes, bytes]] = {
     "pf user": (14, user(b"\x48\xbf" + struct.pack("<Q", FAR)), b"\x8b\x07"),
     "ud user": (6, user(b""), UD2),
 }
-HANDLED_RAX = 0x7777
 
 
 def handler(vector: int) -> bytes:
@@ -100,3 +99,10 @@ def exception(engine: str, name: str, does: str) -> dict[str, object]:
     """An exception seen by level 1."""
     vector = EXCEPTIONS[name][0]
     return run(engine, guest(name), [watch("exception", does, first=vector, last=vector), "logger"], 4, TABLES)
+
+
+CASES = {
+    f"exception {name} {does}": (lambda engine, name=name, does=does: exception(engine, name, does))
+    for name in EXCEPTIONS
+    for does in ("decline", "skip")
+}
