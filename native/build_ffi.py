@@ -27,6 +27,7 @@ HEADERS = (
     "direct.h",
     "paging.h",
     "fetch.h",
+    "undefined.h",
     "completion.h",
     "switcher/mailbox.h",
     "exit_row.h",

@@ -277,6 +277,13 @@ void nv_shadow_set(struct nv_shadow *shadow, const struct nv_shadow_range *range
 	revise(shadow, page_at(shadow, 0), ROOT_LEVEL, 0, first, last);
 }
 
+uint32_t nv_shadow_rights(const struct nv_shadow *shadow, uint64_t address)
+{
+	const struct nv_shadow_range *range = find(shadow, address);
+
+	return range ? range->rights : 0;
+}
+
 uint64_t nv_shadow_unwindow(const struct nv_shadow *shadow, uint64_t physical)
 {
 	if (!is_window(shadow, physical))

@@ -64,6 +64,9 @@ int nv_shadow_fill(struct nv_shadow *shadow, uint64_t address, uint32_t access);
  * before are not read. */
 void nv_shadow_set(struct nv_shadow *shadow, const struct nv_shadow_range *ranges, uint32_t count, uint64_t first, uint64_t last);
 
+/* What the ranges give at an address: NV_RIGHT_*, 0 where there is none. */
+uint32_t nv_shadow_rights(const struct nv_shadow *shadow, uint64_t address);
+
 /* Level n's address behind an access of KVM's to a window; any other address is its own. */
 uint64_t nv_shadow_unwindow(const struct nv_shadow *shadow, uint64_t physical);
 

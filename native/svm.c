@@ -84,7 +84,8 @@ static int sort_exit(struct nv_svm *svm)
 {
 	struct nv_vmcb *block = svm->block;
 
-	if (block->exit_code == EXIT_NPF && nv_switched_fill(&svm->switched, block->exit_info_2, access_of(block->exit_info_1)))
+	if (block->exit_code == EXIT_NPF && !(block->exit_info_1 & NPF_RESERVED) &&
+	    nv_switched_fill(&svm->switched, block->exit_info_2, access_of(block->exit_info_1)))
 		return -EAGAIN;
 	if (block->exit_code == EXIT_NMI && svm->switched.recalling) {
 		svm->switched.recalling = 0;
@@ -159,6 +160,8 @@ static void svm_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 
 	if (svm->switched.rung) {
 		nv_svm_decode(svm, event);
+		if (event->reason == NV_REASON_EXCEPTION && event->qualifier == UD)
+			nv_svm_decode_undefined(svm, vcpu->table, event);
 		return;
 	}
 	nv_switched_decode(vcpu, event);
@@ -238,6 +241,8 @@ static void svm_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 		give_answer(svm, event);
 	if (event->advance)
 		skip(svm, event);
+	else if (event->reason == NV_REASON_EMULATION_FAILURE)
+		svm->block->interrupt_shadow &= ~SHADOWED;
 }
 
 static const struct nv_engine_ops svm_ops = {

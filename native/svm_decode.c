@@ -4,6 +4,7 @@
 
 #include "fetch.h"
 #include "svm_exits.h"
+#include "undefined.h"
 
 static struct nv_code code_of(const struct nv_vmcb *block)
 {
@@ -125,6 +126,15 @@ static uint64_t qualifier_of(const struct nv_svm *svm, const struct nv_exit_row 
 	}
 }
 
+/* Present is what the levels' maps have, filled or not. */
+static void decode_page_fault(const struct nv_svm *svm, struct nv_event *event)
+{
+	event->direction = event->info & NPF_FETCH ? NV_EXECUTE : event->info & NPF_WRITE ? NV_WRITE : NV_READ;
+	event->info &= ~NPF_PRESENT;
+	if (nv_shadow_rights(svm->switched.shadow, event->qualifier))
+		event->info |= NPF_PRESENT;
+}
+
 static void decode_synthetic(struct nv_svm *svm, struct nv_event *event)
 {
 	event->reason = svm->synthetic;
@@ -179,9 +189,16 @@ void nv_svm_decode(struct nv_svm *svm, struct nv_event *event)
 		event->value = other ? regs[NV_REG_RDX] << 32 | (uint32_t)regs[NV_REG_RAX] : 0;
 		break;
 	case NV_REASON_NESTED_PAGE_FAULT:
-		event->direction = event->info & NPF_FETCH ? NV_EXECUTE : event->info & NPF_WRITE ? NV_WRITE : NV_READ;
+		decode_page_fault(svm, event);
 		break;
 	default:
 		break;
 	}
+}
+
+void nv_svm_decode_undefined(struct nv_svm *svm, const struct nv_table *table, struct nv_event *event)
+{
+	struct nv_code code = code_of(svm->block);
+
+	nv_undefined(table, svm->switched.paging, &code, event);
 }

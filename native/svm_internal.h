@@ -27,7 +27,7 @@ enum {
 	EXIT_NPF = 0x400,
 };
 
-enum { DB = 1, BP = 3, OF = 4, DF = 8, GP = 13, PF = 14 };
+enum { DB = 1, BP = 3, OF = 4, UD = 6, DF = 8, GP = 13, PF = 14 };
 
 #define RFLAGS_TF (1ull << 8)
 #define RFLAGS_IF (1ull << 9)
@@ -48,7 +48,9 @@ enum { DB = 1, BP = 3, OF = 4, DF = 8, GP = 13, PF = 14 };
 #define EVENT_KIND_OF(event) ((int)((event) >> EVENT_KIND & 7))
 
 /* Bits of a nested page fault's error code, EXITINFO1 (AMD APM vol. 2, 15.25.6). */
+#define NPF_PRESENT 1ull
 #define NPF_WRITE 2
+#define NPF_RESERVED 8
 #define NPF_FETCH 0x10
 
 static inline int intercepts(const uint32_t *vectors, uint64_t code)
@@ -71,6 +73,9 @@ static inline int code_bits(const struct nv_vmcb *block)
 
 /* svm_decode.c: the exit, or what svm->synthetic says, as an event. */
 void nv_svm_decode(struct nv_svm *svm, struct nv_event *event);
+
+/* #UD, decoded: nv_undefined's part of it. */
+void nv_svm_decode_undefined(struct nv_svm *svm, const struct nv_table *table, struct nv_event *event);
 
 /* svm_step.c. end: executed says whether the instruction is behind level n. */
 void nv_svm_step_begin(struct nv_svm *svm, uint32_t code, int traps);

@@ -34,6 +34,11 @@ int nv_switched_enter(struct nv_vcpu *vcpu)
 	struct nv_switched *switched = vcpu->engine;
 	int result;
 
+	if (switched->faulted) {
+		/* a level may have mapped it since, and level n tries again: without another exit then */
+		nv_shadow_fill(switched->shadow, switched->fault_address, switched->faulted);
+		switched->faulted = 0;
+	}
 	if (switched->shadow->stale) {
 		result = forget_tables(switched);
 		if (result)
@@ -55,7 +60,11 @@ int nv_switched_outside(const struct nv_switched *switched)
 
 int nv_switched_fill(struct nv_switched *switched, uint64_t address, uint32_t access)
 {
-	return nv_shadow_fill(switched->shadow, address, access) == NV_SHADOW_FILLED;
+	if (nv_shadow_fill(switched->shadow, address, access) == NV_SHADOW_FILLED)
+		return 1;
+	switched->faulted = access;
+	switched->fault_address = address;
+	return 0;
 }
 
 void nv_switched_decode(struct nv_vcpu *vcpu, struct nv_event *event)

@@ -25,6 +25,8 @@ struct nv_switched {
 	struct nv_paging *paging; /* the walk through level n's own page tables */
 	struct nv_pending pending;
 	int vm_fd;
+	uint32_t faulted;        /* the access (NV_RIGHT_*) at fault_address that level n's maps did not allow; 0: none */
+	uint64_t fault_address;
 	uint8_t rung;            /* the last exit came by the doorbell */
 	uint8_t recalling;       /* the next NMI is nv_switched_summon's; one of level n's that comes with it is lost */
 };

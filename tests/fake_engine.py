@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
-from nestvmm.engines import EngineConfig, GuestPaging, Trial
+from nestvmm.engines import EngineConfig, GuestPaging, MemorySlot, Trial
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Regs, Sregs
 from nestvmm.x86.event import Direction, Outcome, Result
 from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.scope import Scope
+from nestvmm.x86.spans import Span
 
 DEBUG_EXIT = 0xF4
 
@@ -162,6 +163,9 @@ class FakeEngine:
     def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
         return [(Trial.HANDED_OVER, Trial.HANDED_OVER)] * len(codes)
 
+    def catch_undefined(self) -> None:
+        self.log.append(("catch undefined",))
+
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         self.cpuid = entries
 
@@ -176,6 +180,10 @@ class FakeEngine:
 
     def kick(self) -> None:
         lib.nv_vcpu_kick(self.vcpu)
+
+    def remap(self, slots: Sequence[MemorySlot], reported: Sequence[Span], changed: Sequence[Span]) -> None:
+        self.paging.set_slots(slots)
+        self.log.append(("remap", [tuple(slot) for slot in slots], list(reported), list(changed)))  # type: ignore[call-overload]
 
     def let_pass(self) -> bool:
         return False
@@ -238,6 +246,12 @@ class FakeEngine:
 
     def nmi(self) -> None:
         self.log.append(("nmi",))
+
+    def request_window(self, *, nmi: bool) -> None:
+        self.log.append(("window", nmi))
+
+    def intercept(self, wanted: Sequence[Scope]) -> None:
+        self.log.append(("intercept", list(wanted)))
 
     def irq_line(self, number: int, level: bool) -> None:
         self.log.append(("line", number, level))

@@ -16,7 +16,7 @@ from typing import ClassVar
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.engines.completion import Completer
-from nestvmm.engines.engine import EngineConfig, MsrRange, RunStatus
+from nestvmm.engines.engine import EngineConfig, MemorySlot, MsrRange, RunStatus
 from nestvmm.engines.guest_paging import GuestPaging
 from nestvmm.engines.msr_filter import msr_filter, msr_ranges
 from nestvmm.engines.slots import SlotTable
@@ -27,6 +27,7 @@ from nestvmm.x86 import layout
 from nestvmm.x86.event import Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason
 from nestvmm.x86.scope import Scope
+from nestvmm.x86.spans import Span
 
 __all__ = ["DirectEngine", "debug_vectors"]
 
@@ -59,9 +60,13 @@ class DirectEngine:
         self._wake = threading.Condition()
         self._kicked = False
         self._fresh = False
+        self._debugged: frozenset[int] = frozenset()
+        self._filters = False
         self._cpuid: list[CpuidEntry] = []
         self._completer: Completer | None = None
+        self._slots = config.slots
         self.claimed: Callable[[bytes], bool] = lambda _: False
+        self._open.callback(self._drop_completer)
         self.paging = GuestPaging(config.memory, config.slots)
         try:
             self._build()
@@ -87,11 +92,9 @@ class DirectEngine:
             self._vm.create_pit2(speaker=True)
             self.irqchip_fd = self._vm.fd
         self._link_memory(config)
-        self._trap_msrs()
+        self._trap_msrs(config.wanted)
         self._vcpu: Vcpu = self._open.enter_context(self._vm.create_vcpu(0))
-        debug = debug_vectors(config.wanted)
-        if debug:
-            self._vcpu.set_guest_debug(single_step=_DB in debug, software_breakpoints=_BP in debug)
+        self._debug(config.wanted)
         self.vcpu = ffi.new("struct nv_vcpu *")
         # the mapping must outlive a late kick
         self._run = self._vcpu.kvm_run
@@ -101,20 +104,32 @@ class DirectEngine:
 
     def _link_memory(self, config: EngineConfig) -> None:
         """Gives KVM the memory of level n."""
-        self._memory_slots = SlotTable(self._vm, config.memory)
-        self._memory_slots.link(config.slots)
+        self._slot_table = SlotTable(self._vm, config.memory)
+        self._slot_table.link(config.slots)
 
     def _build_vcpu(self, config: EngineConfig) -> None:
         """Makes the run loop's vCPU of KVM's."""
         lib.nv_direct_init(self.vcpu, self._vcpu.fd, self._run, config.level)
 
-    def _trap_msrs(self) -> None:
+    def intercept(self, wanted: Sequence[Scope]) -> None:
+        """Changes what KVM hands over of MSRs and of debugging; everything else it hands over anyway."""
+        self._trap_msrs(wanted)
+        self._debug(wanted)
+
+    def _debug(self, scopes: Sequence[Scope]) -> None:
+        debug = debug_vectors(scopes)
+        if debug != self._debugged:
+            self._vcpu.set_guest_debug(single_step=_DB in debug, software_breakpoints=_BP in debug)
+        self._debugged = debug
+
+    def _trap_msrs(self, scopes: Sequence[Scope]) -> None:
         config = self._config
-        claimed = self._filtered(msr_ranges(config.wanted))
+        claimed = self._filtered(msr_ranges(scopes))
         own = self._filtered([*config.l0_msrs, *self._own_msrs()])
         wanted = [*claimed, *(own if self.filters_msrs() else ())]
-        if not wanted:
+        if not wanted and not self._filters:
             return
+        self._filters = True
         refused = _MSR_FILTERED | (_MSR_INVALID | _MSR_UNKNOWN if claimed else 0)
         self._vm.enable_cap(Cap.X86_USER_SPACE_MSR, refused)
         ranges, deny = msr_filter(wanted)
@@ -124,9 +139,9 @@ class DirectEngine:
         """Those that KVM's filter is to trap."""
         return list(ranges)
 
-    def _own_msrs(self) -> list[MsrRange]:
+    def _own_msrs(self) -> Sequence[MsrRange]:
         """The MSRs that this engine answers itself, whatever features there are."""
-        return []
+        return ()
 
     def servers(self) -> list[tuple[Scope, Server]]:
         """Nothing: KVM answers what does not reach userspace."""
@@ -156,6 +171,9 @@ class DirectEngine:
     def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
         """Runs each one in a small VM of its own."""
         return try_instructions(self._kvm, codes, entries)
+
+    def catch_undefined(self) -> None:
+        """Nothing: what KVM hands over it hands over anyway."""
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
@@ -195,6 +213,13 @@ class DirectEngine:
             lib.nv_vcpu_kick(self.vcpu)
             self._kicked = True
             self._wake.notify_all()
+
+    def remap(self, slots: Sequence[MemorySlot], reported: Sequence[Span], changed: Sequence[Span]) -> None:
+        """Changes KVM's memory slots."""
+        self._slot_table.link(slots)
+        self._slots = slots
+        self.paging.set_slots(slots)
+        self._drop_completer()
 
     def let_pass(self) -> bool:
         """KVM has done with the instructions that it hands over here."""
@@ -271,12 +296,14 @@ class DirectEngine:
     def completer(self) -> Completer:
         """What does KVM's part where KVM cannot; made when it is needed first."""
         if self._completer is None:
-            config = self._config
             kicked = ffi.addressof(self.vcpu, "kicked")
-            self._completer = self._open.enter_context(
-                Completer(self._vcpu, kicked, config.memory, config.slots, self._cpuid, self.claimed)
-            )
+            self._completer = Completer(self._vcpu, kicked, self._config.memory, self._slots, self._cpuid, self.claimed)
         return self._completer
+
+    def _drop_completer(self) -> None:
+        if self._completer is not None:
+            self._completer.close()
+            self._completer = None
 
     def complete(self) -> Result:
         """Does the instruction that KVM could not emulate, and those behind it that need no KVM."""
@@ -311,6 +338,10 @@ class DirectEngine:
         """Level n takes an NMI."""
         self._vcpu.nmi()
         self.kick()
+
+    def request_window(self, *, nmi: bool) -> None:
+        """KVM keeps its windows to itself."""
+        raise ValueError("the direct engine has no windows to wait for; the svm and vmx engines have")
 
     def irq_line(self, number: int, level: bool) -> None:
         """Sets a line of the in-kernel irqchip."""

@@ -20,6 +20,7 @@ from nestvmm.kvm import CpuidEntry, HostMemory, Regs, Sregs
 from nestvmm.x86.event import Result
 from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.scope import Scope
+from nestvmm.x86.spans import Span
 
 __all__ = ["Engine", "EngineConfig", "MemorySlot", "MsrRange", "RunStatus"]
 
@@ -92,7 +93,7 @@ class EngineConfig:
     wanted: Sequence[Scope] = ()
     l0_msrs: Sequence[MsrRange] = ()
     io_intercepts: bool = False
-    reported: Sequence[tuple[int, int]] = ()
+    reported: Sequence[Span] = ()
 
 
 class Engine(Protocol):
@@ -146,6 +147,13 @@ class Engine(Protocol):
         """What L0's C code answers for this engine, after all levels: L0 claims it."""
         ...
 
+    def catch_undefined(self) -> None:
+        """Makes an instruction that the processor does not know an emulation failure, where this engine can.
+
+        At any time before level n runs. Instructions that nobody claims raise #UD as they did.
+        """
+        ...
+
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
         ...
@@ -162,8 +170,19 @@ class Engine(Protocol):
         """Ends the current or next run with KICKED; from any thread."""
         ...
 
+    def remap(self, slots: Sequence[MemorySlot], reported: Sequence[Span], changed: Sequence[Span]) -> None:
+        """Level n's memory and its reported faults are these now; they changed in the ranges `changed` at most.
+
+        Raises HostError or KvmError for memory that this engine cannot give.
+        """
+        ...
+
     def let_pass(self) -> bool:
-        """The processor executes the instruction of the pending event after all; False: this engine cannot."""
+        """What the pending event stopped happens after all; False: this engine cannot.
+
+        The processor executes the instruction. Or an access to an address that a level withholds is one to a hole, or
+        a write to read-only memory; the level is not asked again about that page until the map changes there.
+        """
         ...
 
     def intercepted(self) -> bool:
@@ -223,6 +242,17 @@ class Engine(Protocol):
 
     def nmi(self) -> None:
         """Level n takes an NMI."""
+        ...
+
+    def request_window(self, *, nmi: bool) -> None:
+        """One event INTERRUPT_WINDOW or NMI_WINDOW when level n can take such an event; from a handler.
+
+        Raises ValueError when this engine cannot.
+        """
+        ...
+
+    def intercept(self, wanted: Sequence[Scope]) -> None:
+        """Traps exactly these events, and L0's own, from now on. The pending event is settled."""
         ...
 
     def irq_line(self, number: int, level: bool) -> None:

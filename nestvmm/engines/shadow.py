@@ -11,8 +11,10 @@ address. Where a level claims nested page faults, nothing is mapped that its map
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from operator import attrgetter
+from typing import Any, ClassVar, Final, NamedTuple
 
 from nestvmm._native import ffi, lib
 from nestvmm.engines.engine import EngineConfig, MemorySlot
@@ -20,6 +22,7 @@ from nestvmm.engines.slots import SlotTable
 from nestvmm.errors import HostError
 from nestvmm.kvm import HostMemory, Vm
 from nestvmm.x86.rights import Rights
+from nestvmm.x86.spans import Span, minus
 
 __all__ = ["ADDRESSES", "KvmSlot", "Layout", "Shadow", "ShadowRange", "shadow_layout"]
 
@@ -33,8 +36,6 @@ _WINDOW: Final = lib.NV_SHADOW_WINDOW
 #: Pages that are holes although a level claims their faults, because it declined one. A guest chooses how many.
 _CONCEDED: Final = 256
 
-Span = tuple[int, int]
-
 
 class ShadowRange(NamedTuple):
     """Level n's addresses first to last lead to KVM's from `to` on, or to windows."""
@@ -43,6 +44,9 @@ class ShadowRange(NamedTuple):
     last: int
     to: int
     rights: Rights
+
+
+_FIRST = attrgetter("first")
 
 
 class KvmSlot(NamedTuple):
@@ -125,21 +129,16 @@ class Shadow:
     format:   NV_SHADOW_NPT or NV_SHADOW_EPT
     largest:  of the pages that they may have: 1 is 4 KiB, 2 is 2 MiB, 3 is 1 GiB
     first:    the first number of a memory slot of KVM's that is free
-    pages:    of 4 KiB, that the tables may take
 
     Raises HostError when level n has more memory than there are addresses for.
     """
 
-    def __init__(
-        self,
-        vm: Vm,
-        config: EngineConfig,
-        kind: int,
-        largest: int,
-        first: int,
-        pages: int = lib.NV_SHADOW_TABLE_COUNT,
-    ) -> None:
+    #: Pages of 4 KiB that the tables may take.
+    pages: ClassVar[int] = lib.NV_SHADOW_TABLE_COUNT
+
+    def __init__(self, vm: Vm, config: EngineConfig, kind: int, largest: int, first: int) -> None:
         self._vm = vm
+        pages = self.pages
         size = config.memory.size
         if size > _END:
             raise HostError(f"{size >> 20} MiB of guest memory; this engine has addresses for {_END >> 20} MiB")
@@ -184,10 +183,16 @@ class Shadow:
 
         Raises HostError for read-only memory at addresses that L0's memory has in KVM.
         """
-        self._slots, self._reported = slots, reported
         gone = {page for page in self._conceded if any(first <= page <= last for first, last in changed)}
-        self._conceded -= gone
-        self._compile(changed)
+        self._compile(slots, reported, self._conceded - gone, changed)
+
+    def writable(self, address: int, size: int) -> int | None:
+        """KVM's address of level n's memory; None where not all of it is one piece that level n may write."""
+        ranges = self._layout.ranges
+        at = bisect_right(ranges, address, key=_FIRST) - 1
+        if at < 0 or address + size - 1 > ranges[at].last or ranges[at].to < self._ram or ranges[at].to == _WINDOW:
+            return None
+        return ranges[at].to + address - ranges[at].first if Rights.WRITE in ranges[at].rights else None
 
     def concede(self, address: int, execute: bool) -> bool:
         """Makes the page a hole, or read-only memory, as if no level claimed its faults; False: that is no help."""
@@ -198,32 +203,23 @@ class Shadow:
         if page in self._conceded or not any(first <= page <= last for first, last in self._reported):
             return False
         changed = [(page, page + _PAGE - 1)]
-        if len(self._conceded) == _CONCEDED:
-            changed += [(one, one + _PAGE - 1) for one in self._conceded]
-            self._conceded.clear()
-        self._conceded.add(page)
-        self._compile(changed)
+        conceded = self._conceded
+        if len(conceded) == _CONCEDED:
+            changed += [(one, one + _PAGE - 1) for one in conceded]
+            conceded = set()
+        self._compile(self._slots, self._reported, conceded | {page}, changed)
         return True
 
-    def _compile(self, changed: Sequence[Span]) -> None:
-        reported = list(self._reported)
-        for page in self._conceded:
-            reported = [piece for span in reported for piece in _without(span, page)]
-        layout = shadow_layout(self._slots, reported, self._ram)
+    def _compile(
+        self, slots: Sequence[MemorySlot], reported: Sequence[Span], conceded: set[int], changed: Sequence[Span]
+    ) -> None:
+        faults = minus(reported, [(page, page + _PAGE - 1) for page in conceded])
+        layout = shadow_layout(slots, faults, self._ram)
         self._slot_table.link([self._whole, *layout.readonly])
         fields = [(one.first, one.last, one.to, one.rights.value, 0) for one in layout.ranges]
         ranges = ffi.new("struct nv_shadow_range[]", fields)
-        for first, last in changed:
+        # what changed may lie where level n sees nothing of it; C must read the new array all the same
+        for first, last in changed or [(0, 0)]:
             lib.nv_shadow_set(self.c, ranges, len(fields), first, last)
-        self._ranges = ranges
-
-
-def _without(span: Span, page: int) -> Iterator[Span]:
-    first, last = span
-    if not first <= page <= last:
-        yield span
-        return
-    if first < page:
-        yield first, page - 1
-    if last > page + _PAGE - 1:
-        yield page + _PAGE, last
+        self._slots, self._reported, self._conceded = slots, reported, conceded
+        self._layout, self._ranges = layout, ranges

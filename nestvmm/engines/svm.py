@@ -13,7 +13,7 @@ from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.engines.engine import EngineConfig, MsrRange
 from nestvmm.engines.msr_filter import msr_ranges
-from nestvmm.engines.svm_intercepts import msr_map, port_map, unmapped_msrs, vectors
+from nestvmm.engines.svm_intercepts import msr_map, port_map, vectors
 from nestvmm.engines.switched import SwitchedEngine
 from nestvmm.engines.switcher import switcher_sregs
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
@@ -52,7 +52,6 @@ _OWN_MSRS: Final = (MsrRange(_MSR_EFER, _MSR_EFER, True, True), MsrRange(0xC0010
 
 # What these claim is no bit of the vectors: NMIs are always intercepted, windows open on request.
 _NOT_BY_VECTOR: Final = (ExitReason.IO, ExitReason.INTERRUPT_WINDOW, ExitReason.NMI_WINDOW)
-_HLT: Final = 0x78
 
 _SEGMENTS: Final = ("es", "cs", "ss", "ds")
 _LIVE_SEGMENTS: Final = ("fs", "gs", "tr", "ldt")
@@ -110,13 +109,18 @@ class SvmEngine(SwitchedEngine):
         self._switcher.write(lib.NV_SWITCHER_IOPM, port_map(ports))
 
     def _filtered(self, ranges: Iterable[MsrRange]) -> list[MsrRange]:
-        return unmapped_msrs(ranges)
+        return []
 
-    def _own_msrs(self) -> list[MsrRange]:
-        return [*super()._own_msrs(), *_OWN_MSRS]
+    def _own_msrs(self) -> Sequence[MsrRange]:
+        return (*super()._own_msrs(), *_OWN_MSRS)
 
-    def _msr_server(self) -> Server:
-        return Server(ffi.addressof(lib, "nv_svm_serve_msr"), self._c)
+    def servers(self) -> list[tuple[Scope, Server]]:
+        """CPUID, EFER, and SVM's MSRs, of which level n has none."""
+        server = Server(ffi.addressof(lib, "nv_svm_serve_msr"), self._c)
+        scopes = [
+            Scope(reason, one.first, one.last) for one in _OWN_MSRS for reason in (ExitReason.RDMSR, ExitReason.WRMSR)
+        ]
+        return [*super().servers(), *((scope, server) for scope in scopes)]
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
@@ -146,11 +150,22 @@ class SvmEngine(SwitchedEngine):
         return [*own, *features]
 
     def let_pass(self) -> bool:
-        """Lets the processor execute the instruction that an intercept stopped."""
-        if not self._c.switched.rung or (self._block.exit_code == _HLT and self._config.machine == "bare"):
+        """Lets what an intercept stopped happen after all."""
+        if super().let_pass():
+            return True
+        if not self._c.switched.rung or not self._passes():
             return False
         lib.nv_svm_pass(self._c, ffi.addressof(self.vcpu, "event"))
         return True
+
+    def _passes(self) -> bool:
+        """Whether the processor, or KVM, can do what was stopped: not what L0 must carry over to KVM's terms."""
+        event = self.vcpu.event
+        if event.reason in (ExitReason.RDMSR, ExitReason.WRMSR):
+            return not any(one.first <= event.qualifier <= one.last for one in self._own_msrs())
+        if event.reason == ExitReason.HLT:
+            return self._config.machine == "pc"
+        return bool(event.reason != ExitReason.NESTED_PAGE_FAULT)
 
     def _stepping(self) -> bool:
         step = self._c.step

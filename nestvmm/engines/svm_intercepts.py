@@ -14,11 +14,11 @@ from nestvmm.x86.exit_row import ExitRow, Handlers
 from nestvmm.x86.scope import Scope
 from nestvmm.x86.svm_exits import SVM_EXITS
 
-__all__ = ["MSR_MAP_SIZE", "PORT_MAP_SIZE", "msr_map", "port_map", "unmapped_msrs", "vectors"]
+__all__ = ["msr_map", "port_map", "vectors"]
 
-VECTORS: Final = 6
-MSR_MAP_SIZE: Final = 0x2000
-PORT_MAP_SIZE: Final = 0x3000
+_VECTORS: Final = 6
+_MSR_MAP_SIZE: Final = 0x2000
+_PORT_MAP_SIZE: Final = 0x3000
 
 # First MSR, last MSR, and where its bits start; each MSR has two, for reads and for writes (15.11).
 _MAPPED: Final = ((0, 0x1FFF, 0), (0xC0000000, 0xC0001FFF, 0x800), (0xC0010000, 0xC0011FFF, 0x1000))
@@ -26,10 +26,10 @@ _MAPPED: Final = ((0, 0x1FFF, 0), (0xC0000000, 0xC0001FFF, 0x800), (0xC0010000, 
 
 def vectors(wanted: Iterable[Scope]) -> list[int]:
     """The words of the intercept vectors: each exit code that may be one of the wanted events has its bit set."""
-    words = [0] * VECTORS
+    words = [0] * _VECTORS
     scopes = list(wanted)
     for row in SVM_EXITS.values():
-        if row.code < 32 * VECTORS and row.handlers is not Handlers.NEVER and any(_meets(row, one) for one in scopes):
+        if row.code < 32 * _VECTORS and row.handlers is not Handlers.NEVER and any(_meets(row, one) for one in scopes):
             words[row.code // 32] |= 1 << row.code % 32
     return words
 
@@ -45,27 +45,14 @@ def _meets(row: ExitRow, scope: Scope) -> bool:
 
 
 def msr_map(ranges: Iterable[MsrRange]) -> bytes:
-    """The MSR permissions map that intercepts what of these it has bits for."""
-    bits = bytearray(MSR_MAP_SIZE)
+    """The MSR permissions map that intercepts these; MSRs that it has no bits for are intercepted anyway."""
+    bits = bytearray(_MSR_MAP_SIZE)
     for one in ranges:
         for first, last, start in _MAPPED:
             for index in range(max(one.first, first), min(one.last, last) + 1):
                 place, shift = divmod(2 * (index - first), 8)
                 bits[start + place] |= (one.read | one.write << 1) << shift
     return bytes(bits)
-
-
-def unmapped_msrs(ranges: Iterable[MsrRange]) -> list[MsrRange]:
-    """What of these the map has no bits for."""
-    left = list(ranges)
-    for first, last, _ in _MAPPED:
-        left = [
-            MsrRange(low, high, one.read, one.write)
-            for one in left
-            for low, high in ((one.first, min(one.last, first - 1)), (max(one.first, last + 1), one.last))
-            if low <= high
-        ]
-    return left
 
 
 def port_map(scopes: Iterable[Scope]) -> bytes:
@@ -75,4 +62,4 @@ def port_map(scopes: Iterable[Scope]) -> bytes:
         if scope.reason is ExitReason.IO and scope.first <= 0xFFFF:
             last = min(scope.last, 0xFFFF)
             bits |= (1 << last + 1) - (1 << scope.first)
-    return bits.to_bytes(PORT_MAP_SIZE, "little")
+    return bits.to_bytes(_PORT_MAP_SIZE, "little")

@@ -17,26 +17,23 @@ from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.engines.cpuid import CpuidServer
 from nestvmm.engines.direct import DirectEngine
-from nestvmm.engines.engine import EngineConfig, MsrRange
+from nestvmm.engines.engine import EngineConfig, MemorySlot, MsrRange
+from nestvmm.engines.paravirtual import ADDRESS_MSRS, HYPERV_MSRS, TRAPPED, carry
 from nestvmm.engines.shadow import Shadow
 from nestvmm.engines.switcher import Switcher
+from nestvmm.engines.trial import Trial
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Kvm, KvmError, Regs, Sregs
-from nestvmm.x86.event import Outcome, Result
+from nestvmm.x86.event import Direction, Outcome, Result
 from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.scope import Scope
+from nestvmm.x86.spans import Span
 
 __all__ = ["SwitchedEngine"]
 
 _SLOT_SWITCHER = 0
+_UD = 6
 _RFLAGS_TF = 1 << 8
-
-# KVM's features, and the MSRs of such interfaces: KVM's and Hyper-V's.
-_CPUID_KVM = 0x40000001
-_SHARING_MSRS = tuple(
-    MsrRange(first, last, True, True)
-    for first, last in ((0x11, 0x12), (0x40000000, 0x400001FF), (0x4B564D00, 0x4B564DFF))
-)
 
 # The mailbox's order, the numbers of the instruction encoding, differs from that of Regs in the first eight: these say
 # which of the other is each one's.
@@ -96,10 +93,6 @@ class SwitchedEngine(DirectEngine):
     def _intercept(self, wanted: Sequence[Scope]) -> None:
         """Sets exactly those intercepts that these events need, and that the switcher's safety needs."""
 
-    @abstractmethod
-    def _msr_server(self) -> Server:
-        """What answers level n's accesses to `_own_msrs`."""
-
     def _stepping(self) -> bool:
         """Whether L0 has set level n's trap flag."""
         return False
@@ -116,6 +109,7 @@ class SwitchedEngine(DirectEngine):
     def _link_memory(self, config: EngineConfig) -> None:
         self._switcher = self._open.enter_context(Switcher(self._vm, _SLOT_SWITCHER, self.name))
         largest = self._largest_page(self.supported_cpuid())
+        self._named: dict[int, int] = {}
         self._shadow = self._open.enter_context(Shadow(self._vm, config, self.tables, largest, _SLOT_SWITCHER + 1))
 
     def _build_vcpu(self, config: EngineConfig) -> None:
@@ -132,7 +126,8 @@ class SwitchedEngine(DirectEngine):
         self._c.switched.paging = self.paging.c
         self._shadow.attach(self._c.switched)
         self._cpuid_server = CpuidServer(self._vcpu.fd, self._mailbox.regs, self._cr4)
-        self._intercept(config.wanted)
+        self._catches = False
+        self.intercept(config.wanted)
         self._vcpu.set_regs(
             Regs(
                 rip=lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_CODE,
@@ -151,29 +146,12 @@ class SwitchedEngine(DirectEngine):
         return self._cpuid
 
     def supported_cpuid(self) -> list[CpuidEntry]:
-        """What KVM can offer, without what is the switcher's and without KVM's own features.
-
-        Those share memory by KVM's guest-physical addresses, which are not level n's.
-        """
-        entries = self._hide(super().supported_cpuid())
-        for entry in entries:
-            if entry.function == _CPUID_KVM:
-                entry.eax = 0
-        return entries
-
-    def _own_msrs(self) -> list[MsrRange]:
-        return list(_SHARING_MSRS)
+        """What KVM can offer, without what is the switcher's."""
+        return self._hide(super().supported_cpuid())
 
     def servers(self) -> list[tuple[Scope, Server]]:
-        """CPUID, and the MSRs that are not level n's to touch."""
-        return [
-            (Scope(ExitReason.CPUID), self._cpuid_server.server),
-            *(
-                (Scope(reason, one.first, one.last), self._msr_server())
-                for one in self._own_msrs()
-                for reason in (ExitReason.RDMSR, ExitReason.WRMSR)
-            ),
-        ]
+        """CPUID."""
+        return [(Scope(ExitReason.CPUID), self._cpuid_server.server)]
 
     def run(self) -> int:
         """Runs level n until a RunStatus."""
@@ -201,6 +179,43 @@ class SwitchedEngine(DirectEngine):
         """Whether it came by the doorbell."""
         return bool(self._c.switched.rung)
 
+    def remap(self, slots: Sequence[MemorySlot], reported: Sequence[Span], changed: Sequence[Span]) -> None:
+        """Changes level n's nested page tables, and where KVM writes for level n."""
+        self._shadow.change(slots, reported, changed)
+        self.paging.set_slots(slots)
+        for index, value in self._named.items():
+            self._name(index, value)
+
+    def _own_msrs(self) -> Sequence[MsrRange]:
+        return TRAPPED
+
+    def _name(self, index: int, value: int) -> bool:
+        """Gives KVM an MSR that names level n's memory; none, where that is not level n's."""
+        carried = carry(index, value, self._shadow.writable)
+        return super().set_msr(index, carried or 0) and carried is not None
+
+    def get_msr(self, index: int) -> int | None:
+        """Level n's MSR as the engine keeps it."""
+        return self._named[index] if index in self._named else super().get_msr(index)
+
+    def set_msr(self, index: int, value: int) -> bool:
+        """Sets level n's MSR; none of those by which KVM would write memory that is not level n's."""
+        if HYPERV_MSRS[0] <= index <= HYPERV_MSRS[1]:
+            return False
+        if index not in ADDRESS_MSRS:
+            return super().set_msr(index, value)
+        if not self._name(index, value):
+            return False
+        self._named[index] = value
+        return True
+
+    def let_pass(self) -> bool:
+        """Makes the page of a fault that every level declined a hole, or read-only memory."""
+        event = self.vcpu.event
+        if event.reason != ExitReason.NESTED_PAGE_FAULT:
+            return False
+        return self._shadow.concede(event.qualifier, execute=event.direction == Direction.EXECUTE)
+
     def settle(self) -> None:
         """Lets level n take the answer to its event: by KVM only if KVM holds its registers."""
         if self._outside():
@@ -208,8 +223,30 @@ class SwitchedEngine(DirectEngine):
         else:
             super().settle()
 
+    def intercept(self, wanted: Sequence[Scope]) -> None:
+        """Changes the intercepts, in the control block that level n is next entered with."""
+        self._recall()
+        self._debug(wanted)
+        self._wanted = tuple(wanted)
+        self._intercept([*wanted, Scope(ExitReason.EXCEPTION, _UD, _UD)] if self._catches else wanted)
+
+    def catch_undefined(self) -> None:
+        """Intercepts #UD."""
+        self._catches = True
+        self.intercept(self._wanted)
+
+    def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
+        """What is undefined can be intercepted."""
+
+        def intercepted(outcome: Trial) -> Trial:
+            return Trial.HANDED_OVER if outcome is Trial.UNDEFINED else outcome
+
+        return [(intercepted(first), intercepted(last)) for first, last in super().try_instructions(codes, entries)]
+
     def complete(self) -> Result:
-        """Nothing: here level n's own code runs on the processor, and KVM emulates only its accesses to devices."""
+        """Nothing: the processor lacks what it stopped at as undefined, and KVM emulates only accesses to devices."""
+        if self._c.switched.rung:
+            return Result.faulted(_UD)
         return Result(Outcome.DECLINED, message=f"the {self.name} engine completes nothing")
 
     def _queue(self, vector: int) -> None:
@@ -222,6 +259,10 @@ class SwitchedEngine(DirectEngine):
         """Level n takes an NMI; no level above L0 sees it."""
         lib.nv_pending_nmi(ffi.addressof(self._c.switched, "pending"))
         self.kick()
+
+    def request_window(self, *, nmi: bool) -> None:
+        """One event when level n can take an interrupt or an NMI."""
+        self._c.switched.pending.windows |= lib.NV_WINDOW_NMI if nmi else lib.NV_WINDOW_INTERRUPT
 
     def exception(self, vector: int, error_code: int | None) -> None:
         """Level n takes this exception before its next instruction."""

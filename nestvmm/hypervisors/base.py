@@ -9,6 +9,7 @@ from nestvmm.hypervisors.declare import declarations
 from nestvmm.kvm import CpuidEntry, Regs, Sregs
 from nestvmm.x86.event import Direction, Event, Result
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.rights import Rights
 
 __all__ = ["Guest", "GuestAccessError", "HandlerClaim", "Hypervisor"]
 
@@ -59,6 +60,24 @@ class Guest(Protocol):
         """Writes level x+1's physical memory; raises GuestAccessError."""
         ...
 
+    def map(self, base: int, size: int, to: int, rights: Rights = Rights.ALL) -> None:
+        """Level x+1's physical addresses from base on become level x's from `to` on, whatever they were before.
+
+        Bytes, whole pages; from `start`, or from a handler on the vCPU's thread. Level n sees it at once, with the
+        rights that all levels between and below give; memory that level x does not have itself stays a hole.
+        With `unmap`, `protect` and a handler of `ExitReason.NESTED_PAGE_FAULT` (svm and vmx engines) this is demand
+        paging and the logging of writes. Raises UsageError for what is no range of whole pages.
+        """
+        ...
+
+    def protect(self, base: int, size: int, rights: Rights) -> None:
+        """Level x gives these rights to memory of level x+1 in a range, and holes stay holes; no right: as `unmap`."""
+        ...
+
+    def unmap(self, base: int, size: int) -> None:
+        """Level x gives level x+1 nothing at a range of physical addresses any more."""
+        ...
+
     def line(self, number: int, level: bool) -> None:
         """Sets the level of an interrupt line (0 to 23) of the in-kernel irqchip; without one, does nothing."""
         ...
@@ -68,7 +87,46 @@ class Guest(Protocol):
         ...
 
     def nmi(self) -> None:
-        """Injects a non-maskable interrupt."""
+        """Injects a non-maskable interrupt, from any thread; it waits while the guest is in the handler of another one.
+
+        Under the svm and vmx engines no level above sees it, as none sees other injected events.
+        """
+        ...
+
+    def inject(self, vector: int, error_code: int | None = None) -> None:
+        """Injects an exception (0 to 31, without 2) before the guest's next instruction: a trap behind the one handled.
+
+        `Result.faulted` makes the instruction itself fault. On top of an exception whose delivery the exit interrupted
+        it becomes a double fault, or ends in a shutdown, by the architecture's rules. #PF's address goes to CR2 by
+        `set_sregs`. A second one before the guest runs replaces the first.
+        """
+        ...
+
+    def request_interrupt_window(self) -> None:
+        """Asks for one event `ExitReason.INTERRUPT_WINDOW` as soon as the guest can take an interrupt.
+
+        It goes to the highest level that claims it. Raises ValueError under the direct engine.
+        """
+        ...
+
+    def request_nmi_window(self) -> None:
+        """Asks for one event `ExitReason.NMI_WINDOW` as soon as the guest can take an NMI; as the other one."""
+        ...
+
+    def read_msr(self, index: int) -> int | None:
+        """The guest's MSR, whoever handles its accesses to it; None: the engine keeps no such MSR."""
+        ...
+
+    def write_msr(self, index: int, value: int) -> bool:
+        """Sets the guest's MSR; False: the engine refuses that. EFER is set when the event is done."""
+        ...
+
+    def claims_changed(self) -> None:
+        """Has the claims of all hypervisors asked for again when the handler that runs is done; from that one only.
+
+        The run ends with an error when the engine cannot trap what is claimed now. Claims of MMIO and of nested page
+        faults cannot change: see `map`.
+        """
         ...
 
     def last(self, reason: ExitReason, qualifier: int, *, write: bool = False) -> int | None:

@@ -13,9 +13,10 @@ lab for one test module or one command, not for a changing tree.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ class SvmLab(EmulatedLab):
         icount: one emulator thread and a clock that counts instructions, so that figures repeat.
         memory: RAM as QEMU's -m takes it: 4G, 512M; a bare number is MiB.
         cpus: virtual CPUs; by default 2, or 1 with icount, where a second one never comes up.
+        without: features that the emulated CPU lacks, by QEMU's names, such as popcnt.
         share: a directory of this machine that is writable in the lab at /mnt/share.
         boot_timeout, report: see EmulatedLab.
     """
@@ -58,6 +60,7 @@ class SvmLab(EmulatedLab):
         icount: bool = False,
         memory: str = "4G",
         cpus: int | None = None,
+        without: Sequence[str] = (),
         share: Path | None = None,
         boot_timeout: float = 120.0,
         report: Callable[[str], None] = say,
@@ -68,6 +71,10 @@ class SvmLab(EmulatedLab):
         self._icount = icount
         self._memory = memory
         self._cpus = cpus or (1 if icount else 2)
+        for feature in without:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", feature):
+                raise UsageError(f"{feature!r:.60} is no CPU feature, such as popcnt or sse4.2")
+        self._cpu = ",-".join(("max", *without))
         self._share = share
 
     @property
@@ -101,7 +108,7 @@ class SvmLab(EmulatedLab):
         argv = [_tool("setpriv"), "--pdeathsig", "KILL", "--"]  # no orphan if this process is killed
         argv += [_tool("qemu-system-x86_64"), "-no-user-config", "-nodefaults"]
         argv += ["-display", "none", "-serial", f"file:/dev/fd/{console.fileno()}", "-no-reboot"]
-        argv += ["-accel", f"tcg,thread={'single' if self._icount else 'multi'}", "-cpu", "max"]
+        argv += ["-accel", f"tcg,thread={'single' if self._icount else 'multi'}", "-cpu", self._cpu]
         argv += ["-icount", "shift=0"] if self._icount else []
         argv += ["-smp", str(self._cpus), "-m", self._memory]
         argv += ["-virtfs", _plan9(Path("/"), "root", "readonly=on,multidevs=remap")]

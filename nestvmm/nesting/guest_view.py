@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -9,14 +10,18 @@ from typing import TYPE_CHECKING
 from nestvmm.engines import Engine
 from nestvmm.kvm import Regs, Sregs
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
+from nestvmm.nesting.memory import MemoryMap, Region
 from nestvmm.nesting.propagation import Effects
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
+from nestvmm.x86.rights import Rights
 
 if TYPE_CHECKING:
     from nestvmm.hypervisors import Guest
 
 __all__ = ["GuestView", "VcpuState"]
 
+_EFER = 0xC0000080
+_NMI = 2
 _NAMES = Regs.__match_args__
 _values = attrgetter(*_NAMES)
 
@@ -33,6 +38,7 @@ class VcpuState:
         self._values: tuple[int, ...] | None = None
         self._new_regs: dict[str, int] = {}
         self._new_sregs: Sregs | None = None
+        self._exception: tuple[int, int | None] | None = None
         self.touched = False
         self.changed = False
 
@@ -66,6 +72,11 @@ class VcpuState:
         self._new_sregs = deepcopy(sregs)
         self.touched = self.changed = True
 
+    def inject(self, vector: int, error_code: int | None) -> None:
+        """Keeps an exception that level n takes after everything else."""
+        self._exception = vector, error_code
+        self.touched = self.changed = True
+
     def flush(self) -> None:
         """Writes the changes to level n, after the engine gave the event's own answer, and forgets all."""
         if self.changed:
@@ -73,12 +84,15 @@ class VcpuState:
                 self._engine.change_regs(self._new_regs)
             if self._new_sregs is not None:
                 self._engine.set_sregs(self._new_sregs)
+            if self._exception is not None:
+                self._engine.exception(*self._exception)
         self.forget()
 
     def forget(self) -> None:
         """Drops what was read and what was to be written: the next event starts afresh."""
         self._values = None
         self._new_sregs = None
+        self._exception = None
         self._new_regs.clear()
         self.touched = self.changed = False
 
@@ -87,7 +101,15 @@ class GuestView:
     """Level `level` for the hypervisor below it; see nestvmm.hypervisors.Guest."""
 
     def __init__(
-        self, level: int, engine: Engine, state: VcpuState, maps: LevelMaps, memory: LevelMemory, effects: Effects
+        self,
+        level: int,
+        engine: Engine,
+        state: VcpuState,
+        maps: LevelMaps,
+        memory: LevelMemory,
+        effects: Effects,
+        remap: Callable[[int, MemoryMap, int, int], None],
+        reclaim: Callable[[], None],
     ) -> None:
         self.level = level
         self._engine = engine
@@ -95,6 +117,8 @@ class GuestView:
         self._maps = maps
         self._memory = memory
         self._effects = effects
+        self._remap = remap
+        self._reclaim = reclaim
 
     @property
     def regs(self) -> Regs:
@@ -130,6 +154,24 @@ class GuestView:
         """Writes its physical memory."""
         self._memory.write(address, data)
 
+    def map(self, base: int, size: int, to: int, rights: Rights = Rights.ALL) -> None:
+        """Gives it memory."""
+        region = Region(base, size, to, rights)
+        self._change(self._maps.map_of(self.level - 1).given(region), region)
+
+    def protect(self, base: int, size: int, rights: Rights) -> None:
+        """Changes what it may do with memory that it has."""
+        region = Region(base, size, base)
+        self._change(self._maps.map_of(self.level - 1).protected(base, region.last, rights), region)
+
+    def unmap(self, base: int, size: int) -> None:
+        """Takes memory away."""
+        region = Region(base, size, base)
+        self._change(self._maps.map_of(self.level - 1).without(base, region.last), region)
+
+    def _change(self, new: MemoryMap, where: Region) -> None:
+        self._remap(self.level - 1, new, where.base, where.last)
+
     def line(self, number: int, level: bool) -> None:
         """Sets an interrupt line."""
         self._engine.irq_line(number, level)
@@ -141,6 +183,37 @@ class GuestView:
     def nmi(self) -> None:
         """Injects an NMI."""
         self._engine.nmi()
+
+    def inject(self, vector: int, error_code: int | None = None) -> None:
+        """Injects an exception."""
+        if not 0 <= vector <= 31 or vector == _NMI:
+            raise ValueError(f"exceptions are 0 to 31, without 2, not {vector}")
+        self._state.inject(vector, error_code)
+
+    def request_interrupt_window(self) -> None:
+        """Asks for one event when it can take an interrupt."""
+        self._engine.request_window(nmi=False)
+
+    def request_nmi_window(self) -> None:
+        """Asks for one event when it can take an NMI."""
+        self._engine.request_window(nmi=True)
+
+    def read_msr(self, index: int) -> int | None:
+        """The value of an MSR."""
+        return self._state.sregs().efer if index == _EFER else self._engine.get_msr(index)
+
+    def write_msr(self, index: int, value: int) -> bool:
+        """Sets an MSR."""
+        if index != _EFER:
+            return self._engine.set_msr(index, value)
+        sregs = self._state.sregs()
+        sregs.efer = value
+        self._state.set_sregs(sregs)
+        return True
+
+    def claims_changed(self) -> None:
+        """Has all claims asked for again."""
+        self._reclaim()
 
     def last(self, reason: ExitReason, qualifier: int, *, write: bool = False) -> int | None:
         """The value that a level below this one last gave or took."""

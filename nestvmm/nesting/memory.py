@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 from nestvmm.errors import UsageError
 from nestvmm.x86.layout import RAM_ABOVE_4G, RAM_BELOW_4G_MAX
 from nestvmm.x86.rights import Rights
+from nestvmm.x86.spans import Span, minus
 
 __all__ = [
     "ADDRESS_END",
@@ -124,6 +125,32 @@ class MemoryMap:
         for region in self.overlapping(address, address):
             return address - region.base + region.at, region.rights
         return None
+
+    def given(self, region: Region) -> MemoryMap:
+        """This map with the region in the place of what was at its upper range."""
+        return MemoryMap((*self.without(region.base, region.last).regions, region))
+
+    def protected(self, first: int, last: int, rights: Rights) -> MemoryMap:
+        """This map with these rights wherever it has a region in the upper range first to last, of whole pages."""
+        outside = self.without(first, last)
+        if not rights:
+            return outside
+        inside = [
+            replace(
+                region,
+                base=max(region.base, first),
+                size=min(region.last, last) - max(region.base, first) + 1,
+                at=region.at + max(first - region.base, 0),
+                rights=rights,
+            )
+            for region in self.overlapping(first, last)
+        ]
+        return MemoryMap((*outside.regions, *inside))
+
+    def withheld(self, first: int, last: int) -> list[Span]:
+        """Where the upper range first to last has no region, or one that does not give all rights."""
+        full = [(one.base, one.last) for one in self.overlapping(first, last) if one.rights == Rights.ALL]
+        return minus([(first, last)], full)
 
     def without(self, first: int, last: int) -> MemoryMap:
         """This map with a hole at the upper range first to last, widened to whole pages.

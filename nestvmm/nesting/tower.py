@@ -15,13 +15,22 @@ from typing import Any
 from nestvmm._native import ffi
 from nestvmm.devices import MP_TABLE_ADDRESS, Platform, mp_table, platform
 from nestvmm.engines import Engine, EngineConfig, choose_engine
-from nestvmm.errors import HostError, ImageError, UsageError
+from nestvmm.errors import HostError, HypervisorError, ImageError, UsageError
 from nestvmm.hypervisors import Guest, GuestAccessError, Hypervisor
 from nestvmm.hypervisors.blame import blaming
 from nestvmm.hypervisors.find import make_hypervisor
-from nestvmm.kvm import HostMemory
+from nestvmm.kvm import HostMemory, KvmError
 from nestvmm.loaders import Image, MemoryRange, load, read_file
-from nestvmm.nesting.features import Cpu, Refusal, emulated_msrs, expose, feature_claims, requests
+from nestvmm.nesting.designation import Claim
+from nestvmm.nesting.features import (
+    Cpu,
+    Refusal,
+    emulated_msrs,
+    emulates_instructions,
+    expose,
+    feature_claims,
+    requests,
+)
 from nestvmm.nesting.flat import compile_table
 from nestvmm.nesting.guest_view import GuestView, VcpuState
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
@@ -84,7 +93,7 @@ class Tower:
         self.policy = Policy(spec, self.hypervisors)
         self._requests = requests(spec)
         maps = [_map(number, level) for number, level in enumerate(spec.levels, start=1)]
-        self.maps = LevelMaps(spec.guest.memory, maps, self.policy.holes())
+        self.maps = LevelMaps(spec.guest.memory, maps, self.policy.holes(), self.policy.faults())
         self.image = self._load()
         machine = self.image.machine if spec.machine == "auto" else spec.machine
         engine_class = choose_engine(spec.engine, self.policy.reasons(), machine)
@@ -94,6 +103,7 @@ class Tower:
         host = self._open.enter_context(_host_memory(spec.guest.memory))
         self.memory = {level: LevelMemory(level, self.maps.to_host(level), host) for level in range(1, self.height + 1)}
         self._place(self.image, machine)
+        self._machine = machine
         config = EngineConfig(
             machine=machine,
             level=self.height,
@@ -101,6 +111,8 @@ class Tower:
             slots=slots,
             wanted=self.policy.scopes(),
             l0_msrs=emulated_msrs(),
+            io_intercepts=spec.io_intercepts,
+            reported=self.maps.reported(),
         )
         self.engine: Engine = self._open.enter_context(engine_class(config))
         self.platform: Platform = self._open.enter_context(
@@ -147,6 +159,8 @@ class Tower:
         engine = self.engine
         self.exposure = expose(engine, self.hypervisors, self._requests)
         engine.set_cpuid(self.exposure.entries)
+        if ExitReason.EMULATION_FAILURE in self.policy.reasons() or emulates_instructions(self.exposure):
+            engine.catch_undefined()
         for index, value in self.exposure.msrs(self.height).items():
             engine.set_msr(index, value)
         regs, sregs = engine.regs(), engine.sregs()
@@ -155,23 +169,23 @@ class Tower:
         engine.set_regs(regs)
         self.effects = Effects()
         self.state = VcpuState(engine)
+        self.stale = self._reclaimed = False
         for level, hypervisor in enumerate(self.hypervisors, start=1):
-            guest: Guest = GuestView(level + 1, engine, self.state, self.maps, self.memory[level + 1], self.effects)
+            memory, ask = self.memory[level + 1], (self._remap, self._reclaim)
+            guest: Guest = GuestView(level + 1, engine, self.state, self.maps, memory, self.effects, *ask)
             self._open.callback(self._stop, level, hypervisor)
             with blaming(level, type(hypervisor).__name__, "start()"):
                 hypervisor.start(guest)
         self.state.flush()
         cpu = Cpu(self.height, engine, self.state, self.memory[self.height])
         features = feature_claims(self.exposure, cpu)
-        level0 = [
+        self._level0 = [
             *device_claims(self.platform.bus),
             *features,
             *engine_claims(engine),
             *monitor_claims(engine, self.height),
         ]
-        self.designation = self.policy.table(level0, self.maps)
-        self.flat = compile_table(self.designation)
-        self.counters: Any = ffi.new("struct nv_counter[]", self.flat.slots)
+        self._designate()
         self.unclaimed: Any = ffi.new("struct nv_unclaimed *")
         self._attach()
 
@@ -179,6 +193,58 @@ class Tower:
     def _stop(level: int, hypervisor: Hypervisor) -> None:
         with blaming(level, type(hypervisor).__name__, "stop()"):
             hypervisor.stop()
+
+    def _designate(self, earlier: Sequence[Claim] = ()) -> None:
+        self.designation = self.policy.table(self._level0, self.maps)
+        self.flat = compile_table(self.designation, earlier)
+        self.counters: Any = ffi.new("struct nv_counter[]", self.flat.slots)
+        self.stale = False
+
+    def _remap(self, level: int, new: MemoryMap, first: int, last: int) -> None:
+        """The hypervisor at `level` maps its guest's addresses first to last anew."""
+        changed = self.maps.at_top(level + 1, first, last)
+        old = self.maps.map_of(level)
+        self.maps.change(level, new)
+        try:
+            self.engine.remap(self.maps.slots(), self.maps.reported(), changed)
+        except (HostError, KvmError):
+            self.maps.change(level, old)
+            raise
+        for number, memory in self.memory.items():
+            memory.to_host = self.maps.to_host(number)
+        self.stale = self.stale or self.policy.follows(level)
+
+    def _reclaim(self) -> None:
+        """A hypervisor claims other events than it did."""
+        self.stale = self._reclaimed = True
+
+    def renew(self) -> None:
+        """Makes the table that of changed maps and claims; when a handler is done with its event.
+
+        Claims keep their counters. Raises as making a tower does for claims that this engine cannot trap, and
+        HypervisorError for claims that change what memory level n has.
+        """
+        if self._reclaimed:
+            self.engine.settle()
+            if self.engine.vcpu.exited:
+                return  # the rest of an access comes first
+            self._renew_policy()
+        counters, slots = self.counters, self.flat.slots
+        self._designate(self.flat.claims)
+        ffi.memmove(self.counters, counters, slots * ffi.sizeof("struct nv_counter"))
+        self._attach()
+
+    def _renew_policy(self) -> None:
+        policy = Policy(self.spec, self.hypervisors)
+        policy.check(type(self.engine), self._machine)
+        if (policy.holes(), policy.faults()) != (self.policy.holes(), self.policy.faults()):
+            raise HypervisorError(
+                "a hypervisor changed its claims of mmio or nested-page-fault while its guest runs; what memory a "
+                "guest has is changed by Guest.map and Guest.unmap"
+            )
+        self.engine.intercept(policy.scopes())
+        self.policy = policy
+        self._reclaimed = False
 
     def _attach(self) -> None:
         """Hands the table and the counters to the run loop."""
