@@ -159,6 +159,9 @@ static int own_exit(struct nv_vcpu *vcpu)
 			return -EAGAIN;
 		pending->windows &= ~NV_WINDOW_NMI;
 		return 0;
+	case BASIC_PREEMPTION_TIMER:
+		vmx->timer_armed = 0;
+		return 0;
 	case BASIC_CPUID:
 		return read_cr4(vcpu);
 	case BASIC_CR:
@@ -219,6 +222,8 @@ static int needs_outside(const struct nv_vmx *vmx)
 {
 	const struct nv_pending *pending = &vmx->switched.pending;
 
+	if (vmx->timer)
+		return 1;
 	if (!(vmx->now.primary & PRIMARY_NMI_WINDOW) && (pending->nmi || pending->windows & NV_WINDOW_NMI))
 		return 1;
 	return !(vmx->now.primary & PRIMARY_INTERRUPT_WINDOW) &&
@@ -272,6 +277,8 @@ static void vmx_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 
 	if (vmx->switched.rung) {
 		nv_vmx_decode(vmx, event);
+		if (event->reason == NV_REASON_EXCEPTION && event->qualifier == UD)
+			nv_vmx_decode_undefined(vcpu, event);
 		return;
 	}
 	nv_switched_decode(vcpu, event);
@@ -332,6 +339,8 @@ static void vmx_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 		give_answer(vmx, event);
 	if (event->advance)
 		skip(vcpu, event);
+	else if (event->reason == NV_REASON_EMULATION_FAILURE)
+		nv_vmx_end_shadow(vmx);
 }
 
 int nv_vmx_refuse_msr(void *device, uint64_t offset, struct nv_event *event)

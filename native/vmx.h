@@ -35,10 +35,11 @@ struct nv_vmx {
 	uint64_t injection, injection_error, injection_length; /* what level n takes at its next entry; 0: nothing */
 	uint64_t interrupted, interrupted_error, interrupted_length; /* the event whose delivery the exit interrupted */
 	uint64_t cr4;            /* for CPUID, whose bits depend on it */
-	uint64_t timer;          /* preemption timer, at each entry */
+	uint32_t timer;          /* what the preemption timer starts with at the next entry; 0: it goes on */
 	uint32_t refusal;        /* VM-instruction error, when an entry was refused */
 	uint8_t refused;
 	uint8_t synthetic;       /* a reason to report without an exit */
+	uint8_t timer_armed;     /* the preemption timer runs */
 	uint8_t nmi_wanted;      /* a level claims NMIs */
 	uint8_t halts;           /* KVM wakes level n from HLT, which an in-kernel irqchip can */
 	uint8_t operand;         /* the register that MOV to or from a control or debug register moves */

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "undefined.h"
 #include "vmx_exits.h"
 
 uint8_t nv_vmx_depth(uint32_t basic)
@@ -110,6 +111,14 @@ static void decode_move(struct nv_vmx *vmx, struct nv_event *event)
 	}
 }
 
+/* The rights of the page are what the levels' maps give, filled or not. */
+static void decode_violation(const struct nv_vmx *vmx, struct nv_event *event)
+{
+	event->direction = event->info & VIOLATION_FETCH ? NV_EXECUTE : event->info & VIOLATION_WRITE ? NV_WRITE : NV_READ;
+	event->info &= ~(7ull << VIOLATION_RIGHTS);
+	event->info |= (uint64_t)nv_shadow_rights(vmx->switched.shadow, event->qualifier) << VIOLATION_RIGHTS;
+}
+
 static void decode_synthetic(struct nv_vmx *vmx, struct nv_event *event)
 {
 	event->reason = vmx->refused ? NV_REASON_ENTRY_FAILURE : vmx->synthetic;
@@ -173,9 +182,35 @@ void nv_vmx_decode(struct nv_vmx *vmx, struct nv_event *event)
 		event->value = event->direction == NV_WRITE ? regs[NV_REG_RDX] << 32 | (uint32_t)regs[NV_REG_RAX] : 0;
 		break;
 	case NV_REASON_NESTED_PAGE_FAULT:
-		event->direction = event->info & VIOLATION_FETCH ? NV_EXECUTE : writes(vmx, row) ? NV_WRITE : NV_READ;
+		decode_violation(vmx, event);
 		break;
 	default:
 		break;
 	}
+}
+
+int nv_vmx_decode_undefined(struct nv_vcpu *vcpu, struct nv_event *event)
+{
+	struct nv_vmx_field fields[] = {
+		{NV_VMCS_GUEST_CR0, 0},      {NV_VMCS_GUEST_CR3, 0},    {NV_VMCS_GUEST_CR4, 0},       {NV_VMCS_GUEST_EFER, 0},
+		{NV_VMCS_GUEST_CS_BASE, 0}, {NV_VMCS_GUEST_CS_RIGHTS, 0}, {NV_VMCS_GUEST_SS_RIGHTS, 0},
+	};
+	struct nv_vmx *vmx = vcpu->engine;
+	struct nv_code code;
+	int result = nv_vmx_exchange(vcpu, fields, sizeof fields / sizeof fields[0]);
+
+	if (result)
+		return result;
+	code = (struct nv_code){
+		.cr0 = fields[0].value,
+		.cr3 = fields[1].value,
+		.cr4 = fields[2].value,
+		.efer = fields[3].value,
+		.base = fields[4].value,
+		.rip = *register_of(vmx, NV_REG_RIP),
+		.bits = fields[3].value & EFER_LMA && fields[5].value & CS_LONG ? 64 : fields[5].value & CS_BIG ? 32 : 16,
+		.user = (fields[6].value >> 5 & 3) == 3,
+	};
+	nv_undefined(vcpu->table, vmx->switched.paging, &code, event);
+	return 0;
 }

@@ -138,8 +138,8 @@ void nv_vmx_interrupted(struct nv_vmx *vmx)
 		return;
 	event = got(vmx, GOT_VECTORING);
 	if (event & EVENT_VALID) {
-		/* a task switch is the delivery, if it came of one */
-		if (basic_of(vmx) == BASIC_TASK_SWITCH)
+		/* a task switch is the delivery, if it came of one; what led to a shutdown is over */
+		if (basic_of(vmx) == BASIC_TASK_SWITCH || basic_of(vmx) == BASIC_TRIPLE_FAULT)
 			return;
 		vmx->interrupted = event & ~EVENT_UNBLOCKED;
 		vmx->interrupted_error = got(vmx, GOT_VECTORING_ERROR);
@@ -213,6 +213,8 @@ static void put_controls(struct nv_vmx *vmx, uint64_t windows)
 	const struct nv_vmx_step *step = &vmx->step;
 
 	wanted.primary |= windows;
+	if (vmx->timer_armed)
+		wanted.pin |= PIN_TIMER;
 	if (step->active) {
 		wanted.primary &= ~step->off.primary;
 		wanted.secondary &= ~step->off.secondary;
@@ -253,9 +255,11 @@ void nv_vmx_prepare(struct nv_vmx *vmx)
 		if (pending->windows & NV_WINDOW_NMI || (pending->nmi && offered(vmx, NV_EVENT_NMI) < 0))
 			windows |= PRIMARY_NMI_WINDOW;
 	}
-	put_controls(vmx, windows);
-	if (vmx->wanted.pin & PIN_TIMER)
+	if (vmx->timer) {
 		nv_vmx_put(vmx, NV_VMCS_PREEMPTION_TIMER, vmx->timer);
+		vmx->timer_armed = 1;
+	}
+	put_controls(vmx, windows);
 	load(vmx, GOT_RIP, NV_REG_RIP);
 	load(vmx, GOT_RSP, NV_REG_RSP);
 	load(vmx, GOT_RFLAGS, NV_REG_RFLAGS);
@@ -268,4 +272,5 @@ void nv_vmx_entered(struct nv_vmx *vmx)
 	if (offered(vmx, NV_EVENT_NMI) >= 0)
 		nv_pending_nmi_taken(&vmx->switched.pending);
 	vmx->event = vmx->injection = vmx->interrupted = 0;
+	vmx->timer = 0;
 }

@@ -8,6 +8,7 @@
 enum {
 	BASIC_EXCEPTION = 0,
 	BASIC_INTERRUPT = 1,
+	BASIC_TRIPLE_FAULT = 2,
 	BASIC_INIT = 3,
 	BASIC_INTERRUPT_WINDOW = 7,
 	BASIC_NMI_WINDOW = 8,
@@ -42,7 +43,7 @@ enum {
 	BASIC_TPAUSE = 68,
 };
 
-enum { DB = 1, BP = 3, DF = 8, GP = 13, PF = 14 };
+enum { DB = 1, BP = 3, UD = 6, DF = 8, GP = 13, PF = 14 };
 
 /* What is read after an exit, as far as its reason needs it: indices into the block's `exit`. */
 enum {
@@ -66,6 +67,8 @@ enum {
 #define DR6_BS (1ull << 14)
 #define DR6_CAUSES 0x200full   /* breakpoints and access to debug registers */
 #define CS_LONG (1ull << 13)
+#define CS_BIG (1ull << 14)
+#define EFER_LMA (1ull << 10)
 
 /* CR0.NE and CR4.VMXE, which VMX keeps set; level n's own are in the read shadows. */
 #define CR0_FIXED 0x20ull
@@ -95,6 +98,7 @@ enum {
 /* Bits of an EPT violation's exit qualification (table 28-7). */
 #define VIOLATION_WRITE 2
 #define VIOLATION_FETCH 4
+#define VIOLATION_RIGHTS 3         /* the page's rights, as the access wants them, in bits 5:3 */
 
 /* How a control-register access reads in the exit qualification (table 28-3). */
 enum { CR_MOV_TO, CR_MOV_FROM, CR_CLTS, CR_LMSW };
@@ -132,6 +136,9 @@ static inline int cr_access(const struct nv_vmx *vmx)
 /* vmx_decode.c: the exit, or what vmx->synthetic or vmx->refused says, as an event. depth: how much of `exit` a reason has. */
 void nv_vmx_decode(struct nv_vmx *vmx, struct nv_event *event);
 uint8_t nv_vmx_depth(uint32_t basic);
+
+/* #UD, decoded: nv_undefined's part of it. A negative errno. */
+int nv_vmx_decode_undefined(struct nv_vcpu *vcpu, struct nv_event *event);
 
 /* vmx_step.c. end: executed says whether the instruction is behind level n. A negative errno. */
 void nv_vmx_step_begin(struct nv_vmx *vmx, const struct nv_vmx_controls *off);

@@ -17,7 +17,6 @@ from nestvmm.engines.switched import SwitchedEngine
 from nestvmm.engines.switcher import CODE, DATA, TASK, switcher_sregs
 from nestvmm.engines.vmx_intercepts import (
     CAPABILITIES,
-    allowed,
     controls,
     exceptions,
     msr_bitmap,
@@ -38,6 +37,9 @@ _EFER_LMA: Final = 1 << 10
 _MSR_FEATURE_CONTROL: Final = 0x3A
 _MSR_VMX_BASIC: Final = 0x480
 _LOCKED_VMX: Final = 5  # IA32_FEATURE_CONTROL: locked, VMX outside SMX (Intel SDM vol. 3, 24.7)
+_MSR_VMX_MISC: Final = 0x485
+_MSR_PIN: Final = 0x48D
+_PIN_TIMER: Final = 1 << 6
 _MSR_EPT_VPID: Final = 0x48C
 _EPT_2M: Final = 1 << 16
 _EPT_1G: Final = 1 << 17
@@ -170,17 +172,22 @@ class VmxEngine(SwitchedEngine):
         """None: accesses to MSRs that the bitmap does not have always exit."""
         return []
 
-    def _own_msrs(self) -> list[MsrRange]:
-        return [*super()._own_msrs(), *_OWN_MSRS]
+    def _own_msrs(self) -> Sequence[MsrRange]:
+        return (*super()._own_msrs(), *_OWN_MSRS)
 
-    def _msr_server(self) -> Server:
-        return Server(ffi.addressof(lib, "nv_vmx_refuse_msr"), self._c)
+    def servers(self) -> list[tuple[Scope, Server]]:
+        """CPUID, and VMX's MSRs, of which level n has none."""
+        server = Server(ffi.addressof(lib, "nv_vmx_refuse_msr"), self._c)
+        scopes = [
+            Scope(reason, one.first, one.last) for one in _OWN_MSRS for reason in (ExitReason.RDMSR, ExitReason.WRMSR)
+        ]
+        return [*super().servers(), *((scope, server) for scope in scopes)]
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
         super().set_cpuid(entries)
         # KVM withdraws the controls of instructions that CPUID does not show
-        self._c.wanted.secondary &= allowed("secondary", self._vcpu.get_msrs(CAPABILITIES))
+        self._intercept(self._wanted)
 
     def _largest_page(self, entries: list[CpuidEntry]) -> int:
         capabilities = self.feature_msrs().get(_MSR_EPT_VPID, 0)
@@ -205,6 +212,8 @@ class VmxEngine(SwitchedEngine):
         """Lets the processor execute the instruction that a control stopped."""
         if not self._c.switched.rung:
             return False
+        if super().let_pass():
+            return True
         passed = lib.nv_vmx_pass(self.vcpu)
         self._check(min(passed, 0))
         return bool(passed)
@@ -229,6 +238,15 @@ class VmxEngine(SwitchedEngine):
         if index in _MSRS and self._outside():
             return self._exchange([_MSRS[index]])[0]
         return super().get_msr(index)
+
+    def request_timer(self, cycles: int) -> None:
+        """One event when level n has run so long."""
+        rate = self.feature_msrs()[_MSR_VMX_MISC] & 31
+        if not 0 < cycles >> rate < 1 << 32:
+            raise ValueError(f"{cycles} cycles: this processor's timer takes {1 << rate} to {(1 << 32 + rate) - 1}")
+        if not self.feature_msrs()[_MSR_PIN] >> 32 & _PIN_TIMER:
+            raise ValueError("the VMX of this host's KVM has no preemption timer")
+        self._c.timer = cycles >> rate
 
     def sregs(self) -> Sregs:
         """Segment and control registers."""

@@ -21,7 +21,6 @@ __all__ = [
     "MSR_BITMAP_SIZE",
     "PORT_BITMAPS_SIZE",
     "Controls",
-    "allowed",
     "controls",
     "exceptions",
     "msr_bitmap",
@@ -63,6 +62,7 @@ _GROUPS: Final = {
             "saving EFER": 20,
             "loading the host's EFER": 21,
         },
+        1 << 22,  # what is left of the preemption timer is saved
     ),
     "entry": _Group(0x490, {"loading debug controls": 2, "loading EFER": 15}),
 }
@@ -88,6 +88,7 @@ _OTHERWISE: Final = frozenset(
         ExitReason.EXCEPTION,
         ExitReason.INTERRUPT_WINDOW,
         ExitReason.NMI_WINDOW,
+        ExitReason.PREEMPTION_TIMER,
     }
 )
 
@@ -123,11 +124,6 @@ def _bits(scope: Scope) -> set[tuple[str, int]]:
     }
 
 
-def allowed(name: str, capabilities: Mapping[int, int]) -> int:
-    """The bits of a group that may be 1."""
-    return capabilities[_GROUPS[name].msr] >> 32
-
-
 def controls(wanted: Iterable[Scope], capabilities: Mapping[int, int]) -> Controls:
     """The controls that make these events exit.
 
@@ -138,7 +134,7 @@ def controls(wanted: Iterable[Scope], capabilities: Mapping[int, int]) -> Contro
     asked = [(scope.reason, group, bit) for scope in wanted for group, bit in _bits(scope)]
     values = {}
     for name, group in _GROUPS.items():
-        may, must = allowed(name, capabilities), capabilities[group.msr] & 0xFFFFFFFF
+        may, must = capabilities[group.msr] >> 32, capabilities[group.msr] & 0xFFFFFFFF
         value = must | group.welcome & may
         for what, bit in group.needed.items():
             if not may >> bit & 1:
