@@ -9,7 +9,7 @@
 
 /* The controls that change from entry to entry. */
 struct nv_vmx_controls {
-	uint64_t pin, primary, secondary, exceptions;
+	uint64_t pin, primary, secondary, exit, exceptions;
 	uint64_t cr0_mask, cr4_mask; /* bits whose change exits, and which level n reads from the shadows */
 	uint64_t msr_bitmap;
 };

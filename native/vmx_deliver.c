@@ -213,8 +213,11 @@ static void put_controls(struct nv_vmx *vmx, uint64_t windows)
 	const struct nv_vmx_step *step = &vmx->step;
 
 	wanted.primary |= windows;
-	if (vmx->timer_armed)
+	if (vmx->timer_armed) {
+		/* what is left of it at an exit is what the next entry starts with */
 		wanted.pin |= PIN_TIMER;
+		wanted.exit |= EXIT_SAVES_TIMER;
+	}
 	if (step->active) {
 		wanted.primary &= ~step->off.primary;
 		wanted.secondary &= ~step->off.secondary;
@@ -229,6 +232,7 @@ static void put_controls(struct nv_vmx *vmx, uint64_t windows)
 	put_control(vmx, &vmx->now.pin, NV_VMCS_PIN_CONTROLS, wanted.pin);
 	put_control(vmx, &vmx->now.primary, NV_VMCS_PRIMARY_CONTROLS, wanted.primary);
 	put_control(vmx, &vmx->now.secondary, NV_VMCS_SECONDARY_CONTROLS, wanted.secondary);
+	put_control(vmx, &vmx->now.exit, NV_VMCS_EXIT_CONTROLS, wanted.exit);
 	put_control(vmx, &vmx->now.exceptions, NV_VMCS_EXCEPTION_BITMAP, wanted.exceptions);
 	put_control(vmx, &vmx->now.cr0_mask, NV_VMCS_CR0_MASK, wanted.cr0_mask);
 	put_control(vmx, &vmx->now.cr4_mask, NV_VMCS_CR4_MASK, wanted.cr4_mask);

@@ -79,6 +79,7 @@ enum {
 #define PIN_TIMER (1ull << 6)
 #define PRIMARY_INTERRUPT_WINDOW (1ull << 2)
 #define PRIMARY_NMI_WINDOW (1ull << 22)
+#define EXIT_SAVES_TIMER (1ull << 22)
 
 /* In the exit reason: the entry failed. */
 #define ENTRY_FAILED (1ull << 31)

@@ -129,7 +129,6 @@ class VmxEngine(SwitchedEngine):
         found = controls((), self._vcpu.get_msrs(CAPABILITIES))
         self._entry_controls = found.entry
         fields = {
-            lib.NV_VMCS_EXIT_CONTROLS: found.exit,
             lib.NV_VMCS_IO_BITMAP_A: base + lib.NV_SWITCHER_IOPM,
             lib.NV_VMCS_IO_BITMAP_B: base + lib.NV_SWITCHER_IOPM + 0x1000,
             lib.NV_VMCS_EPT_POINTER: lib.NV_SHADOW_TABLES | _EPT_POINTER,
@@ -158,7 +157,7 @@ class VmxEngine(SwitchedEngine):
         others = [scope for scope in wanted if scope.reason is not ExitReason.IO]
         found = controls([*others, *ports], self._vcpu.get_msrs(CAPABILITIES))
         block = self._c.wanted
-        block.pin, block.primary, block.secondary = found.pin, found.primary, found.secondary
+        block.pin, block.primary, block.secondary, block.exit = found[:4]
         block.exceptions = exceptions(wanted)
         block.cr0_mask = _ALL if writes_exit(wanted, 0) else _CR0_NE
         block.cr4_mask = _ALL if writes_exit(wanted, 4) else _CR4_VMXE

@@ -62,7 +62,6 @@ _GROUPS: Final = {
             "saving EFER": 20,
             "loading the host's EFER": 21,
         },
-        1 << 22,  # what is left of the preemption timer is saved
     ),
     "entry": _Group(0x490, {"loading debug controls": 2, "loading EFER": 15}),
 }
@@ -165,14 +164,17 @@ def writes_exit(wanted: Iterable[Scope], number: int) -> bool:
 
 def msr_bitmap(ranges: Iterable[MsrRange]) -> bytes:
     """The MSR bitmap (25.6.9): reads of low and of high MSRs, then writes. What it does not have exits anyway."""
-    bits = bytearray(MSR_BITMAP_SIZE)
+    bits = 0
     for one in ranges:
-        for start, base in ((0, 0), (0x400, 0xC0000000)):
-            for index in range(max(one.first, base), min(one.last, base + 0x1FFF) + 1):
-                place, shift = divmod(index - base, 8)
-                for exits, way in ((one.read, 0), (one.write, 0x800)):
-                    bits[way + start + place] |= exits << shift
-    return bytes(bits)
+        for start, base in ((0, 0), (0x2000, 0xC0000000)):
+            first, last = max(one.first - base, 0), min(one.last - base, 0x1FFF)
+            if first > last:
+                continue
+            chosen = (1 << last + 1) - (1 << first)
+            for exits, way in ((one.read, 0), (one.write, 0x4000)):
+                if exits:
+                    bits |= chosen << start + way
+    return bits.to_bytes(MSR_BITMAP_SIZE, "little")
 
 
 def port_bitmaps(wanted: Iterable[Scope]) -> bytes:
