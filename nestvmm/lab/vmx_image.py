@@ -70,8 +70,8 @@ def base_initramfs(kernel: Kernel) -> tuple[Luggage, Path]:
     return luggage, keep("vmx-base", key.encode(), build)
 
 
-def project_initramfs(base: Luggage, extra: Sequence[Path]) -> tuple[bytes, list[str]]:
-    """The init, nestvmm, the current directory and `extra`, and messages for the user.
+def project_initramfs(base: Luggage, project: Path, extra: Sequence[Path]) -> tuple[bytes, list[str]]:
+    """The init, nestvmm, a project's directory and `extra`, without what is in `base`; and messages for the user.
 
     Raises:
         UsageError: one of `extra` is not there.
@@ -81,10 +81,9 @@ def project_initramfs(base: Luggage, extra: Sequence[Path]) -> tuple[bytes, list
     package = Path(nestvmm.__file__).parent
     compile_package(package)
     luggage.add_tree(package)
-    here = Path.cwd()
-    luggage.add(here)
-    if not pack_project(luggage, here):
-        messages.append(f"{here} holds too much for the VMX lab, where it is empty: name what it needs by --with")
+    luggage.add(project)
+    if not pack_project(luggage, project):
+        messages.append(f"{project} holds too much for the VMX lab, where it is empty: name what is needed by --with")
     for path in extra:
         try:
             luggage.add_tree(path)
