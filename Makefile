@@ -6,7 +6,7 @@
 
 PYTHON ?= python3
 APT_PACKAGES ?= .ci/apt-packages
-NESTVMM_REQUIRE ?= kvm,svm_lab
+NESTVMM_REQUIRE ?= kvm,svm_lab,vmx_lab
 SETS := build
 BIN := .venv/bin
 INSTALLED := .venv/installed

@@ -74,7 +74,7 @@ def write_disk(disk: BinaryIO, kernel: Path, command_line: str, initrd: Sequence
     for (_, data), count in zip(parts, sectors, strict=True):
         disk.write(data)
         disk.write(bytes(count * SECTOR - len(data)))
-    disk.truncate(-(-disk.tell() // CYLINDER) * CYLINDER)
+    disk.write(bytes(-disk.tell() % CYLINDER))
     disk.flush()
 
 

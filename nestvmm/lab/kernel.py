@@ -87,8 +87,10 @@ def find_kernel() -> Kernel:
     for root in (Path("/"), kept):
         for kernel in _kernels(root):
             return kernel
-    _fetch(kept)
-    return next(_kernels(kept))
+    package = _fetch(kept)
+    for kernel in _kernels(kept):
+        return kernel
+    raise HostError(f"{package} lacks kvm-amd or kvm-intel: {ELSEWHERE.removeprefix('or ')}")
 
 
 def read_module(path: Path) -> bytes:
@@ -113,8 +115,8 @@ def _kernels(root: Path) -> Iterator[Kernel]:
                 yield Kernel(image, release, base)
 
 
-def _fetch(kept: Path) -> None:
-    """Download Debian's kernel to the directory `kept`, which appears only when it is complete."""
+def _fetch(kept: Path) -> str:
+    """Download Debian's kernel to the directory `kept`, which appears only when it is complete; its package."""
     apt_cache, apt_get, dpkg = (
         find_tool(name, package) for name, package in (("apt-cache", "apt"), ("apt-get", "apt"), ("dpkg", "dpkg"))
     )
@@ -136,6 +138,7 @@ def _fetch(kept: Path) -> None:
             run_tool([find_tool("depmod", "kmod"), "-b", str(base), release], cure=cure)
             _prune(Kernel(image, release, base))
         publish(root, kept)
+    return packages[0]
 
 
 def _prune(kernel: Kernel) -> None:

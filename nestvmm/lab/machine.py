@@ -9,8 +9,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from socket import socket
 from typing import BinaryIO
@@ -36,6 +36,7 @@ class Launch:
         emulator: what messages call it.
         argv: its command line.
         inherited: the descriptors that it gets besides 0, 1 and 2.
+        environment: variables that it has besides those of this process.
         connect: the near end of the agent's channel, or None when the emulator has not opened its own end soon.
         spins: it takes processor time while its machine is idle, so it is stopped between commands.
     """
@@ -43,6 +44,7 @@ class Launch:
     emulator: str
     argv: Sequence[str]
     inherited: Sequence[int]
+    environment: Mapping[str, str]
     connect: Callable[[], socket | None]
     spins: bool = False
 
@@ -59,23 +61,25 @@ class Machine:
 
     def __init__(self, prepare: Callable[[BinaryIO], AbstractContextManager[Launch]], boot_timeout: float) -> None:
         self._silence_limit = boot_timeout
-        self._console: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 closed by stop
-        self._said: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 closed by stop
-        with prepare(self._console) as launch:
-            self._launch = launch
-            self._process = subprocess.Popen(
-                launch.argv,
-                pass_fds=launch.inherited,
-                stdin=subprocess.DEVNULL,
-                stdout=self._said,
-                stderr=self._said,
-                start_new_session=True,  # a Ctrl-C is for this process, which then stops the machine
-            )
-            try:
+        with ExitStack() as undo:
+            self._console: BinaryIO = undo.enter_context(tempfile.TemporaryFile())
+            self._said: BinaryIO = undo.enter_context(tempfile.TemporaryFile())
+            with prepare(self._console) as launch:
+                self._launch = launch
+                self._process = subprocess.Popen(
+                    launch.argv,
+                    pass_fds=launch.inherited,
+                    env={**os.environ, **launch.environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._said,
+                    stderr=self._said,
+                    start_new_session=True,  # a Ctrl-C is for this process, which then stops the machine
+                )
+                undo.callback(self._process.wait)
+                undo.callback(self._process.kill)
                 self._session = Session(self._connect(), self._watch)
-            except BaseException:
-                self._end()
-                raise
+                undo.callback(self._session.close)
+            self._end = undo.pop_all()
 
     def wait_ready(self) -> None:
         """Return when the agent has reported."""
@@ -97,14 +101,7 @@ class Machine:
 
     def stop(self) -> None:
         """End it at once: nothing in it is worth keeping."""
-        self._session.close()
-        self._end()
-
-    def _end(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._console.close()
-        self._said.close()
+        self._end.close()
 
     def _connect(self) -> socket:
         start = time.monotonic()

@@ -30,7 +30,7 @@ from nestvmm.lab.kernel import Kernel, find_kernel
 from nestvmm.lab.machine import Launch
 from nestvmm.lab.tools import find_tool
 
-__all__ = ["SvmLab", "prepare"]
+__all__ = ["SvmLab", "check", "prepare"]
 
 NEEDED = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -97,7 +97,7 @@ class SvmLab(EmulatedLab):
         channel = ["-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,fd={far.fileno()}"]
         channel += ["-device", "virtserialport,chardev=agent,name=nestvmm"]
         with far:
-            yield Launch("QEMU", [*self._qemu(console), *channel], inherited, lambda: near)
+            yield Launch("QEMU", [*self._qemu(console), *channel], inherited, {}, lambda: near)
 
     def _qemu(self, console: BinaryIO) -> list[str]:
         """QEMU's command line but for the channel, which each boot has anew."""
@@ -129,14 +129,19 @@ class Parts:
     initrd: Path
 
 
+def check() -> None:
+    """Look for what must be installed. Raises HostError, which says which package to install."""
+    for name in NEEDED:
+        _tool(name)
+
+
 def prepare() -> Parts:
     """Find, fetch or build everything that a boot needs.
 
     Raises:
         HostError: something is missing; says which package to install.
     """
-    for name in NEEDED:  # before anything is fetched
-        _tool(name)
+    check()  # before anything is fetched
     kernel = find_kernel()
     return Parts(kernel, unpack_kernel(kernel), build_initrd(kernel))
 

@@ -29,7 +29,7 @@ from nestvmm.lab.machine import Launch
 from nestvmm.lab.tools import find_tool
 from nestvmm.lab.vmx_image import base_initramfs, project_initramfs
 
-__all__ = ["VmxLab", "prepare"]
+__all__ = ["VmxLab", "check", "prepare"]
 
 NEEDED = {"bochs": "bochs", "setpriv": "util-linux", "busybox": "busybox-static", "modprobe": "kmod", "ldd": "libc-bin"}
 FIRMWARE = {
@@ -38,13 +38,18 @@ FIRMWARE = {
 }
 DISPLAYS = "usr/lib/*/bochs/plugins/libbx_term_gui.so"  # the one that neither opens a window nor listens for viewers
 
-# What takes long in an emulator and is of no use there: self-tests, certificates to check modules against, tracers.
+# What takes long in an emulator and is of no use there: certificates to check modules against, tracers, BPF.
 SKIPPED = (
     "load_system_certificate_list",
-    "cubictcp_register",
     "init_kprobe_trace",
     "init_blk_tracer",
     "trace_eval_init",
+    "bpf_rstat_kfunc_init",
+    "bpf_prog_test_run_init",
+    "bpf_key_sig_kfuncs_init",
+    "bpf_tcp_ca_kfunc_init",
+    "cubictcp_register",
+    "kfunc_init",
 )
 KERNEL_OPTIONS = (
     "console=ttyS0,115200 quiet mitigations=off nokaslr init_on_alloc=0 rodata=off cryptomgr.notests "
@@ -78,8 +83,8 @@ class VmxLab(EmulatedLab):
 
     Args:
         memory: RAM in MiB.
-        files: files and directories that it takes along by their own paths, beside Python, nestvmm and the current
-            directory.
+        project: a directory that it takes along, but for what is hidden or made anew; by default the current one.
+        files: files and directories that it takes along as they are.
         boot_timeout, report: see EmulatedLab.
     """
 
@@ -89,12 +94,14 @@ class VmxLab(EmulatedLab):
         self,
         *,
         memory: int = 1024,
+        project: Path | None = None,
         files: Sequence[Path] = (),
         boot_timeout: float = 240.0,
         report: Callable[[str], None] = say,
     ) -> None:
         super().__init__(boot_timeout, report)
         self._memory = memory
+        self._project = project
         self._files = files
 
     @property
@@ -104,7 +111,8 @@ class VmxLab(EmulatedLab):
 
     def _prepare(self) -> None:
         self._parts = prepare()
-        self._project, messages = project_initramfs(self._parts.base, self._files)
+        project = self._project or Path.cwd()
+        self._project_files, messages = project_initramfs(self._parts.base, project, self._files)
         for message in messages:
             self._report(message)
 
@@ -116,9 +124,7 @@ class VmxLab(EmulatedLab):
             )
             listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
             listener.settimeout(CONNECT_PAUSE)
-            command_line = f'{KERNEL_OPTIONS} NESTVMM_PYTHON="{os.path.realpath(sys.executable)}"'
-            initrd = [self._parts.initramfs.read_bytes(), self._project]
-            write_disk(disk, self._parts.unpacked, command_line, initrd, self._memory << 20)
+            self._write_disk(disk)
             firmware, vga_firmware = FIRMWARE
             config.write(
                 BOCHSRC.format(
@@ -130,14 +136,18 @@ class VmxLab(EmulatedLab):
                     port=listener.getsockname()[1],
                 ).encode()
             )
-            config.flush()
             commands.write(b"c\n")  # Debian's Bochs has its debugger in, which waits for a command
+            config.flush()
             commands.flush()
-            argv = [find_tool("setpriv", NEEDED["setpriv"]), "--pdeathsig", "KILL", "--"]
-            argv += [find_tool("bochs", NEEDED["bochs"]), "-q", "-f", _path(config), "-rc", _path(commands)]
+            argv = [_tool("setpriv"), "--pdeathsig", "KILL", "--"]  # no orphan if this process is killed
+            argv += [_tool("bochs"), "-q", "-f", _path(config), "-rc", _path(commands)]
             inherited = [file.fileno() for file in (disk, config, commands, console)]
-            argv = ["/usr/bin/env", "TERM=vt100", *argv]
-            yield Launch("Bochs", argv, inherited, lambda: _accept(listener), spins=True)
+            yield Launch("Bochs", argv, inherited, {"TERM": "vt100"}, lambda: _accept(listener), spins=True)
+
+    def _write_disk(self, disk: BinaryIO) -> None:
+        command_line = f'{KERNEL_OPTIONS} NESTVMM_PYTHON="{os.path.realpath(sys.executable)}"'
+        initrd = [self._parts.initramfs.read_bytes(), self._project_files]
+        write_disk(disk, self._parts.unpacked, command_line, initrd, self._memory << 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,21 +160,30 @@ class Parts:
     initramfs: Path
 
 
+def check() -> None:
+    """Look for what must be installed. Raises HostError, which says which package to install."""
+    for name in NEEDED:
+        _tool(name)
+    for path, package in FIRMWARE.items():
+        if not path.exists():
+            raise HostError(f"the lab needs {path}, which is not there: apt-get install {package}")
+    if not any(Path("/").glob(DISPLAYS)):
+        raise HostError("the lab needs Bochs's terminal display, which is not installed: apt-get install bochs-term")
+
+
 def prepare() -> Parts:
     """Find, fetch or build everything that a boot needs.
 
     Raises:
         HostError: something is missing; says which package to install.
     """
-    for name, package in NEEDED.items():  # before anything is fetched
-        find_tool(name, package)
-    for path, package in FIRMWARE.items():
-        if not path.exists():
-            raise HostError(f"the lab needs {path}, which is not there: apt-get install {package}")
-    if not any(Path("/").glob(DISPLAYS)):
-        raise HostError("the lab needs Bochs's terminal display, which is not installed: apt-get install bochs-term")
+    check()  # before anything is fetched
     kernel = find_kernel()
     return Parts(kernel, unpack_kernel(kernel), *base_initramfs(kernel))
+
+
+def _tool(name: str) -> str:
+    return find_tool(name, NEEDED[name])
 
 
 def _path(file: BinaryIO) -> str:
