@@ -1,8 +1,5 @@
 #include "vmx_internal.h"
 
-#include <errno.h>
-#include <sys/ioctl.h>
-
 #define CR0_PE 1
 
 /* A contributory exception, whose delivery does not survive another one (Intel SDM vol. 3, table 6-5). */
@@ -93,34 +90,11 @@ int nv_vmx_inject(struct nv_vcpu *vcpu, int kind, uint8_t vector, uint32_t error
 	return 0;
 }
 
-/* An exit by #PF or #DB leaves CR2 and DR6 to whoever reinjects it (28.1). */
-static int set_fault_registers(struct nv_vcpu *vcpu, int vector)
-{
-	struct nv_vmx *vmx = vcpu->engine;
-	uint64_t qualification = got(vmx, GOT_QUALIFICATION);
-	struct kvm_debugregs debug;
-	struct kvm_sregs sregs;
-
-	if (vector == PF) {
-		if (ioctl(vcpu->fd, KVM_GET_SREGS, &sregs))
-			return -errno;
-		sregs.cr2 = qualification;
-		return ioctl(vcpu->fd, KVM_SET_SREGS, &sregs) ? -errno : 0;
-	}
-	if (vector == DB) {
-		if (ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &debug))
-			return -errno;
-		debug.dr6 = (debug.dr6 & ~0xfull) | (qualification & (DR6_CAUSES | DR6_BS));
-		return ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &debug) ? -errno : 0;
-	}
-	return 0;
-}
-
 int nv_vmx_raise(struct nv_vcpu *vcpu)
 {
 	struct nv_vmx *vmx = vcpu->engine;
 	uint64_t event = got(vmx, GOT_INTERRUPTION);
-	int result = set_fault_registers(vcpu, EVENT_VECTOR(event));
+	int result = nv_vmx_set_fault_registers(vcpu, EVENT_VECTOR(event));
 
 	if (result)
 		return result;

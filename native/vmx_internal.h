@@ -147,6 +147,11 @@ int nv_vmx_step_end(struct nv_vcpu *vcpu, int executed);
 int nv_vmx_pass_cr(struct nv_vcpu *vcpu);
 void nv_vmx_pass_port(struct nv_vmx *vmx);
 
+/* vmx_debug.c. set_fault_registers: an exit by #PF or #DB leaves CR2 and DR6 to whoever reinjects it (28.1). pass_dr: as nv_vmx_pass, of
+ * MOV to or from a debug register. No step: KVM exits for the instruction itself, and Bochs then ends the step before it. */
+int nv_vmx_set_fault_registers(struct nv_vcpu *vcpu, int vector);
+int nv_vmx_pass_dr(struct nv_vcpu *vcpu);
+
 /* vmx_deliver.c. prepare: what level n takes at its next entry, and what stops it, goes to the VMCS; happens again when a kick comes
  * before level n runs. entered: it ran. interrupted: what the exit says of an event that was being delivered. raise: reinjects the
  * exception that the exit stopped; a negative errno. end_shadow: the instruction behind STI or MOV SS was completed. */

@@ -143,8 +143,6 @@ static struct nv_vmx_controls controls_of(uint32_t basic)
 	case BASIC_UMWAIT:
 	case BASIC_TPAUSE:
 		return (struct nv_vmx_controls){.primary = 1u << 12};
-	case BASIC_DR:
-		return (struct nv_vmx_controls){.primary = 1u << 23};
 	case BASIC_MONITOR:
 		return (struct nv_vmx_controls){.primary = 1u << 29};
 	case BASIC_PAUSE:
@@ -200,6 +198,9 @@ int nv_vmx_pass(struct nv_vcpu *vcpu)
 		return 1;
 	case BASIC_CR:
 		return nv_vmx_pass_cr(vcpu);
+	case BASIC_DR:
+		vcpu->event.advance = advance;
+		return nv_vmx_pass_dr(vcpu);
 	case BASIC_WRMSR:
 		result = pass_wrmsr(vmx, *register_of(vmx, NV_REG_RCX));
 		break;
