@@ -96,6 +96,8 @@ def test_a_reason_claims_an_engine_when_one_of_its_rows_reaches_levels(
 ) -> None:
     if "direct" in REASONS[reason].engines:
         return  # KVM hands it over under any engine
+    if (engine, reason) == ("svm", ExitReason.NMI_WINDOW):
+        return  # no exit of its own: L0 finds it at IRET's
     reached = any(reason in row.reasons and row.handlers is Handlers.LEVELS for row in table.values())
     assert (engine in REASONS[reason].engines) == reached
 
