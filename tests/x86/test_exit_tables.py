@@ -11,7 +11,7 @@ from nestvmm._native import lib
 from nestvmm.x86.event import Direction
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
 from nestvmm.x86.exit_row import ExitRow, Handlers, Source
-from nestvmm.x86.svm_exits import SVM_EXITS, svm_codes
+from nestvmm.x86.svm_exits import SVM_EXITS
 from nestvmm.x86.vmx_exits import VMX_EXITS
 
 FAILURES = {(1 << 64) - number for number in (1, 2, 3, 4)}
@@ -114,22 +114,6 @@ def test_an_svm_intercept_is_the_bit_that_its_code_numbers() -> None:
     assert SVM_EXITS[0x72].intercepts[0].label == "VMCB 0x00c bit 18"
     assert SVM_EXITS[0xA2].intercepts[0].label == "VMCB 0x014 bit 2"
     assert SVM_EXITS[0xFFFFFFFFFFFFFFFF].intercepts == ()
-
-
-@pytest.mark.parametrize(
-    ("reason", "codes"),
-    [
-        (ExitReason.CPUID, (0x72,)),
-        (ExitReason.SVM_INSTRUCTION, (0x7A, 0x80, 0x82, 0x83, 0x84, 0x85, 0x86)),
-        (ExitReason.MWAIT, (0x8B,)),
-        (ExitReason.CR_WRITE, (0x10, 0x12, 0x13, 0x14, 0x18)),
-        (ExitReason.WRMSR, (0x7C,)),
-        (ExitReason.NESTED_PAGE_FAULT, ()),
-        (ExitReason.WRITE_TRAP, ()),
-    ],
-)
-def test_the_codes_to_intercept_for_a_reason(reason: ExitReason, codes: tuple[int, ...]) -> None:
-    assert svm_codes(reason) == codes
 
 
 @pytest.mark.parametrize(
