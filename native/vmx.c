@@ -18,6 +18,7 @@ _Static_assert(offsetof(struct nv_vmx_block, depth) == NV_VMX_DEPTH, "the assemb
 _Static_assert(offsetof(struct nv_vmx_block, exit) == NV_VMX_EXIT_READ, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_vmx_block, write) == NV_VMX_WRITE, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_vmx_block, read) == NV_VMX_READ, "the assembler's offsets");
+_Static_assert(GOT_INTERRUPTION == NV_VMX_INTERRUPTION, "the assembler's index");
 _Static_assert(sizeof(struct nv_vmx_block) <= NV_SWITCHER_IDT - NV_SWITCHER_BLOCK, "two pages");
 _Static_assert(sizeof(((struct nv_vmx_block *)0)->depth) == NV_VMX_BASIC_REASONS, "one for each basic reason");
 _Static_assert(sizeof(((struct nv_vmx_block *)0)->exit) == NV_VMX_EXIT_READS * sizeof(struct nv_vmx_field), "the counts");
@@ -57,6 +58,28 @@ void nv_vmx_put(struct nv_vmx *vmx, uint64_t encoding, uint64_t value)
 		block->writes = i + 1;
 }
 
+/* Runs the switcher until level n is outside again. NMIs that came meanwhile are level n's. -EAGAIN: level n was not entered. */
+static int enter_switcher(struct nv_vcpu *vcpu)
+{
+	struct nv_vmx *vmx = vcpu->engine;
+	struct nv_mailbox *mailbox = vmx->switched.mailbox;
+	int result = nv_switched_enter(vcpu);
+
+	if (result || !vmx->switched.rung)
+		return result;
+	if (mailbox->nmi) {
+		mailbox->nmi = 0;
+		if (vmx->switched.recalling)
+			vmx->switched.recalling = 0;
+		else
+			nv_pending_nmi(&vmx->switched.pending);
+	}
+	if (mailbox->state != NV_SWITCHER_AGAIN)
+		return 0;
+	mailbox->state = NV_SWITCHER_OUTSIDE;
+	return -EAGAIN;
+}
+
 int nv_vmx_exchange(struct nv_vcpu *vcpu, struct nv_vmx_field *fields, uint32_t count)
 {
 	struct nv_vmx *vmx = vcpu->engine;
@@ -72,7 +95,7 @@ int nv_vmx_exchange(struct nv_vcpu *vcpu, struct nv_vmx_field *fields, uint32_t 
 	do {
 		/* a kick must not end it; it is found again afterwards, for it also sets the flag */
 		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-		result = nv_switched_enter(vcpu);
+		result = enter_switcher(vcpu);
 	} while (result == -EINTR || result == -EAGAIN);
 	block->command = NV_VMX_ENTER;
 	vmx->switched.rung = rung;
@@ -255,7 +278,7 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 		if (result)
 			return result;
 	}
-	result = nv_switched_enter(vcpu);
+	result = enter_switcher(vcpu);
 	if (outside && (!result || !nv_switched_outside(&vmx->switched)))
 		nv_vmx_entered(vmx);
 	if (result || !vmx->switched.rung)

@@ -23,6 +23,9 @@ void nv_vmx_step_begin(struct nv_vmx *vmx, const struct nv_vmx_controls *off)
 		.own_trap = !!(*rflags & RFLAGS_TF),
 	};
 	*rflags |= RFLAGS_TF;
+	/* Bochs has the trap of level n's own pending at every exit, before the instruction is done */
+	if (vmx->step.own_trap)
+		nv_vmx_put(vmx, NV_VMCS_GUEST_PENDING_DEBUG, 0);
 	/* with the trap flag set the processor enters no shadow that has no #DB pending (27.3.1.5); interrupts exit meanwhile */
 	nv_vmx_end_shadow(vmx);
 }
@@ -49,11 +52,10 @@ int nv_vmx_step_end(struct nv_vcpu *vcpu, int executed)
 	struct nv_vmx_step *step = &vmx->step;
 
 	step->active = 0;
-	if (!step->own_trap) {
+	if (!step->own_trap)
 		*register_of(vmx, NV_REG_RFLAGS) &= ~RFLAGS_TF;
-		/* where KVM did the instruction, Bochs still has its own trap pending */
-		nv_vmx_put(vmx, NV_VMCS_GUEST_PENDING_DEBUG, 0);
-	}
+	/* where KVM did the instruction, Bochs still has its own trap pending */
+	nv_vmx_put(vmx, NV_VMCS_GUEST_PENDING_DEBUG, 0);
 	return step->moves_cr ? show_control_registers(vcpu, executed) : 0;
 }
 

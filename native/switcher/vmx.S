@@ -1,13 +1,15 @@
 /* World switches between L0 and level n by VMX: nothing else. L0 prepares the VMCS's fields and the mailbox; an exit that the
  * controls ask for rings the doorbell. General registers only: FPU, debug registers and XCR0 stay level n's.
- * RSP is the mailbox, and so is the VMCS's host RSP. RFLAGS.IF stays 0, and NMIs are blocked from the start: an exit by NMI blocks
- * them again, and no IRET here opens them. So nothing interrupts the code below. */
+ * RSP is the mailbox, and so is the VMCS's host RSP. RFLAGS.IF stays 0; an NMI is noted for L0. */
 #include "mailbox.h"
 #include "vmx_block.h"
 
 #define BLOCK (NV_SWITCHER_BLOCK - NV_SWITCHER_MAILBOX)
 #define VM_INSTRUCTION_ERROR 0x4400
 #define EXIT_REASON 0x4402
+#define INTERRUPTION (BLOCK + NV_VMX_EXIT_READ + 16 * NV_VMX_INTERRUPTION + 8)
+#define KIND_MASK 0x700
+#define KIND_NMI 0x200
 
 	.text
 	.code64
@@ -38,7 +40,7 @@ written:
 	lea	BLOCK+NV_VMX_READ(%rsp), %rsi
 	mov	BLOCK+NV_VMX_READ_COUNT(%rsp), %rcx
 	cmpq	$NV_VMX_ENTER, BLOCK+NV_VMX_COMMAND(%rsp)
-	jne	read
+	jne	exchange
 	cmpq	$0, BLOCK+NV_VMX_LAUNCHED(%rsp)
 	mov	0x00(%rsp), %rax
 	mov	0x08(%rsp), %rcx
@@ -71,6 +73,32 @@ refused:
 	out	%eax, $NV_DOORBELL
 	jmp	start
 
+exchange:
+	call	read
+	jmp	ring
+
+/* An NMI came before level n was entered, which is as it was: L0 shall think again. */
+again:
+	movq	$NV_SWITCHER_AGAIN, NV_MAILBOX_STATE(%rsp)
+	out	%eax, $NV_DOORBELL
+	jmp	start
+
+/* The gate of NMIs. The stack: RIP, CS, RFLAGS, RSP, SS. */
+	.org NV_SWITCHER_VMX_NMI
+	push	%rax
+	push	%rdx
+	movabs	$NV_SWITCHER_BASE + NV_SWITCHER_MAILBOX + NV_MAILBOX_NMI, %rax
+	movq	$1, (%rax)
+	movabs	$NV_SWITCHER_BASE + NV_SWITCHER_VMX_EXIT, %rax
+	cmp	%rax, 2*8(%rsp)
+	jae	1f
+	lea	again(%rip), %rdx
+	mov	%rdx, 2*8(%rsp)
+1:
+	pop	%rdx
+	pop	%rax
+	iretq
+
 /* The VMCS's host RIP. */
 	.org NV_SWITCHER_VMX_EXIT
 	mov	%rax, 0x00(%rsp)
@@ -91,6 +119,7 @@ refused:
 	mov	$EXIT_REASON, %eax
 	vmread	%rax, %rdx
 	mov	%rdx, BLOCK+NV_VMX_REASON(%rsp)
+	movzwl	%dx, %ebx
 	/* bit 31: the entry failed, and has not launched */
 	test	%edx, %edx
 	js	1f
@@ -99,13 +128,31 @@ refused:
 	and	$NV_VMX_BASIC_REASONS-1, %edx
 	movzbl	BLOCK+NV_VMX_DEPTH(%rsp,%rdx), %ecx
 	lea	BLOCK+NV_VMX_EXIT_READ(%rsp), %rsi
+	call	read
+	test	%ebx, %ebx
+	jnz	ring
+	mov	INTERRUPTION(%rsp), %rax
+	and	$KIND_MASK, %eax
+	cmp	$KIND_NMI, %eax
+	jne	ring
+	/* an exit by an NMI blocks NMIs until an IRET */
+	mov	%rsp, %rax
+	push	$NV_SWITCHER_DATA_SELECTOR
+	push	%rax
+	pushf
+	push	$NV_SWITCHER_CODE_SELECTOR
+	lea	ring(%rip), %rax
+	push	%rax
+	iretq
 read:
-	jrcxz	ring
+	jrcxz	1f
 	mov	(%rsi), %rax
 	vmread	%rax, 8(%rsi)
 	add	$16, %rsi
 	dec	%rcx
 	jmp	read
+1:
+	ret
 ring:
 	movq	$NV_SWITCHER_RINGING, NV_MAILBOX_STATE(%rsp)
 	out	%eax, $NV_DOORBELL

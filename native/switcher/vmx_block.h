@@ -13,6 +13,9 @@
 #define NV_VMX_EXIT_READS 16
 #define NV_VMX_BASIC_REASONS 128
 
+/* Where the interruption information is in `exit`. */
+#define NV_VMX_INTERRUPTION 9
+
 #define NV_VMX_COMMAND 0x00
 #define NV_VMX_STARTED 0x08
 #define NV_VMX_LAUNCHED 0x10

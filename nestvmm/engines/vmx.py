@@ -30,6 +30,7 @@ from nestvmm.x86.scope import Scope
 __all__ = ["VmxEngine"]
 
 _ALL: Final = (1 << 64) - 1
+_NMI: Final = 2
 _CPUID_VMX: Final = (1, 1 << 5)
 _CR0_NE: Final = 1 << 5
 _CR4_VMXE: Final = 1 << 13
@@ -104,6 +105,7 @@ class VmxEngine(SwitchedEngine):
         self._c = vmx
         self._cr4 = ffi.addressof(vmx, "cr4")
         vmx.block = self._switcher.place(lib.NV_SWITCHER_BLOCK, "struct nv_vmx_block *")
+        self._switcher.set_gate(_NMI, lib.NV_SWITCHER_VMX_NMI)
         vmx.halts = config.machine == "pc"
         initial = self._vcpu.get_sregs()
         sregs = switcher_sregs(self._vcpu.get_sregs())
@@ -111,10 +113,6 @@ class VmxEngine(SwitchedEngine):
         sregs.tr = Segment(base + lib.NV_SWITCHER_TSS, 0x67, TASK, type=11, present=1)
         self._vcpu.set_msrs({_MSR_FEATURE_CONTROL: _LOCKED_VMX})
         self._vcpu.set_sregs(sregs)
-        # NMIs are masked until level n runs, as they are after every exit by one; RFLAGS.IF does that for interrupts
-        events = self._vcpu.get_events()
-        events.nmi.masked = 1
-        self._vcpu.set_events(events)
         lib.nv_vmx_init(self.vcpu, vmx, self._vcpu.fd, self._run, config.level)
         self._fill_block(vmx, sregs)
         self._set_block_sregs(initial)

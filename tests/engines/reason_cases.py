@@ -132,6 +132,8 @@ def run(
             }
 
 
+HYPERCALLS = {"svm": b"\x0f\x01\xd9", "vmx": b"\x0f\x01\xc1"}
+
 # Reason, and what to do: instructions before, the one that exits. RAX and RBX are kept after it.
 INSTRUCTIONS: dict[str, tuple[str, bytes, bytes]] = {
     "cpuid": ("cpuid", rax(0x40000123), b"\x0f\xa2"),
@@ -149,7 +151,8 @@ INSTRUCTIONS: dict[str, tuple[str, bytes, bytes]] = {
         b"\x0f\x20\xe0\x0d\x00\x00\x04\x00\x0f\x22\xe0" + rax(1) + rcx(0) + rdx(0),
         b"\x0f\x01\xd1",
     ),
-    "hypercall": ("hypercall", rax(0x55), b"\x0f\x01\xd9"),
+    "hypercall": ("hypercall", rax(0x55), HYPERCALLS["svm"]),
+    "vmcall": ("hypercall", rax(0x55), HYPERCALLS["vmx"]),
     "invlpg": ("invlpg", rax(RESULTS), b"\x0f\x01\x38"),
     "invpcid": ("invpcid", rax(2) + rdi(RESULTS + 0x80), b"\x66\x0f\x38\x82\x07"),
     "cr0 read": ("cr-read", b"", b"\x0f\x20\xc3"),  # to RBX
@@ -192,6 +195,19 @@ INSTRUCTIONS: dict[str, tuple[str, bytes, bytes]] = {
     "vmsave": ("svm-instruction", rax(TABLE), b"\x0f\x01\xdb"),
     "skinit": ("svm-instruction", rax(TABLE), b"\x0f\x01\xde"),
     "invlpga": ("svm-instruction", rax(TABLE) + rcx(0), b"\x0f\x01\xdf"),
+    "rdrand": ("rdrand", b"", b"\x48\x0f\xc7\xf3"),  # to RBX
+    "rdseed": ("rdseed", b"", b"\x48\x0f\xc7\xfb"),
+    "vmclear": ("vmx-instruction", rdi(TABLE), b"\x66\x0f\xc7\x37"),
+    "vmlaunch": ("vmx-instruction", b"", b"\x0f\x01\xc2"),
+    "vmptrld": ("vmx-instruction", rdi(TABLE), b"\x0f\xc7\x37"),
+    "vmptrst": ("vmx-instruction", rdi(TABLE), b"\x0f\xc7\x3f"),
+    "vmread": ("vmx-instruction", b"", b"\x0f\x78\xc3"),
+    "vmresume": ("vmx-instruction", b"", b"\x0f\x01\xc3"),
+    "vmwrite": ("vmx-instruction", b"", b"\x0f\x79\xc3"),
+    "vmxoff": ("vmx-instruction", b"", b"\x0f\x01\xc4"),
+    "vmxon": ("vmx-instruction", rdi(TABLE), b"\xf3\x0f\xc7\x37"),
+    "invept": ("vmx-instruction", rdi(TABLE) + rax(1), b"\x66\x0f\x38\x80\x07"),
+    "invvpid": ("vmx-instruction", rdi(TABLE) + rax(1), b"\x66\x0f\x38\x81\x07"),
 }
 
 
@@ -215,6 +231,7 @@ def instruction_at(name: str) -> int:
 DECLINED = (
     *("rdtsc", "rdpmc", "pause", "wbinvd", "monitor", "invlpg", "cr0 read", "cr4 write", "cr8 write", "smsw", "clts"),
     *("dr7 read", "dr0 write", "sgdt", "lgdt", "rdmsr", "wrmsr"),
+    *("rdtscp", "mwait", "invd", "xsetbv", "invpcid", "cr3 read", "cr0 write", "cr3 write", "dr7 write", "str", "rdrand"),
 )
 
 
@@ -252,7 +269,7 @@ def one_msr(engine: str) -> dict[str, object]:
 CASES = {
     **{f"reason {name}": (lambda engine, name=name: instruction(engine, name)) for name in INSTRUCTIONS},
     **{f"declined {name}": (lambda engine, name=name: instruction(engine, name, "decline")) for name in DECLINED},
-    **{f"undefined {name}": (lambda engine, name=name: undefined(engine, name)) for name in ("hypercall", "stgi")},
+    **{f"undefined {name}": (lambda engine, name=name: undefined(engine, name)) for name in ("hypercall", "stgi", "vmcall", "vmxon")},
     "fault": fault,
     "retry": lambda engine: instruction(engine, "rdtsc", "retry"),
     "written": written,
