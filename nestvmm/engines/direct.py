@@ -225,6 +225,10 @@ class DirectEngine:
         """KVM has done with the instructions that it hands over here."""
         return False
 
+    def refusal(self, code: int, information: int) -> str:
+        """Only the processor's number."""
+        return f"code {information:#x}"
+
     def intercepted(self) -> bool:
         """KVM has begun with whatever it hands over."""
         return False

@@ -185,6 +185,10 @@ class Engine(Protocol):
         """
         ...
 
+    def refusal(self, code: int, information: int) -> str:
+        """What the processor found wrong with level n's state, by an ENTRY_FAILURE's own code and its information."""
+        ...
+
     def intercepted(self) -> bool:
         """Whether nothing of the pending event has happened yet: an intercept stopped it."""
         ...

@@ -64,7 +64,7 @@ def monitor_claims(engine: Engine, level: int) -> list[Claim]:
             engine, level, f"KVM internal error, suberror {event.qualifier}"
         ),
         ExitReason.ENTRY_FAILURE: lambda event: _died(
-            engine, level, f"the processor refused its state, code {event.info:#x}"
+            engine, level, f"the processor refused its state: {engine.refusal(event.raw, event.info)}"
         ),
         ExitReason.NESTED_PAGE_FAULT: lambda event: _page_fault(engine, level, event),
         ExitReason.MEMORY_FAULT: lambda event: _died(engine, level, _memory_fault(event)),
