@@ -37,6 +37,6 @@ def vmx_failure(code: int, qualification: int) -> str:
     """
     kind = "exit reason" if code in _REASONS else "VM-instruction error"
     what = _REASONS.get(code) or _ERRORS.get(code) or "unknown"
-    if code == 33:  # noqa: PLR2004 the reason that has qualifications
+    if code == 33:
         what = _GUEST_STATE.get(qualification, what)
     return f"{kind} {code}: {what}"

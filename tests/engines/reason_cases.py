@@ -231,7 +231,7 @@ def instruction_at(name: str) -> int:
 DECLINED = (
     *("rdtsc", "rdpmc", "pause", "wbinvd", "monitor", "invlpg", "cr0 read", "cr4 write", "cr8 write", "smsw", "clts"),
     *("dr7 read", "dr0 write", "sgdt", "lgdt", "rdmsr", "wrmsr"),
-    *("rdtscp", "mwait", "invd", "xsetbv", "invpcid", "cr3 read", "cr0 write", "cr3 write", "dr7 write", "str", "rdrand"),
+    *("rdtscp", "mwait", "invd", "xsetbv", "invpcid", "cr3 read", "cr0 write", "dr7 write", "str", "rdrand"),
 )
 
 
@@ -266,10 +266,12 @@ def one_msr(engine: str) -> dict[str, object]:
     return run(engine, code, [watch("wrmsr", "decline", first=0x174, last=0x174)])
 
 
+UNDEFINED = ("hypercall", "stgi", "vmcall", "vmxon")
+
 CASES = {
     **{f"reason {name}": (lambda engine, name=name: instruction(engine, name)) for name in INSTRUCTIONS},
     **{f"declined {name}": (lambda engine, name=name: instruction(engine, name, "decline")) for name in DECLINED},
-    **{f"undefined {name}": (lambda engine, name=name: undefined(engine, name)) for name in ("hypercall", "stgi", "vmcall", "vmxon")},
+    **{f"undefined {name}": (lambda engine, name=name: undefined(engine, name)) for name in UNDEFINED},
     "fault": fault,
     "retry": lambda engine: instruction(engine, "rdtsc", "retry"),
     "written": written,
