@@ -14,7 +14,7 @@ import event_cases
 import exception_cases
 import reason_cases
 import state_cases
-from guest_code import RESULTS, cpuid, done, keep, rdmsr, store, until, with_handlers
+from guest_code import RESULTS, STI, cpuid, done, keep, out, rdmsr, store, until, with_handlers
 from reason_cases import run, watch
 from svm_cases import switcher_memory
 
@@ -28,7 +28,16 @@ NE, VMXE = 1 << 5, 1 << 13
 READ_CR0, WRITE_CR0, READ_CR4, WRITE_CR4 = b"\x0f\x20\xc0", b"\x0f\x22\xc0", b"\x0f\x20\xe0", b"\x0f\x22\xe0"
 # The groups have names of other engines' cases that make no sense here.
 OTHERS = ("pushf", "popf", "iret", "icebp", "int 0x55", "stgi", "clgi", "vmrun", "vmload", "vmsave", "skinit")
-OTHERS += ("invlpga", "hypercall", "pushed", "int declined", "int3 declined", "int user", "popf declined", "iret declined")
+OTHERS += (
+    "invlpga",
+    "hypercall",
+    "pushed",
+    "int declined",
+    "int3 declined",
+    "int user",
+    "popf declined",
+    "iret declined",
+)
 OTHERS += ("smi handled", "smi decline", "vm_cr read", "hsave read", "hsave write")
 
 
@@ -77,8 +86,8 @@ class Breaking(Hypervisor):
 
 
 def timer(engine: str, cycles: int) -> dict[str, object]:
-    """The guest waits until level 1 ends the wait."""
-    code = b"\x66\xba\0\x50\xee" + until(0) + done()
+    """The guest waits until level 1 ends the wait; with interrupts on, for Bochs hangs where a nested guest has them off."""
+    code = STI + out(0x5000, 0) + until(0) + done()
     return run(engine, code, [LevelSpec(HERE + "Timer", {"cycles": cycles})], 1)
 
 
