@@ -1,7 +1,8 @@
 """Measures this host: what an exit costs bare, in C, in Python and up a tower, and how soon a guest starts.
 
-course      a guest that does nothing but port reads, in a tower, and its batches
+course      a guest that does nothing but one instruction, in a tower, and its batches
 trips       the courses against each other: batches in turn, ratios taken batch by batch
+switch      CPUID through the switcher, against svm_loop, the least that a program does to run a guest by VMRUN
 startup     from exec to the guest's first byte, against QEMU
 completion  an instruction that L0 completes because KVM cannot emulate it
 lab         the port read's cost in the SVM lab, where the clock counts instructions
