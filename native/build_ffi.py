@@ -25,8 +25,14 @@ HEADERS = (
     "vcpu.h",
     "direct.h",
     "paging.h",
+    "fetch.h",
+    "undefined.h",
     "completion.h",
     "switcher/mailbox.h",
+    "exit_row.h",
+    "svm_exits.h",
+    "vmx_exits.h",
+    "shadow.h",
     "switched.h",
     "svm.h",
     "uart.h",
@@ -34,6 +40,7 @@ HEADERS = (
     "ignore.h",
     "pci_address.h",
     "instruction.h",
+    "length.h",
     "bench.h",
 )
 

@@ -157,9 +157,7 @@ struct nv_completion *nv_completion_new(int fd, struct kvm_run *run, const int *
 	/* an ioctl on a vCPU can cost as much as an exit */
 	state->shares = (run->kvm_valid_regs & SHARED) == SHARED;
 	state->supported = xcr0() & (X87_SSE | AVX | AVX512);
-	state->paging.slots = slots;
-	state->paging.slot_count = slot_count;
-	state->paging.reserved = 0x000fffffffffffffull & ~((1ull << physical_bits) - 1);
+	nv_paging_init(&state->paging, slots, slot_count, physical_bits);
 	pthread_once(&installed, install);
 	return c;
 }

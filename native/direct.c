@@ -191,7 +191,7 @@ void nv_direct_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 		break;
 	case KVM_EXIT_FAIL_ENTRY:
 		event->reason = NV_REASON_ENTRY_FAILURE;
-		event->info = run->fail_entry.hardware_entry_failure_reason;
+		event->qualifier = event->info = run->fail_entry.hardware_entry_failure_reason;
 		break;
 	case KVM_EXIT_HYPERCALL:
 		event->reason = NV_REASON_HYPERCALL;

@@ -1,6 +1,7 @@
 #include "paging.h"
 
 #include <stddef.h>
+#include <string.h>
 
 /* Runs while level n's vector registers are loaded. */
 #pragma GCC target("general-regs-only")
@@ -23,6 +24,7 @@
 #define PTE_PS 0x80ull
 #define PTE_NX (1ull << 63)
 #define PTE_ADDRESS 0x000ffffffffff000ull
+#define PTE_IGNORED 0x7ff0000000000000ull /* but reserved in PAE's */
 
 #define ERROR_P 1
 #define ERROR_W 2
@@ -33,12 +35,20 @@
 #define LEVELS_MAX 5
 
 struct walk {
-	uint64_t *entry[LEVELS_MAX + 1]; /* where accessed bits go: NULL where there are none */
+	uint64_t *entry[LEVELS_MAX + 1]; /* where accessed bits go: NULL where there are none, or level n may not write them */
 	uint64_t rights;                 /* PTE_W and PTE_U of all levels, PTE_NX of any */
 	uint64_t physical;
 	int leaf;
 	int wide;
 };
+
+void nv_paging_init(struct nv_paging *paging, const struct nv_slot *slots, uint32_t slot_count, uint32_t physical_bits)
+{
+	memset(paging, 0, sizeof *paging);
+	paging->slots = slots;
+	paging->slot_count = slot_count;
+	paging->reserved = PTE_ADDRESS & ~((1ull << physical_bits) - 1);
+}
 
 void nv_paging_flush(struct nv_paging *paging)
 {
@@ -64,7 +74,7 @@ static int fault(struct nv_paging *paging, int access, uint32_t error)
 		error |= ERROR_W;
 	if (paging->user)
 		error |= ERROR_U;
-	if (access == NV_PAGING_FETCH && (paging->efer & EFER_NXE || paging->cr4 & CR4_SMEP))
+	if (access == NV_PAGING_FETCH && ((paging->efer & EFER_NXE && paging->cr4 & CR4_PAE) || paging->cr4 & CR4_SMEP))
 		error |= ERROR_FETCH;
 	paging->error = error;
 	return NV_PAGING_FAULT;
@@ -77,6 +87,8 @@ static uint64_t reserved(const struct nv_paging *paging, uint64_t entry, int lev
 
 	if (!(paging->efer & EFER_NXE))
 		bits |= PTE_NX;
+	if (!(paging->efer & EFER_LMA))
+		bits |= PTE_IGNORED;
 	if (level > 3)
 		return bits | PTE_PS;
 	if (level > 1 && entry & PTE_PS)
@@ -110,7 +122,7 @@ static int walk_wide(struct nv_paging *paging, uint64_t linear, int access, stru
 			return fault(paging, access, ERROR_P | ERROR_RSVD);
 		walk->rights &= entry | ~(PTE_W | PTE_U);
 		walk->rights |= entry & PTE_NX;
-		walk->entry[level] = at;
+		walk->entry[level] = (uint64_t *)backing(paging, table + 8 * index, 1);
 		if (level == 1 || entry & PTE_PS) {
 			uint64_t offset = (1ull << shift) - 1;
 
@@ -129,7 +141,8 @@ static int walk_narrow(struct nv_paging *paging, uint64_t linear, int access, st
 
 	for (int level = 2;; level--) {
 		int shift = level == 2 ? 22 : 12;
-		uint32_t *at = (uint32_t *)backing(paging, table + 4 * (linear >> shift & 1023), 0);
+		uint64_t place = table + 4 * (linear >> shift & 1023);
+		uint32_t *at = (uint32_t *)backing(paging, place, 0);
 		uint64_t entry;
 
 		if (!at)
@@ -138,7 +151,7 @@ static int walk_narrow(struct nv_paging *paging, uint64_t linear, int access, st
 		if (!(entry & PTE_P))
 			return fault(paging, access, 0);
 		walk->rights &= entry | ~(PTE_W | PTE_U);
-		walk->entry[level] = (uint64_t *)at;
+		walk->entry[level] = (uint64_t *)backing(paging, place, 1);
 		if (level == 2 && entry & PTE_PS && paging->cr4 & CR4_PSE) {
 			if (entry & 1ull << 21)
 				return fault(paging, access, ERROR_P | ERROR_RSVD);
@@ -179,7 +192,7 @@ static void mark(const struct walk *walk, int access)
 	}
 }
 
-static int walk_tables(struct nv_paging *paging, uint64_t linear, int access, uint64_t *physical)
+int nv_paging_walk(struct nv_paging *paging, uint64_t linear, int access, uint64_t *physical)
 {
 	struct walk walk = {.rights = PTE_W | PTE_U};
 	int result;
@@ -208,7 +221,7 @@ int nv_paging_translate(struct nv_paging *paging, uint64_t linear, int access, u
 	int result;
 
 	if (entry->page != page + 1) {
-		result = walk_tables(paging, linear & ~0xfffull, access, &physical);
+		result = nv_paging_walk(paging, linear & ~0xfffull, access, &physical);
 		if (result)
 			return result;
 		entry->host = backing(paging, physical, access == NV_PAGING_WRITE);
@@ -220,4 +233,20 @@ int nv_paging_translate(struct nv_paging *paging, uint64_t linear, int access, u
 	}
 	*host = entry->host + (linear & 0xfff);
 	return NV_PAGING_OK;
+}
+
+uint32_t nv_paging_fetch(struct nv_paging *paging, uint64_t linear, uint8_t *bytes, uint32_t size)
+{
+	uint32_t left = 0x1000 - (linear & 0xfff);
+	const uint8_t *host;
+	uint64_t physical;
+
+	if (nv_paging_walk(paging, linear, NV_PAGING_FETCH, &physical))
+		return 0;
+	host = backing(paging, physical, 0);
+	if (!host)
+		return 0;
+	size = size < left ? size : left;
+	memcpy(bytes, host, size);
+	return size;
 }

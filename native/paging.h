@@ -37,10 +37,20 @@ struct nv_paging {
 	struct nv_tlb_entry tlb[3][64];
 };
 
+/* slots must outlive it; physical_bits: the width of level n's physical addresses. The rest is the caller's to set. */
+void nv_paging_init(struct nv_paging *paging, const struct nv_slot *slots, uint32_t slot_count, uint32_t physical_bits);
+
 /* Forgets translations; for the start of each batch, because level n ran and its memory changed in between. */
 void nv_paging_flush(struct nv_paging *paging);
 
 /* The byte at a linear address. Sets the accessed and dirty bits as the processor does. */
 int nv_paging_translate(struct nv_paging *paging, uint64_t linear, int access, uint8_t **host);
+
+/* The physical address of a linear one, by the tables as they are: no translation is remembered. Results as nv_paging_translate's,
+ * but the address itself need not be backed. */
+int nv_paging_walk(struct nv_paging *paging, uint64_t linear, int access, uint64_t *physical);
+
+/* Up to `size` bytes of code from a linear address on, as far as its page goes; their number, 0 when none can be fetched. */
+uint32_t nv_paging_fetch(struct nv_paging *paging, uint64_t linear, uint8_t *bytes, uint32_t size);
 
 #endif

@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <sys/ioctl.h>
 
+#include "direct.h"
+
 _Static_assert(sizeof(((struct nv_mailbox *)0)->regs) == 8 * NV_REGS, "the registers' indices");
 _Static_assert(offsetof(struct nv_mailbox, state) == NV_MAILBOX_STATE, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_mailbox, block) == NV_MAILBOX_BLOCK, "the assembler's offsets");
@@ -12,6 +14,58 @@ _Static_assert(offsetof(struct nv_mailbox, interrupt) == NV_MAILBOX_INTERRUPT, "
 _Static_assert(offsetof(struct nv_mailbox, idt) == NV_MAILBOX_IDT, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_mailbox, interrupt_idt) == NV_MAILBOX_INTERRUPT_IDT, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_mailbox, panic) == NV_MAILBOX_PANIC, "the assembler's offsets");
+
+/* KVM shadows the nested page tables, and sees writes to them only when its guest does them. Taking away their memory and giving it
+ * back makes it start afresh. */
+static int forget_tables(struct nv_switched *switched)
+{
+	struct kvm_userspace_memory_region nothing = switched->tables;
+
+	nothing.memory_size = 0;
+	if (ioctl(switched->vm_fd, KVM_SET_USER_MEMORY_REGION, &nothing) ||
+	    ioctl(switched->vm_fd, KVM_SET_USER_MEMORY_REGION, &switched->tables))
+		return -errno;
+	switched->shadow->stale = 0;
+	return 0;
+}
+
+int nv_switched_enter(struct nv_vcpu *vcpu)
+{
+	struct nv_switched *switched = vcpu->engine;
+	int result;
+
+	if (switched->faulted) {
+		/* a level may have mapped it since, and level n tries again: without another exit then */
+		nv_shadow_fill(switched->shadow, switched->fault_address, switched->faulted);
+		switched->faulted = 0;
+	}
+	if (switched->shadow->stale) {
+		result = forget_tables(switched);
+		if (result)
+			return result;
+	}
+	return nv_direct_enter(vcpu);
+}
+
+int nv_switched_fill(struct nv_switched *switched, uint64_t address, uint32_t access)
+{
+	if (nv_shadow_fill(switched->shadow, address, access) == NV_SHADOW_FILLED)
+		return 1;
+	switched->faulted = access;
+	switched->fault_address = address;
+	return 0;
+}
+
+void nv_switched_decode(struct nv_vcpu *vcpu, struct nv_event *event)
+{
+	struct nv_switched *switched = vcpu->engine;
+
+	nv_direct_decode(vcpu, event);
+	if (event->reason == NV_REASON_MMIO)
+		event->qualifier = nv_shadow_unwindow(switched->shadow, event->qualifier);
+	else if (event->reason == NV_REASON_MEMORY_FAULT)
+		event->qualifier = nv_shadow_reverse(switched->shadow, event->qualifier);
+}
 
 int nv_switched_rang(const struct nv_vcpu *vcpu)
 {

@@ -3,6 +3,10 @@
 #ifndef NV_SWITCHED_H
 #define NV_SWITCHED_H
 
+#include <linux/kvm.h>
+
+#include "fetch.h"
+#include "shadow.h"
 #include "switcher/mailbox.h"
 #include "vcpu.h"
 
@@ -15,9 +19,24 @@
 
 struct nv_switched {
 	struct nv_mailbox *mailbox;
+	struct nv_shadow *shadow; /* level n's nested page tables */
+	struct kvm_userspace_memory_region tables; /* the memory slot that they are in */
+	struct nv_paging *paging; /* the walk through level n's own page tables */
+	int vm_fd;
+	uint32_t faulted;        /* the access (NV_RIGHT_*) at fault_address that level n's maps did not allow; 0: none */
+	uint64_t fault_address;
 	uint8_t rung;            /* the pending event came by the doorbell */
 	uint8_t recalling;       /* the next NMI is nv_switched_recall's; one of level n's that comes with it is lost */
 };
+
+/* As nv_direct_enter, after KVM has forgotten what it knows of nested page tables that lost an entry. */
+int nv_switched_enter(struct nv_vcpu *vcpu);
+
+/* Level n, outside, was stopped by its nested page tables: whether they allow the access (NV_RIGHT_*) now. */
+int nv_switched_fill(struct nv_switched *switched, uint64_t address, uint32_t access);
+
+/* As nv_direct_decode, with level n's addresses. */
+void nv_switched_decode(struct nv_vcpu *vcpu, struct nv_event *event);
 
 /* Whether the exit that KVM_RUN just gave is the doorbell; level n's own access to that port is not. */
 int nv_switched_rang(const struct nv_vcpu *vcpu);

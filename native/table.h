@@ -26,7 +26,7 @@ struct nv_claim {
 	uint16_t slot;           /* its counter */
 	uint16_t server;         /* index into servers; 0: Python */
 	uint8_t level;
-	uint8_t pad;
+	uint8_t fallback;        /* L0's last word: neither a level's claim nor an emulator's */
 };
 
 /* Qualifiers first to last (both included) of one reason and direction. */

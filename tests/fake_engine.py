@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nestvmm._native import ffi, lib
-from nestvmm.engines import EngineConfig, Trial
+from nestvmm.engines import EngineConfig, GuestPaging, MemorySlot, Trial
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Regs, Sregs
 from nestvmm.x86.event import Direction, Outcome, Result
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.spans import Span
 
 DEBUG_EXIT = 0xF4
 
@@ -89,6 +90,7 @@ class FakeEngine:
         self.cpuid: list[CpuidEntry] = []
         self.msrs: dict[int, int] = {}
         self.irqchip_fd = -1
+        self.paging = GuestPaging(config.memory, config.slots)
         self._settling = False
         self._regs, self._sregs = Regs(), Sregs()
         self._data = ffi.new("uint8_t[]", 4096)
@@ -159,6 +161,9 @@ class FakeEngine:
     def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
         return [(Trial.HANDED_OVER, Trial.HANDED_OVER)] * len(codes)
 
+    def catch_undefined(self) -> None:
+        self.log.append(("catch undefined",))
+
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         self.cpuid = entries
 
@@ -173,6 +178,10 @@ class FakeEngine:
 
     def kick(self) -> None:
         lib.nv_vcpu_kick(self.vcpu)
+
+    def remap(self, slots: Sequence[MemorySlot], reported: Sequence[Span], changed: Sequence[Span]) -> None:
+        self.paging.set_slots(slots)
+        self.log.append(("remap", [tuple(slot) for slot in slots], list(reported), list(changed)))  # type: ignore[call-overload]
 
     def let_pass(self) -> bool:
         return False

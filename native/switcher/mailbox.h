@@ -7,6 +7,13 @@
 #define NV_SWITCHER_BASE 0x7fffe00000
 #define NV_SWITCHER_SIZE 0x200000
 
+/* What else L0 has below 2^39 beside level n's memory: windows, which no memory slot backs, and the nested page tables, which have a
+ * slot of their own. */
+#define NV_SHADOW_WINDOWS 0x7fc0000000
+#define NV_SHADOW_WINDOW_COUNT 64
+#define NV_SHADOW_TABLES 0x7fd0000000
+#define NV_SHADOW_TABLE_COUNT 256
+
 /* Parts of it, by their offsets. A fault's stack grows down from the mailbox, which RSP always is. */
 #define NV_SWITCHER_CODE 0x0000
 #define NV_SWITCHER_GATES 0x0800
@@ -21,8 +28,6 @@
 #define NV_SWITCHER_PML4 0x9000
 #define NV_SWITCHER_PDPT 0xa000
 #define NV_SWITCHER_PD 0xb000
-#define NV_SWITCHER_NESTED_PML4 0xc000
-#define NV_SWITCHER_NESTED_PDPT 0xd000
 #define NV_SWITCHER_IOPM 0xe000
 #define NV_SWITCHER_MSRPM 0x11000
 

@@ -19,6 +19,7 @@ INTERRUPTED = 130
 _COMMANDS = {
     "run": ("nestvmm.cli.run", "run", "Run an image, or a tower of hypervisors with a guest on top."),
     "features": ("nestvmm.cli.features", "features", "Say which features hardware, L0 and each level have."),
+    "reasons": ("nestvmm.cli.reasons", "reasons", "List the reasons for which a guest stops, and who may handle them."),
     "doctor": ("nestvmm.cli.doctor", "doctor", "Say what this host can run, and what to do about the rest."),
     "lab": ("nestvmm.cli.lab", "lab", "Run a command on an emulated machine whose KVM nests."),
     "bench": ("nestvmm.cli.bench", "bench", "Measure exits, handlers and start-up on this host."),

@@ -1,10 +1,11 @@
 """How level n runs, and which of its events reach the designation table.
 
-engine       the seam: Engine, EngineConfig, RunStatus
-direct       a plain KVM guest: what KVM hands to userspace traps; any /dev/kvm
-msr_filter   ranges of MSRs as KVM's filter
-trial        what an instruction does at the KVM at hand
-host         what this host offers the engines
+engine        the seam: Engine, EngineConfig, RunStatus
+direct        a plain KVM guest: what KVM hands to userspace traps; any /dev/kvm
+guest_paging  the walk through level n's page tables
+msr_filter    ranges of MSRs as KVM's filter
+trial         what an instruction does at the KVM at hand
+host          what this host offers the engines
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Collection
 
 from nestvmm.engines.direct import DirectEngine
 from nestvmm.engines.engine import Engine, EngineConfig, MemorySlot, MsrRange, RunStatus
+from nestvmm.engines.guest_paging import Access, GuestPaging, PageFaultError, UnbackedError
 from nestvmm.engines.svm import SvmEngine
 from nestvmm.engines.trial import Trial
 from nestvmm.errors import HostError
@@ -20,13 +22,17 @@ from nestvmm.x86.exit_reason import ExitReason
 
 __all__ = [
     "ENGINES",
+    "Access",
     "Engine",
     "EngineConfig",
+    "GuestPaging",
     "MemorySlot",
     "MsrRange",
+    "PageFaultError",
     "RunStatus",
     "SvmEngine",
     "Trial",
+    "UnbackedError",
     "choose_engine",
 ]
 

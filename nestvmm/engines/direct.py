@@ -15,14 +15,17 @@ from typing import ClassVar
 
 from nestvmm._native import ffi, lib
 from nestvmm.engines.completion import Completer
-from nestvmm.engines.engine import EngineConfig, RunStatus
+from nestvmm.engines.engine import EngineConfig, MemorySlot, MsrRange, RunStatus
+from nestvmm.engines.guest_paging import GuestPaging
 from nestvmm.engines.msr_filter import msr_filter
+from nestvmm.engines.slots import SlotTable
 from nestvmm.engines.trial import Trial, try_instructions
 from nestvmm.errors import HostError
 from nestvmm.kvm import Cap, CpuidEntry, Kvm, KvmError, Regs, Sregs, Vcpu, Vm
 from nestvmm.x86 import layout
 from nestvmm.x86.event import Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason
+from nestvmm.x86.spans import Span
 
 __all__ = ["DirectEngine"]
 
@@ -51,7 +54,10 @@ class DirectEngine:
         self._fresh = False
         self._cpuid: list[CpuidEntry] = []
         self._completer: Completer | None = None
+        self._slots = config.slots
         self.claimed: Callable[[bytes], bool] = lambda _: False
+        self._open.callback(self._drop_completer)
+        self.paging = GuestPaging(config.memory, config.slots)
         try:
             self._build()
         except BaseException:
@@ -75,10 +81,7 @@ class DirectEngine:
             self._vm.create_irqchip()
             self._vm.create_pit2(speaker=True)
             self.irqchip_fd = self._vm.fd
-        for number, slot in enumerate(config.slots):
-            self._vm.set_memory_region(
-                number, slot.guest_address, slot.size, config.memory.address + slot.offset, readonly=slot.readonly
-            )
+        self._link_memory(config)
         self._trap_msrs()
         self._vcpu: Vcpu = self._open.enter_context(self._vm.create_vcpu(0))
         if config.debug:
@@ -90,19 +93,28 @@ class DirectEngine:
         if lib.nv_kick_init() < 0:
             raise HostError("cannot install the handler of the signal that interrupts KVM_RUN")
 
+    def _link_memory(self, config: EngineConfig) -> None:
+        """Gives KVM the memory of level n."""
+        self._slot_table = SlotTable(self._vm, config.memory)
+        self._slot_table.link(config.slots)
+
     def _build_vcpu(self, config: EngineConfig) -> None:
         """Makes the run loop's vCPU of KVM's."""
         lib.nv_direct_init(self.vcpu, self._vcpu.fd, self._run, config.level)
 
     def _trap_msrs(self) -> None:
         config = self._config
-        wanted = [*config.msrs, *(config.l0_msrs if self.filters_msrs() else ())]
+        wanted = [*config.msrs, *((*config.l0_msrs, *self._own_msrs()) if self.filters_msrs() else ())]
         if not wanted:
             return
         refused = _MSR_FILTERED | (_MSR_INVALID | _MSR_UNKNOWN if config.msrs else 0)
         self._vm.enable_cap(Cap.X86_USER_SPACE_MSR, refused)
         ranges, deny = msr_filter(wanted)
         self._vm.set_msr_filter(ranges, deny)
+
+    def _own_msrs(self) -> Sequence[MsrRange]:
+        """What the engine itself must see."""
+        return ()
 
     @staticmethod
     def traps(reason: ExitReason, machine: str) -> bool:
@@ -129,10 +141,14 @@ class DirectEngine:
         """Runs each one in a small VM of its own."""
         return try_instructions(self._kvm, codes, entries)
 
+    def catch_undefined(self) -> None:
+        """Nothing: what KVM hands over it hands over anyway."""
+
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
         self._vcpu.set_cpuid(entries)
         self._cpuid = entries
+        self.paging.set_cpuid(entries)
 
     def shown_cpuid(self) -> list[CpuidEntry]:
         """KVM-PVM shows features of the processor's that it runs natively at CPL 3 whatever was set."""
@@ -162,6 +178,13 @@ class DirectEngine:
             lib.nv_vcpu_kick(self.vcpu)
             self._kicked = True
             self._wake.notify_all()
+
+    def remap(self, slots: Sequence[MemorySlot], reported: Sequence[Span], changed: Sequence[Span]) -> None:
+        """Changes KVM's memory slots."""
+        self._slot_table.link(slots)
+        self._slots = slots
+        self.paging.set_slots(slots)
+        self._drop_completer()
 
     def let_pass(self) -> bool:
         """KVM has done with the instructions that it hands over here."""
@@ -234,12 +257,14 @@ class DirectEngine:
     def completer(self) -> Completer:
         """What does KVM's part where KVM cannot; made when it is needed first."""
         if self._completer is None:
-            config = self._config
             kicked = ffi.addressof(self.vcpu, "kicked")
-            self._completer = self._open.enter_context(
-                Completer(self._vcpu, kicked, config.memory, config.slots, self._cpuid, self.claimed)
-            )
+            self._completer = Completer(self._vcpu, kicked, self._config.memory, self._slots, self._cpuid, self.claimed)
         return self._completer
+
+    def _drop_completer(self) -> None:
+        if self._completer is not None:
+            self._completer.close()
+            self._completer = None
 
     def complete(self) -> Result:
         """Does the instruction that KVM could not emulate, and those behind it that need no KVM."""

@@ -13,10 +13,12 @@ from enum import IntEnum
 from typing import Any, ClassVar, Protocol
 
 from nestvmm._native import lib
+from nestvmm.engines.guest_paging import GuestPaging
 from nestvmm.engines.trial import Trial
 from nestvmm.kvm import CpuidEntry, HostMemory, Regs, Sregs
 from nestvmm.x86.event import Result
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.spans import Span
 
 __all__ = ["Engine", "EngineConfig", "MemorySlot", "MsrRange", "RunStatus"]
 
@@ -53,6 +55,11 @@ class MemorySlot(Protocol):
         """Whether level n's writes to it exit."""
         ...
 
+    @property
+    def executable(self) -> bool:
+        """Whether level n may execute it, where the engine can withhold that."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class MsrRange:
@@ -75,6 +82,7 @@ class EngineConfig:
     debug:      the vectors of debug events that the table wants: 1 (single step) and 3 (INT3)
     wanted:     the reasons that levels above L0 claim
     l0_msrs:    MSRs of features that L0 emulates; unlike `msrs` they leave alone what else KVM does not know
+    reported:   ranges (first, last) of level n's physical addresses where what the slots do not allow is an event
     """
 
     machine: str
@@ -85,6 +93,7 @@ class EngineConfig:
     debug: frozenset[int] = frozenset()
     wanted: frozenset[ExitReason] = frozenset()
     l0_msrs: Sequence[MsrRange] = ()
+    reported: Sequence[Span] = ()
 
 
 class Engine(Protocol):
@@ -101,6 +110,9 @@ class Engine(Protocol):
 
     #: Descriptor of the VM with an in-kernel irqchip, else -1.
     irqchip_fd: int
+
+    #: The walk through level n's page tables.
+    paging: GuestPaging
 
     def __enter__(self) -> Engine:
         """Gives the engine itself."""
@@ -131,6 +143,13 @@ class Engine(Protocol):
         """What each instruction does at CPL 0 and at CPL 3 where CPUID is `entries`; RAX points at memory."""
         ...
 
+    def catch_undefined(self) -> None:
+        """Makes an instruction that the processor does not know an emulation failure, where this engine can.
+
+        At any time before level n runs. Instructions that nobody claims raise #UD as they did.
+        """
+        ...
+
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
         ...
@@ -147,8 +166,19 @@ class Engine(Protocol):
         """Ends the current or next run with KICKED; from any thread."""
         ...
 
+    def remap(self, slots: Sequence[MemorySlot], reported: Sequence[Span], changed: Sequence[Span]) -> None:
+        """Level n's memory and its reported faults are these now; they changed in the ranges `changed` at most.
+
+        Raises HostError or KvmError for memory that this engine cannot give.
+        """
+        ...
+
     def let_pass(self) -> bool:
-        """The processor executes the instruction of the pending event after all; False: this engine cannot."""
+        """What the pending event stopped happens after all; False: this engine cannot.
+
+        The processor executes the instruction. Or an access to an address that a level withholds is one to a hole, or
+        a write to read-only memory; the level is not asked again about that page until the map changes there.
+        """
         ...
 
     def settle(self) -> None:

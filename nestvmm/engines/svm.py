@@ -13,36 +13,39 @@ from nestvmm.engines.switched import SwitchedEngine
 from nestvmm.engines.switcher import switcher_sregs
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.exit_reason import REASONS, ExitReason
+from nestvmm.x86.svm_exits import svm_codes
 
 __all__ = ["SvmEngine"]
 
 _CPUID_SVM: Final = (0x80000001, 1 << 2)
+_CPUID_1G_PAGES: Final = (0x80000001, 1 << 26)
+_UD: Final = 6
 _EFER_SVME: Final = 1 << 12
 _MSR_HSAVE: Final = 0xC0010117
 
-# Exit codes 0x60 on are bits of the intercept vectors (AMD APM vol. 2, 15.9 and appendix C).
+# An exit code is the number of its bit in the intercept vectors; these are from 0x60 on (AMD APM vol. 2, 15.9).
 _VECTORS: Final = 0x60
-_NMI: Final = 0x61
-_SHUTDOWN: Final = 0x7F
-_VMMCALL: Final = 0x81
-# What level n must never do to the switcher's processor (VMRUN, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, INVLPGA), and
-# the NMI by which L0 recalls it.
-_ALWAYS: Final = (_NMI, 0x7A, 0x80, 0x82, 0x83, 0x84, 0x85, 0x86, _SHUTDOWN, _VMMCALL)
 _CODES: Final = {
-    ExitReason.CPUID: (0x72,),
-    ExitReason.RDTSC: (0x6E,),
-    ExitReason.RDTSCP: (0x87,),
-    ExitReason.RDPMC: (0x6F,),
-    ExitReason.HLT: (0x78,),
-    ExitReason.PAUSE: (0x77,),
-    ExitReason.INVD: (0x76,),
-    ExitReason.WBINVD: (0x89,),
-    ExitReason.MONITOR: (0x8A,),
-    ExitReason.MWAIT: (0x8B,),
-    ExitReason.XSETBV: (0x8D,),
-    ExitReason.HYPERCALL: (_VMMCALL,),
-    ExitReason.SVM_INSTRUCTION: (),
+    reason: svm_codes(reason)
+    for reason in (
+        ExitReason.CPUID,
+        ExitReason.RDTSC,
+        ExitReason.RDTSCP,
+        ExitReason.RDPMC,
+        ExitReason.HLT,
+        ExitReason.PAUSE,
+        ExitReason.INVD,
+        ExitReason.WBINVD,
+        ExitReason.MONITOR,
+        ExitReason.MWAIT,
+        ExitReason.XSETBV,
+        ExitReason.HYPERCALL,
+        ExitReason.SVM_INSTRUCTION,
+        ExitReason.NESTED_PAGE_FAULT,
+    )
 }
+# What level n must never do to the switcher's processor, and the NMI by which L0 recalls it.
+_ALWAYS: Final = (ExitReason.NMI, ExitReason.SVM_INSTRUCTION, ExitReason.SHUTDOWN, ExitReason.HYPERCALL)
 
 _SEGMENTS: Final = ("es", "cs", "ss", "ds")
 _LIVE_SEGMENTS: Final = ("fs", "gs", "tr", "ldt")
@@ -52,6 +55,7 @@ class SvmEngine(SwitchedEngine):
     """Level n under a VMCB of its own; see nestvmm.engines.engine.Engine."""
 
     name: ClassVar[str] = "svm"
+    tables: ClassVar[int] = lib.NV_SHADOW_NPT
     needs: ClassVar[str] = "a KVM that offers its guests SVM: kvm_amd with nested=1"
 
     @staticmethod
@@ -78,17 +82,21 @@ class SvmEngine(SwitchedEngine):
 
     def _fill_block(self, config: EngineConfig) -> None:
         block, base = self._block, lib.NV_SWITCHER_BASE
-        codes = {code for reason in config.wanted for code in _CODES.get(reason, ())} | set(_ALWAYS)
-        for code in codes:
+        codes = {code for reason in config.wanted for code in _CODES.get(reason, ())}
+        for code in codes.union(*map(svm_codes, _ALWAYS)):
             vector, bit = divmod(code - _VECTORS, 32)
             block.intercept[vector] |= 1 << bit
         block.iopm = base + lib.NV_SWITCHER_IOPM
         block.msrpm = base + lib.NV_SWITCHER_MSRPM
         block.asid = 1
         block.nested_paging = 1
-        block.nested_cr3 = base + lib.NV_SWITCHER_NESTED_PML4
+        block.nested_cr3 = lib.NV_SHADOW_TABLES
         block.dr6, block.dr7 = 0xFFFF0FF0, 0x400
         block.guest_pat = 0x0007040600070406
+
+    def _largest_page(self, entries: list[CpuidEntry]) -> int:
+        leaf, bit = _CPUID_1G_PAGES
+        return 3 if any(entry.function == leaf and entry.edx & bit for entry in entries) else 2
 
     def _show(self, entries: list[CpuidEntry]) -> None:
         leaf, bit = _CPUID_SVM
@@ -96,9 +104,15 @@ class SvmEngine(SwitchedEngine):
             if entry.function == leaf:
                 entry.ecx |= bit
 
+    def catch_undefined(self) -> None:
+        """Intercepts #UD."""
+        self._block.exceptions |= 1 << _UD
+
     def let_pass(self) -> bool:
-        """Lets the processor execute the instruction that an intercept stopped."""
-        if not self._c.switched.rung:
+        """Lets what an intercept stopped happen after all."""
+        if super().let_pass():
+            return True
+        if not self._c.switched.rung or self.vcpu.event.reason == ExitReason.NESTED_PAGE_FAULT:
             return False
         lib.nv_svm_pass(self._c, ffi.addressof(self.vcpu, "event"))
         return True

@@ -9,19 +9,27 @@ from __future__ import annotations
 
 import struct
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any, ClassVar
 
 from nestvmm._native import ffi, lib
 from nestvmm.engines.direct import DirectEngine
-from nestvmm.engines.engine import EngineConfig
+from nestvmm.engines.engine import EngineConfig, MemorySlot, MsrRange
+from nestvmm.engines.paravirtual import ADDRESS_MSRS, HYPERV_MSRS, TRAPPED, carry
+from nestvmm.engines.shadow import Shadow
 from nestvmm.engines.switcher import Switcher
+from nestvmm.engines.trial import Trial
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Kvm, KvmError, Regs, Sregs
-from nestvmm.x86.event import Outcome, Result
+from nestvmm.x86.event import Direction, Outcome, Result
+from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.spans import Span
 
 __all__ = ["SwitchedEngine"]
+
+_SLOT_SWITCHER = 0
+_UD = 6
 
 # The mailbox's order, the numbers of the instruction encoding, differs from that of Regs in the first eight: these say
 # which of the other is each one's.
@@ -35,10 +43,12 @@ _REGISTERS = struct.Struct(f"<{lib.NV_REGS}Q")
 class SwitchedEngine(DirectEngine):
     """Level n under a control block of its own; see nestvmm.engines.engine.Engine.
 
-    needs:  what the host must have for it, for the message to a user whose host lacks it
+    needs:   what the host must have for it, for the message to a user whose host lacks it
+    tables:  the format of its nested page tables, NV_SHADOW_*
     """
 
     needs: ClassVar[str]
+    tables: ClassVar[int]
 
     @staticmethod
     @abstractmethod
@@ -48,6 +58,10 @@ class SwitchedEngine(DirectEngine):
     @abstractmethod
     def _start_switcher(self, config: EngineConfig) -> Any:
         """Prepares the control block and the switcher's own state; gives the vendor's C struct."""
+
+    @abstractmethod
+    def _largest_page(self, entries: list[CpuidEntry]) -> int:
+        """The largest page that nested page tables may have where CPUID is this: 1 is 4 KiB, 2 is 2 MiB, 3 is 1 GiB."""
 
     @abstractmethod
     def _inject(self, kind: int, vector: int, error_code: int | None) -> None:
@@ -74,17 +88,24 @@ class SwitchedEngine(DirectEngine):
         except KvmError:
             return False
 
+    def _link_memory(self, config: EngineConfig) -> None:
+        self._switcher = self._open.enter_context(Switcher(self._vm, _SLOT_SWITCHER, self.name))
+        largest = self._largest_page(self.supported_cpuid())
+        self._named: dict[int, int] = {}
+        self._shadow = self._open.enter_context(Shadow(self._vm, config, self.tables, largest, _SLOT_SWITCHER + 1))
+
     def _build_vcpu(self, config: EngineConfig) -> None:
         if not self.offered(self.supported_cpuid()):
             raise HostError(f"engine {self.name} needs {self.needs}; `nestvmm doctor` says more")
         self._vcpu.set_cpuid(self.supported_cpuid())
-        self._switcher = self._open.enter_context(Switcher(self._vm, len(config.slots), self.name, config.slots))
         self._mailbox: Any = self._switcher.place(lib.NV_SWITCHER_MAILBOX, "struct nv_mailbox *")
         self._registers = ffi.buffer(self._mailbox.regs)
         self._mailbox.state = lib.NV_SWITCHER_EXIT
         self._mailbox.block = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_BLOCK
         self._c = self._start_switcher(config)
         self._c.switched.mailbox = self._mailbox
+        self._c.switched.paging = self.paging.c
+        self._shadow.attach(self._c.switched)
         self._vcpu.set_regs(
             Regs(
                 rip=lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_CODE,
@@ -95,7 +116,8 @@ class SwitchedEngine(DirectEngine):
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
         self._show(entries)
-        self._vcpu.set_cpuid(entries)
+        super().set_cpuid(entries)
+        self._shadow.c.largest = self._largest_page(entries)
 
     def run(self) -> int:
         """Runs level n until a RunStatus."""
@@ -119,6 +141,43 @@ class SwitchedEngine(DirectEngine):
             self._check(lib.nv_switched_recall(self.vcpu))
             self._check_switcher()
 
+    def remap(self, slots: Sequence[MemorySlot], reported: Sequence[Span], changed: Sequence[Span]) -> None:
+        """Changes level n's nested page tables, and where KVM writes for level n."""
+        self._shadow.change(slots, reported, changed)
+        self.paging.set_slots(slots)
+        for index, value in self._named.items():
+            self._name(index, value)
+
+    def _own_msrs(self) -> Sequence[MsrRange]:
+        return TRAPPED
+
+    def _name(self, index: int, value: int) -> bool:
+        """Gives KVM an MSR that names level n's memory; none, where that is not level n's."""
+        carried = carry(index, value, self._shadow.writable)
+        return super().set_msr(index, carried or 0) and carried is not None
+
+    def get_msr(self, index: int) -> int | None:
+        """Level n's MSR as the engine keeps it."""
+        return self._named[index] if index in self._named else super().get_msr(index)
+
+    def set_msr(self, index: int, value: int) -> bool:
+        """Sets level n's MSR; none of those by which KVM would write memory that is not level n's."""
+        if HYPERV_MSRS[0] <= index <= HYPERV_MSRS[1]:
+            return False
+        if index not in ADDRESS_MSRS:
+            return super().set_msr(index, value)
+        if not self._name(index, value):
+            return False
+        self._named[index] = value
+        return True
+
+    def let_pass(self) -> bool:
+        """Makes the page of a fault that every level declined a hole, or read-only memory."""
+        event = self.vcpu.event
+        if event.reason != ExitReason.NESTED_PAGE_FAULT:
+            return False
+        return self._shadow.concede(event.qualifier, execute=event.direction == Direction.EXECUTE)
+
     def settle(self) -> None:
         """Lets level n take the answer to its event: by KVM only if KVM holds its registers."""
         if self._outside():
@@ -126,8 +185,22 @@ class SwitchedEngine(DirectEngine):
         else:
             super().settle()
 
+    @abstractmethod
+    def catch_undefined(self) -> None:
+        """Intercepts #UD."""
+
+    def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
+        """What is undefined can be intercepted."""
+
+        def intercepted(outcome: Trial) -> Trial:
+            return Trial.HANDED_OVER if outcome is Trial.UNDEFINED else outcome
+
+        return [(intercepted(first), intercepted(last)) for first, last in super().try_instructions(codes, entries)]
+
     def complete(self) -> Result:
-        """Nothing: here level n's own code runs on the processor, and KVM emulates only its accesses to devices."""
+        """Nothing: the processor lacks what it stopped at as undefined, and KVM emulates only accesses to devices."""
+        if self._c.switched.rung:
+            return Result.faulted(_UD)
         return Result(Outcome.DECLINED, message=f"the {self.name} engine completes nothing")
 
     def exception(self, vector: int, error_code: int | None) -> None:

@@ -1,7 +1,7 @@
 """The switcher's memory: its code, the mailbox, and what a processor needs to run it in 64-bit mode at CPL 0.
 
-It lies in a memory slot of its own above all RAM of level n (native/switcher/mailbox.h has the places). Level n's
-nested page tables have everything but it, so level n can neither read nor map it.
+It lies in a memory slot of its own (native/switcher/mailbox.h has the places). Level n's nested page tables never lead
+there, so level n can neither read nor map it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from nestvmm._native import ffi, lib
-from nestvmm.engines.engine import MemorySlot
 from nestvmm.errors import HostError
 from nestvmm.kvm import DescriptorTable, HostMemory, Segment, Sregs, Vm
 
@@ -23,25 +22,15 @@ DATA: Final = 0x10
 _GDT: Final = (0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF)
 
 _PRESENT_WRITE: Final = 0x3
-_USER: Final = 0x4  # nested page tables are walked as user accesses (AMD APM vol. 2, 15.25.5)
 _LARGE: Final = 0x80
-_GIB: Final = 1 << 30
 _FAULTS: Final = 32
 _INTERRUPTS: Final = 256
 
 
 class Switcher:
-    """One vCPU's switcher in `vm`, linked in as the memory slot `slot`; a context manager.
+    """One vCPU's switcher in `vm`, linked in as the memory slot `slot`; a context manager."""
 
-    Raises HostError when level n's memory reaches into its place.
-    """
-
-    def __init__(self, vm: Vm, slot: int, vendor: str, slots: Sequence[MemorySlot]) -> None:
-        end = max((one.guest_address + one.size for one in slots), default=0)
-        if end > lib.NV_SWITCHER_BASE - lib.NV_SWITCHER_BASE % _GIB:
-            raise HostError(
-                f"level n's memory ends at {end:#x}; the {vendor} engine needs the last GiB below 2**39 for itself"
-            )
+    def __init__(self, vm: Vm, slot: int, vendor: str) -> None:
         self._host = HostMemory(lib.NV_SWITCHER_SIZE)
         vm.set_memory_region(slot, lib.NV_SWITCHER_BASE, lib.NV_SWITCHER_SIZE, self._host.address)
         self._host.write(lib.NV_SWITCHER_CODE, _image(vendor))
@@ -77,15 +66,12 @@ class Switcher:
             self._host.write(table + 16 * vector, gate)
 
     def _write_page_tables(self) -> None:
-        """The switcher's own map of itself, and the identity for level n without the switcher's GiB."""
+        """The switcher's own map of itself."""
         base = lib.NV_SWITCHER_BASE
         entry = base >> 39 & 511, base >> 30 & 511, base >> 21 & 511
         self._write_words(lib.NV_SWITCHER_PML4 + 8 * entry[0], [base + lib.NV_SWITCHER_PDPT | _PRESENT_WRITE])
         self._write_words(lib.NV_SWITCHER_PDPT + 8 * entry[1], [base + lib.NV_SWITCHER_PD | _PRESENT_WRITE])
         self._write_words(lib.NV_SWITCHER_PD + 8 * entry[2], [base | _PRESENT_WRITE | _LARGE])
-        rights = _PRESENT_WRITE | _USER
-        self._write_words(lib.NV_SWITCHER_NESTED_PML4, [base + lib.NV_SWITCHER_NESTED_PDPT | rights])
-        self._write_words(lib.NV_SWITCHER_NESTED_PDPT, [number << 30 | rights | _LARGE for number in range(511)])
 
 
 def _image(vendor: str) -> bytes:
@@ -110,5 +96,5 @@ def switcher_sregs(sregs: Sregs) -> Sregs:
     sregs.gdt = DescriptorTable(base + lib.NV_SWITCHER_GDT, 8 * len(_GDT) - 1)
     sregs.idt = DescriptorTable(base + lib.NV_SWITCHER_IDT, 16 * _FAULTS - 1)
     sregs.cr0, sregs.cr3, sregs.cr4 = 0x80000031, base + lib.NV_SWITCHER_PML4, 0x20
-    sregs.efer = 0x500
+    sregs.efer = 0xD00  # with NXE, for nested page tables
     return sregs

@@ -14,6 +14,7 @@ from nestvmm.hypervisors.base import Guest, GuestAccessError, HandlerClaim, Hype
 from nestvmm.hypervisors.declare import on, on_debug, on_instruction, on_io, on_mmio, on_rdmsr, on_wrmsr
 from nestvmm.x86.event import HANDLED, Direction, Event, Result
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.rights import Rights
 
 __all__ = [
     "HANDLED",
@@ -25,6 +26,7 @@ __all__ = [
     "HandlerClaim",
     "Hypervisor",
     "Result",
+    "Rights",
     "on",
     "on_debug",
     "on_instruction",

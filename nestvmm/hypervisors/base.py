@@ -9,6 +9,7 @@ from nestvmm.hypervisors.declare import declarations
 from nestvmm.kvm import CpuidEntry, Regs, Sregs
 from nestvmm.x86.event import Direction, Event, Result
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.rights import Rights
 
 __all__ = ["Guest", "GuestAccessError", "HandlerClaim", "Hypervisor"]
 
@@ -57,6 +58,24 @@ class Guest(Protocol):
 
     def write(self, address: int, data: bytes) -> None:
         """Writes level x+1's physical memory; raises GuestAccessError."""
+        ...
+
+    def map(self, base: int, size: int, to: int, rights: Rights = Rights.ALL) -> None:
+        """Level x+1's physical addresses from base on become level x's from `to` on, whatever they were before.
+
+        Bytes, whole pages; from `start`, or from a handler on the vCPU's thread. Level n sees it at once, with the
+        rights that all levels between and below give; memory that level x does not have itself stays a hole.
+        With `unmap`, `protect` and a handler of `ExitReason.NESTED_PAGE_FAULT` (svm and vmx engines) this is demand
+        paging and the logging of writes. Raises UsageError for what is no range of whole pages.
+        """
+        ...
+
+    def protect(self, base: int, size: int, rights: Rights) -> None:
+        """Level x gives these rights to memory of level x+1 in a range, and holes stay holes; no right: as `unmap`."""
+        ...
+
+    def unmap(self, base: int, size: int) -> None:
+        """Level x gives level x+1 nothing at a range of physical addresses any more."""
         ...
 
     def line(self, number: int, level: bool) -> None:

@@ -70,12 +70,16 @@ def _instruction_prefix(first: int, last: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Level `level` wants the events of `scope`; handler is Python, or a Server at level 0."""
+    """Level `level` wants the events of `scope`; handler is Python, or a Server at level 0.
+
+    fallback: L0's last word, to events that nobody really wants
+    """
 
     level: int
     scope: Scope
     handler: Handler | Server
     who: str = ""
+    fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)

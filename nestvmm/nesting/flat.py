@@ -78,6 +78,7 @@ class FlatTable:
             claim_array[node].slot = self.first_slot + claim_index
             claim_array[node].server = servers.get(claim_index, 0)
             claim_array[node].level = claim.level
+            claim_array[node].fallback = claim.fallback
         self.table.servers = server_array
         self.table.claims = claim_array
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING
 from nestvmm.engines import Engine
 from nestvmm.kvm import Regs, Sregs
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
+from nestvmm.nesting.memory import MemoryMap, Region
 from nestvmm.nesting.propagation import Effects
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
+from nestvmm.x86.rights import Rights
 
 if TYPE_CHECKING:
     from nestvmm.hypervisors import Guest
@@ -87,7 +90,14 @@ class GuestView:
     """Level `level` for the hypervisor below it; see nestvmm.hypervisors.Guest."""
 
     def __init__(
-        self, level: int, engine: Engine, state: VcpuState, maps: LevelMaps, memory: LevelMemory, effects: Effects
+        self,
+        level: int,
+        engine: Engine,
+        state: VcpuState,
+        maps: LevelMaps,
+        memory: LevelMemory,
+        effects: Effects,
+        remap: Callable[[int, MemoryMap, int, int], None],
     ) -> None:
         self.level = level
         self._engine = engine
@@ -95,6 +105,7 @@ class GuestView:
         self._maps = maps
         self._memory = memory
         self._effects = effects
+        self._remap = remap
 
     @property
     def regs(self) -> Regs:
@@ -129,6 +140,24 @@ class GuestView:
     def write(self, address: int, data: bytes) -> None:
         """Writes its physical memory."""
         self._memory.write(address, data)
+
+    def map(self, base: int, size: int, to: int, rights: Rights = Rights.ALL) -> None:
+        """Gives it memory."""
+        region = Region(base, size, to, rights)
+        self._change(self._maps.map_of(self.level - 1).given(region), region)
+
+    def protect(self, base: int, size: int, rights: Rights) -> None:
+        """Changes what it may do with memory that it has."""
+        region = Region(base, size, base)
+        self._change(self._maps.map_of(self.level - 1).protected(base, region.last, rights), region)
+
+    def unmap(self, base: int, size: int) -> None:
+        """Takes memory away."""
+        region = Region(base, size, base)
+        self._change(self._maps.map_of(self.level - 1).without(base, region.last), region)
+
+    def _change(self, new: MemoryMap, where: Region) -> None:
+        self._remap(self.level - 1, new, where.base, where.last)
 
     def line(self, number: int, level: bool) -> None:
         """Sets an interrupt line."""

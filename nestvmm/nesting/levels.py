@@ -13,7 +13,9 @@ from collections.abc import Iterable, Sequence
 
 from nestvmm.hypervisors import GuestAccessError
 from nestvmm.kvm import HostMemory
-from nestvmm.nesting.memory import ADDRESS_END, MemoryMap, Rights, Slot, compose, compose_all, ram_map, slots
+from nestvmm.nesting.memory import ADDRESS_END, PAGE_SIZE, MemoryMap, Slot, compose, compose_all, ram_map, slots
+from nestvmm.x86.rights import Rights
+from nestvmm.x86.spans import Span, minus
 
 __all__ = ["LevelMaps", "LevelMemory"]
 
@@ -22,20 +24,63 @@ class LevelMaps:
     """The composed maps of a tower of height n: `maps[x - 1]` is hypervisor x's, from level x+1's addresses to level
     x's.
 
-    holes: (level, first, last), the physical addresses of level+1 that the hypervisor at `level` claims
+    holes:   (level, first, last), the physical addresses of level+1 that the hypervisor at `level` claims as a device's
+    faults:  likewise, where it claims accesses that its map does not give
     """
 
-    def __init__(self, ram: int, maps: Sequence[MemoryMap], holes: Iterable[tuple[int, int, int]] = ()) -> None:
+    def __init__(
+        self,
+        ram: int,
+        maps: Sequence[MemoryMap],
+        holes: Iterable[tuple[int, int, int]] = (),
+        faults: Iterable[tuple[int, int, int]] = (),
+    ) -> None:
         self.height = len(maps) + 1
+        self._ram = ram_map(ram)
+        self._holes = [hole for hole in holes if hole[0] > 0]
+        self._faults = [fault for fault in faults if fault[0] > 0]
+        self._compose(list(maps))
+
+    def _compose(self, maps: list[MemoryMap]) -> None:
+        """Raises UsageError, and changes nothing, if that takes too many regions."""
         backing = list(maps)
-        for level, first, last in holes:
-            if level > 0:
-                backing[level - 1] = backing[level - 1].without(first, last)
-        self._to_host = [MemoryMap(), ram_map(ram)]
+        for level, first, last in self._holes:
+            backing[level - 1] = backing[level - 1].without(first, last)
+        to_host = [MemoryMap(), self._ram]
         for one in backing:
-            self._to_host.append(compose(one, self._to_host[-1]))
+            to_host.append(compose(one, to_host[-1]))
         # _down[y]: level n's addresses to level y's, by the routing maps
         self._down = [compose_all(maps[level - 1 :]) for level in range(1, self.height + 1)]
+        self._to_host = to_host
+        self._maps = maps
+
+    def map_of(self, level: int) -> MemoryMap:
+        """The map of the hypervisor at `level`, from 1 on."""
+        return self._maps[level - 1]
+
+    def change(self, level: int, new: MemoryMap) -> None:
+        """Gives the hypervisor at `level` a new map. Raises UsageError, and changes nothing, for too many regions."""
+        self._compose([*self._maps[: level - 1], new, *self._maps[level:]])
+
+    def gives(self, level: int, address: int, right: Rights) -> bool:
+        """Whether the hypervisor at `level` itself allows an access to level+1's address."""
+        found = self.map_of(level).translate(address)
+        return found is not None and right in found[1]
+
+    def reported(self) -> list[Span]:
+        """Level n's addresses where a level withholds a right and claims the faults, but no device's accesses."""
+        withheld = [
+            top
+            for level, first, last in self._faults
+            for span in self.map_of(level).withheld(first - first % PAGE_SIZE, last | PAGE_SIZE - 1)
+            for top in self.at_top(level + 1, *span)
+        ]
+        devices = [
+            top
+            for level, first, last in self._holes
+            for top in self.at_top(level + 1, first - first % PAGE_SIZE, last | PAGE_SIZE - 1)
+        ]
+        return minus(withheld, devices)
 
     def to_host(self, level: int) -> MemoryMap:
         """Level `level`'s physical addresses (1 to n) to offsets in L0's memory."""
@@ -62,7 +107,7 @@ class LevelMemory:
 
     def __init__(self, level: int, to_host: MemoryMap, host: HostMemory) -> None:
         self.level = level
-        self._map = to_host
+        self.to_host = to_host
         self._host = host
 
     def read(self, address: int, size: int) -> bytes:
@@ -81,7 +126,7 @@ class LevelMemory:
             raise GuestAccessError(f"L{self.level} physical memory {address:#x}+{size:#x}: negative")
         pieces = []
         while size > 0:
-            region = next(iter(self._map.overlapping(address, address)), None)
+            region = next(iter(self.to_host.overlapping(address, address)), None)
             if region is None or rights not in region.rights:
                 problem = "is not backed by memory" if region is None else "does not give that right"
                 raise GuestAccessError(f"L{self.level} physical address {address:#x} {problem}")

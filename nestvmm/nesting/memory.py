@@ -13,12 +13,13 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from enum import Flag
 from operator import attrgetter
 from typing import Final, NamedTuple
 
 from nestvmm.errors import UsageError
 from nestvmm.x86.layout import RAM_ABOVE_4G, RAM_BELOW_4G_MAX
+from nestvmm.x86.rights import Rights
+from nestvmm.x86.spans import Span, minus
 
 __all__ = [
     "ADDRESS_END",
@@ -26,7 +27,6 @@ __all__ = [
     "REGIONS_MAX",
     "MemoryMap",
     "Region",
-    "Rights",
     "Slot",
     "compose",
     "compose_all",
@@ -37,15 +37,6 @@ __all__ = [
 PAGE_SIZE: Final = 4096
 ADDRESS_END: Final = 1 << 52  # one past the highest physical address that the architecture allows (AMD APM vol. 2, 5.1)
 REGIONS_MAX: Final = 32764  # KVM_USER_MEM_SLOTS on x86: a composed map with more regions could not be programmed
-
-
-class Rights(Flag):
-    """What the level above may do with a region. KVM's slots know only WRITE; nested page tables know all three."""
-
-    READ = 1
-    WRITE = 2
-    EXECUTE = 4
-    ALL = READ | WRITE | EXECUTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +126,32 @@ class MemoryMap:
             return address - region.base + region.at, region.rights
         return None
 
+    def given(self, region: Region) -> MemoryMap:
+        """This map with the region in the place of what was at its upper range."""
+        return MemoryMap((*self.without(region.base, region.last).regions, region))
+
+    def protected(self, first: int, last: int, rights: Rights) -> MemoryMap:
+        """This map with these rights wherever it has a region in the upper range first to last, of whole pages."""
+        outside = self.without(first, last)
+        if not rights:
+            return outside
+        inside = [
+            replace(
+                region,
+                base=max(region.base, first),
+                size=min(region.last, last) - max(region.base, first) + 1,
+                at=region.at + max(first - region.base, 0),
+                rights=rights,
+            )
+            for region in self.overlapping(first, last)
+        ]
+        return MemoryMap((*outside.regions, *inside))
+
+    def withheld(self, first: int, last: int) -> list[Span]:
+        """Where the upper range first to last has no region, or one that does not give all rights."""
+        full = [(one.base, one.last) for one in self.overlapping(first, last) if one.rights == Rights.ALL]
+        return minus([(first, last)], full)
+
     def without(self, first: int, last: int) -> MemoryMap:
         """This map with a hole at the upper range first to last, widened to whole pages.
 
@@ -221,16 +238,17 @@ class Slot(NamedTuple):
     size: int
     offset: int
     readonly: bool
+    executable: bool = True
 
 
 def slots(composed: MemoryMap) -> tuple[Slot, ...]:
     """The memory slots of level n's map over the host mapping, ascending.
 
-    A slot can withhold writing, but neither reading nor execution: a region without READ becomes a hole, whose accesses
-    reach L0 as MMIO, and EXECUTE is not looked at.
+    A slot of KVM's can withhold writing, but neither reading nor execution. A region without READ becomes a hole, whose
+    accesses reach L0 as MMIO: nested page tables cannot give the other rights without it either.
     """
-    readable = (region for region in composed.regions if Rights.READ in region.rights)
-    plain = MemoryMap(replace(region, rights=region.rights & ~Rights.EXECUTE) for region in readable)
     return tuple(
-        Slot(region.base, region.size, region.at, Rights.WRITE not in region.rights) for region in plain.regions
+        Slot(region.base, region.size, region.at, Rights.WRITE not in region.rights, Rights.EXECUTE in region.rights)
+        for region in composed.regions
+        if Rights.READ in region.rights
     )

@@ -18,7 +18,7 @@ GUEST_DIED = 255
 
 _UD = 6
 
-# What happens after all when every level that claims it declines: the instruction executes, level n takes the NMI.
+# What happens after all when every level that claims it declines: the instruction executes, level n takes the event.
 _PASSED = (
     ExitReason.CPUID,
     ExitReason.RDTSC,
@@ -30,6 +30,7 @@ _PASSED = (
     ExitReason.INVD,
     ExitReason.WBINVD,
     ExitReason.XSETBV,
+    ExitReason.EXCEPTION,
     ExitReason.NMI,
 )
 
@@ -58,9 +59,7 @@ def monitor_claims(engine: Engine, level: int) -> list[Claim]:
         ExitReason.ENTRY_FAILURE: lambda event: _died(
             engine, level, f"the processor refused its state, code {event.info:#x}"
         ),
-        ExitReason.NESTED_PAGE_FAULT: lambda event: _died(
-            engine, level, f"it reached for physical address {event.qualifier:#x}, which is not its level's"
-        ),
+        ExitReason.NESTED_PAGE_FAULT: lambda event: _page_fault(engine, level, event),
         ExitReason.MEMORY_FAULT: lambda event: _died(engine, level, _memory_fault(event)),
         ExitReason.SYSTEM_EVENT: lambda event: Result.stopped(0, f"guest asked for system event {event.qualifier}"),
         ExitReason.UNKNOWN: lambda event: _died(engine, level, f"exit {event.raw} that nestvmm does not know"),
@@ -71,7 +70,7 @@ def monitor_claims(engine: Engine, level: int) -> list[Claim]:
         handlers[reason] = lambda _: HANDLED if engine.let_pass() else Result.declined()
     for reason in (ExitReason.HYPERCALL, ExitReason.SVM_INSTRUCTION, ExitReason.VMX_INSTRUCTION):
         handlers[reason] = lambda _: Result.faulted(_UD)
-    return [Claim(0, Scope(reason), handler, "L0") for reason, handler in handlers.items()]
+    return [Claim(0, Scope(reason), handler, "L0", fallback=True) for reason, handler in handlers.items()]
 
 
 def device_claims(bus: Bus) -> list[Claim]:
@@ -105,6 +104,14 @@ def _complete(engine: Engine, level: int, event: Event) -> Result:
     if not event.instruction:
         return _died(engine, level, "KVM could not fetch its next instruction (a jump outside memory?)")
     return _died(engine, level, f"KVM cannot emulate its instruction {event.instruction.hex(' ')}; {result.message}")
+
+
+def _page_fault(engine: Engine, level: int, event: Event) -> Result:
+    """No level below takes it: a hole, or a write to read-only memory; or nothing that a bus could answer."""
+    if engine.let_pass():
+        return HANDLED
+    way = ("read", "wrote", "executed at")[event.direction]
+    return _died(engine, level, f"it {way} physical address {event.qualifier:#x}, which the levels below do not let it")
 
 
 def _memory_fault(event: Event) -> str:

@@ -21,7 +21,20 @@ __all__ = ["parse_designation", "parse_scopes"]
 _ALIASES = {"msr": (ExitReason.RDMSR, ExitReason.WRMSR)}
 
 _DIRECTIONS = {"r": Direction.READ, "w": Direction.WRITE}
-_HIGHEST = {Qualifier.PORT: 0xFFFF, Qualifier.MSR: 0xFFFFFFFF, Qualifier.PHYSICAL: (1 << 52) - 1, Qualifier.VECTOR: 255}
+_HIGHEST = {
+    Qualifier.PORT: 0xFFFF,
+    Qualifier.MSR: 0xFFFFFFFF,
+    Qualifier.PHYSICAL: (1 << 52) - 1,
+    Qualifier.VECTOR: 255,
+    Qualifier.LEAF: 0xFFFFFFFF,
+    Qualifier.CONTROL: 15,
+    Qualifier.DEBUG: 15,
+    Qualifier.TABLE: 3,
+    Qualifier.EXTENDED: 0xFFFFFFFF,
+    Qualifier.COUNTER: 0xFFFFFFFF,
+    Qualifier.SELECTOR: 0xFFFF,
+    Qualifier.OFFSET: 0xFFF,
+}
 
 
 def parse_designation(text: str, levels: int) -> list[Ceiling]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+from nestvmm.devices import Server
 from nestvmm.engines import Engine, MsrRange
 from nestvmm.errors import HostError, UsageError
 from nestvmm.hypervisors import Hypervisor
@@ -13,7 +15,9 @@ from nestvmm.nesting.levels import LevelMaps
 from nestvmm.nesting.memory import ADDRESS_END
 from nestvmm.nesting.notation import parse_designation
 from nestvmm.nesting.spec import TowerSpec
-from nestvmm.x86.exit_reason import REASONS, ExitReason
+from nestvmm.x86.event import Event, Result
+from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
+from nestvmm.x86.rights import Rights
 
 __all__ = ["Policy"]
 
@@ -66,7 +70,11 @@ class Policy:
             if engine.traps(reason, machine):
                 continue
             able = sorted(REASONS[reason].engines - {engine.name})
-            hint = f"the {' and '.join(able)} engine{'s' * (len(able) > 1)} could" if able else "no engine can"
+            hint = (
+                f"the {' and '.join(able)} engine{'s' * (len(able) > 1)} could"
+                if able
+                else "no engine can, as `nestvmm reasons` explains"
+            )
             if engine.name in REASONS[reason].engines:
                 hint = f"with machine = bare it could, and {hint}"
             raise HostError(
@@ -81,6 +89,21 @@ class Policy:
             for claim in self.claims
             if claim.scope.reason is ExitReason.MMIO and claim.scope.last < ADDRESS_END
         ]
+
+    def faults(self) -> list[tuple[int, int, int]]:
+        """(level, first, last): the physical ranges where a level claims accesses that its map does not give."""
+        return [
+            (claim.level, claim.scope.first, min(claim.scope.last, ADDRESS_END - 1))
+            for claim in self.claims
+            if claim.scope.reason is ExitReason.NESTED_PAGE_FAULT and claim.scope.first < ADDRESS_END
+        ]
+
+    def follows(self, level: int) -> bool:
+        """Whether the designation table depends on the map of the hypervisor at `level`."""
+        entries: list[Claim | Ceiling] = [*self.claims, *self.ceilings]
+        return any(
+            entry.level < level and REASONS[entry.scope.reason].qualifier is Qualifier.PHYSICAL for entry in entries
+        )
 
     def msrs(self) -> list[MsrRange]:
         """The MSRs whose accesses must exit."""
@@ -104,7 +127,26 @@ class Policy:
                 return [(first, last)]
             return maps.at_top(level + 1, first, last)
 
-        return DesignationTable((*self.claims, *level0), tuple(self.ceilings), project)
+        claims = [_own_faults(claim, maps) for claim in self.claims]
+        return DesignationTable((*claims, *level0), tuple(self.ceilings), project)
+
+
+#: The right that an access by Direction needs.
+_NEEDS = (Rights.READ, Rights.WRITE, Rights.EXECUTE)
+
+
+def _own_faults(claim: Claim, maps: LevelMaps) -> Claim:
+    """A claim of faults, without those of levels below: what its level's map allows is not its fault."""
+    handler = claim.handler
+    if claim.scope.reason is not ExitReason.NESTED_PAGE_FAULT or isinstance(handler, Server):
+        return claim
+
+    def handle(event: Event) -> Result:
+        if maps.gives(claim.level, event.qualifier, _NEEDS[event.direction]):
+            return Result.declined()
+        return handler(event)
+
+    return replace(claim, handler=handle)
 
 
 def _meets(one: Scope, other: Scope) -> bool:

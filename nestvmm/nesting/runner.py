@@ -153,13 +153,15 @@ class Runner:
             os.write(self._done_write, b".")
 
     def _loop(self) -> RunResult | None:
-        run = self._engine.run
+        run, tower = self._engine.run, self._tower
         while True:
             status = run()
             if status == _EVENT:
                 result = self._handle()
                 if result is not None:
                     return result
+                if tower.moved:
+                    tower.follow_maps()
             elif status == RunStatus.DRAIN:
                 self._drain_trace()
             elif self._stopping.is_set():

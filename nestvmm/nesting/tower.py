@@ -19,13 +19,21 @@ from nestvmm.errors import HostError, ImageError, UsageError
 from nestvmm.hypervisors import Guest, GuestAccessError, Hypervisor
 from nestvmm.hypervisors.blame import blaming
 from nestvmm.hypervisors.find import make_hypervisor
-from nestvmm.kvm import HostMemory
+from nestvmm.kvm import HostMemory, KvmError
 from nestvmm.loaders import Image, MemoryRange, load, read_file
-from nestvmm.nesting.features import Cpu, Refusal, emulated_msrs, expose, feature_claims, physical_bits, requests
+from nestvmm.nesting.features import (
+    Cpu,
+    Refusal,
+    emulated_msrs,
+    emulates_instructions,
+    expose,
+    feature_claims,
+    requests,
+)
 from nestvmm.nesting.flat import compile_table
 from nestvmm.nesting.guest_view import GuestView, VcpuState
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
-from nestvmm.nesting.memory import MemoryMap, Rights, Slot
+from nestvmm.nesting.memory import MemoryMap, Slot
 from nestvmm.nesting.monitor import device_claims, monitor_claims
 from nestvmm.nesting.policy import Policy
 from nestvmm.nesting.propagation import Effects
@@ -33,6 +41,7 @@ from nestvmm.nesting.spec import LevelSpec, TowerSpec
 from nestvmm.x86.event import Direction
 from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.instruction import instruction_key
+from nestvmm.x86.rights import Rights
 from nestvmm.x86.state import enter
 
 __all__ = ["Tower"]
@@ -83,7 +92,7 @@ class Tower:
         self.policy = Policy(spec, self.hypervisors)
         self._requests = requests(spec)
         maps = [_map(number, level) for number, level in enumerate(spec.levels, start=1)]
-        self.maps = LevelMaps(spec.guest.memory, maps, self.policy.holes())
+        self.maps = LevelMaps(spec.guest.memory, maps, self.policy.holes(), self.policy.faults())
         self.image = self._load()
         machine = self.image.machine if spec.machine == "auto" else spec.machine
         engine_class = choose_engine(spec.engine, self.policy.reasons(), machine)
@@ -102,6 +111,7 @@ class Tower:
             debug=self.policy.debug_vectors(),
             wanted=self.policy.reasons(),
             l0_msrs=emulated_msrs(),
+            reported=self.maps.reported(),
         )
         self.engine: Engine = self._open.enter_context(engine_class(config))
         self.platform: Platform = self._open.enter_context(
@@ -148,6 +158,8 @@ class Tower:
         engine = self.engine
         self.exposure = expose(engine, self.hypervisors, self._requests)
         engine.set_cpuid(self.exposure.entries)
+        if ExitReason.EMULATION_FAILURE in self.policy.reasons() or emulates_instructions(self.exposure):
+            engine.catch_undefined()
         for index, value in self.exposure.msrs(self.height).items():
             engine.set_msr(index, value)
         regs, sregs = engine.regs(), engine.sregs()
@@ -156,17 +168,19 @@ class Tower:
         engine.set_regs(regs)
         self.effects = Effects()
         self.state = VcpuState(engine)
+        self.moved = False
         for level, hypervisor in enumerate(self.hypervisors, start=1):
-            guest: Guest = GuestView(level + 1, engine, self.state, self.maps, self.memory[level + 1], self.effects)
+            guest: Guest = GuestView(
+                level + 1, engine, self.state, self.maps, self.memory[level + 1], self.effects, self._remap
+            )
             self._open.callback(self._stop, level, hypervisor)
             with blaming(level, type(hypervisor).__name__, "start()"):
                 hypervisor.start(guest)
         self.state.flush()
-        cpu = Cpu(self.height, engine, self.state, self.memory[self.height], physical_bits(self.exposure.entries))
+        cpu = Cpu(self.height, engine, self.state, self.memory[self.height])
         features = feature_claims(self.exposure, cpu)
-        level0 = [*device_claims(self.platform.bus), *features, *monitor_claims(engine, self.height)]
-        self.designation = self.policy.table(level0, self.maps)
-        self.flat = compile_table(self.designation)
+        self._level0 = [*device_claims(self.platform.bus), *features, *monitor_claims(engine, self.height)]
+        self._designate()
         self.counters: Any = ffi.new("struct nv_counter[]", self.flat.slots)
         self.unclaimed: Any = ffi.new("struct nv_unclaimed *")
         self._attach()
@@ -175,6 +189,30 @@ class Tower:
     def _stop(level: int, hypervisor: Hypervisor) -> None:
         with blaming(level, type(hypervisor).__name__, "stop()"):
             hypervisor.stop()
+
+    def _designate(self) -> None:
+        self.designation = self.policy.table(self._level0, self.maps)
+        self.flat = compile_table(self.designation)
+        self.moved = False
+
+    def _remap(self, level: int, new: MemoryMap, first: int, last: int) -> None:
+        """The hypervisor at `level` maps its guest's addresses first to last anew."""
+        changed = self.maps.at_top(level + 1, first, last)
+        old = self.maps.map_of(level)
+        self.maps.change(level, new)
+        try:
+            self.engine.remap(self.maps.slots(), self.maps.reported(), changed)
+        except (HostError, KvmError):
+            self.maps.change(level, old)
+            raise
+        for number, memory in self.memory.items():
+            memory.to_host = self.maps.to_host(number)
+        self.moved = self.moved or self.policy.follows(level)
+
+    def follow_maps(self) -> None:
+        """Makes the table that of changed maps; between two events. The claims keep their counters."""
+        self._designate()
+        self.engine.vcpu.table = self.flat.table
 
     def _attach(self) -> None:
         """Hands the table and the counters to the run loop."""

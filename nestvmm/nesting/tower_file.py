@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from nestvmm.errors import UsageError
-from nestvmm.nesting.memory import Region, Rights
+from nestvmm.nesting.memory import Region
 from nestvmm.nesting.sizes import parse_number, parse_size
 from nestvmm.nesting.spec import GuestSpec, LevelSpec, Option, TowerSpec
+from nestvmm.x86.rights import Rights
 
 __all__ = ["load_tower_file", "parse_tower"]
 

@@ -19,7 +19,7 @@ ANSWER = 0x7777
 REASONS = {
     "cpuid": (0x72, 0x40000123, 20),
     "rdtsc": (0x6E, 0x0, 0),
-    "rdpmc": (0x6F, 0x0, 10),
+    "rdpmc": (0x6F, 0x3, 10),
     "hlt": (0x78, 0x0, 0),
     "pause": (0x77, 0x0, 0),
     "wbinvd": (0x89, 0x0, 0),
@@ -103,8 +103,7 @@ def test_the_labs_processor_does_not_trap(reason: str, found: dict[str, Any]) ->
 
 
 def test_the_switcher_is_out_of_its_guests_reach(found: dict[str, Any]) -> None:
+    """Its address is a hole of level n's: an empty bus."""
     case = found["switcher memory"]
-    assert case["status"] == 255
-    assert case["message"].startswith(
-        "guest at L1 died: it reached for physical address 0x7fffe00000, which is not its level's\n"
-    )
+    assert (case["status"], case["message"], case["exits"]) == (0, "", 4)
+    assert case["kept"] == [(1 << 64) - 1] * 2

@@ -47,7 +47,7 @@ def test_table_entries() -> None:
         "slot": (2, 2),
         "server": (4, 2),
         "level": (6, 1),
-        "pad": (7, 1),
+        "fallback": (7, 1),
     }
     assert layout("struct nv_range") == {"first": (0, 8), "last": (8, 8), "claim": (16, 4), "pad": (20, 4)}
     assert layout("struct nv_server") == {"serve": (0, 8), "device": (8, 8), "base": (16, 8)}

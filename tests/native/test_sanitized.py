@@ -1,14 +1,20 @@
-"""The devices in C under the address and undefined-behaviour sanitizers."""
+"""What a guest feeds C code, under the address and undefined-behaviour sanitizers."""
 
 import subprocess
 from pathlib import Path
 
+import pytest
+
 NATIVE = Path(__file__).resolve().parents[2] / "native"
-SOURCES = ("uart.c", "debugcon.c", "ignore.c", "output.c")
+SOURCES = {
+    "device_streams": ("uart.c", "debugcon.c", "ignore.c", "output.c"),
+    "instruction_bytes": ("instruction.c", "length.c"),
+}
 
 
-def test_no_stream_of_accesses_leaves_its_memory(tmp_path: Path) -> None:
-    program = tmp_path / "device_streams"
+@pytest.mark.parametrize("name", SOURCES)
+def test_no_input_makes_it_leave_its_memory(name: str, tmp_path: Path) -> None:
+    program = tmp_path / name
     subprocess.run(
         [
             "gcc",
@@ -22,8 +28,8 @@ def test_no_stream_of_accesses_leaves_its_memory(tmp_path: Path) -> None:
             "-fno-sanitize-recover",
             f"-I{NATIVE}",
             f"-o{program}",
-            Path(__file__).with_name("device_streams.c"),
-            *(NATIVE / source for source in SOURCES),
+            Path(__file__).with_name(f"{name}.c"),
+            *(NATIVE / source for source in SOURCES[name]),
             "-lpthread",
         ],
         check=True,

@@ -13,6 +13,8 @@ import pytest
 from nestvmm._native import ffi, lib
 
 PORT = 0x60
+# the slot of claim 1
+FIRST = lib.NV_REASONS + 1
 EVENT, KICKED, DRAIN = lib.NV_RUN_EVENT, lib.NV_RUN_KICKED, lib.NV_RUN_DRAIN
 
 
@@ -39,7 +41,7 @@ class Loop:
         lib.nv_vcpu_init(self.vcpu, self.ops, 5)
         self.vcpu.run = self.run_page
         self.ports = [ffi.new("uint16_t[]", lib.NV_PORTS) for _ in range(2)]
-        # slots 50 and on are the claims'
+        # slots NV_REASONS and on are the claims'
         self.claims = ffi.new("struct nv_claim[4]")
         self.servers = ffi.new("struct nv_server[2]", [{}, {"serve": self._callbacks[3], "base": PORT - 2}])
         self.table = ffi.new("struct nv_table *", {"claims": self.claims, "servers": self.servers, "ports": self.ports})
@@ -113,13 +115,13 @@ def test_an_event_for_python_comes_back_decoded_and_is_completed_by_the_next_run
     loop.script = [{"value": 0}]
     assert loop.go() == EVENT
     event = loop.vcpu.event
-    assert (event.level, event.handler, event.claim, event.slot, event.served) == (5, 3, 1, 51, 0)
+    assert (event.level, event.handler, event.claim, event.slot, event.served) == (5, 3, 1, FIRST, 0)
     assert (loop.vcpu.exits, loop.vcpu.pending, loop.completed) == (1, 1, [])
     event.value = 7
     lib.nv_vcpu_kick(loop.vcpu)
     assert loop.go() == KICKED
     assert loop.completed == [{"value": 7, "fault": 0, "data": 0}]
-    assert loop.counts() == {51: (1, 0)}
+    assert loop.counts() == {FIRST: (1, 0)}
     assert loop.vcpu.pending == 0
 
 
@@ -130,7 +132,7 @@ def test_what_c_serves_never_comes_back(loop: Loop) -> None:
     assert loop.go() == -errno.EIO
     assert loop.offsets == [2, 2, 2], "from the server's base"
     assert [one["value"] for one in loop.completed] == [0x42] * 3
-    assert loop.counts() == {51: (3, 3)}
+    assert loop.counts() == {FIRST: (3, 3)}
 
 
 def test_a_server_that_declines_hands_on_to_the_next_claim(loop: Loop) -> None:
@@ -140,7 +142,7 @@ def test_a_server_that_declines_hands_on_to_the_next_claim(loop: Loop) -> None:
     loop.answer = lib.NV_DECLINED
     loop.script = [{}]
     assert loop.go() == EVENT
-    assert (loop.vcpu.event.claim, loop.vcpu.event.handler, loop.vcpu.event.slot) == (2, 1, 52)
+    assert (loop.vcpu.event.claim, loop.vcpu.event.handler, loop.vcpu.event.slot) == (2, 1, FIRST + 1)
     assert lib.nv_vcpu_decline(loop.vcpu) == 0
     assert (loop.vcpu.event.slot, loop.vcpu.event.handler) == (lib.NV_REASON_IO, 0)
     assert lib.nv_vcpu_serve(loop.vcpu) == 0
@@ -325,7 +327,7 @@ def test_finishing_twice_accounts_once(loop: Loop) -> None:
     loop.go()
     lib.nv_vcpu_finish(loop.vcpu)
     lib.nv_vcpu_finish(loop.vcpu)
-    assert loop.counts() == {51: (1, 0)}
+    assert loop.counts() == {FIRST: (1, 0)}
     assert len(loop.completed) == 1
 
 

@@ -15,8 +15,9 @@ from guest_code import Tower, results, run_in, spec_of
 
 from nestvmm.hypervisors import Event, ExitReason, Hypervisor, Result, on_io, on_mmio, on_rdmsr, on_wrmsr
 from nestvmm.nesting import Account, Clock, LevelSpec
-from nestvmm.nesting.memory import Region, Rights
+from nestvmm.nesting.memory import Region
 from nestvmm.x86.event import Direction
+from nestvmm.x86.rights import Rights
 
 pytestmark = pytest.mark.kvm
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from nestvmm.hypervisors import GuestAccessError
 from nestvmm.kvm import HostMemory
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
-from nestvmm.nesting.memory import ADDRESS_END, PAGE_SIZE, MemoryMap, Region, Rights
+from nestvmm.nesting.memory import ADDRESS_END, PAGE_SIZE, MemoryMap, Region
+from nestvmm.x86.rights import Rights
 
 PAGES = 8
 RAM = PAGES * PAGE_SIZE
@@ -190,8 +191,8 @@ def test_a_huge_read_fails_at_once_where_memory_ends() -> None:
 def test_slots_are_level_ns() -> None:
     levels = LevelMaps(RAM, [MemoryMap([Region(0, 4 * PAGE_SIZE, 2 * PAGE_SIZE)])], [(1, PAGE_SIZE, PAGE_SIZE)])
     assert [tuple(slot) for slot in levels.slots()] == [
-        (0, PAGE_SIZE, 2 * PAGE_SIZE, False),
-        (2 * PAGE_SIZE, 2 * PAGE_SIZE, 4 * PAGE_SIZE, False),
+        (0, PAGE_SIZE, 2 * PAGE_SIZE, False, True),
+        (2 * PAGE_SIZE, 2 * PAGE_SIZE, 4 * PAGE_SIZE, False, True),
     ]
 
 

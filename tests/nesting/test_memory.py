@@ -17,13 +17,13 @@ from nestvmm.nesting.memory import (
     REGIONS_MAX,
     MemoryMap,
     Region,
-    Rights,
     Slot,
     compose,
     compose_all,
     ram_map,
     slots,
 )
+from nestvmm.x86.rights import Rights
 
 PAGES = 24
 GIB = 1 << 30
@@ -142,6 +142,28 @@ def test_preimage_is_every_address_that_leads_into_the_range(memory: MemoryMap, 
         assert any(low <= address <= high for low, high in ranges) == inside
 
 
+RANGES = st.tuples(st.integers(0, PAGES - 1), st.integers(1, PAGES)).map(lambda one: (one[0], min(sum(one), PAGES)))
+
+
+@settings(deadline=None)
+@given(maps(), RANGES, st.integers(0, 3), st.sampled_from([Rights.ALL, RW, RX, Rights.READ, Rights(0)]))
+def test_changes_of_a_range_are_the_models(memory: MemoryMap, where: tuple[int, int], to: int, rights: Rights) -> None:
+    first, last = page(where[0]), page(where[1]) - 1
+    pages = range(first, last, PAGE_SIZE)
+    before = model_of(memory)
+    assert model_of(memory.protected(first, last, rights)) == {
+        address: (target[0], rights if address in pages else target[1])
+        for address, target in before.items()
+        if rights or address not in pages
+    }
+    if rights:
+        region = Region(first, last + 1 - first, page(to), rights)
+        changed = {address: (page(to) + address - first, rights) for address in pages}
+        assert model_of(memory.given(region)) == before | changed
+    withheld = {at for low, high in memory.withheld(first, last) for at in range(low, high, PAGE_SIZE)}
+    assert withheld == {at for at in pages if at not in before or before[at][1] != Rights.ALL}
+
+
 @settings(deadline=None)
 @given(st.lists(maps(), min_size=1, max_size=3))
 def test_slots_are_disjoint_and_equal_to_the_model(levels: list[MemoryMap]) -> None:
@@ -170,7 +192,11 @@ def test_rights_decide_the_slot() -> None:
         ]
     )
     assert len(memory.regions) == 4
-    assert slots(memory) == (Slot(page(0), page(2), page(8), False), Slot(page(2), page(1), page(10), True))
+    assert slots(memory) == (
+        Slot(page(0), page(1), page(8), False),
+        Slot(page(1), page(1), page(9), False, executable=False),
+        Slot(page(2), page(1), page(10), True),
+    )
 
 
 def test_two_regions_may_alias_the_same_memory() -> None:
@@ -208,7 +234,7 @@ def test_ram_map_moves_what_the_devices_addresses_would_hide_above_4_gib() -> No
 def test_level_that_moves_its_guest_is_offset_into_ram() -> None:
     moved = MemoryMap([Region(0, page(16), page(16)), Region(page(16), page(4), page(0), Rights.READ)])
     composed = compose_all([ram_map(page(32)), MemoryMap.identity(), moved])
-    assert slots(composed) == (Slot(0, page(16), page(16), False), Slot(page(16), page(4), 0, True))
+    assert slots(composed) == (Slot(0, page(16), page(16), False), Slot(page(16), page(4), 0, True, executable=False))
 
 
 def test_what_reaches_beyond_the_level_below_is_cut_off() -> None:

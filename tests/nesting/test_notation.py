@@ -103,7 +103,20 @@ def test_a_wrong_designation_is_refused(text: str, levels: int, message: str) ->
         parse_designation(text, levels)
 
 
-_HIGHEST = {Qualifier.PORT: 0xFFFF, Qualifier.MSR: 0xFFFFFFFF, Qualifier.PHYSICAL: (1 << 52) - 1, Qualifier.VECTOR: 255}
+_HIGHEST = {
+    Qualifier.PORT: 0xFFFF,
+    Qualifier.MSR: 0xFFFFFFFF,
+    Qualifier.PHYSICAL: (1 << 52) - 1,
+    Qualifier.VECTOR: 255,
+    Qualifier.LEAF: 0xFFFFFFFF,
+    Qualifier.CONTROL: 15,
+    Qualifier.DEBUG: 15,
+    Qualifier.TABLE: 3,
+    Qualifier.EXTENDED: 0xFFFFFFFF,
+    Qualifier.COUNTER: 0xFFFFFFFF,
+    Qualifier.SELECTOR: 0xFFFF,
+    Qualifier.OFFSET: 0xFFF,
+}
 
 
 @st.composite

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from nestvmm._native import ffi, lib
+from nestvmm.engines.guest_paging import physical_bits
+from nestvmm.engines.native_slots import native_slots
 from nestvmm.errors import HostError
 from nestvmm.kvm import Cap, CpuidEntry, HostMemory, Vcpu
 from nestvmm.x86.event import HANDLED, Outcome, Result
@@ -47,16 +49,12 @@ class Completer:
         self._translate = translate
         self._claimed = claimed
         self._lacks = lacking(processor)
-        self._memory = memory
-        self._slots: Any = ffi.new("struct nv_slot[]", len(slots))
-        for c, slot in zip(self._slots, slots, strict=True):
-            c.guest, c.size, c.readonly = slot.guest_address, slot.size, slot.readonly
-            c.host = ffi.cast("uint8_t *", memory.address + slot.offset)
+        self._slots = native_slots(memory, slots)
         run = vcpu.kvm_run
         run.kvm_valid_regs = vcpu.check(Cap.SYNC_REGS)
         size = max(vcpu.check(Cap.XSAVE2), _XSAVE)
         self._c: Any = lib.nv_completion_new(
-            vcpu.fd, run, kicked, self._slots, len(slots), _physical_bits(cpuid), size, _CODE
+            vcpu.fd, run, kicked, self._slots, len(slots), physical_bits(cpuid), size, _CODE
         )
         if self._c == ffi.NULL:
             raise HostError(
@@ -151,8 +149,3 @@ def processor(leaf: int) -> list[int]:
     registers = ffi.new("uint32_t[4]")
     lib.nv_completion_cpuid(leaf, 0, registers)
     return list(registers)
-
-
-def _physical_bits(cpuid: Iterable[CpuidEntry]) -> int:
-    """How many bits level n's physical addresses have: more are reserved in its page tables."""
-    return next((entry.eax & 0xFF for entry in cpuid if entry.function == 0x80000008), 36)

@@ -13,9 +13,9 @@ To add a feature to the second set: a row in the catalogue, an Emulator, a line 
 """
 
 from nestvmm.nesting.features.catalog import CATALOG
-from nestvmm.nesting.features.claims import Refusal, emulated_msrs, feature_claims
+from nestvmm.nesting.features.claims import Refusal, emulated_msrs, emulates_instructions, feature_claims
 from nestvmm.nesting.features.cpu import Cpu
-from nestvmm.nesting.features.exposure import Exposure, expose, physical_bits
+from nestvmm.nesting.features.exposure import Exposure, expose
 from nestvmm.nesting.features.offer import Offer, make_offer
 from nestvmm.nesting.features.request import requests
 
@@ -26,9 +26,9 @@ __all__ = [
     "Offer",
     "Refusal",
     "emulated_msrs",
+    "emulates_instructions",
     "expose",
     "feature_claims",
     "make_offer",
-    "physical_bits",
     "requests",
 ]

@@ -13,7 +13,7 @@ from nestvmm.nesting.features.registry import EMULATORS
 from nestvmm.x86.event import Event, Outcome, Result
 from nestvmm.x86.exit_reason import ExitReason
 
-__all__ = ["Refusal", "emulated_msrs", "feature_claims"]
+__all__ = ["Refusal", "emulated_msrs", "emulates_instructions", "feature_claims"]
 
 
 def emulated_msrs(emulators: Mapping[str, type[Emulator]] = EMULATORS) -> list[MsrRange]:
@@ -29,6 +29,17 @@ def emulated_msrs(emulators: Mapping[str, type[Emulator]] = EMULATORS) -> list[M
         for scope in emulator.scopes
         if scope.reason in (ExitReason.RDMSR, ExitReason.WRMSR)
     ]
+
+
+def emulates_instructions(exposure: Exposure, emulators: Mapping[str, type[Emulator]] = EMULATORS) -> bool:
+    """Whether the highest level sees a feature whose instructions neither the hardware nor KVM does."""
+    emulated = exposure.seen(exposure.height) - exposure.offer.first - exposure.offer.runs
+    return any(
+        scope.reason is ExitReason.EMULATION_FAILURE
+        for name, emulator in emulators.items()
+        if name in emulated
+        for scope in emulator.scopes
+    )
 
 
 def feature_claims(exposure: Exposure, cpu: Cpu, emulators: Mapping[str, type[Emulator]] = EMULATORS) -> list[Claim]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from nestvmm.engines import Engine
+from nestvmm.engines import Access, Engine, PageFaultError, UnbackedError
+from nestvmm.hypervisors import GuestAccessError
 from nestvmm.kvm import Regs, Segment, Sregs
 from nestvmm.nesting.guest_view import VcpuState
 from nestvmm.nesting.levels import LevelMemory
 from nestvmm.x86.event import Outcome, Result
-from nestvmm.x86.paging import Access, PageFaultError, translate
 
 __all__ = ["Address", "Cpu", "GuestFaultError"]
 
@@ -42,15 +42,13 @@ class Cpu:
     """What an emulator reads and changes; valid during one event.
 
     level: whose software caused the event
-    bits:  width of level n's physical addresses
     """
 
-    def __init__(self, level: int, engine: Engine, state: VcpuState, memory: LevelMemory, bits: int = 52) -> None:
+    def __init__(self, level: int, engine: Engine, state: VcpuState, memory: LevelMemory) -> None:
         self.level = level
         self._engine = engine
         self._state = state
         self._memory = memory
-        self._bits = bits
 
     @property
     def regs(self) -> Regs:
@@ -131,17 +129,13 @@ class Cpu:
 
     def _translate(self, regs: Regs, sregs: Sregs, linear: int, access: Access) -> int:
         try:
-            return translate(
-                self._memory,
-                sregs,
-                linear,
-                access,
-                user=sregs.ss.dpl == 3,
-                ac=bool(regs.rflags & _RFLAGS_AC),
-                bits=self._bits,
+            return self._engine.paging.translate(
+                sregs, linear, access, user=sregs.ss.dpl == 3, ac=bool(regs.rflags & _RFLAGS_AC)
             )
         except PageFaultError as fault:
             raise GuestFaultError(_PF, fault.error_code, fault.address) from None
+        except UnbackedError as error:
+            raise GuestAccessError(str(error)) from None
 
 
 def code_bits(sregs: Sregs) -> int:

@@ -20,7 +20,7 @@ from nestvmm.nesting.features.feature import CpuidBit, MsrBit
 from nestvmm.nesting.features.offer import Offer, make_offer
 from nestvmm.nesting.features.request import Request
 
-__all__ = ["Exposure", "Gone", "expose", "physical_bits"]
+__all__ = ["Exposure", "Gone", "expose"]
 
 
 class Gone(NamedTuple):
@@ -114,9 +114,3 @@ def expose(engine: Engine, hypervisors: Sequence[Hypervisor], requests: Sequence
             entries = hypervisor.cpuid(exposure.entries)
         exposure.pass_on(entries, type(hypervisor).__name__)
     return exposure
-
-
-def physical_bits(entries: Sequence[CpuidEntry]) -> int:
-    """The width of physical addresses that this CPUID tells."""
-    told = next((entry.eax & 0xFF for entry in entries if entry.function == 0x80000008), 0)
-    return told if 32 <= told <= 52 else 36

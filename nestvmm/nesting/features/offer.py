@@ -1,8 +1,9 @@
 """What L0 can expose to level 1: the first set, which is the hardware's as KVM offers it, and the second, L0's own.
 
 L0 does not claim to have what this engine and this KVM do not let it emulate: an instruction must run, or be handed
-over, at CPL 0 and at CPL 3 alike. KVM-PVM hands over what it cannot interpret at CPL 0 and runs CPL 3 natively;
-kvm_amd and kvm_intel run both natively, so an instruction that such a processor lacks is #UD and L0 lacks it too.
+over, at CPL 0 and at CPL 3 alike. KVM-PVM hands over what it cannot interpret at CPL 0 and runs CPL 3 natively.
+kvm_amd and kvm_intel run both natively, so an instruction that such a processor lacks is #UD: the svm and vmx engines
+intercept that, the direct engine cannot.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from nestvmm.x86.exit_reason import ExitReason
 
 __all__ = ["Offer", "make_offer"]
 
+_WORKS = frozenset({Trial.RUNS, Trial.HANDED_OVER})
 _MSRS = frozenset({ExitReason.RDMSR, ExitReason.WRMSR})
 
 
@@ -66,9 +68,10 @@ def make_offer(engine: Engine) -> Offer:
             lacks[name] = "this KVM has no MSR filter that exits to userspace"
     runs = {emulator.feature for emulator in to_try}
     for name, outcomes in _try(engine, entries, to_try):
-        faults = [f"CPL {cpl}" for cpl, outcome in zip((0, 3), outcomes, strict=True) if outcome is Trial.FAULTS]
+        faults = [f"CPL {cpl}" for cpl, outcome in zip((0, 3), outcomes, strict=True) if outcome not in _WORKS]
         if faults:
-            lacks[name] = f"KVM raises #UD itself at {' and '.join(faults)} and does not hand it over"
+            what = Trial.UNDEFINED.value if Trial.FAULTS not in outcomes else Trial.FAULTS.value
+            lacks[name] = f"it {what} at {' and '.join(faults)}, which the {engine.name} engine cannot intercept"
         if outcomes != (Trial.RUNS, Trial.RUNS):
             runs.discard(name)
     second = EMULATORS.keys() - lacks.keys()

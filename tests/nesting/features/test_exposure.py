@@ -10,7 +10,7 @@ from nestvmm.errors import UsageError
 from nestvmm.kvm import CpuidEntry
 from nestvmm.nesting import GuestSpec, LevelSpec, TowerSpec
 from nestvmm.nesting.features.catalog import CATALOG, find_feature
-from nestvmm.nesting.features.exposure import Exposure, physical_bits
+from nestvmm.nesting.features.exposure import Exposure
 from nestvmm.nesting.features.feature import OUR_LEAF, CpuidBit, MsrBit
 from nestvmm.nesting.features.offer import Offer
 from nestvmm.nesting.features.registry import EMULATORS
@@ -164,8 +164,3 @@ def test_a_bit_in_a_leaf_that_is_missing() -> None:
     bit.put(entries, on=True)
     assert bit.is_set(entries, {})
     assert entries[0].eax == 7
-
-
-@pytest.mark.parametrize(("eax", "bits"), [(0x3030, 48), (0x3934, 52), (0, 36), (0xFF, 36)])
-def test_the_width_of_physical_addresses(eax: int, bits: int) -> None:
-    assert physical_bits([CpuidEntry(0x80000008, eax=eax)]) == bits

@@ -1,0 +1,94 @@
+"""The walk through level n's page tables that its processor would do, rights, accessed and dirty bits included.
+
+`native/paging.c` does it. Protection keys and shadow stacks are not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from nestvmm._native import ffi, lib
+from nestvmm.engines.native_slots import native_slots
+
+if TYPE_CHECKING:
+    from nestvmm.engines.engine import MemorySlot
+    from nestvmm.kvm import CpuidEntry, HostMemory, Sregs
+
+__all__ = ["Access", "GuestPaging", "PageFaultError", "UnbackedError", "physical_bits"]
+
+_BITS: Final = 36
+
+
+class Access(IntEnum):
+    """What is done with the memory."""
+
+    READ = lib.NV_PAGING_READ
+    WRITE = lib.NV_PAGING_WRITE
+    FETCH = lib.NV_PAGING_FETCH
+
+
+class PageFaultError(Exception):
+    """The walk ends in #PF with this error code; CR2 gets `address`."""
+
+    def __init__(self, address: int, error_code: int) -> None:
+        super().__init__(f"page fault at {address:#x}, error code {error_code:#x}")
+        self.address = address
+        self.error_code = error_code
+
+
+class UnbackedError(Exception):
+    """The page tables of `address` lie where level n has no memory."""
+
+    def __init__(self, address: int) -> None:
+        super().__init__(f"the page tables of linear address {address:#x} reach outside its memory")
+        self.address = address
+
+
+class GuestPaging:
+    """Walks tables that lie in slots of `memory`.
+
+    c:  the cffi `struct nv_paging *`
+    """
+
+    def __init__(self, memory: HostMemory, slots: Sequence[MemorySlot]) -> None:
+        self._memory = memory
+        self._bits = _BITS
+        self._physical: Any = ffi.new("uint64_t *")
+        self.c: Any = ffi.new("struct nv_paging *")
+        self.set_slots(slots)
+
+    def set_slots(self, slots: Sequence[MemorySlot]) -> None:
+        """The memory is in these slots now."""
+        self._slots = native_slots(self._memory, slots)
+        self._init()
+
+    def set_cpuid(self, entries: Iterable[CpuidEntry]) -> None:
+        """Physical addresses are as wide as this CPUID tells."""
+        self._bits = physical_bits(entries)
+        self._init()
+
+    def _init(self) -> None:
+        lib.nv_paging_init(self.c, self._slots, len(self._slots), self._bits)
+
+    def translate(self, sregs: Sregs, linear: int, access: Access, *, user: bool, ac: bool = False) -> int:
+        """The physical address of a linear one, after setting the accessed and dirty bits.
+
+        user: the access is one of CPL 3. ac: RFLAGS.AC, which lifts SMAP. Raises PageFaultError and UnbackedError.
+        """
+        c = self.c
+        c.cr0, c.cr3, c.cr4, c.efer = sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer
+        c.user, c.ac = user, ac
+        status = lib.nv_paging_walk(c, linear, access, self._physical)
+        if status == lib.NV_PAGING_FAULT:
+            raise PageFaultError(linear, c.error)
+        if status == lib.NV_PAGING_UNBACKED:
+            raise UnbackedError(linear)
+        return int(self._physical[0])
+
+
+def physical_bits(entries: Iterable[CpuidEntry]) -> int:
+    """The width of physical addresses that this CPUID tells (CPUID 8000_0008 EAX)."""
+    told = next((entry.eax & 0xFF for entry in entries if entry.function == 0x80000008), 0)
+    return told if 32 <= told <= 52 else _BITS

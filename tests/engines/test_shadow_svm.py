@@ -1,0 +1,168 @@
+"""Nested paging under the svm engine on kvm_amd: composed maps, faults that levels claim, changes at run time."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nestvmm.lab import Lab
+
+pytestmark = pytest.mark.svm_lab
+
+TESTS = Path(__file__).parents[1]
+AREA, PAGE = 4 << 20, 0x1000
+SWITCHER = 0x7FFFE00000
+ONES = (1 << 64) - 1
+READ, WRITE, EXECUTE = 0, 1, 2
+NPF = 0x400
+# EXITINFO1 (AMD APM vol. 2, 15.25.6): present, write, user, fetch; at the final address or in the guest's tables.
+P, W, U, F, FINAL, WALK = 1 << 0, 1 << 1, 1 << 2, 1 << 4, 1 << 32, 1 << 33
+
+
+@pytest.fixture(scope="module")
+def found(svm_lab: Lab) -> dict[str, Any]:
+    """All cases, run in one go in the lab."""
+    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    result = svm_lab.run(
+        [sys.executable, str(TESTS / "engines" / "shadow_cases.py")], env={"PYTHONPATH": path}, timeout=240
+    )
+    assert result.status == 0, result.stderr.decode()
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def ended(case: dict[str, Any]) -> bool:
+    return (case["status"], case["message"]) == (0, "")
+
+
+def test_maps_with_offsets_at_several_levels(found: dict[str, Any]) -> None:
+    case = found["offsets"]
+    assert ended(case)
+    assert case["kept"] == [0x1111, 0x2222]
+    assert case["memory"] == {"first": 0x1111, "second": 0x2222}
+    assert case["exits"] == 1, "what the maps give is filled without an event"
+
+
+def test_writes_to_protected_pages_are_logged_once_until_protected_again(found: dict[str, Any]) -> None:
+    case = found["write log"]
+    assert ended(case)
+    log = [[AREA + 0x18, WRITE, FINAL | U | W | P, NPF, 2], [AREA + 3 * PAGE + 0xFF8, WRITE, FINAL | U | W | P, NPF, 2]]
+    assert case["seen"] == [log * 2]
+    assert (case["kept"], case["memory"]) == ([3], {"second": 2})
+    assert case["exits"] == 4 + 2
+
+
+def test_demand_paging_by_the_hypervisor_in_the_middle(found: dict[str, Any]) -> None:
+    case = found["demand paging"]
+    assert ended(case)
+    writes = [[AREA + number * PAGE, WRITE, FINAL | U | W, NPF, 3] for number in (7, 0, 3)]
+    reads = [[AREA + 7 * PAGE, READ, FINAL | U, NPF, 3], [0x110060, READ, FINAL | U, NPF, 3]]
+    assert case["seen"] == [writes + reads], "the last is the processor's, for the vector of #UD"
+    assert case["kept"] == [8, 8, 6]
+    assert case["memory"] == {"third": 4}
+
+
+def test_a_fault_is_that_levels_whose_map_lacks_the_page(found: dict[str, Any]) -> None:
+    case = found["two pagers"]
+    assert ended(case)
+    fault = (WRITE, FINAL | U | W, NPF)
+    assert case["seen"] == [[[AREA + 9 * PAGE, *fault, 2]], [[AREA + PAGE, *fault, 3]]]
+    assert (case["kept"], case["memory"]) == ([5], {"moved": 5})
+
+
+def test_executing_what_gives_no_execution(found: dict[str, Any]) -> None:
+    case = found["no execute"]
+    assert ended(case)
+    assert case["seen"] == [[[AREA, EXECUTE, FINAL | F | U | P, NPF, 2]]]
+    assert case["kept"] == [0x77]
+
+
+def test_executing_it_where_nobody_claims_that_ends_the_run(found: dict[str, Any]) -> None:
+    case = found["no execute unclaimed"]
+    assert case["status"] == 255
+    assert case["message"].startswith(
+        "guest at L2 died: it executed at physical address 0x400000, which the levels below do not let it\n"
+    )
+
+
+def test_a_pool_that_is_too_small_is_filled_again_and_again(found: dict[str, Any]) -> None:
+    case = found["pool"]
+    assert ended(case)
+    assert case["kept"] == [sum(range(1, 15))]
+    assert case["rebuilt"] >= 2
+    assert case["used"] <= 12
+    assert case["exits"] == 1
+
+
+def test_gibibytes_take_two_tables(found: dict[str, Any]) -> None:
+    case = found["few tables"]
+    assert ended(case)
+    assert (case["kept"], case["used"], case["rebuilt"]) == ([2], 2, 0)
+
+
+def test_holes_exit_with_level_ns_address(found: dict[str, Any]) -> None:
+    case = found["holes"]
+    assert ended(case)
+    assert case["seen"] == [[[AREA + 0x10, READ, 0, 8], [AREA + PAGE + 4, WRITE, 0x12345678, 4]]]
+    assert case["kept"] == [1, ONES, 0]
+    assert case["exits"] == 4
+
+
+def test_holes_where_l0_has_its_own_memory(found: dict[str, Any]) -> None:
+    """More pages than there are windows: each exit still names level n's address."""
+    case = found["windows"]
+    assert ended(case)
+    pages = [*range(100), 99, 5]
+    reads = [[SWITCHER + number * PAGE + 8 * number, READ, 0, 8] for number in pages]
+    assert case["seen"] == [[*reads, [SWITCHER + 3 * PAGE + 0x88, WRITE, 0x77, 8]]]
+    assert case["kept"] == [len(pages)]
+
+
+def test_a_write_to_read_only_memory_exits_with_its_own_address(found: dict[str, Any]) -> None:
+    case = found["read-only"]
+    assert ended(case)
+    assert case["seen"] == [[[AREA, WRITE, 1, 8], [AREA + PAGE, WRITE, 2, 4]]]
+    assert (case["kept"], case["memory"]) == ([0xABCD], {"page": 0xABCD})
+
+
+def test_what_all_decline_is_an_empty_bus_and_asked_once(found: dict[str, Any]) -> None:
+    case = found["declined"]
+    assert ended(case)
+    assert case["seen"] == [
+        [[AREA + 8, READ, FINAL | U, NPF, 2], [AREA + 4 * PAGE, WRITE, FINAL | U | W | P, NPF, 2]],
+    ]
+    assert case["kept"] == [ONES, ONES, ONES, 0]
+
+
+def test_a_page_moved_while_the_guest_runs(found: dict[str, Any]) -> None:
+    case = found["moved"]
+    assert ended(case)
+    assert case["kept"] == [0x100, 0x102, 0x101, 0x55]
+
+
+def test_the_walk_of_the_guests_own_tables_faults(found: dict[str, Any]) -> None:
+    case = found["tables"]
+    assert ended(case)
+    assert case["kept"] == [0x33]
+    [[[page, direction, info, raw, level]]] = case["seen"]
+    assert (page % PAGE, direction, info, raw, level) == (0, WRITE, WALK | U | W, NPF, 2)
+
+
+def test_kvms_clock_follows_the_maps(found: dict[str, Any]) -> None:
+    case = found["clock"]
+    assert ended(case)
+    value, first, second, off = case["kept"]
+    assert value == AREA + 0x41
+    assert 0 < first < second
+    assert off == 0
+    assert first <= case["memory"]["first"] < second, "the page before is left alone"
+    assert case["memory"]["second"] == 0
+
+
+def test_kvm_does_not_write_what_is_not_level_ns(found: dict[str, Any]) -> None:
+    case = found["hostile msrs"]
+    assert ended(case)
+    assert case["kept"] == [8], "each of them is #GP, but for the last, which turns the clock off"
