@@ -46,6 +46,7 @@ Examples:
     help="RAM; a bare number is MiB.",
 )
 @click.option("--cpus", type=click.IntRange(1, 16), help="Virtual CPUs; 2, or 1 with --icount.")
+@click.option("--without", metavar="FEATURE", multiple=True, help="The CPU lacks this, by QEMU's name: popcnt.")
 @click.option(
     "--share",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -54,7 +55,14 @@ Examples:
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=math.inf, help="Seconds COMMAND may take.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def svm(
-    *, icount: bool, memory: str, cpus: int | None, share: Path | None, timeout: float, command: tuple[str, ...]
+    *,
+    icount: bool,
+    memory: str,
+    cpus: int | None,
+    without: tuple[str, ...],
+    share: Path | None,
+    timeout: float,
+    command: tuple[str, ...],
 ) -> None:
     """Run COMMAND where /dev/kvm has AMD's SVM.
 
@@ -67,7 +75,7 @@ def svm(
     if sys.stdin is not None and not sys.stdin.closed and not os.isatty(0):
         stdin = 0
     try:
-        with SvmLab(icount=icount, memory=memory, cpus=cpus, share=share) as machine:
+        with SvmLab(icount=icount, memory=memory, cpus=cpus, without=without, share=share) as machine:
             result = machine.run(command, stdin=stdin, timeout=timeout, stream=_write)
     except KeyboardInterrupt:
         sys.exit(SIGINT_STATUS)

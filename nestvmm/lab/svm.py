@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -58,6 +58,7 @@ class SvmLab(Lab):
         icount: one emulator thread and a clock that counts instructions, so that figures repeat.
         memory: RAM as QEMU's -m takes it: 4G, 512M; a bare number is MiB.
         cpus: virtual CPUs; by default 2, or 1 with icount, where a second one never comes up.
+        without: features that the emulated CPU lacks, by QEMU's names, such as popcnt.
         share: a directory of this machine that is writable in the lab at /mnt/share.
         boot_timeout: seconds until a lab that does not come up is given up.
         report: takes messages for the user.
@@ -73,6 +74,7 @@ class SvmLab(Lab):
         icount: bool = False,
         memory: str = "4G",
         cpus: int | None = None,
+        without: Sequence[str] = (),
         share: Path | None = None,
         boot_timeout: float = 120.0,
         report: Callable[[str], None] = say,
@@ -82,6 +84,10 @@ class SvmLab(Lab):
         self._icount = icount
         self._memory = memory
         self._cpus = cpus or (1 if icount else 2)
+        for feature in without:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", feature):
+                raise UsageError(f"{feature!r:.60} is no CPU feature, such as popcnt or sse4.2")
+        self._cpu = ",-".join(("max", *without))
         self._share = share
         self._boot_timeout = boot_timeout
         self._report = report
@@ -164,7 +170,7 @@ class SvmLab(Lab):
         argv = [_tool("setpriv"), "--pdeathsig", "KILL", "--"]  # no orphan if this process is killed
         argv += [_tool("qemu-system-x86_64"), "-no-user-config", "-nodefaults"]
         argv += ["-display", "none", "-serial", "stdio", "-no-reboot"]
-        argv += ["-accel", f"tcg,thread={'single' if self._icount else 'multi'}", "-cpu", "max"]
+        argv += ["-accel", f"tcg,thread={'single' if self._icount else 'multi'}", "-cpu", self._cpu]
         argv += ["-icount", "shift=0"] if self._icount else []
         argv += ["-smp", str(self._cpus), "-m", self._memory]
         argv += ["-virtfs", _plan9(Path("/"), "root", "readonly=on,multidevs=remap")]

@@ -75,8 +75,7 @@ def _reasons(name: str, text: str) -> tuple[ExitReason, ...]:
     try:
         return (ExitReason.from_label(name),)
     except KeyError:
-        known = ", ".join(sorted([*_ALIASES, *(reason.label for reason in ExitReason)]))
-        raise UsageError(f"designation {text!r}: unknown exit reason {name!r}; known are {known}") from None
+        raise UsageError(f"designation {text!r}: unknown exit reason {name!r}; `nestvmm reasons` lists them") from None
 
 
 def _range(text: str, reason: ExitReason, whole: str) -> tuple[int, int]:
