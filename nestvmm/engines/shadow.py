@@ -183,10 +183,8 @@ class Shadow:
 
         Raises HostError for read-only memory at addresses that L0's memory has in KVM.
         """
-        self._slots, self._reported = slots, reported
         gone = {page for page in self._conceded if any(first <= page <= last for first, last in changed)}
-        self._conceded -= gone
-        self._compile(changed)
+        self._compile(slots, reported, self._conceded - gone, changed)
 
     def writable(self, address: int, size: int) -> int | None:
         """KVM's address of level n's memory; None where not all of it is one piece that level n may write."""
@@ -205,19 +203,23 @@ class Shadow:
         if page in self._conceded or not any(first <= page <= last for first, last in self._reported):
             return False
         changed = [(page, page + _PAGE - 1)]
-        if len(self._conceded) == _CONCEDED:
-            changed += [(one, one + _PAGE - 1) for one in self._conceded]
-            self._conceded.clear()
-        self._conceded.add(page)
-        self._compile(changed)
+        conceded = self._conceded
+        if len(conceded) == _CONCEDED:
+            changed += [(one, one + _PAGE - 1) for one in conceded]
+            conceded = set()
+        self._compile(self._slots, self._reported, conceded | {page}, changed)
         return True
 
-    def _compile(self, changed: Sequence[Span]) -> None:
-        reported = minus(self._reported, [(page, page + _PAGE - 1) for page in self._conceded])
-        layout = self._layout = shadow_layout(self._slots, reported, self._ram)
+    def _compile(
+        self, slots: Sequence[MemorySlot], reported: Sequence[Span], conceded: set[int], changed: Sequence[Span]
+    ) -> None:
+        faults = minus(reported, [(page, page + _PAGE - 1) for page in conceded])
+        layout = shadow_layout(slots, faults, self._ram)
         self._slot_table.link([self._whole, *layout.readonly])
         fields = [(one.first, one.last, one.to, one.rights.value, 0) for one in layout.ranges]
         ranges = ffi.new("struct nv_shadow_range[]", fields)
-        for first, last in changed:
+        # what changed may lie where level n sees nothing of it; C must read the new array all the same
+        for first, last in changed or [(0, 0)]:
             lib.nv_shadow_set(self.c, ranges, len(fields), first, last)
-        self._ranges = ranges
+        self._slots, self._reported, self._conceded = slots, reported, conceded
+        self._layout, self._ranges = layout, ranges

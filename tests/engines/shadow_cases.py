@@ -152,14 +152,18 @@ class NoExecute(Seeing):
 
 
 class Declining(Seeing):
-    """Withholds four pages of the area, makes the next one read-only, and declines all faults there."""
+    """Withholds pages of the area, makes the next one read-only, and declines all faults there."""
+
+    def __init__(self, pages: int = 4) -> None:
+        super().__init__()
+        self._size = pages * PAGE
 
     def start(self, guest: Guest) -> None:
         super().start(guest)
-        guest.unmap(AREA, 4 * PAGE)
-        guest.protect(AREA + 4 * PAGE, PAGE, RX)
+        guest.unmap(AREA, self._size)
+        guest.protect(AREA + self._size, PAGE, RX)
 
-    @on(ExitReason.NESTED_PAGE_FAULT, AREA, AREA + MIB - 1)
+    @on(ExitReason.NESTED_PAGE_FAULT, AREA, AREA + 2 * MIB - 1)
     def fault(self, event: Event) -> Result:
         self.see(event)
         return Result.declined()
@@ -303,6 +307,20 @@ def declined() -> dict[str, object]:
     return run(code + write + done(), [LevelSpec(HERE + "Declining"), LevelSpec("logger")], 4)
 
 
+def many_declined() -> dict[str, object]:
+    """More pages than L0 remembers, then the first and the last again."""
+    pages = [*range(260), 0, 259]
+    code = b"".join(load(AREA + number * PAGE) for number in pages) + keep(0) + done()
+    return run(code, [LevelSpec(HERE + "Declining", {"pages": 300})], 1)
+
+
+def unseen() -> dict[str, object]:
+    """L1's pager takes away what L2 gives no one; then a page is filled."""
+    levels = [LevelSpec(HERE + "Pager"), LevelSpec("logger", memory=(Region(0, 2 * MIB, 6 * MIB),))]
+    code = out(0x5000, 3) + out(0x5000, 4) + store(MIB + 0x80000, 5) + load(MIB + 0x80000) + keep(0) + done()
+    return run(code, levels, 1, memory=BIG)
+
+
 def moved() -> dict[str, object]:
     fill = b"".join(store(2 * AREA + number * PAGE, 0x100 + number) for number in range(3))
     see = b"".join(out(0x5000, number) + load(AREA) + keep(index) for index, number in enumerate((0, 2, 1)))
@@ -365,6 +383,8 @@ CASES = {
     "read-only": read_only,
     "declined": declined,
     "moved": moved,
+    "unseen": unseen,
+    "many declined": many_declined,
     "tables": tables,
     "clock": clock,
     "hostile msrs": hostile_msrs,

@@ -137,10 +137,23 @@ def test_what_all_decline_is_an_empty_bus_and_asked_once(found: dict[str, Any]) 
     assert case["kept"] == [ONES, ONES, ONES, 0]
 
 
+def test_how_many_declined_pages_are_remembered_is_bounded(found: dict[str, Any]) -> None:
+    case = found["many declined"]
+    assert ended(case)
+    assert [address for address, *_ in case["seen"][0]] == [AREA + number * PAGE for number in (*range(260), 0)]
+    assert case["kept"] == [ONES]
+
+
 def test_a_page_moved_while_the_guest_runs(found: dict[str, Any]) -> None:
     case = found["moved"]
     assert ended(case)
     assert case["kept"] == [0x100, 0x102, 0x101, 0x55]
+
+
+def test_a_change_that_the_guest_does_not_see(found: dict[str, Any]) -> None:
+    case = found["unseen"]
+    assert ended(case)
+    assert (case["seen"], case["kept"], case["exits"]) == ([[]], [5], 3)
 
 
 def test_the_walk_of_the_guests_own_tables_faults(found: dict[str, Any]) -> None:

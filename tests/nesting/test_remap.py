@@ -163,3 +163,10 @@ def test_what_the_engine_refuses_changes_nothing(make: Callable[..., Run], monke
     with pytest.raises(HostError):
         guest.unmap(PAGE, PAGE)
     assert guest.read(PAGE, 4) == b"kept"
+
+
+def test_a_change_that_level_n_does_not_see(make: Callable[..., Run]) -> None:
+    """L2 gives nothing of what L1 takes away."""
+    run = make(scripted(), moved(reason="io", first=0x6000, last=0x6000), memory=8 * MIB)
+    run.hypervisor(1).guest.unmap(6 * MIB, PAGE)
+    assert remaps(run.engine) == [([(0, 4 * MIB, MIB, False, True)], [], [])]
