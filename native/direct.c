@@ -143,7 +143,7 @@ void nv_direct_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 	event->size = 0;
 	event->direction = NV_READ;
 	event->instruction_length = 0;
-	event->advance = 0;
+	event->length = event->advance = 0;
 	switch (run->exit_reason) {
 	case KVM_EXIT_IO:
 		decode_io(run, event);
@@ -160,7 +160,7 @@ void nv_direct_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 	case KVM_EXIT_HLT:
 		event->reason = NV_REASON_HLT;
 		event->instruction[0] = 0xf4;
-		event->instruction_length = 1;
+		event->length = event->instruction_length = 1;
 		break;
 	case KVM_EXIT_DEBUG:
 		event->reason = NV_REASON_DEBUG;

@@ -29,6 +29,8 @@ struct nv_event {
 	uint8_t instruction_length;
 	uint8_t instruction[NV_INSTRUCTION_MAX]; /* bytes at RIP, as far as the engine knows them */
 	uint8_t served;          /* 1 when L0's C code handled it */
+	uint8_t length;          /* bytes of the instruction that caused it, 0 where nobody told */
+	uint8_t retry;           /* answer: nothing moves, level n comes to it again; only of what an intercept stopped */
 	uint8_t advance;         /* bytes that its completion moves RIP by; direct: 0, KVM does that */
 };
 

@@ -14,10 +14,8 @@ struct nv_vmcb_segment {
 };
 
 struct nv_vmcb {
-	uint16_t cr_read, cr_write, dr_read, dr_write;
-	uint32_t exceptions;
-	uint32_t intercept[2];   /* exit codes 0x60 to 0x7f, 0x80 to 0x9f */
-	uint8_t pad_014[0x2c];
+	uint32_t intercept[6];   /* a string of bits that the exit codes number */
+	uint8_t pad_018[0x28];
 	uint64_t iopm, msrpm, tsc_offset;
 	uint32_t asid;
 	uint8_t tlb_control, pad_05d[3];
@@ -47,20 +45,40 @@ struct nv_vmcb {
 	uint64_t guest_pat;
 };
 
+/* One instruction of level n, executed in spite of its intercept: by level n's trap flag, which L0 holds meanwhile. */
+struct nv_svm_step {
+	uint32_t code;           /* the intercept that is off; 0: none */
+	uint8_t active;
+	uint8_t traps;           /* by RFLAGS.TF; else it lasts until level n stops for anything, as HLT does */
+	uint8_t own_trap;        /* level n had RFLAGS.TF set itself */
+	uint64_t dr6;            /* before it */
+};
+
 struct nv_svm {
 	struct nv_switched switched;
 	struct nv_vmcb *block;
-	uint32_t passed;         /* exit code whose intercept is off until the instruction that it stopped is done; 0: none */
-	uint8_t passed_trap;     /* level n had RFLAGS.TF set itself then */
-	uint8_t passed_debug;    /* the block intercepts #DB also without that */
+	uint32_t wanted[6];      /* the intercepts that the designation table asks for, as the block's */
+	uint64_t injection;      /* what level n takes first at its next entry, as EVENTINJ; 0: nothing */
+	uint64_t interrupted;    /* the event whose delivery the last exit interrupted, as EVENTINJ; 0: none */
+	uint64_t efer_allowed;   /* bits that level n may set */
+	uint32_t synthetic;      /* enum nv_reason of an event that no exit of the processor tells; 0: none */
+	uint8_t operand;         /* general register that the pending access to a control or debug register moves */
+	uint8_t soft_injected;   /* L0 injected the last software interrupt: RIP is behind the instruction already */
+	uint8_t saves_next_rip;  /* the processor does */
+	uint8_t window;          /* the block stops level n as soon as it can take an interrupt */
+	struct nv_svm_step step;
+	struct nv_event stopped; /* the port access that a step executes now: what its exit told of it */
 };
 
-/* What the pending exit stopped happens after all. An instruction (exit codes 0x60 to 0x9f) executes on the processor: its intercept
- * is off for one single step. An interrupt in between is served without it, too. An NMI is injected. */
+/* What the pending exit stopped happens after all: the instruction executes, or level n takes the event when it can. */
 void nv_svm_pass(struct nv_svm *svm, struct nv_event *event);
 
-/* Level n takes this event at its next entry, of a kind NV_EVENT_*; error_code is ignored unless has_error_code. */
+/* Level n, outside, takes this event at its next entry, of a kind NV_EVENT_*; error_code is ignored unless has_error_code. An exception
+ * is combined with one whose delivery the exit interrupted: to a double fault, or to a shutdown (AMD APM vol. 2, 8.2.9). */
 void nv_svm_inject(struct nv_svm *svm, int kind, uint8_t vector, int has_error_code, uint32_t error_code);
+
+/* An nv_serve_fn for EFER, and for SVM's own MSRs, which level n does not have. device: struct nv_svm. */
+int nv_svm_serve_msr(void *device, uint64_t offset, struct nv_event *event);
 
 /* fd and run: of the KVM vCPU that runs the switcher. */
 void nv_svm_init(struct nv_vcpu *vcpu, struct nv_svm *svm, int fd, struct kvm_run *run, uint8_t level);

@@ -44,7 +44,18 @@ int nv_switched_enter(struct nv_vcpu *vcpu)
 		if (result)
 			return result;
 	}
-	return nv_direct_enter(vcpu);
+	result = nv_direct_enter(vcpu);
+	if (result)
+		return result;
+	switched->rung = nv_switched_rang(vcpu);
+	if (switched->rung && switched->mailbox->state == NV_SWITCHER_RINGING)
+		switched->mailbox->state = NV_SWITCHER_OUTSIDE;
+	return 0;
+}
+
+int nv_switched_outside(const struct nv_switched *switched)
+{
+	return switched->mailbox->state == NV_SWITCHER_OUTSIDE;
 }
 
 int nv_switched_fill(struct nv_switched *switched, uint64_t address, uint32_t access)
@@ -75,23 +86,33 @@ int nv_switched_rang(const struct nv_vcpu *vcpu)
 	       switched->mailbox->state != NV_SWITCHER_RUNNING;
 }
 
+int nv_switched_summon(struct nv_vcpu *vcpu)
+{
+	struct nv_switched *switched = vcpu->engine;
+
+	if (switched->recalling)
+		return 0;
+	if (ioctl(vcpu->fd, KVM_NMI, 0))
+		return -errno;
+	switched->recalling = 1;
+	return 0;
+}
+
 int nv_switched_recall(struct nv_vcpu *vcpu)
 {
 	struct nv_switched *switched = vcpu->engine;
 	int result;
 
-	if (switched->mailbox->state != NV_SWITCHER_RUNNING)
+	if (nv_switched_outside(switched))
 		return 0;
-	if (ioctl(vcpu->fd, KVM_NMI, 0))
-		return -errno;
+	result = nv_switched_summon(vcpu);
+	if (result)
+		return result;
 	/* a kick must not end the entry that takes the NMI; it is found again afterwards, for it also sets the flag */
 	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-	switched->recalling = 1;
 	do {
 		result = vcpu->ops->enter(vcpu);
-	} while (result == -EINTR || result == -EAGAIN);
-	if (!result && switched->recalling)
-		result = -EIO;
-	switched->recalling = 0;
-	return result;
+	} while ((result == -EINTR || result == -EAGAIN) && switched->recalling);
+	/* when something else came first, the NMI is still to come */
+	return !switched->recalling ? 0 : result ? result : -EIO;
 }

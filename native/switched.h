@@ -6,6 +6,7 @@
 #include <linux/kvm.h>
 
 #include "fetch.h"
+#include "pending.h"
 #include "shadow.h"
 #include "switcher/mailbox.h"
 #include "vcpu.h"
@@ -22,14 +23,15 @@ struct nv_switched {
 	struct nv_shadow *shadow; /* level n's nested page tables */
 	struct kvm_userspace_memory_region tables; /* the memory slot that they are in */
 	struct nv_paging *paging; /* the walk through level n's own page tables */
+	struct nv_pending pending;
 	int vm_fd;
 	uint32_t faulted;        /* the access (NV_RIGHT_*) at fault_address that level n's maps did not allow; 0: none */
 	uint64_t fault_address;
-	uint8_t rung;            /* the pending event came by the doorbell */
-	uint8_t recalling;       /* the next NMI is nv_switched_recall's; one of level n's that comes with it is lost */
+	uint8_t rung;            /* the last exit came by the doorbell */
+	uint8_t recalling;       /* the next NMI is nv_switched_summon's; one of level n's that comes with it is lost */
 };
 
-/* As nv_direct_enter, after KVM has forgotten what it knows of nested page tables that lost an entry. */
+/* As nv_direct_enter, after KVM has forgotten what it knows of nested page tables that lost an entry. Sets `rung`. */
 int nv_switched_enter(struct nv_vcpu *vcpu);
 
 /* Level n, outside, was stopped by its nested page tables: whether they allow the access (NV_RIGHT_*) now. */
@@ -38,8 +40,14 @@ int nv_switched_fill(struct nv_switched *switched, uint64_t address, uint32_t ac
 /* As nv_direct_decode, with level n's addresses. */
 void nv_switched_decode(struct nv_vcpu *vcpu, struct nv_event *event);
 
+/* Whether level n's registers are in the mailbox and its control block is L0's to change. */
+int nv_switched_outside(const struct nv_switched *switched);
+
 /* Whether the exit that KVM_RUN just gave is the doorbell; level n's own access to that port is not. */
 int nv_switched_rang(const struct nv_vcpu *vcpu);
+
+/* Level n is outside before its next instruction: its next entry ends by an NMI, which the control block always intercepts. */
+int nv_switched_summon(struct nv_vcpu *vcpu);
 
 /* Level n leaves guest mode for the doorbell before its next instruction, after an exit that KVM served to userspace directly and
  * that is settled: by an NMI, which the control block always intercepts. -EIO when something else comes first. */

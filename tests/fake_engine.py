@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nestvmm._native import ffi, lib
+from nestvmm.devices import Server
 from nestvmm.engines import EngineConfig, GuestPaging, MemorySlot, Trial
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Regs, Sregs
 from nestvmm.x86.event import Direction, Outcome, Result
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.scope import Scope
 from nestvmm.x86.spans import Span
 
 DEBUG_EXIT = 0xF4
@@ -186,6 +188,12 @@ class FakeEngine:
     def let_pass(self) -> bool:
         return False
 
+    def intercepted(self) -> bool:
+        return False
+
+    def servers(self) -> list[tuple[Scope, Server]]:
+        return []
+
     def settle(self) -> None:
         self._settling = True
         lib.nv_vcpu_settle(self.vcpu)
@@ -238,6 +246,12 @@ class FakeEngine:
 
     def nmi(self) -> None:
         self.log.append(("nmi",))
+
+    def request_window(self, *, nmi: bool) -> None:
+        self.log.append(("window", nmi))
+
+    def intercept(self, wanted: Sequence[Scope]) -> None:
+        self.log.append(("intercept", list(wanted)))
 
     def irq_line(self, number: int, level: bool) -> None:
         self.log.append(("line", number, level))

@@ -51,10 +51,12 @@
 #define NV_MAILBOX_INTERRUPT_IDT 0xb8
 #define NV_MAILBOX_PANIC 0xc8
 
-/* What the switcher is doing: level n runs, it rings for an exit, it rings because it failed. */
+/* What the switcher is doing: level n runs, it rings for an exit, it rings because it failed, and it waits because L0 heard it ring.
+ * Between RINGING and OUTSIDE L0 may come by for a kick, and must change nothing. */
 #define NV_SWITCHER_RUNNING 0
-#define NV_SWITCHER_EXIT 1
+#define NV_SWITCHER_RINGING 1
 #define NV_SWITCHER_PANIC 2
+#define NV_SWITCHER_OUTSIDE 3
 
 #ifndef __ASSEMBLER__
 #include <stdint.h>

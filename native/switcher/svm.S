@@ -49,7 +49,7 @@ start:
 	dec	%rax
 	je	take_nmi
 ring:
-	movq	$NV_SWITCHER_EXIT, NV_MAILBOX_STATE(%rsp)
+	movq	$NV_SWITCHER_RINGING, NV_MAILBOX_STATE(%rsp)
 	out	%eax, $NV_DOORBELL
 	jmp	start
 

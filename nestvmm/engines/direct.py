@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import ClassVar
 
 from nestvmm._native import ffi, lib
+from nestvmm.devices import Server
 from nestvmm.engines.completion import Completer
 from nestvmm.engines.engine import EngineConfig, MemorySlot, MsrRange, RunStatus
 from nestvmm.engines.guest_paging import GuestPaging
-from nestvmm.engines.msr_filter import msr_filter
+from nestvmm.engines.msr_filter import msr_filter, msr_ranges
 from nestvmm.engines.slots import SlotTable
 from nestvmm.engines.trial import Trial, try_instructions
 from nestvmm.errors import HostError
@@ -25,9 +26,10 @@ from nestvmm.kvm import Cap, CpuidEntry, Kvm, KvmError, Regs, Sregs, Vcpu, Vm
 from nestvmm.x86 import layout
 from nestvmm.x86.event import Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason
+from nestvmm.x86.scope import Scope
 from nestvmm.x86.spans import Span
 
-__all__ = ["DirectEngine"]
+__all__ = ["DirectEngine", "debug_vectors"]
 
 _EVENT = int(RunStatus.EVENT)
 _RFLAGS_IF = 1 << 9
@@ -38,6 +40,12 @@ _BP = 3
 _MSR_INVALID = 1
 _MSR_UNKNOWN = 2
 _MSR_FILTERED = 4
+
+
+def debug_vectors(wanted: Sequence[Scope]) -> frozenset[int]:
+    """The vectors of debug events that are wanted: of 1 (single step) and 3 (INT3)."""
+    scopes = [scope for scope in wanted if scope.reason is ExitReason.DEBUG]
+    return frozenset(vector for vector in (_DB, _BP) if any(one.first <= vector <= one.last for one in scopes))
 
 
 class DirectEngine:
@@ -52,6 +60,8 @@ class DirectEngine:
         self._wake = threading.Condition()
         self._kicked = False
         self._fresh = False
+        self._debugged: frozenset[int] = frozenset()
+        self._filters = False
         self._cpuid: list[CpuidEntry] = []
         self._completer: Completer | None = None
         self._slots = config.slots
@@ -82,10 +92,9 @@ class DirectEngine:
             self._vm.create_pit2(speaker=True)
             self.irqchip_fd = self._vm.fd
         self._link_memory(config)
-        self._trap_msrs()
+        self._trap_msrs(config.wanted)
         self._vcpu: Vcpu = self._open.enter_context(self._vm.create_vcpu(0))
-        if config.debug:
-            self._vcpu.set_guest_debug(single_step=_DB in config.debug, software_breakpoints=_BP in config.debug)
+        self._debug(config.wanted)
         self.vcpu = ffi.new("struct nv_vcpu *")
         # the mapping must outlive a late kick
         self._run = self._vcpu.kvm_run
@@ -102,19 +111,41 @@ class DirectEngine:
         """Makes the run loop's vCPU of KVM's."""
         lib.nv_direct_init(self.vcpu, self._vcpu.fd, self._run, config.level)
 
-    def _trap_msrs(self) -> None:
+    def intercept(self, wanted: Sequence[Scope]) -> None:
+        """Changes what KVM hands over of MSRs and of debugging; everything else it hands over anyway."""
+        self._trap_msrs(wanted)
+        self._debug(wanted)
+
+    def _debug(self, scopes: Sequence[Scope]) -> None:
+        debug = debug_vectors(scopes)
+        if debug != self._debugged:
+            self._vcpu.set_guest_debug(single_step=_DB in debug, software_breakpoints=_BP in debug)
+        self._debugged = debug
+
+    def _trap_msrs(self, scopes: Sequence[Scope]) -> None:
         config = self._config
-        wanted = [*config.msrs, *((*config.l0_msrs, *self._own_msrs()) if self.filters_msrs() else ())]
-        if not wanted:
+        claimed = self._filtered(msr_ranges(scopes))
+        own = self._filtered([*config.l0_msrs, *self._own_msrs()])
+        wanted = [*claimed, *(own if self.filters_msrs() else ())]
+        if not wanted and not self._filters:
             return
-        refused = _MSR_FILTERED | (_MSR_INVALID | _MSR_UNKNOWN if config.msrs else 0)
+        self._filters = True
+        refused = _MSR_FILTERED | (_MSR_INVALID | _MSR_UNKNOWN if claimed else 0)
         self._vm.enable_cap(Cap.X86_USER_SPACE_MSR, refused)
         ranges, deny = msr_filter(wanted)
         self._vm.set_msr_filter(ranges, deny)
 
+    def _filtered(self, ranges: Iterable[MsrRange]) -> list[MsrRange]:
+        """Those that KVM's filter is to trap."""
+        return list(ranges)
+
     def _own_msrs(self) -> Sequence[MsrRange]:
-        """What the engine itself must see."""
+        """The MSRs that this engine answers itself, whatever features there are."""
         return ()
+
+    def servers(self) -> list[tuple[Scope, Server]]:
+        """Nothing: KVM answers what does not reach userspace."""
+        return []
 
     @staticmethod
     def traps(reason: ExitReason, machine: str) -> bool:
@@ -146,9 +177,13 @@ class DirectEngine:
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
-        self._vcpu.set_cpuid(entries)
+        self._vcpu.set_cpuid(self._show(entries))
         self._cpuid = entries
         self.paging.set_cpuid(entries)
+
+    def _show(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
+        """What KVM is to take for level n's CPUID."""
+        return entries
 
     def shown_cpuid(self) -> list[CpuidEntry]:
         """KVM-PVM shows features of the processor's that it runs natively at CPL 3 whatever was set."""
@@ -188,6 +223,10 @@ class DirectEngine:
 
     def let_pass(self) -> bool:
         """KVM has done with the instructions that it hands over here."""
+        return False
+
+    def intercepted(self) -> bool:
+        """KVM has begun with whatever it hands over."""
         return False
 
     def settle(self) -> None:
@@ -276,22 +315,33 @@ class DirectEngine:
             raise ValueError(f"interrupt vector {vector} is not within 0 to 255")
         if self._config.machine != "bare":
             raise ValueError("machine pc takes interrupts by its irqchip's lines: use Guest.line")
-        self._interrupts.append(vector)
+        self._queue(vector)
         self.kick()
+
+    def _queue(self, vector: int) -> None:
+        self._interrupts.append(vector)
 
     def halt(self) -> bool:
         """Waits until an interrupt is queued, or a kick; False when interrupts are off."""
-        if not self._vcpu.get_regs().rflags & _RFLAGS_IF:
+        if not self.regs().rflags & _RFLAGS_IF:
             return False
         with self._wake:
-            self._wake.wait_for(lambda: self._kicked or self._interrupts)
+            self._wake.wait_for(lambda: self._kicked or self._awake())
             self._kicked = False
         return True
+
+    def _awake(self) -> bool:
+        """Whether something ends level n's halt."""
+        return bool(self._interrupts)
 
     def nmi(self) -> None:
         """Level n takes an NMI."""
         self._vcpu.nmi()
         self.kick()
+
+    def request_window(self, *, nmi: bool) -> None:
+        """KVM keeps its windows to itself."""
+        raise ValueError("the direct engine has no windows to wait for; the svm and vmx engines have")
 
     def irq_line(self, number: int, level: bool) -> None:
         """Sets a line of the in-kernel irqchip."""

@@ -13,11 +13,13 @@ from enum import IntEnum
 from typing import Any, ClassVar, Protocol
 
 from nestvmm._native import lib
+from nestvmm.devices import Server
 from nestvmm.engines.guest_paging import GuestPaging
 from nestvmm.engines.trial import Trial
 from nestvmm.kvm import CpuidEntry, HostMemory, Regs, Sregs
 from nestvmm.x86.event import Result
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.scope import Scope
 from nestvmm.x86.spans import Span
 
 __all__ = ["Engine", "EngineConfig", "MemorySlot", "MsrRange", "RunStatus"]
@@ -78,10 +80,9 @@ class EngineConfig:
     machine:    "pc" (in-kernel irqchip and PIT) or "bare"
     level:      n
     memory:     L0's memory; slots say which of it level n sees, and where
-    msrs:       what the designation table wants of MSRs
-    debug:      the vectors of debug events that the table wants: 1 (single step) and 3 (INT3)
-    wanted:     the reasons that levels above L0 claim
-    l0_msrs:    MSRs of features that L0 emulates; unlike `msrs` they leave alone what else KVM does not know
+    wanted:     the events that levels above L0 claim
+    l0_msrs:    MSRs of features that L0 emulates; unlike wanted ones they leave alone what else KVM does not know
+    io_intercepts: claimed ports are intercepted before KVM does the access, where the engine can
     reported:   ranges (first, last) of level n's physical addresses where what the slots do not allow is an event
     """
 
@@ -89,10 +90,9 @@ class EngineConfig:
     level: int
     memory: HostMemory
     slots: Sequence[MemorySlot]
-    msrs: Sequence[MsrRange] = ()
-    debug: frozenset[int] = frozenset()
-    wanted: frozenset[ExitReason] = frozenset()
+    wanted: Sequence[Scope] = ()
     l0_msrs: Sequence[MsrRange] = ()
+    io_intercepts: bool = False
     reported: Sequence[Span] = ()
 
 
@@ -143,6 +143,10 @@ class Engine(Protocol):
         """What each instruction does at CPL 0 and at CPL 3 where CPUID is `entries`; RAX points at memory."""
         ...
 
+    def servers(self) -> list[tuple[Scope, Server]]:
+        """What L0's C code answers for this engine, after all levels: L0 claims it."""
+        ...
+
     def catch_undefined(self) -> None:
         """Makes an instruction that the processor does not know an emulation failure, where this engine can.
 
@@ -179,6 +183,10 @@ class Engine(Protocol):
         The processor executes the instruction. Or an access to an address that a level withholds is one to a hole, or
         a write to read-only memory; the level is not asked again about that page until the map changes there.
         """
+        ...
+
+    def intercepted(self) -> bool:
+        """Whether nothing of the pending event has happened yet: an intercept stopped it."""
         ...
 
     def settle(self) -> None:
@@ -234,6 +242,17 @@ class Engine(Protocol):
 
     def nmi(self) -> None:
         """Level n takes an NMI."""
+        ...
+
+    def request_window(self, *, nmi: bool) -> None:
+        """One event INTERRUPT_WINDOW or NMI_WINDOW when level n can take such an event; from a handler.
+
+        Raises ValueError when this engine cannot.
+        """
+        ...
+
+    def intercept(self, wanted: Sequence[Scope]) -> None:
+        """Traps exactly these events, and L0's own, from now on. The pending event is settled."""
         ...
 
     def irq_line(self, number: int, level: bool) -> None:

@@ -1,4 +1,4 @@
-"""Ranges of MSRs that must exit, as KVM's MSR filter takes them (api.rst, KVM_X86_SET_MSR_FILTER)."""
+"""MSRs that must exit, and the ranges of them as KVM's MSR filter takes them (api.rst, KVM_X86_SET_MSR_FILTER)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,29 @@ from collections.abc import Iterable, Sequence
 
 from nestvmm.engines.engine import MsrRange
 from nestvmm.kvm import MsrFilterRange
+from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.scope import Scope
 
-__all__ = ["msr_filter"]
+__all__ = ["msr_filter", "msr_ranges"]
 
 # KVM_MSR_FILTER_MAX_RANGES and KVM_MSR_FILTER_MAX_BITMAP_SIZE
+_LAST = 0xFFFFFFFF
 _RANGES = 16
 _WINDOW = 0x600 * 8
+
+
+def msr_ranges(scopes: Iterable[Scope]) -> list[MsrRange]:
+    """The MSRs of those scopes that are about MSRs."""
+    return [
+        MsrRange(
+            scope.first,
+            min(scope.last, _LAST),
+            read=scope.reason is ExitReason.RDMSR,
+            write=scope.reason is ExitReason.WRMSR,
+        )
+        for scope in scopes
+        if scope.reason in (ExitReason.RDMSR, ExitReason.WRMSR) and scope.first <= _LAST
+    ]
 
 
 def msr_filter(wanted: Sequence[MsrRange]) -> tuple[list[MsrFilterRange], bool]:

@@ -5,47 +5,53 @@ It needs a KVM that offers its guests SVM (kvm_amd, nested=1). For that KVM the 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from copy import copy
 from typing import Any, ClassVar, Final
 
 from nestvmm._native import ffi, lib
-from nestvmm.engines.engine import EngineConfig
+from nestvmm.devices import Server
+from nestvmm.engines.engine import EngineConfig, MsrRange
+from nestvmm.engines.msr_filter import msr_ranges
+from nestvmm.engines.svm_intercepts import msr_map, port_map, vectors
 from nestvmm.engines.switched import SwitchedEngine
 from nestvmm.engines.switcher import switcher_sregs
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.exit_reason import REASONS, ExitReason
-from nestvmm.x86.svm_exits import svm_codes
+from nestvmm.x86.scope import Scope
 
 __all__ = ["SvmEngine"]
 
 _CPUID_SVM: Final = (0x80000001, 1 << 2)
 _CPUID_1G_PAGES: Final = (0x80000001, 1 << 26)
-_UD: Final = 6
+_CPUID_FEATURES: Final = 0x8000000A
+_CPUID_NEXT_RIP: Final = 1 << 3
 _EFER_SVME: Final = 1 << 12
 _MSR_HSAVE: Final = 0xC0010117
+_MSR_EFER: Final = 0xC0000080
 
-# An exit code is the number of its bit in the intercept vectors; these are from 0x60 on (AMD APM vol. 2, 15.9).
-_VECTORS: Final = 0x60
-_CODES: Final = {
-    reason: svm_codes(reason)
+# EFER's bits SCE, LME, NXE and FFXSR, each with its CPUID bit in EDX of 0x80000001 (AMD APM vol. 2, 3.1.7).
+_EFER_BITS: Final = ((1 << 0, 1 << 11), (1 << 8, 1 << 29), (1 << 11, 1 << 20), (1 << 14, 1 << 25))
+
+# What level n must never do to the switcher's processor; L0 answers where no level does.
+_ALWAYS: Final = tuple(
+    Scope(reason)
     for reason in (
         ExitReason.CPUID,
-        ExitReason.RDTSC,
-        ExitReason.RDTSCP,
-        ExitReason.RDPMC,
-        ExitReason.HLT,
-        ExitReason.PAUSE,
-        ExitReason.INVD,
-        ExitReason.WBINVD,
-        ExitReason.MONITOR,
-        ExitReason.MWAIT,
-        ExitReason.XSETBV,
-        ExitReason.HYPERCALL,
+        ExitReason.RDMSR,
+        ExitReason.WRMSR,
         ExitReason.SVM_INSTRUCTION,
-        ExitReason.NESTED_PAGE_FAULT,
+        ExitReason.HYPERCALL,
+        ExitReason.SHUTDOWN,
+        ExitReason.SMI,
+        ExitReason.INIT,
     )
-}
-# What level n must never do to the switcher's processor, and the NMI by which L0 recalls it.
-_ALWAYS: Final = (ExitReason.NMI, ExitReason.SVM_INSTRUCTION, ExitReason.SHUTDOWN, ExitReason.HYPERCALL)
+)
+# EFER; VM_CR to SVM_KEY, which a processor without SVM does not have.
+_OWN_MSRS: Final = (MsrRange(_MSR_EFER, _MSR_EFER, True, True), MsrRange(0xC0010114, 0xC0010118, True, True))
+
+# What these claim is no bit of the vectors: NMIs are always intercepted, windows open on request.
+_NOT_BY_VECTOR: Final = (ExitReason.IO, ExitReason.INTERRUPT_WINDOW, ExitReason.NMI_WINDOW)
 
 _SEGMENTS: Final = ("es", "cs", "ss", "ds")
 _LIVE_SEGMENTS: Final = ("fs", "gs", "tr", "ldt")
@@ -66,13 +72,16 @@ class SvmEngine(SwitchedEngine):
 
     @staticmethod
     def traps(reason: ExitReason, machine: str) -> bool:
-        """What direct traps, and the intercepts that this engine sets."""
-        return reason in _CODES or (reason is not ExitReason.HLT and "direct" in REASONS[reason].engines)
+        """What direct traps, and every intercept."""
+        return SvmEngine.name in REASONS[reason].engines
 
     def _start_switcher(self, config: EngineConfig) -> Any:
         svm: Any = ffi.new("struct nv_svm *")
         self._block = svm.block = self._switcher.place(lib.NV_SWITCHER_BLOCK, "struct nv_vmcb *")
-        self._fill_block(config)
+        self._cr4 = ffi.addressof(self._block, "cr4")
+        features = [entry.edx for entry in self._kvm.get_supported_cpuid() if entry.function == _CPUID_FEATURES]
+        svm.saves_next_rip = any(word & _CPUID_NEXT_RIP for word in features)
+        self._fill_block()
         sregs = switcher_sregs(self._vcpu.get_sregs())
         sregs.efer |= _EFER_SVME
         self._vcpu.set_sregs(sregs)
@@ -80,12 +89,8 @@ class SvmEngine(SwitchedEngine):
         lib.nv_svm_init(self.vcpu, svm, self._vcpu.fd, self._run, config.level)
         return svm
 
-    def _fill_block(self, config: EngineConfig) -> None:
+    def _fill_block(self) -> None:
         block, base = self._block, lib.NV_SWITCHER_BASE
-        codes = {code for reason in config.wanted for code in _CODES.get(reason, ())}
-        for code in codes.union(*map(svm_codes, _ALWAYS)):
-            vector, bit = divmod(code - _VECTORS, 32)
-            block.intercept[vector] |= 1 << bit
         block.iopm = base + lib.NV_SWITCHER_IOPM
         block.msrpm = base + lib.NV_SWITCHER_MSRPM
         block.asid = 1
@@ -94,28 +99,81 @@ class SvmEngine(SwitchedEngine):
         block.dr6, block.dr7 = 0xFFFF0FF0, 0x400
         block.guest_pat = 0x0007040600070406
 
+    def _intercept(self, wanted: Sequence[Scope]) -> None:
+        ports = [scope for scope in wanted if scope.reason is ExitReason.IO and self._config.io_intercepts]
+        others = [scope for scope in wanted if scope.reason not in _NOT_BY_VECTOR]
+        for number, word in enumerate(vectors([*_ALWAYS, *others, *ports])):
+            self._c.wanted[number] = word
+        msrs = [*self._own_msrs(), *msr_ranges(wanted), *self._config.l0_msrs]
+        self._switcher.write(lib.NV_SWITCHER_MSRPM, msr_map(msrs))
+        self._switcher.write(lib.NV_SWITCHER_IOPM, port_map(ports))
+
+    def _filtered(self, ranges: Iterable[MsrRange]) -> list[MsrRange]:
+        return []
+
+    def _own_msrs(self) -> Sequence[MsrRange]:
+        return (*super()._own_msrs(), *_OWN_MSRS)
+
+    def servers(self) -> list[tuple[Scope, Server]]:
+        """CPUID, EFER, and SVM's MSRs, of which level n has none."""
+        server = Server(ffi.addressof(lib, "nv_svm_serve_msr"), self._c)
+        scopes = [
+            Scope(reason, one.first, one.last) for one in _OWN_MSRS for reason in (ExitReason.RDMSR, ExitReason.WRMSR)
+        ]
+        return [*super().servers(), *((scope, server) for scope in scopes)]
+
+    def set_cpuid(self, entries: list[CpuidEntry]) -> None:
+        """What level n's CPUID reports."""
+        super().set_cpuid(entries)
+        shown = next((entry.edx for entry in entries if entry.function == _CPUID_SVM[0]), 0)
+        self._c.efer_allowed = sum(bit for bit, feature in _EFER_BITS if shown & feature)
+
     def _largest_page(self, entries: list[CpuidEntry]) -> int:
         leaf, bit = _CPUID_1G_PAGES
         return 3 if any(entry.function == leaf and entry.edx & bit for entry in entries) else 2
 
-    def _show(self, entries: list[CpuidEntry]) -> None:
+    def _hide(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
         leaf, bit = _CPUID_SVM
-        for entry in entries:
+        left = [entry for entry in entries if entry.function != _CPUID_FEATURES]
+        for entry in left:
+            if entry.function == leaf:
+                entry.ecx &= ~bit
+        return left
+
+    def _show(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
+        leaf, bit = _CPUID_SVM
+        features = [entry for entry in self._kvm.get_supported_cpuid() if entry.function == _CPUID_FEATURES]
+        own = [copy(entry) for entry in entries if entry.function != _CPUID_FEATURES]
+        for entry in own:
             if entry.function == leaf:
                 entry.ecx |= bit
-
-    def catch_undefined(self) -> None:
-        """Intercepts #UD."""
-        self._block.exceptions |= 1 << _UD
+        return [*own, *features]
 
     def let_pass(self) -> bool:
         """Lets what an intercept stopped happen after all."""
         if super().let_pass():
             return True
-        if not self._c.switched.rung or self.vcpu.event.reason == ExitReason.NESTED_PAGE_FAULT:
+        if not self._c.switched.rung or not self._passes():
             return False
         lib.nv_svm_pass(self._c, ffi.addressof(self.vcpu, "event"))
         return True
+
+    def _passes(self) -> bool:
+        """Whether the processor, or KVM, can do what was stopped: not what L0 must carry over to KVM's terms."""
+        event = self.vcpu.event
+        if event.reason in (ExitReason.RDMSR, ExitReason.WRMSR):
+            return not any(one.first <= event.qualifier <= one.last for one in self._own_msrs())
+        if event.reason == ExitReason.HLT:
+            return self._config.machine == "pc"
+        return bool(event.reason != ExitReason.NESTED_PAGE_FAULT)
+
+    def _stepping(self) -> bool:
+        step = self._c.step
+        return bool(step.active and step.traps and not step.own_trap)
+
+    def get_msr(self, index: int) -> int | None:
+        """EFER is the block's; KVM keeps the rest."""
+        return self.sregs().efer if index == _MSR_EFER else super().get_msr(index)
 
     def _inject(self, kind: int, vector: int, error_code: int | None) -> None:
         lib.nv_svm_inject(self._c, kind, vector, error_code is not None, error_code or 0)

@@ -14,6 +14,8 @@ from operator import attrgetter, itemgetter
 from typing import Any, ClassVar
 
 from nestvmm._native import ffi, lib
+from nestvmm.devices import Server
+from nestvmm.engines.cpuid import CpuidServer
 from nestvmm.engines.direct import DirectEngine
 from nestvmm.engines.engine import EngineConfig, MemorySlot, MsrRange
 from nestvmm.engines.paravirtual import ADDRESS_MSRS, HYPERV_MSRS, TRAPPED, carry
@@ -24,12 +26,14 @@ from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Kvm, KvmError, Regs, Sregs
 from nestvmm.x86.event import Direction, Outcome, Result
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.scope import Scope
 from nestvmm.x86.spans import Span
 
 __all__ = ["SwitchedEngine"]
 
 _SLOT_SWITCHER = 0
 _UD = 6
+_RFLAGS_TF = 1 << 8
 
 # The mailbox's order, the numbers of the instruction encoding, differs from that of Regs in the first eight: these say
 # which of the other is each one's.
@@ -45,10 +49,12 @@ class SwitchedEngine(DirectEngine):
 
     needs:   what the host must have for it, for the message to a user whose host lacks it
     tables:  the format of its nested page tables, NV_SHADOW_*
+    _cr4:    the cffi pointer to what level n, outside, sees in CR4; `_start_switcher` sets it
     """
 
     needs: ClassVar[str]
     tables: ClassVar[int]
+    _cr4: Any
 
     @staticmethod
     @abstractmethod
@@ -76,8 +82,20 @@ class SwitchedEngine(DirectEngine):
         """Sets what level n, outside, has in the block."""
 
     @abstractmethod
-    def _show(self, entries: list[CpuidEntry]) -> None:
-        """Adds to level n's CPUID what the switcher needs of the same processor."""
+    def _show(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
+        """Level n's CPUID, and what the switcher needs of the same processor."""
+
+    @abstractmethod
+    def _hide(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
+        """What KVM offers without what is the switcher's."""
+
+    @abstractmethod
+    def _intercept(self, wanted: Sequence[Scope]) -> None:
+        """Sets exactly those intercepts that these events need, and that the switcher's safety needs."""
+
+    def _stepping(self) -> bool:
+        """Whether L0 has set level n's trap flag."""
+        return False
 
     @classmethod
     def works_here(cls) -> bool:
@@ -95,17 +113,21 @@ class SwitchedEngine(DirectEngine):
         self._shadow = self._open.enter_context(Shadow(self._vm, config, self.tables, largest, _SLOT_SWITCHER + 1))
 
     def _build_vcpu(self, config: EngineConfig) -> None:
-        if not self.offered(self.supported_cpuid()):
+        offered = self._kvm.get_supported_cpuid()
+        if not self.offered(offered):
             raise HostError(f"engine {self.name} needs {self.needs}; `nestvmm doctor` says more")
-        self._vcpu.set_cpuid(self.supported_cpuid())
+        self._vcpu.set_cpuid(offered)
         self._mailbox: Any = self._switcher.place(lib.NV_SWITCHER_MAILBOX, "struct nv_mailbox *")
         self._registers = ffi.buffer(self._mailbox.regs)
-        self._mailbox.state = lib.NV_SWITCHER_EXIT
+        self._mailbox.state = lib.NV_SWITCHER_OUTSIDE
         self._mailbox.block = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_BLOCK
         self._c = self._start_switcher(config)
         self._c.switched.mailbox = self._mailbox
         self._c.switched.paging = self.paging.c
         self._shadow.attach(self._c.switched)
+        self._cpuid_server = CpuidServer(self._vcpu.fd, self._mailbox.regs, self._cr4)
+        self._catches = False
+        self.intercept(config.wanted)
         self._vcpu.set_regs(
             Regs(
                 rip=lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_CODE,
@@ -115,9 +137,21 @@ class SwitchedEngine(DirectEngine):
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
-        self._show(entries)
         super().set_cpuid(entries)
+        self._cpuid_server.fill(entries)
         self._shadow.c.largest = self._largest_page(entries)
+
+    def shown_cpuid(self) -> list[CpuidEntry]:
+        """Exactly what was set: every CPUID exits."""
+        return self._cpuid
+
+    def supported_cpuid(self) -> list[CpuidEntry]:
+        """What KVM can offer, without what is the switcher's."""
+        return self._hide(super().supported_cpuid())
+
+    def servers(self) -> list[tuple[Scope, Server]]:
+        """CPUID."""
+        return [(Scope(ExitReason.CPUID), self._cpuid_server.server)]
 
     def run(self) -> int:
         """Runs level n until a RunStatus."""
@@ -133,13 +167,17 @@ class SwitchedEngine(DirectEngine):
 
     def _outside(self) -> bool:
         """Whether level n's state is in the block and the mailbox."""
-        return bool(self._mailbox.state != lib.NV_SWITCHER_RUNNING)
+        return bool(self._mailbox.state == lib.NV_SWITCHER_OUTSIDE)
 
     def _recall(self) -> None:
         """Makes level n be outside. What KVM served to userspace directly must be settled."""
         if not self._outside():
             self._check(lib.nv_switched_recall(self.vcpu))
             self._check_switcher()
+
+    def intercepted(self) -> bool:
+        """Whether it came by the doorbell."""
+        return bool(self._c.switched.rung)
 
     def remap(self, slots: Sequence[MemorySlot], reported: Sequence[Span], changed: Sequence[Span]) -> None:
         """Changes level n's nested page tables, and where KVM writes for level n."""
@@ -185,9 +223,17 @@ class SwitchedEngine(DirectEngine):
         else:
             super().settle()
 
-    @abstractmethod
+    def intercept(self, wanted: Sequence[Scope]) -> None:
+        """Changes the intercepts, in the control block that level n is next entered with."""
+        self._recall()
+        self._debug(wanted)
+        self._wanted = tuple(wanted)
+        self._intercept([*wanted, Scope(ExitReason.EXCEPTION, _UD, _UD)] if self._catches else wanted)
+
     def catch_undefined(self) -> None:
         """Intercepts #UD."""
+        self._catches = True
+        self.intercept(self._wanted)
 
     def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
         """What is undefined can be intercepted."""
@@ -203,6 +249,21 @@ class SwitchedEngine(DirectEngine):
             return Result.faulted(_UD)
         return Result(Outcome.DECLINED, message=f"the {self.name} engine completes nothing")
 
+    def _queue(self, vector: int) -> None:
+        lib.nv_pending_interrupt(ffi.addressof(self._c.switched, "pending"), vector)
+
+    def _awake(self) -> bool:
+        return bool(lib.nv_pending_any(ffi.addressof(self._c.switched, "pending")))
+
+    def nmi(self) -> None:
+        """Level n takes an NMI; no level above L0 sees it."""
+        lib.nv_pending_nmi(ffi.addressof(self._c.switched, "pending"))
+        self.kick()
+
+    def request_window(self, *, nmi: bool) -> None:
+        """One event when level n can take an interrupt or an NMI."""
+        self._c.switched.pending.windows |= lib.NV_WINDOW_NMI if nmi else lib.NV_WINDOW_INTERRUPT
+
     def exception(self, vector: int, error_code: int | None) -> None:
         """Level n takes this exception before its next instruction."""
         self._recall()
@@ -211,11 +272,16 @@ class SwitchedEngine(DirectEngine):
     def regs(self) -> Regs:
         """General registers."""
         if not self._outside():
-            return self._vcpu.get_regs()
+            regs = self._vcpu.get_regs()
+            if self._stepping():
+                regs.rflags &= ~_RFLAGS_TF
+            return regs
         return Regs(*_TO_REGS(_REGISTERS.unpack_from(self._registers)))
 
     def set_regs(self, regs: Regs) -> None:
         """Sets the general registers."""
+        if self._stepping():
+            self._recall()
         if not self._outside():
             self._vcpu.set_regs(regs)
             return
@@ -223,6 +289,8 @@ class SwitchedEngine(DirectEngine):
 
     def change_regs(self, changes: Mapping[str, int]) -> None:
         """Sets some of the general registers."""
+        if self._stepping():
+            self._recall()
         if not self._outside():
             super().change_regs(changes)
             return

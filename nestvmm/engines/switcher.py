@@ -51,6 +51,10 @@ class Switcher:
     def __exit__(self, *exception: object) -> None:
         self._host.close()
 
+    def write(self, offset: int, data: bytes) -> None:
+        """Writes bytes at an offset."""
+        self._host.write(offset, data)
+
     def place(self, offset: int, kind: str) -> Any:
         """The C struct at an offset, as a cffi pointer; valid while this object is open."""
         return ffi.cast(kind, self._host.address + offset)

@@ -32,8 +32,9 @@ class Logger(Hypervisor):
         try:
             self._reasons = [ExitReason.from_label(label) for label in reasons.split("+")]
         except KeyError:
-            known = ", ".join(sorted(reason.label for reason in ExitReason))
-            raise UsageError(f"reasons {reasons!r}: expected exit reasons joined by +; known are {known}") from None
+            raise UsageError(
+                f"reasons {reasons!r}: expected exit reasons joined by +; `nestvmm reasons` lists them"
+            ) from None
         if not 0 <= first <= last <= _ALL:
             raise UsageError(f"qualifiers {first:#x} to {last:#x} are no range")
         self._first = first

@@ -9,30 +9,33 @@ from nestvmm.engines import Engine
 from nestvmm.kvm import Regs, Sregs
 from nestvmm.nesting.designation import Claim, Scope
 from nestvmm.x86.event import HANDLED, Event, Outcome, Result
-from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.exit_reason import REASONS, ExitReason
 
-__all__ = ["GUEST_DIED", "describe_registers", "device_claims", "monitor_claims"]
+__all__ = ["GUEST_DIED", "describe_registers", "device_claims", "engine_claims", "monitor_claims"]
 
 #: The exit status of a run whose guest died.
 GUEST_DIED = 255
 
 _UD = 6
 
-# What happens after all when every level that claims it declines: the instruction executes, level n takes the event.
-_PASSED = (
-    ExitReason.CPUID,
-    ExitReason.RDTSC,
-    ExitReason.RDTSCP,
-    ExitReason.RDPMC,
-    ExitReason.PAUSE,
-    ExitReason.MONITOR,
-    ExitReason.MWAIT,
-    ExitReason.INVD,
-    ExitReason.WBINVD,
-    ExitReason.XSETBV,
-    ExitReason.EXCEPTION,
-    ExitReason.NMI,
+# What the processor, without L0, would not do for level n.
+_OTHERWISE = frozenset(
+    {
+        ExitReason.HYPERCALL,
+        ExitReason.SVM_INSTRUCTION,
+        ExitReason.VMX_INSTRUCTION,
+        ExitReason.NESTED_PAGE_FAULT,
+        ExitReason.NMI_WINDOW,
+        ExitReason.SMI,
+        ExitReason.INIT,
+    }
 )
+# What happens after all when every level that claims it declines: the instruction executes, level n takes the event.
+_PASSED = [
+    reason
+    for reason, row in REASONS.items()
+    if row.engines and "direct" not in row.engines and reason not in _OTHERWISE
+]
 
 
 def describe_registers(regs: Regs, sregs: Sregs) -> str:
@@ -51,6 +54,10 @@ def monitor_claims(engine: Engine, level: int) -> list[Claim]:
         ExitReason.HLT: lambda _: _halted(engine, level),
         ExitReason.DEBUG: lambda _: HANDLED,
         ExitReason.INTERRUPT_WINDOW: lambda _: HANDLED,
+        ExitReason.NMI_WINDOW: lambda _: HANDLED,
+        # level n has no code for system-management mode, and KVM would leave its nested guest to look for some
+        ExitReason.SMI: lambda _: HANDLED,
+        ExitReason.INIT: lambda _: _died(engine, level, "an INIT reset its only processor"),
         ExitReason.EOI: lambda _: HANDLED,
         ExitReason.EMULATION_FAILURE: lambda event: _complete(engine, level, event),
         ExitReason.INTERNAL_ERROR: lambda event: _died(
@@ -71,6 +78,11 @@ def monitor_claims(engine: Engine, level: int) -> list[Claim]:
     for reason in (ExitReason.HYPERCALL, ExitReason.SVM_INSTRUCTION, ExitReason.VMX_INSTRUCTION):
         handlers[reason] = lambda _: Result.faulted(_UD)
     return [Claim(0, Scope(reason), handler, "L0", fallback=True) for reason, handler in handlers.items()]
+
+
+def engine_claims(engine: Engine) -> list[Claim]:
+    """What L0's C code answers for the engine."""
+    return [Claim(0, scope, server, "L0") for scope, server in engine.servers()]
 
 
 def device_claims(bus: Bus) -> list[Claim]:
@@ -127,4 +139,6 @@ def _read_msr(engine: Engine, event: Event) -> Result:
 
 
 def _write_msr(engine: Engine, event: Event) -> Result:
+    if engine.let_pass():
+        return HANDLED
     return HANDLED if engine.set_msr(event.qualifier, event.value) else Result.declined()

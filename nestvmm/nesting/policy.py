@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from nestvmm.devices import Server
-from nestvmm.engines import Engine, MsrRange
+from nestvmm.engines import Engine
 from nestvmm.errors import HostError, UsageError
 from nestvmm.hypervisors import Hypervisor
 from nestvmm.hypervisors.blame import blaming
@@ -58,10 +58,9 @@ class Policy:
         """The reasons that levels above L0 claim."""
         return frozenset(claim.scope.reason for claim in self.claims)
 
-    def debug_vectors(self) -> frozenset[int]:
-        """The vectors of debug events that a level wants: of 1 (single step) and 3 (INT3)."""
-        scopes = [claim.scope for claim in self.claims if claim.scope.reason is ExitReason.DEBUG]
-        return frozenset(vector for vector in (1, 3) if any(one.first <= vector <= one.last for one in scopes))
+    def scopes(self) -> list[Scope]:
+        """The events that levels above L0 claim."""
+        return [claim.scope for claim in self.claims]
 
     def check(self, engine: type[Engine], machine: str) -> None:
         """Raises HostError if the engine cannot trap a wanted reason, naming the level and the engines that could."""
@@ -104,19 +103,6 @@ class Policy:
         return any(
             entry.level < level and REASONS[entry.scope.reason].qualifier is Qualifier.PHYSICAL for entry in entries
         )
-
-    def msrs(self) -> list[MsrRange]:
-        """The MSRs whose accesses must exit."""
-        return [
-            MsrRange(
-                claim.scope.first,
-                min(claim.scope.last, 0xFFFFFFFF),
-                read=claim.scope.reason is ExitReason.RDMSR,
-                write=claim.scope.reason is ExitReason.WRMSR,
-            )
-            for claim in self.claims
-            if claim.scope.reason in (ExitReason.RDMSR, ExitReason.WRMSR) and claim.scope.first <= 0xFFFFFFFF
-        ]
 
     def table(self, level0: Iterable[Claim], maps: LevelMaps) -> DesignationTable:
         """The designation table, with L0's own claims below all others."""

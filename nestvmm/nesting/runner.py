@@ -73,7 +73,7 @@ class Runner:
         self._fields = event_reader(self._event)
         self._record = tower.effects.record
         self._drain = drain
-        self._claims: list[Claim | None] = [tower.flat.claim(slot) for slot in range(tower.flat.slots)]
+        self._claims = tower.flat.by_slot()
         self._result: RunResult | None = None
         self._error: BaseException | None = None
         self._state = tower.state
@@ -160,8 +160,9 @@ class Runner:
                 result = self._handle()
                 if result is not None:
                     return result
-                if tower.moved:
-                    tower.follow_maps()
+                if tower.stale:
+                    tower.renew()
+                    self._claims = tower.flat.by_slot()
             elif status == RunStatus.DRAIN:
                 self._drain_trace()
             elif self._stopping.is_set():
@@ -185,8 +186,8 @@ class Runner:
                 return None
             if outcome is Outcome.STOPPED:
                 return self._stopped(claim, result)
-            if outcome is Outcome.FAULTED:
-                self._fault(claim, result)
+            if outcome is Outcome.FAULTED or outcome is Outcome.RETRIED:
+                self._interrupt(claim, event, result)
                 return None
             self._next_turn(claim, result)
             if lib.nv_vcpu_serve(self._vcpu):
@@ -202,7 +203,7 @@ class Runner:
 
     def _present(self, level: int) -> Event:
         """The pending event as caused by level `level` + 1, in the coordinates of the hypervisor at `level`."""
-        qualifier, value, info, raw, count, number, direction, size, length, instruction = self._fields()
+        qualifier, value, info, raw, count, number, direction, size, known, instruction, length = self._fields()
         if _PHYSICAL[number]:
             carried = self._tower.maps.carry(qualifier, level + 1)
             qualifier = qualifier if carried is None else carried
@@ -220,7 +221,8 @@ class Runner:
             data,
             info,
             raw,
-            instruction[:length],
+            instruction[:known],
+            length,
         )
 
     def _elements(self, length: int) -> bytes:
@@ -253,7 +255,7 @@ class Runner:
             value = event.value
         else:
             native.value = value = result.value & _MASKS[size]
-        if size:
+        if size and not native.retry:
             self._record(event.reason, native.qualifier, write, level, value)
             for above, hypervisor in self._listeners:
                 if above > level:
@@ -286,6 +288,13 @@ class Runner:
         else:
             state.forget()
 
+    def _interrupt(self, claim: Claim, event: Event, result: Result) -> None:
+        """Level n does not go on behind the event's instruction."""
+        if result.outcome is Outcome.FAULTED:
+            self._fault(claim, result)
+        else:
+            self._retry(claim, event)
+
     def _fault(self, claim: Claim, result: Result) -> None:
         """Level n takes an exception instead of its access.
 
@@ -297,6 +306,12 @@ class Runner:
                 f"L{claim.level} {claim.who} answered by vector {result.vector}; exceptions are 0 to 31, without 2"
             )
         native = self._event
+        if self._engine.intercepted():
+            native.retry = 1
+            self._engine.settle()
+            self._state.flush()
+            self._engine.exception(result.vector, result.error_code)
+            return
         if native.reason in (ExitReason.RDMSR, ExitReason.WRMSR) and result.vector == _GP:
             native.fault = 1
             self._settle()
@@ -311,6 +326,16 @@ class Runner:
         self._engine.set_regs(before)
         self._state.flush()
         self._engine.exception(result.vector, result.error_code)
+
+    def _retry(self, claim: Claim, event: Event) -> None:
+        """Level n comes to the instruction again: possible as long as none of it has happened."""
+        if not self._engine.intercepted():
+            raise HypervisorError(
+                f"L{claim.level} {claim.who} wants {event!r} again, which has happened already; only what an intercept "
+                "of the svm or vmx engine stopped can be retried"
+            )
+        self._event.retry = 1
+        self._settle()
 
     def _next_turn(self, claim: Claim, result: Result) -> None:
         """Makes it the turn of the next claim below, or of the level that the handler names."""

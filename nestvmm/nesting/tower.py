@@ -15,12 +15,13 @@ from typing import Any
 from nestvmm._native import ffi
 from nestvmm.devices import MP_TABLE_ADDRESS, Platform, mp_table, platform
 from nestvmm.engines import Engine, EngineConfig, choose_engine
-from nestvmm.errors import HostError, ImageError, UsageError
+from nestvmm.errors import HostError, HypervisorError, ImageError, UsageError
 from nestvmm.hypervisors import Guest, GuestAccessError, Hypervisor
 from nestvmm.hypervisors.blame import blaming
 from nestvmm.hypervisors.find import make_hypervisor
 from nestvmm.kvm import HostMemory, KvmError
 from nestvmm.loaders import Image, MemoryRange, load, read_file
+from nestvmm.nesting.designation import Claim
 from nestvmm.nesting.features import (
     Cpu,
     Refusal,
@@ -34,7 +35,7 @@ from nestvmm.nesting.flat import compile_table
 from nestvmm.nesting.guest_view import GuestView, VcpuState
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
 from nestvmm.nesting.memory import MemoryMap, Slot
-from nestvmm.nesting.monitor import device_claims, monitor_claims
+from nestvmm.nesting.monitor import device_claims, engine_claims, monitor_claims
 from nestvmm.nesting.policy import Policy
 from nestvmm.nesting.propagation import Effects
 from nestvmm.nesting.spec import LevelSpec, TowerSpec
@@ -102,15 +103,15 @@ class Tower:
         host = self._open.enter_context(_host_memory(spec.guest.memory))
         self.memory = {level: LevelMemory(level, self.maps.to_host(level), host) for level in range(1, self.height + 1)}
         self._place(self.image, machine)
+        self._machine = machine
         config = EngineConfig(
             machine=machine,
             level=self.height,
             memory=host,
             slots=slots,
-            msrs=self.policy.msrs(),
-            debug=self.policy.debug_vectors(),
-            wanted=self.policy.reasons(),
+            wanted=self.policy.scopes(),
             l0_msrs=emulated_msrs(),
+            io_intercepts=spec.io_intercepts,
             reported=self.maps.reported(),
         )
         self.engine: Engine = self._open.enter_context(engine_class(config))
@@ -168,10 +169,17 @@ class Tower:
         engine.set_regs(regs)
         self.effects = Effects()
         self.state = VcpuState(engine)
-        self.moved = False
+        self.stale = self._reclaimed = False
         for level, hypervisor in enumerate(self.hypervisors, start=1):
             guest: Guest = GuestView(
-                level + 1, engine, self.state, self.maps, self.memory[level + 1], self.effects, self._remap
+                level + 1,
+                engine,
+                self.state,
+                self.maps,
+                self.memory[level + 1],
+                self.effects,
+                self._remap,
+                self._reclaim,
             )
             self._open.callback(self._stop, level, hypervisor)
             with blaming(level, type(hypervisor).__name__, "start()"):
@@ -179,9 +187,13 @@ class Tower:
         self.state.flush()
         cpu = Cpu(self.height, engine, self.state, self.memory[self.height])
         features = feature_claims(self.exposure, cpu)
-        self._level0 = [*device_claims(self.platform.bus), *features, *monitor_claims(engine, self.height)]
+        self._level0 = [
+            *device_claims(self.platform.bus),
+            *features,
+            *engine_claims(engine),
+            *monitor_claims(engine, self.height),
+        ]
         self._designate()
-        self.counters: Any = ffi.new("struct nv_counter[]", self.flat.slots)
         self.unclaimed: Any = ffi.new("struct nv_unclaimed *")
         self._attach()
 
@@ -190,10 +202,11 @@ class Tower:
         with blaming(level, type(hypervisor).__name__, "stop()"):
             hypervisor.stop()
 
-    def _designate(self) -> None:
+    def _designate(self, earlier: Sequence[Claim] = ()) -> None:
         self.designation = self.policy.table(self._level0, self.maps)
-        self.flat = compile_table(self.designation)
-        self.moved = False
+        self.flat = compile_table(self.designation, earlier)
+        self.counters: Any = ffi.new("struct nv_counter[]", self.flat.slots)
+        self.stale = False
 
     def _remap(self, level: int, new: MemoryMap, first: int, last: int) -> None:
         """The hypervisor at `level` maps its guest's addresses first to last anew."""
@@ -207,12 +220,39 @@ class Tower:
             raise
         for number, memory in self.memory.items():
             memory.to_host = self.maps.to_host(number)
-        self.moved = self.moved or self.policy.follows(level)
+        self.stale = self.stale or self.policy.follows(level)
 
-    def follow_maps(self) -> None:
-        """Makes the table that of changed maps; between two events. The claims keep their counters."""
-        self._designate()
-        self.engine.vcpu.table = self.flat.table
+    def _reclaim(self) -> None:
+        """A hypervisor claims other events than it did."""
+        self.stale = self._reclaimed = True
+
+    def renew(self) -> None:
+        """Makes the table that of changed maps and claims; when a handler is done with its event.
+
+        Claims keep their counters. Raises as making a tower does for claims that this engine cannot trap, and
+        HypervisorError for claims that change what memory level n has.
+        """
+        if self._reclaimed:
+            self.engine.settle()
+            if self.engine.vcpu.exited:
+                return  # the rest of an access comes first
+            self._renew_policy()
+        counters, slots = self.counters, self.flat.slots
+        self._designate(self.flat.claims)
+        ffi.memmove(self.counters, counters, slots * ffi.sizeof("struct nv_counter"))
+        self._attach()
+
+    def _renew_policy(self) -> None:
+        policy = Policy(self.spec, self.hypervisors)
+        policy.check(type(self.engine), self._machine)
+        if (policy.holes(), policy.faults()) != (self.policy.holes(), self.policy.faults()):
+            raise HypervisorError(
+                "a hypervisor changed its claims of mmio or nested-page-fault while its guest runs; what memory a guest "
+                "has is changed by Guest.map and Guest.unmap"
+            )
+        self.engine.intercept(policy.scopes())
+        self.policy = policy
+        self._reclaimed = False
 
     def _attach(self) -> None:
         """Hands the table and the counters to the run loop."""

@@ -32,6 +32,7 @@ class Event:
     info:               error code, KVM's suberror, DR6 of a debug event
     raw:                the engine's own exit code
     instruction:        the bytes at RIP that the engine reports, possibly none
+    length:             bytes of the instruction, 0 where the engine does not tell or no instruction caused it
     """
 
     __slots__ = (
@@ -40,6 +41,7 @@ class Event:
         "direction",
         "info",
         "instruction",
+        "length",
         "level",
         "qualifier",
         "raw",
@@ -61,6 +63,7 @@ class Event:
         info: int = 0,
         raw: int = 0,
         instruction: bytes = b"",
+        length: int = 0,
     ) -> None:
         self.reason = reason
         self.level = level
@@ -73,6 +76,7 @@ class Event:
         self.info = info
         self.raw = raw
         self.instruction = instruction
+        self.length = length
 
     def __repr__(self) -> str:
         way = Direction(self.direction).name.lower()
@@ -90,13 +94,14 @@ class Outcome(IntEnum):
     REFLECTED = 2
     FAULTED = 3
     STOPPED = 4
+    RETRIED = 5
 
 
 class Result(NamedTuple):
     """A handler's answer: the only type that a handler returns.
 
-    Make one by `Result.handled()`, `.read()`, `.read_bytes()`, `.declined()`, `.reflected()`, `.faulted()` or
-    `.stopped()`.
+    Make one by `Result.handled()`, `.read()`, `.read_bytes()`, `.declined()`, `.reflected()`, `.faulted()`, `.retry()`
+    or `.stopped()`.
     """
 
     outcome: Outcome
@@ -139,6 +144,15 @@ class Result(NamedTuple):
         return cls(Outcome.FAULTED, vector=vector, error_code=error_code)
 
     @classmethod
+    def retry(cls) -> Result:
+        """The guest comes to the instruction again, after whatever the handler repaired.
+
+        Only of events that an intercept stopped before they happened: the svm and vmx engines' own. A handler that sets
+        RIP itself needs it not: the guest goes on there.
+        """
+        return _RETRIED
+
+    @classmethod
     def stopped(cls, status: int, message: str = "") -> Result:
         """The run ends with this exit status (0 to 255) and, unless empty, this message."""
         return cls(Outcome.STOPPED, status=status, message=message)
@@ -149,3 +163,4 @@ _HANDLED_OUTCOME = Outcome.HANDLED
 
 HANDLED = Result(_HANDLED_OUTCOME)
 _DECLINED = Result(Outcome.DECLINED)
+_RETRIED = Result(Outcome.RETRIED)

@@ -43,7 +43,8 @@ def found(poor_lab: Lab) -> dict[str, Any]:
 
 def emulated(case: dict[str, Any], count: int, name: str = "popcnt") -> bool:
     """Whether that is all that happened: L0 emulated so many instructions, and nothing entered a hypervisor."""
-    return case["rows"] == [[0, name, "emulation-failure", count]] and case["touched"] == 0
+    rows = [row for row in case["rows"] if row[2] != "cpuid"]  # which always exits, and L0 answers in C
+    return rows == [[0, name, "emulation-failure", count]] and case["touched"] == 0
 
 
 def test_hardware_and_kvm_lack_it_and_l0_has_it(found: dict[str, Any]) -> None:

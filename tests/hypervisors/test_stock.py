@@ -310,7 +310,7 @@ def test_logger_without_a_file_writes_on_standard_error(capsys: pytest.CaptureFi
     [
         (
             {"reasons": "io+oops"},
-            "L1 logger: reasons 'io[+]oops': expected exit reasons joined by [+]; known are .*, io, ",
+            "L1 logger: reasons 'io[+]oops': expected exit reasons joined by [+]; `nestvmm reasons` lists them",
         ),
         ({"first": 5, "last": 4}, "L1 logger: qualifiers 0x5 to 0x4 are no range"),
         ({"first": -1}, "L1 logger: qualifiers -0x1 to"),

@@ -23,7 +23,9 @@ EVENT = {
     "instruction_length": (59, 1),
     "instruction": (60, 15),
     "served": (75, 1),
-    "advance": (76, 1),
+    "length": (76, 1),
+    "retry": (77, 1),
+    "advance": (78, 1),
 }
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from nestvmm.engines import DirectEngine, MsrRange
+from nestvmm.engines.direct import debug_vectors
+from nestvmm.engines.msr_filter import msr_ranges
 from nestvmm.errors import HostError, UsageError
 from nestvmm.hypervisors import Direction, Event, ExitReason, Hypervisor, Result, on, on_debug, on_io, on_mmio, on_rdmsr
 from nestvmm.nesting.designation import QUALIFIER_MAX, Scope
@@ -130,9 +132,9 @@ def test_a_designation_to_a_level_without_a_handler_is_refused(text: str) -> Non
 
 def test_what_the_engine_must_trap() -> None:
     one = policy(Mixed(), Wants((ExitReason.RDMSR, 5, 0xFFFFFFFFFF), (ExitReason.MMIO, 0, QUALIFIER_MAX)))
-    assert one.debug_vectors() == {1}
     assert one.holes() == [(1, 0xD0000000, 0xD0000FFF)], "who wants all of it watches, and takes no memory away"
-    assert sorted(one.msrs(), key=lambda msr: (msr.first, msr.last)) == [
+    assert debug_vectors(one.scopes()) == {1}
+    assert sorted(msr_ranges(one.scopes()), key=lambda msr: (msr.first, msr.last)) == [
         MsrRange(0, 0xFFFFFFFF, read=False, write=True),
         MsrRange(5, 0xFFFFFFFF, read=True, write=False),
         MsrRange(0x10, 0x1F, read=True, write=False),
@@ -140,8 +142,8 @@ def test_what_the_engine_must_trap() -> None:
 
 
 def test_all_debug_vectors() -> None:
-    assert policy(Wants((ExitReason.DEBUG, 0, QUALIFIER_MAX))).debug_vectors() == {1, 3}
-    assert policy(Wants((ExitReason.DEBUG, 2, 2))).debug_vectors() == frozenset()
+    assert debug_vectors(policy(Wants((ExitReason.DEBUG, 0, QUALIFIER_MAX))).scopes()) == {1, 3}
+    assert debug_vectors(policy(Wants((ExitReason.DEBUG, 2, 2))).scopes()) == frozenset()
 
 
 def test_the_table_has_the_levels_claims_above_l0s() -> None:

@@ -15,6 +15,7 @@ from nestvmm.errors import HostError, HypervisorError
 from nestvmm.hypervisors import HANDLED, Event, ExitReason, Result
 from nestvmm.nesting import Account, Clock, LevelSpec, RunResult
 from nestvmm.x86.event import Direction
+from nestvmm.x86.scope import Scope
 
 IO = ExitReason.IO
 ONES = 0xFFFFFFFFFFFFFFFF
@@ -243,8 +244,8 @@ def test_an_engine_that_fails_is_an_error_of_the_host(make: Callable[..., Run]) 
 def test_the_machine_is_what_the_tower_says(make: Callable[..., Run]) -> None:
     run = make(scripted("rdmsr", 0x10, 0x1F), scripted("debug", 3, 3), machine="pc")
     config = run.engine.config
-    assert (config.machine, config.level, config.debug) == ("pc", 3, frozenset({3}))
-    assert [(one.first, one.last, one.read, one.write) for one in config.msrs] == [(0x10, 0x1F, True, False)]
+    assert (config.machine, config.level) == ("pc", 3)
+    assert list(config.wanted) == [Scope(ExitReason.RDMSR, 0x10, 0x1F), Scope(ExitReason.DEBUG, 3, 3)]
     assert results(run.tower, 1) == [0]
 
 

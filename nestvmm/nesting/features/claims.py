@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from nestvmm.engines import MsrRange
+from nestvmm.engines.msr_filter import msr_ranges
 from nestvmm.nesting.designation import Claim
 from nestvmm.nesting.features.cpu import Cpu
 from nestvmm.nesting.features.emulator import Emulator
@@ -18,17 +19,7 @@ __all__ = ["Refusal", "emulated_msrs", "emulates_instructions", "feature_claims"
 
 def emulated_msrs(emulators: Mapping[str, type[Emulator]] = EMULATORS) -> list[MsrRange]:
     """The MSRs of all emulators: they must exit also at a level that does not see the feature."""
-    return [
-        MsrRange(
-            scope.first,
-            scope.last,
-            read=scope.reason is ExitReason.RDMSR,
-            write=scope.reason is ExitReason.WRMSR,
-        )
-        for emulator in emulators.values()
-        for scope in emulator.scopes
-        if scope.reason in (ExitReason.RDMSR, ExitReason.WRMSR)
-    ]
+    return msr_ranges(scope for emulator in emulators.values() for scope in emulator.scopes)
 
 
 def emulates_instructions(exposure: Exposure, emulators: Mapping[str, type[Emulator]] = EMULATORS) -> bool:

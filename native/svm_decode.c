@@ -1,0 +1,204 @@
+#include "svm_internal.h"
+
+#include <string.h>
+
+#include "fetch.h"
+#include "svm_exits.h"
+#include "undefined.h"
+
+static struct nv_code code_of(const struct nv_vmcb *block)
+{
+	return (struct nv_code){
+		.cr0 = block->cr0,
+		.cr3 = block->cr3,
+		.cr4 = block->cr4,
+		.efer = block->efer,
+		.base = block->cs.base,
+		.rip = block->rip,
+		.bits = code_bits(block),
+		.user = block->cpl == 3,
+	};
+}
+
+/* The bytes of the instruction that was stopped, and its length: as the processor tells, or else by decoding. */
+static void decode_instruction(struct nv_svm *svm, const struct nv_exit_row *row, struct nv_event *event)
+{
+	const struct nv_vmcb *block = svm->block;
+	uint64_t told = (block->exit_code == EXIT_IOIO ? block->exit_info_2 : block->next_rip) - block->rip;
+	struct nv_code code = code_of(block);
+	uint32_t length = nv_fetch_instruction(svm->switched.paging, &code, event);
+
+	if (told - 1 < NV_INSTRUCTION_MAX)
+		length = told;
+	event->advance = event->length = length ? length : row->length;
+}
+
+/* What stands behind the prefixes; a REX prefix, or 0, goes to `rex`. */
+static const uint8_t *opcode_of(const struct nv_svm *svm, const struct nv_event *event, uint8_t *rex)
+{
+	const uint8_t *byte = event->instruction, *end = byte + event->instruction_length;
+
+	*rex = 0;
+	for (; byte < end; byte++) {
+		switch (*byte) {
+		case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3:
+			*rex = 0;
+			break;
+		case 0x40 ... 0x4f:
+			if (code_bits(svm->block) == 64) {
+				*rex = *byte;
+				break;
+			}
+			return byte;
+		default:
+			return byte;
+		}
+	}
+	return event->instruction;
+}
+
+/* MOV to and from a control or debug register moves a general register, whose number goes to the event's `operand`. SMSW, LMSW and
+ * CLTS do not: their events move nothing. */
+static void decode_move(struct nv_svm *svm, struct nv_event *event)
+{
+	uint8_t rex;
+	const uint8_t *opcode = opcode_of(svm, event, &rex);
+
+	if (event->instruction_length < 3 || opcode[0] != 0x0f || opcode[1] < 0x20 || opcode[1] > 0x23)
+		return;
+	event->size = code_bits(svm->block) == 64 ? 8 : 4;
+	svm->operand = (opcode[2] & 7) | (rex & 1) << 3;
+	if (event->direction == NV_WRITE) {
+		event->value = *register_of(svm, svm->operand);
+		if (event->size == 4)
+			event->value = (uint32_t)event->value;
+	}
+}
+
+/* Where the processor does not tell the vector, the instruction does: INTn, INT3, INTO. */
+static uint8_t vector_of(struct nv_svm *svm, const struct nv_event *event)
+{
+	uint8_t rex;
+	const uint8_t *opcode = opcode_of(svm, event, &rex);
+
+	switch (event->instruction_length ? *opcode : 0) {
+	case 0xcc:
+		return BP;
+	case 0xcd:
+		return opcode[1];
+	case 0xce:
+		return OF;
+	default:
+		return event->info;
+	}
+}
+
+static uint64_t qualifier_of(const struct nv_svm *svm, const struct nv_exit_row *row)
+{
+	const uint64_t *regs = svm->switched.mailbox->regs;
+	const struct nv_vmcb *block = svm->block;
+
+	switch (row->source) {
+	case NV_FROM_ROW:
+		return row->value;
+	case NV_FROM_CODE:
+		return block->exit_code;
+	case NV_FROM_CODE_4:
+		return block->exit_code & 15;
+	case NV_FROM_CODE_5:
+		return block->exit_code & 31;
+	case NV_FROM_RAX:
+		return regs[NV_REG_RAX];
+	case NV_FROM_EAX:
+		return (uint32_t)regs[NV_REG_RAX];
+	case NV_FROM_ECX:
+		return (uint32_t)regs[NV_REG_RCX];
+	case NV_FROM_PORT:
+		return block->exit_info_1 >> 16 & 0xffff;
+	case NV_FROM_SELECTOR:
+		return block->exit_info_1 & 0xffff;
+	case NV_FROM_OFFSET:
+		return block->exit_info_1 & 0xfff;
+	case NV_FROM_PHYSICAL:
+		return block->exit_info_2;
+	default:
+		return 0;
+	}
+}
+
+/* Present is what the levels' maps have, filled or not. */
+static void decode_page_fault(const struct nv_svm *svm, struct nv_event *event)
+{
+	event->direction = event->info & NPF_FETCH ? NV_EXECUTE : event->info & NPF_WRITE ? NV_WRITE : NV_READ;
+	event->info &= ~NPF_PRESENT;
+	if (nv_shadow_rights(svm->switched.shadow, event->qualifier))
+		event->info |= NPF_PRESENT;
+}
+
+static void decode_synthetic(struct nv_svm *svm, struct nv_event *event)
+{
+	event->reason = svm->synthetic;
+	event->raw = svm->synthetic == NV_REASON_SHUTDOWN ? EXIT_SHUTDOWN : EXIT_IRET;
+	event->qualifier = event->info = 0;
+	svm->synthetic = 0;
+}
+
+void nv_svm_decode(struct nv_svm *svm, struct nv_event *event)
+{
+	const struct nv_vmcb *block = svm->block;
+	const struct nv_exit_row *row = nv_svm_exit_row(block->exit_code);
+	const uint64_t *regs = svm->switched.mailbox->regs;
+	int other = row->other && block->exit_info_1 & 1;
+
+	event->raw = block->exit_code;
+	event->reason = other ? row->other : row->reason;
+	event->direction = other ? NV_WRITE : row->direction;
+	event->qualifier = qualifier_of(svm, row);
+	event->value = 0;
+	event->info = block->exit_info_1;
+	event->data = NULL;
+	event->count = 1;
+	event->size = 0;
+	event->instruction_length = 0;
+	event->length = event->advance = 0;
+	if (svm->synthetic) {
+		decode_synthetic(svm, event);
+		return;
+	}
+	if (row->length)
+		decode_instruction(svm, row, event);
+	switch (event->reason) {
+	case NV_REASON_CR_READ:
+	case NV_REASON_CR_WRITE:
+	case NV_REASON_DR_READ:
+	case NV_REASON_DR_WRITE:
+		decode_move(svm, event);
+		break;
+	case NV_REASON_EXCEPTION:
+		event->value = event->qualifier == PF ? block->exit_info_2 : event->qualifier == DB ? block->dr6 : 0;
+		break;
+	case NV_REASON_INTERRUPT:
+		event->qualifier = svm->switched.mailbox->interrupt;
+		break;
+	case NV_REASON_SOFTWARE_INTERRUPT:
+		event->qualifier = vector_of(svm, event);
+		break;
+	case NV_REASON_RDMSR:
+	case NV_REASON_WRMSR:
+		event->size = 8;
+		event->value = other ? regs[NV_REG_RDX] << 32 | (uint32_t)regs[NV_REG_RAX] : 0;
+		break;
+	case NV_REASON_NESTED_PAGE_FAULT:
+		decode_page_fault(svm, event);
+		break;
+	default:
+		break;
+	}
+}
+
+void nv_svm_decode_undefined(struct nv_svm *svm, const struct nv_table *table, struct nv_event *event)
+{
+	struct nv_code code = code_of(svm->block);
+
+	nv_undefined(table, svm->switched.paging, &code, event);
+}

@@ -1,0 +1,178 @@
+#include "svm_internal.h"
+
+#include <string.h>
+
+/* Fields of virtual_interrupt (AMD APM vol. 2, 15.21.4). */
+#define V_TPR 0xffull
+#define V_IRQ (1ull << 8)
+#define V_IGNORES_TPR (1ull << 20)
+
+/* A contributory exception, whose delivery does not survive another one (AMD APM vol. 2, table 8-8). */
+static int contributory(int vector)
+{
+	return vector == 0 || (vector >= 10 && vector <= 13) || vector == 21 || vector == 29 || vector == 30;
+}
+
+static int has_error_code(int vector)
+{
+	return vector == DF || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30;
+}
+
+static uint64_t event_of(int kind, uint8_t vector, int with_error, uint32_t error_code)
+{
+	return EVENT_VALID | (uint64_t)kind << EVENT_KIND | vector | (with_error ? EVENT_ERROR_CODE | (uint64_t)error_code << 32 : 0);
+}
+
+/* What was interrupted comes later, when something else comes first. Exceptions are raised again by their instruction. */
+static void postpone(struct nv_svm *svm)
+{
+	if (EVENT_KIND_OF(svm->interrupted) == NV_EVENT_INTERRUPT && svm->interrupted) {
+		nv_pending_interrupt(&svm->switched.pending, EVENT_VECTOR(svm->interrupted));
+	} else if (EVENT_KIND_OF(svm->interrupted) == NV_EVENT_NMI) {
+		svm->switched.pending.nmi_masked = 0;
+		nv_pending_nmi(&svm->switched.pending);
+	}
+	svm->interrupted = 0;
+}
+
+/* An exception on top of one that was being delivered. */
+static uint64_t combine(struct nv_svm *svm, uint64_t event)
+{
+	int first = EVENT_VECTOR(svm->interrupted), second = EVENT_VECTOR(event);
+
+	if (first == DF && (contributory(second) || second == PF)) {
+		svm->synthetic = NV_REASON_SHUTDOWN;
+		return 0;
+	}
+	if ((contributory(first) && contributory(second)) || (first == PF && (second == PF || contributory(second))))
+		return event_of(NV_EVENT_EXCEPTION, DF, 1, 0);
+	return event;
+}
+
+void nv_svm_inject(struct nv_svm *svm, int kind, uint8_t vector, int with_error, uint32_t error_code)
+{
+	uint64_t event = event_of(kind, vector, with_error, error_code);
+
+	if (svm->interrupted && kind == NV_EVENT_EXCEPTION && EVENT_KIND_OF(svm->interrupted) == NV_EVENT_EXCEPTION)
+		event = combine(svm, event);
+	postpone(svm);
+	svm->injection = event;
+}
+
+void nv_svm_raise(struct nv_svm *svm)
+{
+	struct nv_vmcb *block = svm->block;
+	int vector = block->exit_code - EXIT_EXCEPTION;
+
+	if (vector == PF)
+		block->cr2 = block->exit_info_2;
+	if (vector == BP || vector == OF) {
+		/* level n comes back behind the instruction; a processor that saves the next RIP takes it from there */
+		svm->soft_injected = 1;
+		if (!svm->saves_next_rip)
+			*register_of(svm, NV_REG_RIP) += 1;
+	}
+	nv_svm_inject(svm, NV_EVENT_EXCEPTION, vector, has_error_code(vector), block->exit_info_1);
+}
+
+/* Software interrupts and INT3, INTO happen again when their instruction does; unless L0 injected them. */
+void nv_svm_interrupted(struct nv_svm *svm)
+{
+	uint64_t event = svm->block->exit_interrupt_info;
+	int kind = EVENT_KIND_OF(event), vector = EVENT_VECTOR(event);
+	int soft = kind == NV_EVENT_SOFTWARE_INTERRUPT || (kind == NV_EVENT_EXCEPTION && (vector == BP || vector == OF));
+
+	svm->block->exit_interrupt_info = 0;
+	svm->interrupted = event & EVENT_VALID && (!soft || svm->soft_injected) ? event : 0;
+	if (!svm->interrupted)
+		svm->soft_injected = 0;
+}
+
+static int takes_interrupts(struct nv_svm *svm)
+{
+	return *register_of(svm, NV_REG_RFLAGS) & RFLAGS_IF && !(svm->block->interrupt_shadow & SHADOWED);
+}
+
+/* Level n takes one event at an entry. A step comes before what is pending. */
+static uint64_t next_event(struct nv_svm *svm)
+{
+	int vector;
+
+	if (svm->injection)
+		return svm->injection;
+	if (svm->interrupted)
+		return svm->interrupted;
+	if (svm->step.active)
+		return 0;
+	if (svm->switched.pending.nmi && !svm->switched.pending.nmi_masked) {
+		if (!(svm->block->interrupt_shadow & SHADOWED))
+			return event_of(NV_EVENT_NMI, 2, 0, 0);
+		nv_svm_step_begin(svm, 0, 1);
+		return 0;
+	}
+	vector = nv_pending_highest(&svm->switched.pending);
+	return vector >= 0 && takes_interrupts(svm) ? event_of(NV_EVENT_INTERRUPT, vector, 0, 0) : 0;
+}
+
+/* The vector of a pending interrupt or NMI that level n takes at its next entry; -1: it takes none. */
+static int offered(const struct nv_svm *svm, int kind)
+{
+	uint64_t event = svm->block->event_injection;
+
+	return event && EVENT_KIND_OF(event) == kind && !svm->injection && !svm->interrupted ? EVENT_VECTOR(event) : -1;
+}
+
+static void set_intercepts(struct nv_svm *svm)
+{
+	uint32_t *vectors = svm->block->intercept;
+	const struct nv_svm_step *step = &svm->step;
+
+	memcpy(vectors, svm->wanted, sizeof svm->wanted);
+	vectors[EXIT_NMI / 32] |= 1u << EXIT_NMI % 32;
+	if (svm->window)
+		vectors[EXIT_VINTR / 32] |= 1u << EXIT_VINTR % 32;
+	if (svm->switched.pending.nmi_masked)
+		vectors[EXIT_IRET / 32] |= 1u << EXIT_IRET % 32;
+	if (!step->active)
+		return;
+	/* an exception must not find the trap flag, and an interrupt must not run its handler without the intercept */
+	if (step->traps)
+		vectors[EXIT_EXCEPTION / 32] = ~0u;
+	vectors[EXIT_INTR / 32] |= 1u << EXIT_INTR % 32;
+	if (step->code)
+		vectors[step->code / 32] &= ~(1u << step->code % 32);
+}
+
+void nv_svm_prepare(struct nv_svm *svm)
+{
+	struct nv_vmcb *block = svm->block;
+
+	block->event_injection = next_event(svm);
+	svm->window = !svm->step.active &&
+		      (svm->switched.pending.windows & NV_WINDOW_INTERRUPT || nv_pending_another(&svm->switched.pending, offered(svm, NV_EVENT_INTERRUPT)));
+	block->virtual_interrupt &= V_TPR;
+	if (svm->window)
+		block->virtual_interrupt |= V_IRQ | V_IGNORES_TPR;
+	set_intercepts(svm);
+	block->rax = *register_of(svm, NV_REG_RAX);
+	block->rsp = *register_of(svm, NV_REG_RSP);
+	block->rip = *register_of(svm, NV_REG_RIP);
+	block->rflags = *register_of(svm, NV_REG_RFLAGS);
+	/* where a processor that saves the next RIP makes software interrupts return to */
+	if (svm->saves_next_rip && !svm->soft_injected)
+		block->next_rip = block->rip;
+}
+
+void nv_svm_entered(struct nv_svm *svm)
+{
+	struct nv_vmcb *block = svm->block;
+
+	if (offered(svm, NV_EVENT_INTERRUPT) >= 0)
+		nv_pending_taken(&svm->switched.pending, EVENT_VECTOR(block->event_injection));
+	if (offered(svm, NV_EVENT_NMI) >= 0)
+		nv_pending_nmi_taken(&svm->switched.pending);
+	if (block->event_injection && EVENT_KIND_OF(block->event_injection) == NV_EVENT_NMI)
+		svm->switched.pending.nmi_masked = 1;
+	block->event_injection = 0;
+	svm->injection = svm->interrupted = 0;
+}

@@ -1,0 +1,92 @@
+/* What the files of the svm engine share. */
+#ifndef NV_SVM_INTERNAL_H
+#define NV_SVM_INTERNAL_H
+
+#include "svm.h"
+
+/* Exit codes (AMD APM vol. 2, appendix C). */
+enum {
+	EXIT_EXCEPTION = 0x40,
+	EXIT_DB = 0x41,
+	EXIT_EXCEPTION_LAST = 0x5f,
+	EXIT_INTR = 0x60,
+	EXIT_NMI = 0x61,
+	EXIT_SMI = 0x62,
+	EXIT_INIT = 0x63,
+	EXIT_VINTR = 0x64,
+	EXIT_PUSHF = 0x70,
+	EXIT_POPF = 0x71,
+	EXIT_IRET = 0x74,
+	EXIT_SWINT = 0x75,
+	EXIT_HLT = 0x78,
+	EXIT_IOIO = 0x7b,
+	EXIT_MSR = 0x7c,
+	EXIT_TASK_SWITCH = 0x7d,
+	EXIT_SHUTDOWN = 0x7f,
+	EXIT_ICEBP = 0x88,
+	EXIT_NPF = 0x400,
+};
+
+enum { DB = 1, BP = 3, OF = 4, UD = 6, DF = 8, GP = 13, PF = 14 };
+
+#define RFLAGS_TF (1ull << 8)
+#define RFLAGS_IF (1ull << 9)
+#define DR6_BS (1ull << 14)
+#define DR6_CAUSES 0x200full   /* breakpoints and access to debug registers */
+#define EFER_LMA (1ull << 10)
+#define SHADOWED 1ull          /* of interrupt_shadow */
+
+/* Attributes of a segment (15.5.1). */
+#define SEGMENT_LONG 0x200
+#define SEGMENT_BIG 0x400
+
+/* EVENTINJ and EXITINTINFO (AMD APM vol. 2, 15.20 and 15.7.2). */
+#define EVENT_VALID (1ull << 31)
+#define EVENT_ERROR_CODE (1ull << 11)
+#define EVENT_KIND 8
+#define EVENT_VECTOR(event) ((uint8_t)(event))
+#define EVENT_KIND_OF(event) ((int)((event) >> EVENT_KIND & 7))
+
+/* Bits of a nested page fault's error code, EXITINFO1 (AMD APM vol. 2, 15.25.6). */
+#define NPF_PRESENT 1ull
+#define NPF_WRITE 2
+#define NPF_RESERVED 8
+#define NPF_FETCH 0x10
+
+static inline int intercepts(const uint32_t *vectors, uint64_t code)
+{
+	return code < 6 * 32 && vectors[code / 32] >> code % 32 & 1;
+}
+
+static inline uint64_t *register_of(struct nv_svm *svm, int number)
+{
+	return &svm->switched.mailbox->regs[number];
+}
+
+/* 16, 32 or 64: of level n's code segment. */
+static inline int code_bits(const struct nv_vmcb *block)
+{
+	if (block->efer & EFER_LMA && block->cs.attributes & SEGMENT_LONG)
+		return 64;
+	return block->cs.attributes & SEGMENT_BIG ? 32 : 16;
+}
+
+/* svm_decode.c: the exit, or what svm->synthetic says, as an event. */
+void nv_svm_decode(struct nv_svm *svm, struct nv_event *event);
+
+/* #UD, decoded: nv_undefined's part of it. */
+void nv_svm_decode_undefined(struct nv_svm *svm, const struct nv_table *table, struct nv_event *event);
+
+/* svm_step.c. end: executed says whether the instruction is behind level n. */
+void nv_svm_step_begin(struct nv_svm *svm, uint32_t code, int traps);
+void nv_svm_step_end(struct nv_svm *svm, int executed);
+
+/* svm_deliver.c. prepare: what level n takes at its next entry, and what stops it, goes to the block; happens again when a kick comes
+ * before level n runs. entered: it ran. interrupted: what the exit says of an event that was being delivered. raise: reinjects the
+ * exception that the exit stopped. */
+void nv_svm_prepare(struct nv_svm *svm);
+void nv_svm_entered(struct nv_svm *svm);
+void nv_svm_interrupted(struct nv_svm *svm);
+void nv_svm_raise(struct nv_svm *svm);
+
+#endif

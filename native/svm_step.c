@@ -1,0 +1,101 @@
+#include "svm_internal.h"
+
+void nv_svm_step_begin(struct nv_svm *svm, uint32_t code, int traps)
+{
+	uint64_t *rflags = register_of(svm, NV_REG_RFLAGS);
+
+	svm->step = (struct nv_svm_step){
+		.code = code,
+		.active = 1,
+		.traps = traps,
+		.own_trap = !!(*rflags & RFLAGS_TF),
+		.dr6 = svm->block->dr6,
+	};
+	if (traps)
+		*rflags |= RFLAGS_TF;
+}
+
+/* PUSHF has stored the trap flag that is L0's. */
+static void clean_pushed_flags(struct nv_svm *svm)
+{
+	const struct nv_vmcb *block = svm->block;
+	struct nv_paging *paging = svm->switched.paging;
+	uint64_t stack = *register_of(svm, NV_REG_RSP) + 1; /* the flag is in the second byte */
+	uint8_t *host;
+
+	if (code_bits(block) != 64) {
+		if (!(block->ss.attributes & SEGMENT_BIG))
+			stack &= 0xffff;
+		stack = (uint32_t)(stack + block->ss.base);
+	}
+	paging->cr0 = block->cr0;
+	paging->cr3 = block->cr3;
+	paging->cr4 = block->cr4;
+	paging->efer = block->efer;
+	paging->user = block->cpl == 3;
+	paging->ac = 1;
+	nv_paging_flush(paging);
+	if (nv_paging_translate(paging, stack, NV_PAGING_WRITE, &host) == NV_PAGING_OK)
+		*host &= ~(RFLAGS_TF >> 8);
+}
+
+void nv_svm_step_end(struct nv_svm *svm, int executed)
+{
+	struct nv_svm_step *step = &svm->step;
+	uint64_t *rflags = register_of(svm, NV_REG_RFLAGS);
+
+	step->active = 0;
+	if (executed && step->code == EXIT_IRET)
+		svm->switched.pending.nmi_masked = 0;
+	if (!step->traps)
+		return;
+	if (executed && step->own_trap)
+		svm->block->dr6 |= DR6_BS;
+	else
+		svm->block->dr6 = step->dr6;
+	if (step->own_trap)
+		return;
+	if (executed && step->code == EXIT_PUSHF)
+		clean_pushed_flags(svm);
+	/* the flags that POPF and IRET have loaded are level n's */
+	if (!executed || (step->code != EXIT_POPF && step->code != EXIT_IRET))
+		*rflags &= ~RFLAGS_TF;
+}
+
+/* The interrupt returns behind the instruction: a processor that saves the next RIP takes it from there. */
+static void pass_software_interrupt(struct nv_svm *svm, int kind, uint8_t vector, uint8_t length)
+{
+	if (!svm->saves_next_rip || kind == NV_EVENT_EXCEPTION)
+		*register_of(svm, NV_REG_RIP) += length;
+	svm->soft_injected = 1;
+	nv_svm_inject(svm, kind, vector, 0, 0);
+}
+
+void nv_svm_pass(struct nv_svm *svm, struct nv_event *event)
+{
+	uint64_t code = svm->block->exit_code;
+	uint8_t length = event->advance;
+
+	event->retry = 1;
+	if (code >= EXIT_EXCEPTION && code <= EXIT_EXCEPTION_LAST) {
+		nv_svm_raise(svm);
+		return;
+	}
+	switch (code) {
+	case EXIT_INTR:
+		nv_pending_interrupt(&svm->switched.pending, svm->switched.mailbox->interrupt);
+		break;
+	case EXIT_NMI:
+		nv_pending_nmi(&svm->switched.pending);
+		break;
+	case EXIT_SWINT:
+		pass_software_interrupt(svm, NV_EVENT_SOFTWARE_INTERRUPT, event->qualifier, length);
+		break;
+	case EXIT_ICEBP:
+		pass_software_interrupt(svm, NV_EVENT_EXCEPTION, DB, length);
+		break;
+	default:
+		/* HLT lasts, and a task switch would store the trap flag */
+		nv_svm_step_begin(svm, code, code != EXIT_HLT && code != EXIT_TASK_SWITCH);
+	}
+}

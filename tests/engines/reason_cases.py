@@ -1,0 +1,194 @@
+"""Guests that cause one exit reason each, and the hypervisors that watch: for every engine with a switcher.
+
+Each guest is machine code for CODE; what it kept is in RESULTS. `run` gives what its levels saw.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from guest_code import (
+    CODE,
+    HLT,
+    IRETQ,
+    RESULTS,
+    done,
+    keep,
+    rax,
+    rbx,
+    rcx,
+    rdi,
+    rdx,
+    run_in,
+    spec_of,
+)
+from guest_code import results as kept
+
+from nestvmm.hypervisors import HANDLED, Event, ExitReason, HandlerClaim, Hypervisor, Result
+from nestvmm.nesting import LevelSpec, Tower
+from nestvmm.x86.event import Direction
+
+HERE = f"{Path(__file__)}:"
+ANSWER = 0x7777
+ALL = (1 << 64) - 1
+TABLE = 0x130000  # scratch memory of a guest
+FIELDS = ("raw", "qualifier", "direction", "size", "value", "info", "length")
+
+
+class Watcher(Hypervisor):
+    """Keeps what it saw of one reason, at most `limit` times; `does` says how it answers.
+
+    does:  answer (reads give ANSWER, what moves nothing sets RAX = ANSWER), decline, fault (#GP 0x5a8), retry, skip
+    """
+
+    def __init__(self, reason: str, first: int = 0, last: int = -1, does: str = "answer", way: str = "") -> None:
+        self._reason = ExitReason.from_label(reason)
+        self._range = (first, last & ALL)
+        self._way = Direction[way.upper()] if way else None
+        self._does = does
+        self.seen: list[dict[str, int | str]] = []
+
+    def claims(self) -> list[HandlerClaim]:
+        return [(self._reason, *self._range, self._way, self.handle)]
+
+    def handle(self, event: Event) -> Result:
+        rip = self.guest.regs.rip - CODE
+        fields = {name: int(getattr(event, name)) for name in FIELDS}
+        self.seen.append({**fields, "rip": rip, "instruction": event.instruction.hex()})
+        answer: Result = getattr(self, self._does)(event)
+        return answer
+
+    def answer(self, event: Event) -> Result:
+        if event.size:
+            return Result.read(ANSWER)
+        regs = self.guest.regs
+        regs.rax = ANSWER
+        self.guest.set_regs(regs)
+        return HANDLED
+
+    def decline(self, event: Event) -> Result:
+        return Result.declined()
+
+    def fault(self, event: Event) -> Result:
+        return Result.faulted(13, 0x5A8)
+
+    def retry(self, event: Event) -> Result:
+        """Once; then as answer."""
+        return Result.retry() if len(self.seen) == 1 else self.answer(event)
+
+    def handled(self, event: Event) -> Result:
+        return HANDLED
+
+
+def watch(reason: str, does: str = "answer", **options: int | str) -> LevelSpec:
+    """A level with a Watcher."""
+    return LevelSpec(HERE + "Watcher", {"reason": reason, "does": does, **options})
+
+
+def run(
+    engine: str,
+    code: bytes,
+    levels: Sequence[LevelSpec | str],
+    count: int = 2,
+    memory: Mapping[int, bytes] | None = None,
+    machine: str = "auto",
+    **more: object,
+) -> dict[str, object]:
+    """Runs a tower; what became of it, what the guest kept, and what its levels saw, from level 1 up."""
+    with tempfile.TemporaryDirectory() as folder:
+        spec = spec_of(Path(folder), code, levels, engine=engine, machine=machine, **more)  # type: ignore[arg-type]
+        with Tower(spec) as tower:
+            for address, content in (memory or {}).items():
+                tower.memory[tower.height].write(address, content)
+            result = run_in(tower)
+            return {
+                "status": result.status,
+                "message": result.message.splitlines()[0] if result.message else "",
+                "exits": int(tower.engine.vcpu.exits),
+                "kept": kept(tower, count),
+                "seen": [getattr(hypervisor, "seen", []) for hypervisor in tower.hypervisors],
+            }
+
+
+# Reason, and what to do: instructions before, the one that exits. RAX and RBX are kept after it.
+INSTRUCTIONS: dict[str, tuple[str, bytes, bytes]] = {
+    "cpuid": ("cpuid", rax(0x40000123), b"\x0f\xa2"),
+    "rdtsc": ("rdtsc", b"", b"\x0f\x31"),
+    "rdtscp": ("rdtscp", b"", b"\x0f\x01\xf9"),
+    "rdpmc": ("rdpmc", rcx(3), b"\x0f\x33"),
+    "hlt": ("hlt", b"", HLT),
+    "pause": ("pause", b"", b"\xf3\x90"),
+    "invd": ("invd", b"", b"\x0f\x08"),
+    "wbinvd": ("wbinvd", b"", b"\x0f\x09"),
+    "monitor": ("monitor", rax(CODE) + rcx(0) + rdx(0), b"\x0f\x01\xc8"),
+    "mwait": ("mwait", rax(0) + rcx(0), b"\x0f\x01\xc9"),
+    "xsetbv": (
+        "xsetbv",
+        b"\x0f\x20\xe0\x0d\x00\x00\x04\x00\x0f\x22\xe0" + rax(1) + rcx(0) + rdx(0),
+        b"\x0f\x01\xd1",
+    ),
+    "hypercall": ("hypercall", rax(0x55), b"\x0f\x01\xd9"),
+    "invlpg": ("invlpg", rax(RESULTS), b"\x0f\x01\x38"),
+    "invpcid": ("invpcid", rax(2) + rdi(RESULTS + 0x80), b"\x66\x0f\x38\x82\x07"),
+    "cr0 read": ("cr-read", b"", b"\x0f\x20\xc3"),  # to RBX
+    "cr3 read": ("cr-read", b"", b"\x41\x0f\x20\xd8" + b""),  # to R8
+    "cr4 read": ("cr-read", b"", b"\x0f\x20\xe3"),
+    "cr8 read": ("cr-read", b"", b"\x44\x0f\x20\xc3"),
+    "smsw": ("cr-read", b"", b"\x0f\x01\xe3"),
+    "cr0 write": ("cr-write", rbx(0x80000033), b"\x0f\x22\xc3"),
+    "cr2 write": ("cr-write", rbx(0x1234), b"\x0f\x22\xd3"),
+    "cr3 write": ("cr-write", rbx(0x5000), b"\x0f\x22\xdb"),
+    "cr4 write": ("cr-write", rbx(0xA0), b"\x0f\x22\xe3"),
+    "cr8 write": ("cr-write", rbx(5), b"\x44\x0f\x22\xc3"),
+    "lmsw": ("cr-write", rbx(0x3), b"\x0f\x01\xf3"),
+    "clts": ("cr-write", b"", b"\x0f\x06"),
+    "dr0 read": ("dr-read", b"", b"\x0f\x21\xc3"),
+    "dr7 read": ("dr-read", b"", b"\x0f\x21\xfb"),
+    "dr0 write": ("dr-write", rbx(0x1234), b"\x0f\x23\xc3"),
+    "dr7 write": ("dr-write", rbx(0x400), b"\x0f\x23\xfb"),
+    "sgdt": ("descriptor-table", rdi(TABLE), b"\x0f\x01\x07"),
+    "sidt": ("descriptor-table", rdi(TABLE), b"\x0f\x01\x0f"),
+    "sldt": ("descriptor-table", rdi(TABLE), b"\x0f\x00\x07"),
+    "str": ("descriptor-table", rdi(TABLE), b"\x0f\x00\x0f"),
+    "lgdt": ("descriptor-table", rdi(TABLE), b"\x0f\x01\x17"),
+    "lidt": ("descriptor-table", rdi(TABLE), b"\x0f\x01\x1f"),
+    "lldt": ("descriptor-table", rdi(TABLE), b"\x0f\x00\x17"),
+    "ltr": ("descriptor-table", rdi(TABLE), b"\x0f\x00\x1f"),
+    "pushf": ("pushf", b"", b"\x9c"),
+    "popf": ("popf", b"\x6a\x02", b"\x9d"),
+    "iret": ("iret", b"", IRETQ),
+    "icebp": ("icebp", b"", b"\xf1"),
+    "int 0x55": ("software-interrupt", b"", b"\xcd\x55"),
+    "rdmsr": ("rdmsr", rax(0) + rcx(0x174), b"\x0f\x32"),
+    "wrmsr": ("wrmsr", rax(0x11112222) + rdx(0x33334444) + rcx(0x174), b"\x0f\x30"),
+    "rdmsr high": ("rdmsr", rax(0) + rcx(0xC0000102), b"\x0f\x32"),
+    "rdmsr unmapped": ("rdmsr", rax(0) + rcx(0x4000000), b"\x0f\x32"),
+    "stgi": ("svm-instruction", b"", b"\x0f\x01\xdc"),
+    "clgi": ("svm-instruction", b"", b"\x0f\x01\xdd"),
+    "vmrun": ("svm-instruction", rax(TABLE), b"\x0f\x01\xd8"),
+    "vmload": ("svm-instruction", rax(TABLE), b"\x0f\x01\xda"),
+    "vmsave": ("svm-instruction", rax(TABLE), b"\x0f\x01\xdb"),
+    "skinit": ("svm-instruction", rax(TABLE), b"\x0f\x01\xde"),
+    "invlpga": ("svm-instruction", rax(TABLE) + rcx(0), b"\x0f\x01\xdf"),
+}
+
+
+def instruction(engine: str, name: str, does: str = "answer") -> dict[str, object]:
+    """One instruction, seen by level 1 under two levels that do not care; RAX and RBX are kept."""
+    reason, before, code = INSTRUCTIONS[name]
+    after = keep(0) + b"\x48\x89\x1f" + b"\x48\x89\x5f\x08" + keep(0)[:0] + done()
+    guest = rbx(0) + before + code + keep_both() + done()
+    del after
+    return run(engine, guest, [watch(reason, does), "logger"])
+
+
+def keep_both() -> bytes:
+    """RAX and RBX go to results 0 and 1; changes RDI."""
+    return rdi(RESULTS) + b"\x48\x89\x07\x48\x89\x5f\x08"
+
+
+def instruction_at(name: str) -> int:
+    """Where the instruction is, from CODE on."""
+    return len(rbx(0) + INSTRUCTIONS[name][1])
