@@ -29,8 +29,8 @@ AIMED = {
     f"cr3-outside {SWITCHER}": {124, 255},
     f"jump-out {SWITCHER}": {254, 255},
 }
-# KVM answers what its emulator cannot do in a nested guest by #UD, which the guest reports by this status; and it retries some
-# accesses that no memory backs for ever.
+# KVM answers what its emulator cannot do in a nested guest by #UD, which the guest reports by this status; and it retries
+# some accesses that no memory backs for ever.
 ELSE = {"jump-out": {254}, "stack-hole": {124}, "cr3-outside": {124}, "cr3-self": {124}}
 
 pytestmark = pytest.mark.svm_lab
