@@ -231,6 +231,9 @@ class FakeEngine:
         self.msrs[index] = value
         return True
 
+    def refusal(self) -> str:
+        return ""
+
     def exception(self, vector: int, error_code: int | None) -> None:
         self.log.append(("exception", vector, error_code))
 

@@ -88,8 +88,8 @@ class SvmLoop:
 
     def _fill_block(self) -> None:
         block = self._block
-        block.intercept[0] = 1 << 0x72 - 0x60  # CPUID
-        block.intercept[1] = 1 << 0  # VMRUN
+        for code in (0x72, 0x80):  # CPUID, VMRUN
+            block.intercept[code // 32] |= 1 << code % 32
         block.iopm, block.msrpm, block.asid = _IOPM, _MSRPM, 1
         block.nested_paging, block.nested_cr3 = 1, self._nested
         for segment, attributes in ((block.cs, 0xA9B), *((one, 0xC93) for one in (block.ds, block.es, block.ss))):

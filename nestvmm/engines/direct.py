@@ -281,6 +281,10 @@ class DirectEngine:
             return False
         return True
 
+    def refusal(self) -> str:
+        """KVM tells no more than its code."""
+        return ""
+
     def exception(self, vector: int, error_code: int | None) -> None:
         """Level n takes this exception before its next instruction."""
         events = self._vcpu.get_events()

@@ -221,6 +221,10 @@ class Engine(Protocol):
         """Sets level n's MSR in the engine; False: refused."""
         ...
 
+    def refusal(self) -> str:
+        """Which rules level n's state breaks, after the processor refused it; empty: none that is known."""
+        ...
+
     def exception(self, vector: int, error_code: int | None) -> None:
         """Level n takes this exception before its next instruction."""
         ...

@@ -12,7 +12,9 @@ from typing import Any, ClassVar, Final
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.engines.engine import EngineConfig, MsrRange
+from nestvmm.engines.guest_paging import physical_bits
 from nestvmm.engines.msr_filter import msr_ranges
+from nestvmm.engines.svm_checks import broken_rules
 from nestvmm.engines.svm_intercepts import msr_map, port_map, vectors
 from nestvmm.engines.switched import SwitchedEngine
 from nestvmm.engines.switcher import switcher_sregs
@@ -174,6 +176,11 @@ class SvmEngine(SwitchedEngine):
     def get_msr(self, index: int) -> int | None:
         """EFER is the block's; KVM keeps the rest."""
         return self.sregs().efer if index == _MSR_EFER else super().get_msr(index)
+
+    def refusal(self) -> str:
+        """The rules of VMRUN that the block breaks."""
+        rules = broken_rules(self._block, physical_bits(self.supported_cpuid()))
+        return f"{'; '.join(rules)} (AMD APM vol. 2, 15.5.1)" if rules else ""
 
     def _inject(self, kind: int, vector: int, error_code: int | None) -> None:
         lib.nv_svm_inject(self._c, kind, vector, error_code is not None, error_code or 0)

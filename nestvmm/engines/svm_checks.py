@@ -11,13 +11,13 @@ __all__ = ["broken_rules"]
 
 _CR0_PE, _CR0_NW, _CR0_CD, _CR0_PG = 1 << 0, 1 << 29, 1 << 30, 1 << 31
 _CR4_PAE: Final = 1 << 5
-# Every bit of CR4 that any processor defines (AMD APM vol. 2, 3.1.3); KVM refuses more, those of features that it hides.
+# Every bit of CR4 that a processor defines (AMD APM vol. 2, 3.1.3); KVM refuses more, those of features that it hides.
 _CR4_DEFINED: Final = 0x00F77FFF
 _EFER_LME, _EFER_LMA, _EFER_SVME = 1 << 8, 1 << 10, 1 << 12
 _EFER_DEFINED: Final = 0x0037FD01
 _CS_L, _CS_DB = 1 << 9, 1 << 10
 _HIGH: Final = 0xFFFFFFFF << 32
-_VMRUN: Final = 1
+_VMRUN: Final = 0x80  # exit code
 _EVENT_VALID: Final = 1 << 31
 _INJECTABLE: Final = (0, 2, 3, 4)  # interrupt, NMI, exception, software interrupt
 _NMI_VECTOR, _LAST_EXCEPTION = 2, 31
@@ -34,7 +34,7 @@ def broken_rules(block: Any, physical_bits: int) -> list[str]:
     injected = bool(block.event_injection & _EVENT_VALID)
     exception = injected and kind == _INJECTABLE[2]
     rules += [
-        (not block.intercept[1] & _VMRUN, "VMRUN is not intercepted"),
+        (not block.intercept[_VMRUN // 32] >> _VMRUN % 32 & 1, "VMRUN is not intercepted"),
         (block.asid == 0, "the ASID is 0"),
         (bool((block.iopm | block.msrpm) >> physical_bits), "a permission map lies beyond the last physical address"),
         (injected and kind not in _INJECTABLE, f"the injected event is of type {kind}"),

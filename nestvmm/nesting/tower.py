@@ -247,8 +247,8 @@ class Tower:
         policy.check(type(self.engine), self._machine)
         if (policy.holes(), policy.faults()) != (self.policy.holes(), self.policy.faults()):
             raise HypervisorError(
-                "a hypervisor changed its claims of mmio or nested-page-fault while its guest runs; what memory a guest "
-                "has is changed by Guest.map and Guest.unmap"
+                "a hypervisor changed its claims of mmio or nested-page-fault while its guest runs; a guest's memory "
+                "is changed by Guest.map and Guest.unmap"
             )
         self.engine.intercept(policy.scopes())
         self.policy = policy

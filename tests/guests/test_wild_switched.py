@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import GUESTS, guest
+from command import guest
 from test_wild import MEMBERS, OUTPUT, statuses
 
 from nestvmm._native import lib
@@ -29,7 +29,7 @@ AIMED = {
     f"cr3-outside {SWITCHER}": {124, 255},
     f"jump-out {SWITCHER}": {254, 255},
 }
-# KVM answers what its emulator cannot do in a nested guest by #UD, which the guest reports by this status; and it retries
+# KVM answers what its emulator cannot do in a nested guest by #UD, which the guest reports by this status; it retries
 # some accesses that no memory backs for ever.
 ELSE = {"jump-out": {254}, "stack-hole": {124}, "cr3-outside": {124}, "cr3-self": {124}}
 

@@ -1,6 +1,6 @@
 """Runs in a lab: members of wild under a switcher engine; prints how each one ended, as JSON.
 
-    wild_cases.py IMAGE ENGINE SECONDS MEMBER...       a member may have options: "write-beyond at=0x1000"
+wild_cases.py IMAGE ENGINE SECONDS MEMBER...       a member may have options: "write-beyond at=0x1000"
 """
 
 from __future__ import annotations
