@@ -88,7 +88,8 @@ class SvmLoop:
 
     def _fill_block(self) -> None:
         block = self._block
-        for code in (0x72, 0x80):  # CPUID, VMRUN
+        # CPUID; VMRUN; and MSRs, for without that a guest could take EFER.SVME from its host
+        for code in (0x72, 0x80, 0x7C):
             block.intercept[code // 32] |= 1 << code % 32
         block.iopm, block.msrpm, block.asid = _IOPM, _MSRPM, 1
         block.nested_paging, block.nested_cr3 = 1, self._nested
