@@ -16,7 +16,6 @@ from nestvmm._native import lib
 from nestvmm.lab import Lab
 
 TESTS = Path(__file__).parents[1]
-SECONDS = 3
 SWITCHER = f"at={lib.NV_SWITCHER_BASE:#x}"
 BLOCK = f"at={lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_BLOCK:#x}"
 
@@ -32,6 +31,9 @@ AIMED = {
 # KVM answers what its emulator cannot do in a nested guest by #UD, which the guest reports by this status; it retries
 # some accesses that no memory backs for ever.
 ELSE = {"jump-out": {254}, "stack-hole": {124}, "cr3-outside": {124}, "cr3-self": {124}}
+ALLOWED = {name: statuses(text) | ELSE.get(name, set()) for name, text in MEMBERS.items()} | AIMED
+# Seconds of those that only a timeout ends, and of those that end by themselves.
+SHORT, LONG = 1, 60
 
 pytestmark = pytest.mark.svm_lab
 
@@ -40,27 +42,19 @@ pytestmark = pytest.mark.svm_lab
 def found(svm_lab: Lab) -> dict[str, Any]:
     """How each member ended, all in one go in the lab."""
     script = str(Path(__file__).with_name("wild_cases.py"))
-    command = [sys.executable, script, str(guest("wild")), "svm", str(SECONDS), *MEMBERS, *AIMED]
+    members = [f"{name}={SHORT if 124 in allowed else LONG}" for name, allowed in ALLOWED.items()]
     env = {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
-    result = svm_lab.run(command, env=env, timeout=600)
+    result = svm_lab.run([sys.executable, script, str(guest("wild")), "svm", *members], env=env, timeout=600)
     assert result.status == 0, result.stderr.decode()
     found: dict[str, Any] = json.loads(result.stdout)
     return found
 
 
-def check(ended: dict[str, Any], allowed: set[int]) -> None:
-    assert ended["status"] in allowed, ended["err"]
-    assert "Traceback" not in ended["err"]
-    assert "switcher" not in ended["err"]
-    assert ended["err"].startswith("nestvmm: ") == (ended["status"] not in (0, 254))
-
-
-@pytest.mark.parametrize("name", MEMBERS)
-def test_wild(found: dict[str, Any], name: str) -> None:
-    check(found[name], statuses(MEMBERS[name]) | ELSE.get(name, set()))
-    assert OUTPUT.get(name, "") in found[name]["out"] or name == "reserved-bits"
-
-
-@pytest.mark.parametrize("member", AIMED)
-def test_the_switcher_is_out_of_reach(found: dict[str, Any], member: str) -> None:
-    check(found[member], AIMED[member])
+@pytest.mark.parametrize("name", ALLOWED)
+def test_it_ends_in_order(found: dict[str, Any], name: str) -> None:
+    ended = found[name]
+    assert ended["status"] in ALLOWED[name], ended["message"]
+    assert "switcher" not in ended["message"]
+    assert ended["output"].startswith(f"wild {name.split(maxsplit=1)[0]}\n")
+    if name != "reserved-bits":  # the processor at hand decides whether the access's own bits are told, too
+        assert OUTPUT.get(name, "") in ended["output"]

@@ -1,29 +1,40 @@
-"""Runs in a lab: members of wild under a switcher engine; prints how each one ended, as JSON.
+"""Runs in a lab: members of wild under a switcher engine, one after the other in one process; prints their ends as JSON.
 
-wild_cases.py IMAGE ENGINE SECONDS MEMBER...       a member may have options: "write-beyond at=0x1000"
+wild_cases.py IMAGE ENGINE MEMBER=SECONDS...      a member may have an option: "write-beyond at=0x1000=30"
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
-IMAGE, ENGINE, SECONDS, *MEMBERS = sys.argv[1:]
-# What starting the interpreter may take in an emulated machine, in seconds.
-SLOW = 60
+from nestvmm.nesting import GuestSpec, Runner, Tower, TowerSpec
 
-found = {}
-for member in MEMBERS:
-    command = [sys.executable, "-m", "nestvmm", "run", IMAGE, "-m", "64", "--engine", ENGINE, "-a", member]
-    command += ["--timeout", SECONDS]
-    print(member, file=sys.stderr, flush=True)
-    ended = subprocess.run(
-        command, capture_output=True, stdin=subprocess.DEVNULL, timeout=float(SECONDS) + SLOW, check=False
-    )
-    found[member] = {
-        "status": ended.returncode,
-        "out": ended.stdout.decode(errors="replace")[:2000],
-        "err": ended.stderr.decode(errors="replace"),
-    }
-print(json.dumps(found))
+MEMORY = 64 << 20
+
+
+def run(image: Path, engine: str, member: str, seconds: float) -> dict[str, object]:
+    guest = GuestSpec(image, append=member, memory=MEMORY)
+    with (
+        tempfile.TemporaryFile() as output,
+        Tower(TowerSpec(guest, (), engine=engine, timeout=seconds), stdout=output.fileno()) as tower,
+    ):
+        result = Runner(tower).run()
+        output.seek(0)
+        return {
+            "status": result.status,
+            "message": result.message,
+            "output": output.read(2000).decode(errors="replace"),
+        }
+
+
+if __name__ == "__main__":
+    image, engine, *members = sys.argv[1:]
+    found = {}
+    for argument in members:
+        member, _, seconds = argument.rpartition("=")
+        print(member, file=sys.stderr, flush=True)
+        found[member] = run(Path(image), engine, member, float(seconds))
+    print(json.dumps(found))
