@@ -6,7 +6,7 @@
 
 PYTHON ?= python3
 APT_PACKAGES ?= .ci/apt-packages
-NESTVMM_REQUIRE ?= kvm,svm_lab
+NESTVMM_REQUIRE ?= kvm,svm_lab,vmx_lab
 SETS := build
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -58,5 +58,5 @@ packages:
 
 clean:
 	-$(MAKE) -C guests clean
-	rm -rf .venv build dist *.egg-info nestvmm/_native.*.so nestvmm/engines/switcher_*.bin .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist *.egg-info nestvmm/_native.*.so nestvmm/engines/switcher_*.bin nestvmm/lab/*.bin .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find nestvmm native tests -name __pycache__ -type d -prune -exec rm -rf {} +

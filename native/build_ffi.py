@@ -14,6 +14,7 @@ from setuptools.command.build_ext import build_ext
 
 NATIVE = Path(__file__).resolve().parent
 SWITCHER = NATIVE / "switcher"
+BOOT_SECTOR = NATIVE / "lab" / "boot_sector.S"
 
 # Headers that Python sees, in the order of their dependencies.
 HEADERS = (
@@ -85,7 +86,7 @@ def switcher_base() -> str:
 
 
 class BuildNative(build_ext):
-    """Generates the extension's C source, compiles it with the files of `native/`, and links the switcher's images."""
+    """Generates the extension's C source, compiles it with the files of `native/`, and links the flat images."""
 
     def finalize_options(self) -> None:
         """Put the cffi extension in the place of the one that pyproject.toml only names."""
@@ -93,12 +94,16 @@ class BuildNative(build_ext):
         super().finalize_options()
 
     def run(self) -> None:
-        """Build the extension, then the switcher's images as package data beside the engines."""
+        """Build the extension, then the flat images as package data beside what uses them."""
         super().run()
-        package = Path(self.get_ext_fullpath("nestvmm._native")).parent / "engines"
-        package.mkdir(parents=True, exist_ok=True)
+        package = Path(self.get_ext_fullpath("nestvmm._native")).parent
         for source in sorted(SWITCHER.glob("*.S")):
-            image = str(package / f"switcher_{source.stem}.bin")
-            link = ("--oformat=binary", f"-Ttext={switcher_base()}", "-e,start", "--build-id=none")
-            flags = ["-nostdlib", "-static", "-no-pie", f"-I{SWITCHER}", *(f"-Wl,{option}" for option in link)]
-            self.spawn(["gcc", *flags, "-o", image, str(source)])
+            self._link(source, package / "engines" / f"switcher_{source.stem}.bin", switcher_base())
+        self._link(BOOT_SECTOR, package / "lab" / "boot_sector.bin", "0x7c00")
+
+    def _link(self, source: Path, image: Path, base: str) -> None:
+        """Make one flat image that runs at `base`."""
+        image.parent.mkdir(parents=True, exist_ok=True)
+        link = ("--oformat=binary", f"-Ttext={base}", "-e,start", "--build-id=none")
+        flags = ["-nostdlib", "-static", "-no-pie", f"-I{source.parent}", *(f"-Wl,{option}" for option in link)]
+        self.spawn(["gcc", *flags, "-o", str(image), str(source)])

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from nestvmm.errors import HostError
-from nestvmm.lab import Lab, LocalLab, SvmLab, kvm_amd_nests
-from nestvmm.lab.svm import prepare
+from nestvmm.lab import Lab, LocalLab, SvmLab, VmxLab, kvm_amd_nests, kvm_intel_nests, svm, vmx
+
+ROOT = Path(__file__).parents[1]
 
 
 def missing_kvm() -> str | None:
@@ -26,17 +27,19 @@ def missing_kvm() -> str | None:
 
 
 def missing_svm_lab() -> str | None:
-    if kvm_amd_nests():
-        return None
+    return None if kvm_amd_nests() else unprepared(svm.prepare)
+
+
+def missing_vmx_lab() -> str | None:
+    return None if kvm_intel_nests() else unprepared(vmx.prepare)
+
+
+def unprepared(prepare: Callable[[], object]) -> str | None:
     try:
         prepare()
     except HostError as error:
         return str(error)
     return None
-
-
-def missing_vmx_lab() -> str | None:
-    return "the VMX lab is not built yet"
 
 
 MACHINES = {"kvm": missing_kvm, "svm_lab": missing_svm_lab, "vmx_lab": missing_vmx_lab}
@@ -61,4 +64,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def svm_lab() -> Iterator[Lab]:
     """A machine where kvm_amd nests: this one if it does, else an SVM lab that is booted for the module."""
     with LocalLab() if kvm_amd_nests() else SvmLab() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="session")
+def vmx_lab() -> Iterator[Lab]:
+    """A machine where kvm_intel nests: this one if it does, else a VMX lab that is booted once for all tests.
+
+    It has the files of the time of its start, and sleeps between commands.
+    """
+    with LocalLab() if kvm_intel_nests() else VmxLab(project=ROOT) as lab:
         yield lab

@@ -7,8 +7,12 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import click
+
+if TYPE_CHECKING:
+    from nestvmm.lab.emulated import EmulatedLab
 
 __all__ = ["lab"]
 
@@ -71,11 +75,47 @@ def svm(
     """
     from nestvmm.lab import SvmLab  # noqa: PLC0415 keeps the start of other commands quick
 
+    _run(SvmLab(icount=icount, memory=memory, cpus=cpus, without=without, share=share), command, timeout)
+
+
+@lab.command(
+    epilog="""\b
+Examples:
+  nestvmm lab vmx -- uname -a
+  nestvmm lab vmx -- .venv/bin/nestvmm doctor
+  nestvmm lab vmx --with /etc/services -- wc -l /etc/services
+"""
+)
+@click.option(
+    "-m", "--memory", metavar="MIB", type=click.IntRange(512, 3072), default=1024, show_default=True, help="RAM."
+)
+@click.option(
+    "--with",
+    "files",
+    type=click.Path(exists=True, path_type=Path),
+    multiple=True,
+    help="A file or directory to take along; may be repeated.",
+)
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=math.inf, help="Seconds COMMAND may take.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def vmx(*, memory: int, files: tuple[Path, ...], timeout: float, command: tuple[str, ...]) -> None:
+    """Run COMMAND where /dev/kvm has Intel's VMX.
+
+    The machine is emulated by Bochs. It has this Python, nestvmm with its packages, pytest, busybox and the current
+    directory; what COMMAND writes vanishes. Its output, input and exit status are passed on: 127 not found, 124
+    timeout, 128 + n ended by signal n.
+    """
+    from nestvmm.lab import VmxLab  # noqa: PLC0415 keeps the start of other commands quick
+
+    _run(VmxLab(memory=memory, files=files), command, timeout)
+
+
+def _run(machine: EmulatedLab, command: tuple[str, ...], timeout: float) -> NoReturn:
     stdin: bytes | int = b""
     if sys.stdin is not None and not sys.stdin.closed and not os.isatty(0):
         stdin = 0
     try:
-        with SvmLab(icount=icount, memory=memory, cpus=cpus, without=without, share=share) as machine:
+        with machine:
             result = machine.run(command, stdin=stdin, timeout=timeout, stream=_write)
     except KeyboardInterrupt:
         sys.exit(SIGINT_STATUS)

@@ -13,6 +13,7 @@ __all__ = ["Finding", "Host", "examine"]
 
 _CPUINFO = Path("/proc/cpuinfo")
 _MODULES = Path("/sys/module")
+_NO_DEVICE = "/dev/kvm does not work"
 
 # CPUID 8000_0001 ECX.SVM (AMD APM vol. 3, appendix E.4.2) and CPUID 1 ECX.VMX (Intel SDM vol. 2, CPUID)
 _SVM = (0x80000001, 1 << 2)
@@ -56,7 +57,7 @@ def examine() -> Host:
         modules=modules,
         device=device,
         nesting=nesting,
-        engines=(_direct(device), _svm(nested, nesting), _vmx(nested, nesting)),
+        engines=(_direct(device), _svm(nested, modules, nesting), _vmx(nested, modules, nesting)),
     )
 
 
@@ -114,7 +115,7 @@ def _nesting(vendor: str, modules: tuple[str, ...], device: Finding, offered: se
     if offered:
         return Finding("nesting", True, f"guests can have {' and '.join(sorted(offered))}")
     if not device.works:
-        return Finding("nesting", False, cause="/dev/kvm does not work")
+        return Finding("nesting", False, cause=_NO_DEVICE)
     module = next((name for name in ("kvm_amd", "kvm_intel") if name in modules), "")
     if module:
         return Finding(
@@ -128,27 +129,35 @@ def _nesting(vendor: str, modules: tuple[str, ...], device: Finding, offered: se
         "nesting",
         False,
         cause=f"this KVM offers its guests neither SVM nor VMX ({vendor}; it is neither kvm_amd nor kvm_intel)",
-        cure="use `nestvmm lab svm`, or a host whose KVM nests",
+        cure="use a host with kvm_amd or kvm_intel and nested=1, or `nestvmm lab svm` and `nestvmm lab vmx`",
     )
 
 
 def _direct(device: Finding) -> Finding:
     if device.works:
         return Finding("direct", True, "port I/O, MMIO, MSRs, HLT, debug, shutdown, emulation failures")
-    return Finding("direct", False, cause="/dev/kvm does not work", cure=device.cure)
+    return Finding("direct", False, cause=_NO_DEVICE, cure=device.cure)
 
 
-def _lacking(name: str, feature: str, nesting: Finding) -> Finding:
-    return Finding(name, False, cause=nesting.cause or f"this host's guests have no {feature}", cure=nesting.cure)
+def _lacking(name: str, module: str, modules: tuple[str, ...], nesting: Finding) -> Finding:
+    """An engine whose feature guests of this host do not have: for want of nested=1, or of such a processor."""
+    if module in modules or nesting.cause == _NO_DEVICE:
+        return Finding(name, False, cause=nesting.cause, cure=nesting.cure)
+    return Finding(
+        name,
+        False,
+        cause=f"this host's guests have no {name.upper()}",
+        cure=f"use a host with {module} and nested=1, or `nestvmm lab {name} -- COMMAND`, which emulates one",
+    )
 
 
-def _svm(offered: set[str], nesting: Finding) -> Finding:
+def _svm(offered: set[str], modules: tuple[str, ...], nesting: Finding) -> Finding:
     if "SVM" not in offered:
-        return _lacking("svm", "SVM", nesting)
+        return _lacking("svm", "kvm_amd", modules, nesting)
     return Finding("svm", True, "all of that, CPUID, RDTSC, RDPMC, HLT, PAUSE, VMMCALL, SVM instructions and more")
 
 
-def _vmx(offered: set[str], nesting: Finding) -> Finding:
+def _vmx(offered: set[str], modules: tuple[str, ...], nesting: Finding) -> Finding:
     if "VMX" not in offered:
-        return _lacking("vmx", "VMX", nesting)
+        return _lacking("vmx", "kvm_intel", modules, nesting)
     return Finding("vmx", False, "guests have VMX", "this version of nestvmm has no such engine", "use --engine direct")

@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 from nestvmm.errors import HostError
 from nestvmm.lab import agent
 from nestvmm.lab.initramfs import busybox_initramfs, directory, file
-from nestvmm.lab.kernel import Kernel, cache_directory, publish, read_module
+from nestvmm.lab.kernel import SVM_MODULES, Kernel, cache_directory, publish, read_module
 
-__all__ = ["build_initrd", "unpack_kernel"]
+__all__ = ["build_initrd", "keep", "unpack_kernel"]
 
 INIT = """#!/bin/busybox sh
 # The kernel hands NESTVMM_PYTHON and NESTVMM_SHARE over from its command line.
@@ -61,12 +61,12 @@ def build_initrd(kernel: Kernel) -> Path:
     """The initramfs for `kernel`, from the cache when nothing that goes into it has changed."""
     modules = {
         f"modules/{number:02}-{path.name.split('.')[0]}.ko": file(read_module(path))
-        for number, path in enumerate(kernel.module_files())
+        for number, path in enumerate(kernel.module_files(SVM_MODULES))
     }
     mount_points = {name: directory() for name in ("lower", "upper", "machine")}
     program = file(Path(agent.__file__).read_bytes())
     archive = busybox_initramfs(INIT, {**mount_points, "agent.py": program, **modules})
-    return _keep("initrd", archive, lambda: archive)
+    return keep("initrd", archive, lambda: archive)
 
 
 def unpack_kernel(kernel: Kernel) -> Path:
@@ -88,12 +88,12 @@ def unpack_kernel(kernel: Kernel) -> Path:
     # the payload's last word, behind the xz stream, is its unpacked size
     stream = packed[payload : payload + length]
     try:
-        return _keep("vmlinux", packed, lambda: lzma.LZMADecompressor().decompress(stream))
+        return keep("vmlinux", packed, lambda: lzma.LZMADecompressor().decompress(stream))
     except lzma.LZMAError as error:
         raise HostError(f"{kernel.image} is damaged ({error}): install its package again, or fetch it anew") from None
 
 
-def _keep(name: str, key: bytes, build: Callable[[], bytes]) -> Path:
+def keep(name: str, key: bytes, build: Callable[[], bytes]) -> Path:
     """The cached file that `build` makes for `key`."""
     final = cache_directory() / f"{name}-{hashlib.sha256(key).hexdigest()[:16]}"
     if not final.exists():

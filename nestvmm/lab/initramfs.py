@@ -15,7 +15,18 @@ from pathlib import Path, PurePosixPath
 from nestvmm.errors import HostError
 from nestvmm.lab.tools import find_tool
 
-__all__ = ["Node", "busybox_initramfs", "character_device", "directory", "executable", "file", "initramfs", "symlink"]
+__all__ = [
+    "Node",
+    "archive",
+    "busybox",
+    "busybox_initramfs",
+    "character_device",
+    "directory",
+    "executable",
+    "file",
+    "initramfs",
+    "symlink",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +37,13 @@ class Node:
         mode: type and permission bits, as in `st_mode`.
         data: a file's contents or a symlink's target.
         device: (major, minor) of a device node.
+        changed: time of the last change, in seconds since 1970.
     """
 
     mode: int
     data: bytes = b""
     device: tuple[int, int] = (0, 0)
+    changed: int = 0
 
 
 def file(data: bytes) -> Node:
@@ -60,13 +73,18 @@ def character_device(major: int, minor: int) -> Node:
 
 def initramfs(entries: Mapping[str, Node]) -> bytes:
     """The gzipped archive that holds `entries` (path without leading slash -> node) and the directories above them."""
+    return gzip.compress(archive(entries), compresslevel=1, mtime=0)
+
+
+def archive(entries: Mapping[str, Node]) -> bytes:
+    """The same unpacked; another archive can follow it, and adds to what it holds."""
     tree: dict[str, Node] = {}
     for path, node in entries.items():
         for parent in reversed(PurePosixPath(path).parents[:-1]):
             tree.setdefault(str(parent), directory())
         tree[path] = node
-    archive = b"".join(_member(inode, path, node) for inode, (path, node) in enumerate(tree.items(), 1))
-    return gzip.compress(archive + _member(0, "TRAILER!!!", Node(0)), compresslevel=1, mtime=0)
+    members = [_member(inode, path, node) for inode, (path, node) in enumerate(tree.items(), 1)]
+    return b"".join([*members, _member(0, "TRAILER!!!", Node(0))])
 
 
 def busybox_initramfs(init: str, entries: Mapping[str, Node] | None = None) -> bytes:
@@ -77,13 +95,9 @@ def busybox_initramfs(init: str, entries: Mapping[str, Node] | None = None) -> b
     Raises:
         HostError: there is no static busybox on this machine.
     """
-    busybox = Path(find_tool("busybox", "busybox-static"))
-    program = busybox.read_bytes()
-    if b"/ld-linux" in program:
-        raise HostError(f"{busybox} is not linked statically: apt-get install busybox-static")
     return initramfs(
         {
-            "bin/busybox": executable(program),
+            "bin/busybox": busybox(),
             "bin/sh": symlink("busybox"),
             "dev/console": character_device(5, 1),
             "proc": directory(),
@@ -94,10 +108,19 @@ def busybox_initramfs(init: str, entries: Mapping[str, Node] | None = None) -> b
     )
 
 
+def busybox() -> Node:
+    """This machine's static busybox. Raises HostError when there is none."""
+    path = Path(find_tool("busybox", "busybox-static"))
+    program = path.read_bytes()
+    if b"/ld-linux" in program:
+        raise HostError(f"{path} is not linked statically: apt-get install busybox-static")
+    return executable(program)
+
+
 def _member(inode: int, path: str, node: Node) -> bytes:
     """One archive member: a header of 13 eight-digit hexadecimal fields, the name, the data, each padded to 4 bytes."""
     name = path.encode() + b"\0"
-    fields = (inode, node.mode, 0, 0, 1, 0, len(node.data), 0, 0, *node.device, len(name), 0)
+    fields = (inode, node.mode, 0, 0, 1, node.changed, len(node.data), 0, 0, *node.device, len(name), 0)
     header = b"070701" + b"".join(b"%08x" % field for field in fields)
     return _padded(header + name) + _padded(node.data)
 

@@ -12,7 +12,7 @@ import hashlib
 import lzma
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,10 +21,11 @@ from nestvmm.errors import HostError
 from nestvmm.lab.base import say
 from nestvmm.lab.tools import find_tool, run_tool
 
-__all__ = ["MODULES", "Kernel", "cache_directory", "find_kernel"]
+__all__ = ["SVM_MODULES", "VMX_MODULES", "Kernel", "cache_directory", "find_kernel", "publish", "read_module"]
 
-MODULES = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "overlay", "kvm-amd")
-"""What the lab loads, each with what it depends on."""
+SVM_MODULES = ("virtio_pci", "virtio_console", "9p", "9pnet_virtio", "overlay", "kvm-amd")
+VMX_MODULES = ("kvm-intel",)
+"""What each lab loads, with what that depends on."""
 
 OVERRIDE = "NESTVMM_LAB_KERNEL"
 ELSEWHERE = f"or set {OVERRIDE} to a directory that holds an unpacked kernel package"
@@ -44,11 +45,11 @@ class Kernel:
     release: str
     base: Path
 
-    def module_files(self) -> list[Path]:
-        """The files of MODULES and of what they depend on, in the order in which to load them."""
+    def module_files(self, modules: Sequence[str]) -> list[Path]:
+        """The files of `modules` and of what they depend on, in the order in which to load them."""
         modprobe = [find_tool("modprobe", "kmod"), "-d", str(self.base), "-S", self.release, "--show-depends"]
         files: dict[Path, None] = {}
-        for module in MODULES:
+        for module in modules:
             cure = f"check {self.base}/lib/modules/{self.release}, {ELSEWHERE}"
             for line in run_tool([*modprobe, module], cure=cure).splitlines():
                 kind, _, rest = line.partition(" ")
@@ -80,14 +81,16 @@ def find_kernel() -> Kernel:
             return kernel
         raise HostError(
             f"{OVERRIDE}={override} holds no kernel: expected boot/vmlinuz-RELEASE and lib/modules/RELEASE with "
-            f"kvm-amd.ko and modules.dep (made by `depmod -b {override} RELEASE`)"
+            f"kvm-amd.ko, kvm-intel.ko and modules.dep (made by `depmod -b {override} RELEASE`)"
         )
-    kept = cache_directory() / f"debian-{hashlib.sha256(' '.join(MODULES).encode()).hexdigest()[:12]}"
+    kept = cache_directory() / f"debian-{hashlib.sha256(' '.join(SVM_MODULES + VMX_MODULES).encode()).hexdigest()[:12]}"
     for root in (Path("/"), kept):
         for kernel in _kernels(root):
             return kernel
-    _fetch(kept)
-    return next(_kernels(kept))
+    package = _fetch(kept)
+    for kernel in _kernels(kept):
+        return kernel
+    raise HostError(f"{package} lacks kvm-amd or kvm-intel: {ELSEWHERE.removeprefix('or ')}")
 
 
 def read_module(path: Path) -> bytes:
@@ -107,13 +110,13 @@ def _kernels(root: Path) -> Iterator[Kernel]:
         release = image.name.removeprefix("vmlinuz-")
         for base in (root, root / "usr"):
             modules = base / "lib/modules" / release
-            nests = any(modules.glob("kernel/arch/x86/kvm/kvm-amd.ko*"))
-            if nests and (modules / "modules.dep").exists() and os.access(image, os.R_OK):
+            kvm = [any(modules.glob(f"kernel/arch/x86/kvm/kvm-{vendor}.ko*")) for vendor in ("amd", "intel")]
+            if all(kvm) and (modules / "modules.dep").exists() and os.access(image, os.R_OK):
                 yield Kernel(image, release, base)
 
 
-def _fetch(kept: Path) -> None:
-    """Download Debian's kernel to the directory `kept`, which appears only when it is complete."""
+def _fetch(kept: Path) -> str:
+    """Download Debian's kernel to the directory `kept`, which appears only when it is complete; its package."""
     apt_cache, apt_get, dpkg = (
         find_tool(name, package) for name, package in (("apt-cache", "apt"), ("apt-get", "apt"), ("dpkg", "dpkg"))
     )
@@ -135,11 +138,12 @@ def _fetch(kept: Path) -> None:
             run_tool([find_tool("depmod", "kmod"), "-b", str(base), release], cure=cure)
             _prune(Kernel(image, release, base))
         publish(root, kept)
+    return packages[0]
 
 
 def _prune(kernel: Kernel) -> None:
     """Delete the modules that the lab does not load: 400 MB become 20."""
-    needed = set(kernel.module_files())
+    needed = set(kernel.module_files(SVM_MODULES + VMX_MODULES))
     for module in (kernel.base / "lib/modules" / kernel.release).rglob("*.ko*"):
         if module not in needed:
             module.unlink()

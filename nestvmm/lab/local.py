@@ -1,4 +1,4 @@
-"""A lab that is this machine: where kvm_amd already nests, commands need no emulator."""
+"""A lab that is this machine: where its KVM already nests, commands need no emulator."""
 
 from __future__ import annotations
 
@@ -16,20 +16,29 @@ from nestvmm.lab.base import Lab
 from nestvmm.lab.kernel import find_kernel
 from nestvmm.lab.session import LabError, Output, Request, Session, SessionLostError
 
-__all__ = ["LocalLab", "kvm_amd_nests"]
+__all__ = ["LocalLab", "kvm_amd_nests", "kvm_intel_nests"]
 
 
 def kvm_amd_nests() -> bool:
     """Whether /dev/kvm of this machine, SVM lab or AMD host, offers SVM to guests."""
+    return _nests("kvm_amd")
+
+
+def kvm_intel_nests() -> bool:
+    """Whether /dev/kvm of this machine, VMX lab or Intel host, offers VMX to guests."""
+    return _nests("kvm_intel")
+
+
+def _nests(module: str) -> bool:
     try:
-        nested = Path("/sys/module/kvm_amd/parameters/nested").read_text("ascii").strip()
+        nested = Path(f"/sys/module/{module}/parameters/nested").read_text("ascii").strip()
     except OSError:
         return False
     return nested in ("1", "Y") and os.access("/dev/kvm", os.R_OK | os.W_OK)
 
 
 class LocalLab(Lab):
-    """Runs commands on this machine as SvmLab runs them in its own: same statuses, streams, time limits. Files stay."""
+    """Runs commands here as SvmLab and VmxLab run them on theirs: same statuses, streams, time limits. Files stay."""
 
     def __enter__(self) -> Self:
         near, far = socket.socketpair()

@@ -139,7 +139,8 @@ class Session:
         """
         if self._busy:
             raise SessionLostError("the command before this one could not be killed")
-        deadline = time.monotonic() + request.timeout
+        self._heard = time.monotonic()
+        deadline = self._heard + request.timeout
         self._busy = True
         self._send(agent.RUN, agent.encode_run(request.argv, request.cwd, request.env))
         try:

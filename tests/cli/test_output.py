@@ -153,7 +153,7 @@ def test_dry_run_says_what_would_run_and_runs_nothing(tmp_path: Path) -> None:
     assert not trace.exists()
 
 
-COMMANDS = [[], ["run"], ["doctor"], ["lab"], ["lab", "svm"], ["bench"]]
+COMMANDS = [[], ["run"], ["doctor"], ["lab"], ["lab", "svm"], ["lab", "vmx"], ["bench"]]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command) or "nestvmm")
@@ -188,12 +188,12 @@ def test_doctor() -> None:
     ended = nestvmm("doctor")
     assert (ended.status, ended.err) == (0, "")
     text = ended.out.decode()
-    for name in "processor", "kernel", "modules", "/dev/kvm", "nesting", "direct", "svm", "vmx":
+    for name in "processor", "kernel", "modules", "/dev/kvm", "nesting", "direct", "svm", "vmx", "svm lab", "vmx lab":
         assert re.search(rf"^{name} +\S", text, re.MULTILINE)
     assert re.search(r"^/dev/kvm +yes: it made a VM$", text, re.MULTILINE)
     assert re.search(r"^direct +yes: ", text, re.MULTILINE)
     # whatever does not work has a cause
-    assert len(re.findall(r"^\S+ +no\b", text, re.MULTILINE)) == text.count("cause: ")
+    assert len(re.findall(r"^\S+( lab)? +no\b", text, re.MULTILINE)) == text.count("cause: ")
 
 
 @pytest.mark.kvm

@@ -69,6 +69,17 @@ def test_a_host_that_nests(machine: Machine) -> None:
     assert {one.name: one.works for one in found.engines} == {"direct": True, "svm": True, "vmx": False}
     by_name = {one.name: one for one in found.engines}
     assert by_name["vmx"].cause == "this host's guests have no VMX"
+    assert by_name["vmx"].cure == (
+        "use a host with kvm_intel and nested=1, or `nestvmm lab vmx -- COMMAND`, which emulates one"
+    )
+
+
+def test_an_engine_lacks_nested_virtualization_or_the_processor_for_it(machine: Machine) -> None:
+    machine.module("kvm", "kvm_amd")
+    by_name = {one.name: one for one in host.examine().engines}
+    assert by_name["svm"].cause == "kvm_amd is loaded with nested=0"
+    assert "sudo modprobe kvm_amd nested=1" in by_name["svm"].cure
+    assert by_name["vmx"].cause == "this host's guests have no VMX"
 
 
 @pytest.mark.parametrize(

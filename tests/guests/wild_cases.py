@@ -1,4 +1,4 @@
-"""Runs in a lab: members of wild under a switcher engine, one after the other in one process; prints their ends as JSON.
+"""Runs in a lab: members of wild under a switcher engine, one after the other in one process; prints their ends.
 
 wild_cases.py IMAGE ENGINE MEMBER=SECONDS...      a member may have an option: "write-beyond at=0x1000=30"
 """

@@ -1,4 +1,4 @@
-"""A stand-in for QEMU, which runs the lab's agent on this machine."""
+"""Stand-ins for QEMU and Bochs, which run the lab's agent on this machine."""
 
 from __future__ import annotations
 
@@ -12,18 +12,27 @@ import pytest
 from nestvmm.lab import agent
 
 STAND_IN = f"""#!{sys.executable} -ISB
-import os, re, sys, time
+import os, re, socket, sys, time
 boots = open({{log!r}}, "a+")
 boots.seek(0)
 boot = len(boots.readlines()) + 1
 print(os.getpid(), file=boots, flush=True)
-fd = re.search("id=agent,fd=([0-9]+)", " ".join(sys.argv))[1]
-serve = lambda: os.execv(sys.executable, [sys.executable, "-ISB", {agent.__file__!r}, fd])
+if "-rc" in sys.argv:
+    config = open(sys.argv[sys.argv.index("-f") + 1]).read()
+    console = open(re.search("com1:.*dev=(.*)", config)[1], "w")
+    connect = lambda: socket.create_connection(("127.0.0.1", int(re.search("com2:.*:([0-9]+)", config)[1]))).detach()
+else:
+    console = open(re.search("file:(/dev/fd/[0-9]+)", " ".join(sys.argv))[1], "w")
+    connect = lambda: int(re.search("id=agent,fd=([0-9]+)", " ".join(sys.argv))[1])
+def serve():
+    fd = connect()
+    os.set_inheritable(fd, True)
+    os.execv(sys.executable, [sys.executable, "-ISB", {agent.__file__!r}, str(fd)])
 def abort():
-    print("qemu-system-x86_64: ../accel/tcg/tcg-accel-ops.c:79: tcg_handle_interrupt: Assertion failed.", flush=True)
+    print("emulator: Assertion failed.", flush=True)
     os.abort()
-def hang():
-    print("rcu: INFO: rcu_preempt self-detected stall on CPU", flush=True)
+def hang(last_words="rcu: INFO: rcu_preempt self-detected stall on CPU"):
+    print(last_words, file=console, flush=True)
     time.sleep(60)
 def serve_and(end):
     if os.fork() == 0:
@@ -43,12 +52,13 @@ def boots(tmp_path: Path) -> Callable[[], list[int]]:
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts it before QEMU on the PATH; it runs a script that knows `boot`, the number of this start."""
+    """Puts it before QEMU and Bochs on the PATH; it runs a script that knows `boot`, the number of this start."""
 
     def install(script: str) -> None:
-        program = tmp_path / "qemu-system-x86_64"
-        program.write_text(STAND_IN.format(log=str(tmp_path / "boots"), script=script))
-        program.chmod(0o755)
+        for name in ("qemu-system-x86_64", "bochs"):
+            program = tmp_path / name
+            program.write_text(STAND_IN.format(log=str(tmp_path / "boots"), script=script))
+            program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
     return install

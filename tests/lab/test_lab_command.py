@@ -1,4 +1,4 @@
-"""`nestvmm lab svm` as a process, over a stand-in for QEMU."""
+"""`nestvmm lab` as a process, over a stand-in for QEMU or Bochs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from nestvmm.lab import kvm_amd_nests
+from nestvmm.lab import kvm_amd_nests, kvm_intel_nests
 
-pytestmark = [
-    pytest.mark.svm_lab,
-    pytest.mark.skipif(kvm_amd_nests(), reason="kvm_amd nests on this machine: it needs no emulated one"),
-]
+Command = Callable[..., list[str]]
+Run = Callable[..., tuple[int, bytes, bytes]]
+
+SVM = pytest.param(
+    "svm", marks=[pytest.mark.svm_lab, pytest.mark.skipif(kvm_amd_nests(), reason="kvm_amd nests on this machine")]
+)
+VMX = pytest.param(
+    "vmx", marks=[pytest.mark.vmx_lab, pytest.mark.skipif(kvm_intel_nests(), reason="kvm_intel nests on this machine")]
+)
+PROGRAMS = {"svm": ("qemu-system-x86_64", "qemu-system-x86"), "vmx": ("bochs", "bochs")}
 
 PROGRAM = """
 import sys
@@ -31,29 +37,38 @@ except NestvmmError as error:
 """
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-c", PROGRAM, "svm", *words]
+@pytest.fixture(params=[SVM, VMX])
+def lab(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
-def run(*words: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
-    done = subprocess.run(command(*words), input=stdin, capture_output=True, check=False, timeout=60)
-    return done.returncode, done.stdout, done.stderr
-
-
-@pytest.fixture(autouse=True)
-def qemu(stand_in: Callable[[str], None]) -> None:
+@pytest.fixture
+def command(lab: str, stand_in: Callable[[str], None]) -> Command:
+    """The command line of `nestvmm lab` with some words behind it."""
     stand_in("serve()")
+    return lambda *words: [sys.executable, "-c", PROGRAM, lab, *words]
 
 
-def test_output_input_and_status_are_passed_on() -> None:
+@pytest.fixture
+def run(command: Command) -> Run:
+    """Status, stdout and stderr of `nestvmm lab` with some words behind it."""
+
+    def run(*words: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
+        done = subprocess.run(command(*words), input=stdin, capture_output=True, check=False, timeout=60)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def test_output_input_and_status_are_passed_on(run: Run) -> None:
     assert run("--", "sh", "-c", "cat; echo err >&2; exit 5", stdin=b"in\0put") == (5, b"in\0put", b"err\n")
 
 
-def test_the_commands_own_options_are_its_own() -> None:
-    assert run("--", "printf", "%s", "--icount") == (0, b"--icount", b"")
+def test_the_commands_own_options_are_its_own(run: Run) -> None:
+    assert run("--", "printf", "%s", "--timeout") == (0, b"--timeout", b"")
 
 
-def test_a_timeout_is_status_124() -> None:
+def test_a_timeout_is_status_124(run: Run) -> None:
     assert run("--timeout", "0.5", "--", "sleep", "60") == (
         124,
         b"",
@@ -61,28 +76,43 @@ def test_a_timeout_is_status_124() -> None:
     )
 
 
-@pytest.mark.parametrize("words", [("--memory", "4X", "--", "true"), ("--cpus", "0", "--", "true"), ("--",)])
-def test_a_wrong_command_line_is_status_2(words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("lab", "words"),
+    [
+        pytest.param("svm", ("--memory", "4X", "--", "true"), marks=SVM.marks),
+        pytest.param("svm", ("--cpus", "0", "--", "true"), marks=SVM.marks),
+        pytest.param("svm", ("--",), marks=SVM.marks),
+        pytest.param("vmx", ("--memory", "4G", "--", "true"), marks=VMX.marks),
+        pytest.param("vmx", ("--with", "/no/such", "--", "true"), marks=VMX.marks),
+        pytest.param("vmx", ("--",), marks=VMX.marks),
+    ],
+    indirect=["lab"],
+)
+def test_a_wrong_command_line_is_status_2(run: Run, words: tuple[str, ...]) -> None:
     status, stdout, stderr = run(*words)
     assert (status, stdout) == (2, b"")
     assert b"Error: " in stderr
 
 
-def test_icount_with_two_cpus_is_status_2() -> None:
+@pytest.mark.parametrize("lab", [SVM], indirect=True)
+def test_icount_with_two_cpus_is_status_2(run: Run) -> None:
     status, _, stderr = run("--icount", "--cpus", "2", "--", "true")
     assert (status, stderr.count(b"\n")) == (2, 1)
 
 
-def test_a_missing_program_is_one_line_and_status_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_program_is_one_line_and_status_3(
+    run: Run, lab: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     (tmp_path / "empty").mkdir()
-    message = b"nestvmm: the lab needs qemu-system-x86_64, which is not installed: apt-get install qemu-system-x86\n"
-    assert run("--", "true") == (3, b"", message)
+    program, package = PROGRAMS[lab]
+    message = f"nestvmm: the lab needs {program}, which is not installed: apt-get install {package}\n"
+    assert run("--", "true") == (3, b"", message.encode())
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_an_interrupt_leaves_nothing(
-    number: signal.Signals, status: int, boots: Callable[[], list[int]], tmp_path: Path
+    command: Command, number: signal.Signals, status: int, boots: Callable[[], list[int]], tmp_path: Path
 ) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()

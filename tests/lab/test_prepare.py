@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from nestvmm.errors import HostError, UsageError
-from nestvmm.lab import SvmLab, kernel
-from nestvmm.lab.image import _keep, unpack_kernel
+from nestvmm.lab import SvmLab, kernel, vmx
+from nestvmm.lab.image import keep, unpack_kernel
 from nestvmm.lab.svm import prepare
 
 TOOLS = {
@@ -25,6 +25,7 @@ TOOLS = {
     "modprobe": "kmod",
     "busybox": "busybox-static",
 }
+VMX_TOOLS = {"bochs": "bochs", "ldd": "libc-bin"}
 
 FAKES = {
     "apt-cache": "echo '  Depends: linux-image-9.9-test'",
@@ -32,9 +33,10 @@ FAKES = {
     "dpkg": """mkdir -p "$3/boot" "$3/lib/modules/9.9-test/kernel/arch/x86/kvm"
         cp "$BZIMAGE" "$3/boot/vmlinuz-9.9-test"
         echo module > "$3/lib/modules/9.9-test/kernel/arch/x86/kvm/kvm-amd.ko"
+        echo module > "$3/lib/modules/9.9-test/kernel/arch/x86/kvm/kvm-intel.ko"
         echo other > "$3/lib/modules/9.9-test/kernel/other.ko" """,
     "depmod": 'touch "$2/lib/modules/$3/modules.dep"',
-    "modprobe": 'echo "insmod $2/lib/modules/$4/kernel/arch/x86/kvm/kvm-amd.ko nested=1"',
+    "modprobe": 'case $6 in kvm-*) echo "insmod $2/lib/modules/$4/kernel/arch/x86/kvm/$6.ko nested=1";; esac',
 }
 
 
@@ -43,7 +45,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A PATH with made-up tools that fetch a made-up kernel, an empty cache, and no kernel in /boot."""
     directory = tmp_path / "bin"
     directory.mkdir()
-    for name in TOOLS:
+    for name in TOOLS | VMX_TOOLS:
         script = directory / name
         script.write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{FAKES.get(name, 'exit 1')}\n")
         script.chmod(0o755)
@@ -69,11 +71,31 @@ def test_a_missing_tool_is_named_with_its_package(tools: Path, name: str) -> Non
         prepare()
 
 
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [(name, (TOOLS | VMX_TOOLS)[name]) for name in ("bochs", "setpriv", "busybox", "modprobe", "ldd")],
+)
+def test_a_missing_tool_of_the_vmx_lab_is_named_with_its_package(tools: Path, name: str, package: str) -> None:
+    (tools / name).unlink()
+    with pytest.raises(HostError, match=rf"the lab needs {name}, which is not installed: apt-get install {package}$"):
+        vmx.prepare()
+
+
+def test_missing_firmware_or_display_is_named_with_its_package(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vmx, "FIRMWARE", {Path("/no/BIOS"): "bochsbios"})
+    with pytest.raises(HostError, match=r"the lab needs /no/BIOS, which is not there: apt-get install bochsbios$"):
+        vmx.check()
+    monkeypatch.setattr(vmx, "FIRMWARE", {})
+    monkeypatch.setattr(vmx, "DISPLAYS", "no/such/*.so")
+    with pytest.raises(HostError, match=r"terminal display, which is not installed: apt-get install bochs-term$"):
+        vmx.check()
+
+
 def test_the_fetched_kernel_is_kept_without_needless_modules(tools: Path, tmp_path: Path) -> None:
     found = kernel.find_kernel()
     assert found.release == "9.9-test"
     assert found.image.read_bytes() == (tmp_path / "bzImage").read_bytes()
-    assert [path.name for path in found.base.rglob("*.ko")] == ["kvm-amd.ko"]
+    assert sorted(path.name for path in found.base.rglob("*.ko")) == ["kvm-amd.ko", "kvm-intel.ko"]
     (tools / "apt-get").unlink()
     assert kernel.find_kernel() == found
     assert [path.name for path in (tmp_path / "cache/lab").iterdir()] == [found.base.name]
@@ -93,6 +115,13 @@ def test_a_download_that_fails_says_why_and_leaves_nothing(tools: Path, tmp_path
 def test_apt_without_lists_says_so(tools: Path) -> None:
     (tools / "apt-cache").write_text("#!/bin/sh\n")
     with pytest.raises(HostError, match=r"apt knows no linux-image-amd64: apt-get update, or set NESTVMM_LAB_KERNEL"):
+        kernel.find_kernel()
+
+
+def test_a_package_without_what_the_labs_load_is_refused(tools: Path) -> None:
+    script = (tools / "dpkg").read_text()
+    (tools / "dpkg").write_text(script.replace("kvm-intel.ko", "kvm-other.ko"))
+    with pytest.raises(HostError, match=r"linux-image-9\.9-test lacks kvm-amd or kvm-intel: set NESTVMM_LAB_KERNEL"):
         kernel.find_kernel()
 
 
@@ -143,7 +172,7 @@ def test_a_cache_that_cannot_be_made_says_so(tools: Path, tmp_path: Path, monkey
         kernel.find_kernel()
 
 
-def test_two_builds_at_once_keep_one_whole_file(tools: Path, tmp_path: Path) -> None:
+def test_two_builds_at_oncekeep_one_whole_file(tools: Path, tmp_path: Path) -> None:
     both = threading.Barrier(2, timeout=10)
 
     def build() -> bytes:
@@ -151,7 +180,7 @@ def test_two_builds_at_once_keep_one_whole_file(tools: Path, tmp_path: Path) -> 
         return b"whole"
 
     paths: list[Path] = []
-    threads = [threading.Thread(target=lambda: paths.append(_keep("thing", b"key", build))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: paths.append(keep("thing", b"key", build))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -161,7 +190,7 @@ def test_two_builds_at_once_keep_one_whole_file(tools: Path, tmp_path: Path) -> 
     assert paths[0].read_bytes() == b"whole"
 
 
-def test_two_fetches_at_once_keep_one_whole_kernel(tools: Path, tmp_path: Path) -> None:
+def test_two_fetches_at_oncekeep_one_whole_kernel(tools: Path, tmp_path: Path) -> None:
     built = [tmp_path / name for name in ("one", "two")]
     for path in built:
         path.mkdir()

@@ -1,0 +1,104 @@
+"""The VMX lab's files: an initramfs of what rarely changes, which is kept, and one of the project, made for each lab.
+
+All files are in memory, by their paths on this machine. Reading them from an emulated disk would need drivers, whose
+loading alone takes longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import nestvmm
+from nestvmm.errors import UsageError
+from nestvmm.lab import agent
+from nestvmm.lab.carry import Luggage, compile_package, pack_project, pack_python
+from nestvmm.lab.image import keep
+from nestvmm.lab.initramfs import archive, busybox, character_device, directory, executable, file
+from nestvmm.lab.kernel import VMX_MODULES, Kernel, read_module
+
+__all__ = ["base_initramfs", "project_initramfs"]
+
+INIT = """#!/lab/busybox sh
+# The kernel hands NESTVMM_PYTHON over from its command line. A failure here ends in a panic, which the lab looks for.
+set -e
+bb=/lab/busybox
+$bb mount -t proc proc /proc
+$bb mount -t sysfs sys /sys
+$bb mount -t devtmpfs dev /dev
+for module in /lab/modules/*; do
+    case $module in
+    *kvm-intel*) $bb insmod $module nested=1 ;;
+    *) $bb insmod $module ;;
+    esac
+done
+$bb mkdir -p /bin /sbin /usr/bin /usr/sbin /tmp /var/tmp /run /root /dev/pts /dev/shm
+$bb chmod 1777 /tmp /var/tmp
+$bb --install -s 2>/dev/null || :
+$bb mount -t cgroup2 cgroup /sys/fs/cgroup
+$bb mkdir /sys/fs/cgroup/command
+$bb mount -t devpts devpts /dev/pts
+$bb mount -t tmpfs shm /dev/shm
+$bb ip link set lo up
+$bb hostname vmx-lab
+$bb stty -F /dev/ttyS1 115200 raw -echo
+"$NESTVMM_PYTHON" -I -S -B /lab/agent.py /dev/ttyS1 /sys/fs/cgroup/command
+$bb poweroff -f
+"""
+
+SIGNED = b"~Module signature appended~\n"
+SIGNATURE_INFO = 12  # bytes of struct module_signature, whose last four are the signature's length (big endian)
+
+
+def base_initramfs(kernel: Kernel) -> tuple[Luggage, Path]:
+    """Python with its packages, busybox and modules: what is in it, and the kept archive."""
+    luggage = pack_python()
+    luggage.add(kernel.image)
+    modules = kernel.module_files(VMX_MODULES)
+    box = busybox()
+    key = "\n".join([luggage.digest(), *map(str, modules), str(len(box.data))])
+
+    def build() -> bytes:
+        loaded = {
+            f"lab/modules/{number:02}-{path.name.split('.')[0]}.ko": file(_unsigned(read_module(path)))
+            for number, path in enumerate(modules)
+        }
+        mount_points = {name: directory() for name in ("proc", "sys", "dev", "lab")}
+        console = {"dev/console": character_device(5, 1)}
+        return archive({**luggage.nodes(), **mount_points, **console, "lab/busybox": box, **loaded})
+
+    return luggage, keep("vmx-base", key.encode(), build)
+
+
+def project_initramfs(base: Luggage, project: Path, extra: Sequence[Path]) -> tuple[bytes, list[str]]:
+    """The init, nestvmm, a project's directory and `extra`, without what is in `base`; and messages for the user.
+
+    Raises:
+        UsageError: one of `extra` is not there.
+    """
+    messages = []
+    luggage = Luggage()
+    package = Path(nestvmm.__file__).parent
+    compile_package(package)
+    luggage.add_tree(package)
+    luggage.add(project)
+    if not pack_project(luggage, project):
+        messages.append(f"{project} holds too much for the VMX lab, where it is empty: name what is needed by --with")
+    for path in extra:
+        try:
+            luggage.add_tree(path)
+        except OSError as error:
+            raise UsageError(f"the VMX lab cannot take along {path}: {error.strerror}") from None
+    luggage.add_libraries()
+    luggage.leave_out(base)
+    own = {"init": executable(INIT.encode()), "lab/agent.py": file(Path(agent.__file__).read_bytes())}
+    return archive({**luggage.nodes(), **own}), messages
+
+
+def _unsigned(module: bytes) -> bytes:
+    """A module without its signature, for checking it takes an emulated processor seconds."""
+    if not module.endswith(SIGNED):
+        return module
+    end = len(module) - len(SIGNED)
+    length = int.from_bytes(module[end - 4 : end], "big")
+    return module[: end - SIGNATURE_INFO - length]
