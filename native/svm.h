@@ -45,9 +45,11 @@ struct nv_vmcb {
 	uint64_t guest_pat;
 };
 
+#define NV_SVM_NO_CODE 0xffffffff
+
 /* One instruction of level n, executed in spite of its intercept: by level n's trap flag, which L0 holds meanwhile. */
 struct nv_svm_step {
-	uint32_t code;           /* the intercept that is off; 0: none */
+	uint32_t code;           /* the intercept that is off; NV_SVM_NO_CODE: none */
 	uint8_t active;
 	uint8_t traps;           /* by RFLAGS.TF; else it lasts until level n stops for anything, as HLT does */
 	uint8_t own_trap;        /* level n had RFLAGS.TF set itself */
@@ -59,6 +61,7 @@ struct nv_svm {
 	struct nv_vmcb *block;
 	uint32_t wanted[6];      /* the intercepts that the designation table asks for, as the block's */
 	uint64_t injection;      /* what level n takes first at its next entry, as EVENTINJ; 0: nothing */
+	uint64_t entering;       /* what level n takes at the entry that is prepared, as EVENTINJ; 0: nothing */
 	uint64_t interrupted;    /* the event whose delivery the last exit interrupted, as EVENTINJ; 0: none */
 	uint64_t efer_allowed;   /* bits that level n may set */
 	uint32_t synthetic;      /* enum nv_reason of an event that no exit of the processor tells; 0: none */

@@ -75,7 +75,7 @@ void nv_svm_raise(struct nv_svm *svm)
 	nv_svm_inject(svm, NV_EVENT_EXCEPTION, vector, has_error_code(vector), block->exit_info_1);
 }
 
-/* Software interrupts and INT3, INTO happen again when their instruction does; unless L0 injected them. */
+/* Software interrupts and INT3, INTO happen again when their instruction does; unless L0 injected them. What led to a shutdown is over. */
 void nv_svm_interrupted(struct nv_svm *svm)
 {
 	uint64_t event = svm->block->exit_interrupt_info;
@@ -83,7 +83,7 @@ void nv_svm_interrupted(struct nv_svm *svm)
 	int soft = kind == NV_EVENT_SOFTWARE_INTERRUPT || (kind == NV_EVENT_EXCEPTION && (vector == BP || vector == OF));
 
 	svm->block->exit_interrupt_info = 0;
-	svm->interrupted = event & EVENT_VALID && (!soft || svm->soft_injected) ? event : 0;
+	svm->interrupted = event & EVENT_VALID && (!soft || svm->soft_injected) && svm->block->exit_code != EXIT_SHUTDOWN ? event : 0;
 	if (!svm->interrupted)
 		svm->soft_injected = 0;
 }
@@ -107,7 +107,7 @@ static uint64_t next_event(struct nv_svm *svm)
 	if (svm->switched.pending.nmi && !svm->switched.pending.nmi_masked) {
 		if (!(svm->block->interrupt_shadow & SHADOWED))
 			return event_of(NV_EVENT_NMI, 2, 0, 0);
-		nv_svm_step_begin(svm, 0, 1);
+		nv_svm_step_begin(svm, NV_SVM_NO_CODE, 1);
 		return 0;
 	}
 	vector = nv_pending_highest(&svm->switched.pending);
@@ -117,7 +117,7 @@ static uint64_t next_event(struct nv_svm *svm)
 /* The vector of a pending interrupt or NMI that level n takes at its next entry; -1: it takes none. */
 static int offered(const struct nv_svm *svm, int kind)
 {
-	uint64_t event = svm->block->event_injection;
+	uint64_t event = svm->entering;
 
 	return event && EVENT_KIND_OF(event) == kind && !svm->injection && !svm->interrupted ? EVENT_VECTOR(event) : -1;
 }
@@ -139,7 +139,7 @@ static void set_intercepts(struct nv_svm *svm)
 	if (step->traps)
 		vectors[EXIT_EXCEPTION / 32] = ~0u;
 	vectors[EXIT_INTR / 32] |= 1u << EXIT_INTR % 32;
-	if (step->code)
+	if (step->code != NV_SVM_NO_CODE)
 		vectors[step->code / 32] &= ~(1u << step->code % 32);
 }
 
@@ -147,7 +147,7 @@ void nv_svm_prepare(struct nv_svm *svm)
 {
 	struct nv_vmcb *block = svm->block;
 
-	block->event_injection = next_event(svm);
+	svm->entering = block->event_injection = next_event(svm);
 	svm->window = !svm->step.active &&
 		      (svm->switched.pending.windows & NV_WINDOW_INTERRUPT || nv_pending_another(&svm->switched.pending, offered(svm, NV_EVENT_INTERRUPT)));
 	block->virtual_interrupt &= V_TPR;
@@ -165,14 +165,11 @@ void nv_svm_prepare(struct nv_svm *svm)
 
 void nv_svm_entered(struct nv_svm *svm)
 {
-	struct nv_vmcb *block = svm->block;
-
 	if (offered(svm, NV_EVENT_INTERRUPT) >= 0)
-		nv_pending_taken(&svm->switched.pending, EVENT_VECTOR(block->event_injection));
+		nv_pending_taken(&svm->switched.pending, EVENT_VECTOR(svm->entering));
 	if (offered(svm, NV_EVENT_NMI) >= 0)
 		nv_pending_nmi_taken(&svm->switched.pending);
-	if (block->event_injection && EVENT_KIND_OF(block->event_injection) == NV_EVENT_NMI)
+	if (svm->entering && EVENT_KIND_OF(svm->entering) == NV_EVENT_NMI)
 		svm->switched.pending.nmi_masked = 1;
-	block->event_injection = 0;
-	svm->injection = svm->interrupted = 0;
+	svm->entering = svm->injection = svm->interrupted = 0;
 }

@@ -171,16 +171,8 @@ class Tower:
         self.state = VcpuState(engine)
         self.stale = self._reclaimed = False
         for level, hypervisor in enumerate(self.hypervisors, start=1):
-            guest: Guest = GuestView(
-                level + 1,
-                engine,
-                self.state,
-                self.maps,
-                self.memory[level + 1],
-                self.effects,
-                self._remap,
-                self._reclaim,
-            )
+            memory, ask = self.memory[level + 1], (self._remap, self._reclaim)
+            guest: Guest = GuestView(level + 1, engine, self.state, self.maps, memory, self.effects, *ask)
             self._open.callback(self._stop, level, hypervisor)
             with blaming(level, type(hypervisor).__name__, "start()"):
                 hypervisor.start(guest)
@@ -247,8 +239,8 @@ class Tower:
         policy.check(type(self.engine), self._machine)
         if (policy.holes(), policy.faults()) != (self.policy.holes(), self.policy.faults()):
             raise HypervisorError(
-                "a hypervisor changed its claims of mmio or nested-page-fault while its guest runs; a guest's memory "
-                "is changed by Guest.map and Guest.unmap"
+                "a hypervisor changed its claims of mmio or nested-page-fault while its guest runs; what memory a "
+                "guest has is changed by Guest.map and Guest.unmap"
             )
         self.engine.intercept(policy.scopes())
         self.policy = policy
