@@ -53,7 +53,9 @@ struct nv_svm_step {
 	uint8_t active;
 	uint8_t traps;           /* by RFLAGS.TF; else it lasts until level n stops for anything, as HLT does */
 	uint8_t own_trap;        /* level n had RFLAGS.TF set itself */
-	uint64_t dr6;            /* before it */
+	uint8_t shadowed;        /* no interrupt comes before it, as behind STI */
+	uint8_t length;
+	uint64_t rip, dr6;       /* before it */
 };
 
 struct nv_svm {
@@ -64,9 +66,10 @@ struct nv_svm {
 	uint64_t entering;       /* what level n takes at the entry that is prepared, as EVENTINJ; 0: nothing */
 	uint64_t interrupted;    /* the event whose delivery the last exit interrupted, as EVENTINJ; 0: none */
 	uint64_t efer_allowed;   /* bits that level n may set */
+	uint64_t soft_rip;       /* where the instruction of the last software interrupt is that L0 injected */
 	uint32_t synthetic;      /* enum nv_reason of an event that no exit of the processor tells; 0: none */
 	uint8_t operand;         /* general register that the pending access to a control or debug register moves */
-	uint8_t soft_injected;   /* L0 injected the last software interrupt: RIP is behind the instruction already */
+	uint8_t soft_injected;   /* what level n takes is such an interrupt; without next-RIP save RIP is behind the instruction already */
 	uint8_t saves_next_rip;  /* the processor does */
 	uint8_t window;          /* the block stops level n as soon as it can take an interrupt */
 	struct nv_svm_step step;

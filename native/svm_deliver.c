@@ -53,6 +53,7 @@ void nv_svm_inject(struct nv_svm *svm, int kind, uint8_t vector, int with_error,
 {
 	uint64_t event = event_of(kind, vector, with_error, error_code);
 
+	svm->soft_injected = 0;
 	if (svm->interrupted && kind == NV_EVENT_EXCEPTION && EVENT_KIND_OF(svm->interrupted) == NV_EVENT_EXCEPTION)
 		event = combine(svm, event);
 	postpone(svm);
@@ -66,13 +67,22 @@ void nv_svm_raise(struct nv_svm *svm)
 
 	if (vector == PF)
 		block->cr2 = block->exit_info_2;
-	if (vector == BP || vector == OF) {
-		/* level n comes back behind the instruction; a processor that saves the next RIP takes it from there */
-		svm->soft_injected = 1;
-		if (!svm->saves_next_rip)
-			*register_of(svm, NV_REG_RIP) += 1;
-	}
-	nv_svm_inject(svm, NV_EVENT_EXCEPTION, vector, has_error_code(vector), block->exit_info_1);
+	if (vector == BP || vector == OF)
+		nv_svm_inject_soft(svm, NV_EVENT_EXCEPTION, vector, 1);
+	else
+		nv_svm_inject(svm, NV_EVENT_EXCEPTION, vector, has_error_code(vector), block->exit_info_1);
+}
+
+void nv_svm_inject_soft(struct nv_svm *svm, int kind, uint8_t vector, uint8_t length)
+{
+	uint64_t *rip = register_of(svm, NV_REG_RIP);
+
+	nv_svm_inject(svm, kind, vector, 0, 0);
+	svm->soft_injected = 1;
+	svm->soft_rip = *rip;
+	/* level n comes back behind the instruction: a processor that saves the next RIP takes it from there */
+	if (!svm->saves_next_rip)
+		*rip += length;
 }
 
 /* Software interrupts and INT3, INTO happen again when their instruction does; unless L0 injected them. What led to a shutdown is over. */
@@ -86,6 +96,9 @@ void nv_svm_interrupted(struct nv_svm *svm)
 	svm->interrupted = event & EVENT_VALID && (!soft || svm->soft_injected) && svm->block->exit_code != EXIT_SHUTDOWN ? event : 0;
 	if (!svm->interrupted)
 		svm->soft_injected = 0;
+	/* an exception that came out of its delivery is the instruction's fault */
+	if (svm->soft_injected && svm->block->exit_code - EXIT_EXCEPTION < 32)
+		*register_of(svm, NV_REG_RIP) = svm->soft_rip;
 }
 
 static int takes_interrupts(struct nv_svm *svm)
@@ -107,7 +120,7 @@ static uint64_t next_event(struct nv_svm *svm)
 	if (svm->switched.pending.nmi && !svm->switched.pending.nmi_masked) {
 		if (!(svm->block->interrupt_shadow & SHADOWED))
 			return event_of(NV_EVENT_NMI, 2, 0, 0);
-		nv_svm_step_begin(svm, NV_SVM_NO_CODE, 1);
+		nv_svm_step_begin(svm, NV_SVM_NO_CODE, 1, 0);
 		return 0;
 	}
 	vector = nv_pending_highest(&svm->switched.pending);
@@ -133,6 +146,9 @@ static void set_intercepts(struct nv_svm *svm)
 		vectors[EXIT_VINTR / 32] |= 1u << EXIT_VINTR % 32;
 	if (svm->switched.pending.nmi_masked)
 		vectors[EXIT_IRET / 32] |= 1u << EXIT_IRET % 32;
+	/* to set RIP back */
+	if (svm->soft_injected && !svm->saves_next_rip)
+		vectors[EXIT_EXCEPTION / 32] = ~0u;
 	if (!step->active)
 		return;
 	/* an exception must not find the trap flag, and an interrupt must not run its handler without the intercept */

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from exception_cases import TABLES, user
+from exception_cases import DATA_ABSENT, LGDT, TABLES, user
 from guest_code import (
     CLI,
     CODE,
@@ -15,6 +15,7 @@ from guest_code import (
     NOP,
     RESULTS,
     STI,
+    UD2,
     add,
     done,
     handler,
@@ -27,9 +28,7 @@ from guest_code import (
     pic,
     rax,
     rbx,
-    rcx,
     rdi,
-    until,
     with_handlers,
 )
 from reason_cases import keep_both, run, watch
@@ -92,10 +91,10 @@ STEPS = {1: COUNT}
 PUSHED_RIP = b"\x48\x8b\x04\x24"  # mov (%rsp), %rax
 DR6 = b"\x0f\x21\xf0"  # mov %dr6, %rax
 
-# A one-shot tick of the PIT, as vector 0x20, some microseconds later.
-TIMER = pic(0xFE) + out(0x43, 0x30) + out(0x40, 0x40) + out(0x40, 0x10)
+# A one-shot tick of the PIT, as vector 0x20; waits until the PIC asks for it.
+WAIT = b"\xb0\x0a\xe6\x20" + b"\xe4\x20\xa8\x01\x74\xfa"  # its request register; in, test, je
+TIMER = pic(0xFE) + out(0x43, 0x30) + out(0x40, 0x40) + out(0x40, 0x10) + WAIT
 TICK = {0x20: handler(add(0) + END_OF_INTERRUPT)}
-SPIN = rcx(2000) + b"\xe4\x61\x48\xff\xc9\x75\xf9"  # reads port 0x61 so often, which takes longer
 
 NMI_TWICE = b"\x50\x52\x57" + load(RESULTS) + b"\x48\x85\xc0\x75\x05" + b"\x66\xba\x02\x50\xee"
 
@@ -149,11 +148,15 @@ def pushed(engine: str) -> dict[str, object]:
     return run(engine, b"\x31\xc0\x9c\x58" + keep(0) + done(), [watch("pushf", "decline")], 1)
 
 
-def double_fault(engine: str) -> dict[str, object]:
-    """An answer of #GP to an exception that came while #GP was delivered: a double fault, with error code 0."""
-    # the gate of #GP is not present: its delivery raises #NP, which level 1 answers by #GP
-    code = with_handlers(rax(0xFFF8) + b"\x8e\xd8" + done(1), {8: b"\x58" + keep(0) + done(8)})
-    return run(engine, code, [watch("exception", "fault", first=11, last=11)])
+def on_top(engine: str, code: bytes, handlers: dict[int, bytes]) -> dict[str, object]:
+    """An exception whose gate is not there; level 1 sees the #GP that comes of it, and passes it on."""
+    return run(
+        engine, with_handlers(code + done(1), handlers), [watch("exception", "decline", first=13, last=13)], 1, TABLES
+    )
+
+
+NOT_PRESENT = LGDT + rax(DATA_ABSENT) + b"\x8e\xd8"
+KEEP_ERROR = b"\x58" + keep(0)
 
 
 def ports(engine: str, code: bytes, does: str, **more: object) -> dict[str, object]:
@@ -167,7 +170,7 @@ def acts(engine: str, code: bytes, handlers: dict[int, bytes], *levels: LevelSpe
     return run(engine, with_handlers(code + done(), handlers), [INJECTOR, *levels])
 
 
-def timed(engine: str, *levels: LevelSpec, code: bytes = STI + until(0)) -> dict[str, object]:
+def timed(engine: str, *levels: LevelSpec, code: bytes = STI + NOP + NOP) -> dict[str, object]:
     """An interrupt of the in-kernel PIT."""
     return run(engine, with_handlers(CLI + TIMER + code + done(), TICK), levels, machine="pc")
 
@@ -192,7 +195,9 @@ CASES = {
     "iret declined": lambda engine: software(engine, b"\xcd\x55", 0x55, [watch("iret", "decline")]),
     "step faults": step_faults,
     "pushed": pushed,
-    "double fault": double_fault,
+    "benign first": lambda engine: on_top(engine, UD2, {13: KEEP_ERROR + done(13)}),
+    "double fault": lambda engine: on_top(engine, NOT_PRESENT, {8: KEEP_ERROR + done(8)}),
+    "triple fault": lambda engine: on_top(engine, NOT_PRESENT, {}),
     "inject": lambda engine: acts(
         engine, out(0x5000, 0) + NOP, {13: b"\x58" + keep(0) + PUSHED_RIP + keep(1) + done()}
     ),
@@ -217,7 +222,7 @@ CASES = {
     "nmi window": lambda engine: acts(engine, out(0x5004, 0) + NOP + NOP, {}),
     "tick": timed,
     "tick declined": lambda engine: timed(engine, watch("interrupt", "decline")),
-    "tick handled": lambda engine: timed(engine, watch("interrupt", "handled"), code=STI + SPIN),
+    "tick handled": lambda engine: timed(engine, watch("interrupt", "handled")),
     "tick wakes": lambda engine: timed(engine, watch("hlt", "decline"), code=STI + HLT + add(1)),
     "tick wakes, declined": lambda engine: timed(
         engine, watch("hlt", "decline"), watch("interrupt", "decline"), code=STI + HLT + add(1)

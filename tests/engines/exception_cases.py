@@ -18,7 +18,6 @@ from reason_cases import run, watch
 GDT, TSS, STACK, USER = 0x140000, 0x141000, 0x150000, 0x160000
 NEXT = len(b"\x0f\x01\x1c\x25") + 4  # bytes of with_handlers' LIDT, before its code
 FAR = 0x8000000000  # not mapped
-NON_CANONICAL = 0x8000000000000000
 ERROR_CODES = (8, 10, 11, 12, 13, 14, 17)
 
 # Of selectors 0x10 on: 64-bit code, data, user data, user code, a TSS, data that is not present.
@@ -58,7 +57,7 @@ EXCEPTIONS: dict[str, tuple[int, bytes, bytes]] = {
     "nm": (7, b"\x0f\x20\xc0\x48\x83\xc8\x08\x0f\x22\xc0", b"\xd9\xd0"),
     "df": (8, rcx(0xFFFFFFFF), b"\x0f\x32"),
     "np": (11, LGDT + rax(DATA_ABSENT), b"\x8e\xd8"),
-    "ss user": (12, user(b"\x48\xbc" + struct.pack("<Q", NON_CANONICAL)), b"\x50"),
+    "ss": (12, LGDT + rax(DATA_ABSENT), b"\x8e\xd0"),
     "gp": (13, rax(0xFFF8), b"\x8e\xd8"),
     "pf": (14, b"\x48\xbf" + struct.pack("<Q", FAR), b"\x88\x07"),
     "mf": (
