@@ -92,8 +92,12 @@ class Luggage:
             del self._found[path]
 
     def digest(self) -> str:
-        """Changes with every path, mode, size and time of change."""
-        lines = [f"{path}\0{s.st_mode}\0{s.st_size}\0{s.st_mtime_ns}" for path, s in sorted(self._found.items())]
+        """Changes with every path and mode, and with every file's size and time of change."""
+        lines = []
+        for path, status in sorted(self._found.items()):
+            is_directory = stat.S_ISDIR(status.st_mode)  # whose own change with files that are not taken along
+            change = () if is_directory else (status.st_size, status.st_mtime_ns)
+            lines.append(f"{path}\0{status.st_mode}\0{change}")
         return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
     def nodes(self) -> dict[str, Node]:
@@ -119,9 +123,12 @@ def pack_python() -> Luggage:
     for name in ("stdlib", "platstdlib"):
         luggage.add_tree(Path(sysconfig.get_path(name)), NOT_OF_LIBRARY)
     for distribution in _with_requirements(("nestvmm", *PACKAGES)):
-        for file in distribution.files or ():
-            path = Path(os.path.normpath(str(distribution.locate_file(file))))
-            if path.exists() and _is_used(path):
+        files = {Path(os.path.normpath(str(distribution.locate_file(file)))) for file in distribution.files or ()}
+        compiled = {path.parent / "__pycache__" for path in files if path.suffix == ".py"}
+        # beside what was installed: pytest compiles its plugins its own way
+        files |= {path for directory in compiled if directory.is_dir() for path in directory.iterdir()}
+        for path in files:
+            if path.is_file() and _is_used(path):
                 luggage.add(path)
     luggage.add_libraries()
     return luggage

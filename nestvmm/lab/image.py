@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import lzma
+import os
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +17,8 @@ from nestvmm.lab.initramfs import busybox_initramfs, directory, file
 from nestvmm.lab.kernel import SVM_MODULES, Kernel, cache_directory, publish, read_module
 
 __all__ = ["build_initrd", "keep", "unpack_kernel"]
+
+UNUSED = 7 * 24 * 3600  # seconds
 
 INIT = """#!/bin/busybox sh
 # The kernel hands NESTVMM_PYTHON and NESTVMM_SHARE over from its command line.
@@ -94,9 +98,14 @@ def unpack_kernel(kernel: Kernel) -> Path:
 
 
 def keep(name: str, key: bytes, build: Callable[[], bytes]) -> Path:
-    """The cached file that `build` makes for `key`."""
+    """The cached file that `build` makes for `key`. Those that nobody has used for a week are deleted."""
     final = cache_directory() / f"{name}-{hashlib.sha256(key).hexdigest()[:16]}"
-    if not final.exists():
+    if final.exists():
+        os.utime(final)
+    else:
+        for old in final.parent.glob(f"{name}-*"):
+            if time.time() - old.stat().st_mtime > UNUSED:
+                old.unlink(missing_ok=True)
         with TemporaryDirectory(prefix="building-", dir=final.parent) as scratch:
             built = Path(scratch, final.name)
             built.write_bytes(build())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import os
 import shutil
 import struct
 import threading
@@ -188,6 +189,16 @@ def test_two_builds_at_oncekeep_one_whole_file(tools: Path, tmp_path: Path) -> N
     assert len(paths) == 2
     assert set(paths) == set((tmp_path / "cache/lab").iterdir())
     assert paths[0].read_bytes() == b"whole"
+
+
+def test_what_was_not_used_for_a_week_is_deleted(tools: Path, tmp_path: Path) -> None:
+    old, used = (keep("thing", key, lambda: b"whole") for key in (b"old", b"used"))
+    other = keep("other", b"old", lambda: b"whole")
+    for path in (old, used, other):
+        os.utime(path, (1, 1))
+    assert keep("thing", b"used", lambda: b"") == used
+    new = keep("thing", b"new", lambda: b"whole")
+    assert set((tmp_path / "cache/lab").iterdir()) == {used, other, new}
 
 
 def test_two_fetches_at_oncekeep_one_whole_kernel(tools: Path, tmp_path: Path) -> None:
