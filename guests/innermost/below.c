@@ -5,6 +5,7 @@
 #include "offer.h"
 #include "printf.h"
 #include "sample.h"
+#include "trap.h"
 
 #define INS 3
 #define SALT 0x123456789abcdef
@@ -24,25 +25,21 @@ static struct mark cpuid(uint32_t leaf)
 	return mark;
 }
 
-static uint64_t vmmcall(uint64_t level, uint64_t value)
+static uint64_t vmmcall(uint64_t number, uint64_t level, uint64_t value)
 {
-	uint64_t answer;
-
-	asm volatile("vmmcall" : "=a"(answer) : "a"(HYPERCALL), "b"(level), "c"(value) : "memory");
-	return answer;
+	asm volatile(TRY("vmmcall") : "+a"(number) : "b"(level), "c"(value) : "memory");
+	return number;
 }
 
-static uint64_t vmcall(uint64_t level, uint64_t value)
+static uint64_t vmcall(uint64_t number, uint64_t level, uint64_t value)
 {
-	uint64_t answer;
-
-	asm volatile("vmcall" : "=a"(answer) : "a"(HYPERCALL), "b"(level), "c"(value) : "memory");
-	return answer;
+	asm volatile(TRY("vmcall") : "+a"(number) : "b"(level), "c"(value) : "memory");
+	return number;
 }
 
-static uint64_t hypercall(uint64_t level, uint64_t value)
+static uint64_t hypercall(uint64_t number, uint64_t level, uint64_t value)
 {
-	return by_vmcall ? vmcall(level, value) : vmmcall(level, value);
+	return by_vmcall ? vmcall(number, level, value) : vmmcall(number, level, value);
 }
 
 static bool is_minivisor(struct mark mark)
@@ -71,6 +68,18 @@ unsigned int below_marks(uint64_t mask, uint64_t top)
 	return wrong;
 }
 
+/* To a level that is not below, and by a number that nobody knows. */
+static unsigned int refused_hypercalls(void)
+{
+	uint64_t answer;
+
+	trap_clear();
+	answer = hypercall(HYPERCALL, 0, SALT);
+	hypercall(HYPERCALL + 1, 1, SALT);
+	printf("hypercalls refused: 0x%lx, exception %d\n", answer, trap_vector());
+	return (answer != HYPERCALL_NOBODY) + (trap_vector() != TRAP_UD);
+}
+
 unsigned int below_hypercalls(uint64_t mask)
 {
 	unsigned int wrong = 0;
@@ -80,12 +89,13 @@ unsigned int below_hypercalls(uint64_t mask)
 
 		if (!(mask >> level & 1))
 			continue;
-		answer = hypercall(level, SALT);
+		trap_clear();
+		answer = hypercall(HYPERCALL, level, SALT);
 		printf("hypercall %lu: 0x%lx\n", level, answer);
-		if (answer != hypercall_answer(level, SALT))
+		if (answer != hypercall_answer(level, SALT) || trap_vector() != TRAP_NONE)
 			wrong++;
 	}
-	return wrong;
+	return wrong + (mask ? refused_hypercalls() : 0);
 }
 
 unsigned int below_ports(uint64_t mask)
@@ -97,6 +107,8 @@ unsigned int below_ports(uint64_t mask)
 		if (mask >> level & 1)
 			outb(OWN_PORT(level), (uint8_t)(level * 7));
 	for (uint64_t level = 1; level <= LEVEL_MAX; level++) {
+		uint32_t wide;
+
 		if (!(mask >> level & 1))
 			continue;
 		printf("port %lu:", level);
@@ -107,7 +119,11 @@ unsigned int below_ports(uint64_t mask)
 			if (value != port_answer(level, (uint8_t)(level * 7), count))
 				wrong++;
 		}
-		printf("\n");
+		/* wider than what the minivisor has: nobody's */
+		wide = inl(OWN_PORT(level));
+		printf(" wide 0x%x\n", wide);
+		if (wide != 0xffffffff)
+			wrong++;
 	}
 	return wrong;
 }
@@ -117,9 +133,9 @@ void below_measure(uint64_t level, uint64_t count)
 	MEASURE(count, cpuid(MARK_LEAF(level)))
 	sample_print("cpuid", count);
 	if (by_vmcall) {
-		MEASURE(count, vmcall(level, i))
+		MEASURE(count, vmcall(HYPERCALL, level, i))
 	} else {
-		MEASURE(count, vmmcall(level, i))
+		MEASURE(count, vmmcall(HYPERCALL, level, i))
 	}
 	sample_print("hypercall", count);
 	MEASURE(count, inb(OWN_PORT(level)))

@@ -46,8 +46,8 @@ class Stacked(NamedTuple):
 def stack(first: bytes, above: Sequence[Stacked]) -> bytes:
     """The ELF64 executable `first` with the images `above` it behind it, the lowest of them first.
 
-    It is loaded as any image; the first one's command line is whatever the loader then gives it. ImageError for an image
-    that is no ELF64 executable, or a command line that is too long.
+    It is loaded as any image; the first one's command line is whatever the loader then gives it. ImageError for an
+    image that is no ELF64 executable, or a command line that is too long.
     """
     carried = None
     for number, (image, append) in reversed(list(enumerate(above, start=2))):
@@ -56,8 +56,8 @@ def stack(first: bytes, above: Sequence[Stacked]) -> bytes:
             raise ImageError(
                 f"image {number} of the stack: its command line has {len(text) - 1} bytes, at most {_COMMAND_MAX} fit"
             )
-        image = _carrying(image, carried, number)
-        carried = _HEAD.pack(_MAGIC, len(image), text) + image
+        whole = _carrying(image, carried, number)
+        carried = _HEAD.pack(_MAGIC, len(whole), text) + whole
     return _carrying(first, carried, 1)
 
 
