@@ -78,6 +78,10 @@ class SwitchedEngine(DirectEngine):
         """Fills in what level n, outside, has in the block; the rest is live and there already."""
 
     @abstractmethod
+    def _hide_sregs(self, sregs: Sregs) -> None:
+        """Takes out what the switcher needs from level n's registers as KVM holds them."""
+
+    @abstractmethod
     def _set_block_sregs(self, sregs: Sregs) -> None:
         """Sets what level n, outside, has in the block."""
 
@@ -302,6 +306,8 @@ class SwitchedEngine(DirectEngine):
         sregs = self._vcpu.get_sregs()
         if self._outside():
             self._block_sregs(sregs)
+        else:
+            self._hide_sregs(sregs)
         return sregs
 
     def set_sregs(self, sregs: Sregs) -> None:
