@@ -38,13 +38,18 @@ FIRMWARE = {
 }
 DISPLAYS = "usr/lib/*/bochs/plugins/libbx_term_gui.so"  # the one that neither opens a window nor listens for viewers
 
-# What takes long in an emulator and is of no use there: self-tests, certificates to check modules against, tracers.
+# What takes long in an emulator and is of no use there: certificates to check modules against, tracers, BPF.
 SKIPPED = (
     "load_system_certificate_list",
-    "cubictcp_register",
     "init_kprobe_trace",
     "init_blk_tracer",
     "trace_eval_init",
+    "bpf_rstat_kfunc_init",
+    "bpf_prog_test_run_init",
+    "bpf_key_sig_kfuncs_init",
+    "bpf_tcp_ca_kfunc_init",
+    "cubictcp_register",
+    "kfunc_init",
 )
 KERNEL_OPTIONS = (
     "console=ttyS0,115200 quiet mitigations=off nokaslr init_on_alloc=0 rodata=off cryptomgr.notests "

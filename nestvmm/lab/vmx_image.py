@@ -54,20 +54,14 @@ def base_initramfs(kernel: Kernel) -> tuple[Luggage, Path]:
     """Python with its packages, busybox and modules: what is in it, and the kept archive."""
     luggage = pack_python()
     luggage.add(kernel.image)
-    modules = kernel.module_files(VMX_MODULES)
-    box = busybox()
-    key = "\n".join([luggage.digest(), *map(str, modules), str(len(box.data))])
-
-    def build() -> bytes:
-        loaded = {
-            f"lab/modules/{number:02}-{path.name.split('.')[0]}.ko": file(_unsigned(read_module(path)))
-            for number, path in enumerate(modules)
-        }
-        mount_points = {name: directory() for name in ("proc", "sys", "dev", "lab")}
-        console = {"dev/console": character_device(5, 1)}
-        return archive({**luggage.nodes(), **mount_points, **console, "lab/busybox": box, **loaded})
-
-    return luggage, keep("vmx-base", key.encode(), build)
+    modules = {
+        f"lab/modules/{number:02}-{path.name.split('.')[0]}.ko": file(_lean(read_module(path)))
+        for number, path in enumerate(kernel.module_files(VMX_MODULES))
+    }
+    mount_points = {name: directory() for name in ("proc", "sys", "dev")}
+    own = {**mount_points, "dev/console": character_device(5, 1), "lab/busybox": busybox(), **modules}
+    key = luggage.digest().encode() + archive(own)
+    return luggage, keep("vmx-base", key, lambda: archive({**luggage.nodes(), **own}))
 
 
 def project_initramfs(base: Luggage, project: Path, extra: Sequence[Path]) -> tuple[bytes, list[str]]:
@@ -95,10 +89,10 @@ def project_initramfs(base: Luggage, project: Path, extra: Sequence[Path]) -> tu
     return archive({**luggage.nodes(), **own}), messages
 
 
-def _unsigned(module: bytes) -> bytes:
-    """A module without its signature, for checking it takes an emulated processor seconds."""
-    if not module.endswith(SIGNED):
-        return module
-    end = len(module) - len(SIGNED)
-    length = int.from_bytes(module[end - 4 : end], "big")
-    return module[: end - SIGNATURE_INFO - length]
+def _lean(module: bytes) -> bytes:
+    """A module without its signature and, by another name, its type information, both of which take long to check."""
+    if module.endswith(SIGNED):
+        end = len(module) - len(SIGNED)
+        length = int.from_bytes(module[end - 4 : end], "big")
+        module = module[: end - SIGNATURE_INFO - length]
+    return module.replace(b"\0.BTF\0", b"\0.btf\0")

@@ -10,7 +10,7 @@ import pytest
 
 from nestvmm.errors import HostError
 from nestvmm.lab.boot_disk import BOOT_SECTOR, CYLINDER, write_disk
-from nestvmm.lab.vmx_image import _unsigned
+from nestvmm.lab.vmx_image import _lean
 
 SEGMENTS = {0x1000000: b"text" * 300, 0x1800000: b"data" + bytes(5000)}
 ENTRY = 0x1000850
@@ -95,5 +95,9 @@ def test_files_that_do_not_fit_into_memory_are_refused(tmp_path: Path) -> None:
 def test_a_module_loses_its_signature_and_nothing_else() -> None:
     module = b"\x7fELF module"
     signed = module + b"signature" + struct.pack(">8xI", 9) + b"~Module signature appended~\n"
-    assert _unsigned(signed) == module
-    assert _unsigned(module) == module
+    assert _lean(signed) == module
+    assert _lean(module) == module
+
+
+def test_a_modules_type_information_is_not_found() -> None:
+    assert _lean(b".text\0.BTF\0.BTF_ids\0") == b".text\0.btf\0.BTF_ids\0"
