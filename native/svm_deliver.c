@@ -161,11 +161,12 @@ static void set_intercepts(struct nv_svm *svm)
 
 void nv_svm_prepare(struct nv_svm *svm)
 {
+	const struct nv_pending *pending = &svm->switched.pending;
 	struct nv_vmcb *block = svm->block;
 
 	svm->entering = block->event_injection = next_event(svm);
-	svm->window = !svm->step.active &&
-		      (svm->switched.pending.windows & NV_WINDOW_INTERRUPT || nv_pending_another(&svm->switched.pending, offered(svm, NV_EVENT_INTERRUPT)));
+	svm->window = !svm->step.active && (pending->windows & NV_WINDOW_INTERRUPT ||
+					    nv_pending_another(pending, offered(svm, NV_EVENT_INTERRUPT)));
 	block->virtual_interrupt &= V_TPR;
 	if (svm->window)
 		block->virtual_interrupt |= V_IRQ | V_IGNORES_TPR;
