@@ -44,3 +44,8 @@ def check(lab: Lab, engine: str) -> None:
 @pytest.mark.svm_lab
 def test_svm(svm_lab: Lab) -> None:
     check(svm_lab, "svm")
+
+
+@pytest.mark.vmx_lab
+def test_vmx(vmx_lab: Lab) -> None:
+    check(vmx_lab, "vmx")
