@@ -144,6 +144,7 @@ INSTRUCTIONS: dict[str, tuple[str, bytes, bytes]] = {
     "wbinvd": ("wbinvd", b"", b"\x0f\x09"),
     "monitor": ("monitor", rax(CODE) + rcx(0) + rdx(0), b"\x0f\x01\xc8"),
     "mwait": ("mwait", rax(0) + rcx(0), b"\x0f\x01\xc9"),
+    "rdpru": ("rdpru", rcx(0), b"\x0f\x01\xfd"),
     "xsetbv": (
         "xsetbv",
         b"\x0f\x20\xe0\x0d\x00\x00\x04\x00\x0f\x22\xe0" + rax(1) + rcx(0) + rdx(0),
