@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from exception_cases import CODE_32, GDT, LGDT, LJMP, STACK, TABLES, user
-from guest_code import CODE, IRETQ, RESULTS, UD2, done, keep, rax, rbx, with_handlers
+from guest_code import IRETQ, RESULTS, UD2, done, keep, rax, rbx, with_handlers
 from reason_cases import keep_both, run, watch
 
 LEAF = 0x40000123
@@ -27,8 +27,10 @@ INSTRUCTIONS: dict[str, tuple[str, bytes, int]] = {
     "cr4 write": ("cr-write", b"\x0f\x22\xe0", 0x80),
     "int 0x55": ("software-interrupt", b"\xcd\x55", 0),
     "into": ("software-interrupt", b"\xce", 0x7FFFFFFF),
+    "pushf": ("pushf", b"\x9c\x58", 0),  # and POP to EAX
     "ud": ("exception", UD2, 0),
 }
+QUALIFIERS = {"cr4 write": 4, "ud": 6}
 SET_OVERFLOW = b"\x83\xc0\x01"  # add $1, %eax
 
 # From compatibility mode: paging off, EFER.LME off, flat segments of 32 bits.
@@ -92,7 +94,7 @@ def real(name: str) -> tuple[bytes, bytes]:
 
 def levels(name: str, does: str) -> list[object]:
     """Level 1 watches, under a level that does not care."""
-    options = {"first": 6, "last": 6} if name == "ud" else {}
+    options = {"first": QUALIFIERS[name], "last": QUALIFIERS[name]} if name in QUALIFIERS else {}
     return [watch(INSTRUCTIONS[name][0], does, **options), "logger"]
 
 
@@ -132,7 +134,7 @@ def faults_in_real(engine: str) -> dict[str, object]:
     return run(engine, enter, [watch("cpuid", "fault")], 3, memory)
 
 
-def task_switch(engine: str, does: str) -> dict[str, object]:
+def task_switch(engine: str) -> dict[str, object]:
     """A far JMP to a TSS, which starts at NEW_CODE; that keeps EBX, as the TSS has it, and TR."""
     code = enter_protected() + b"\xb8\x30\0\0\0\x0f\x00\xd8" + LJMP + struct.pack("<IH", 0, TASK) + EXIT
     words = [0] * 26
@@ -140,25 +142,24 @@ def task_switch(engine: str, does: str) -> dict[str, object]:
     words[18:24] = [DATA, CODE_32, DATA, DATA, 0, 0]
     new = b"\x0f\x00\xc8" + KEEP_32 + EXIT  # str %eax
     memory = {**MEMORY, NEW_TASK: struct.pack("<26I", *words), NEW_CODE: new}
-    return run(engine, code, [watch("task-switch", does)], 3, memory)
+    return run(engine, code, [watch("task-switch", "decline")], 3, memory)
 
 
-PROTECTED_CASES = ("cpuid", "hlt", "cr0 read", "cr4 write", "int 0x55", "into", "ud")
-REAL_CASES = ("cpuid", "hlt", "int 0x55", "into", "ud")
-USER_CASES = ("cpuid", "rdtsc", "int 0x55")
-
-
-def case_of(mode: object, name: str, does: str) -> object:
-    return lambda engine: mode(engine, name, does)  # type: ignore[operator]
-
+# What each mode runs, and how level 1 answers.
+MODES = {
+    "protected": (in_protected, ("cpuid", "hlt", "cr0 read", "cr4 write", "int 0x55", "into", "pushf", "ud")),
+    "real": (in_real, ("cpuid", "hlt", "int 0x55", "into", "pushf", "ud")),
+    "user": (in_user, ("cpuid", "rdtsc", "int 0x55")),
+}
+ANSWERS = {"ud": ("skip", "decline"), "hlt": ("answer",), "pushf": ("decline",)}
 
 CASES = {
-    f"{mode.__name__[3:]} {name} {does}": case_of(mode, name, "skip" if (name, does) == ("ud", "answer") else does)
-    for mode, names in ((in_protected, PROTECTED_CASES), (in_real, REAL_CASES), (in_user, USER_CASES))
-    for name in names
-    for does in ("answer", "decline")
-    if (name, does) != ("hlt", "decline")
-} | {
+    **{
+        f"{mode} {name} {does}": (lambda engine, enter=enter, name=name, does=does: enter(engine, name, does))
+        for mode, (enter, names) in MODES.items()
+        for name in names
+        for does in ANSWERS.get(name, ("answer", "decline"))
+    },
     "real fault": faults_in_real,
-    "task switch": lambda engine: task_switch(engine, "decline"),
+    "task switch": task_switch,
 }
