@@ -225,6 +225,10 @@ class DirectEngine:
         """KVM has done with the instructions that it hands over here."""
         return False
 
+    def refusal(self, code: int, information: int) -> str:
+        """Only the processor's number."""
+        return f"code {information:#x}"
+
     def intercepted(self) -> bool:
         """KVM has begun with whatever it hands over."""
         return False
@@ -280,10 +284,6 @@ class DirectEngine:
         except KvmError:
             return False
         return True
-
-    def refusal(self) -> str:
-        """KVM tells no more than its code."""
-        return ""
 
     def exception(self, vector: int, error_code: int | None) -> None:
         """Level n takes this exception before its next instruction."""
@@ -346,6 +346,10 @@ class DirectEngine:
     def request_window(self, *, nmi: bool) -> None:
         """KVM keeps its windows to itself."""
         raise ValueError("the direct engine has no windows to wait for; the svm and vmx engines have")
+
+    def request_timer(self, cycles: int) -> None:
+        """Only VMX has that timer."""
+        raise ValueError(f"the {self.name} engine has no preemption timer; the vmx engine has")
 
     def irq_line(self, number: int, level: bool) -> None:
         """Sets a line of the in-kernel irqchip."""

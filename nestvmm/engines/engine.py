@@ -185,6 +185,10 @@ class Engine(Protocol):
         """
         ...
 
+    def refusal(self, code: int, information: int) -> str:
+        """What the processor found wrong with level n's state, by an ENTRY_FAILURE's own code and its information."""
+        ...
+
     def intercepted(self) -> bool:
         """Whether nothing of the pending event has happened yet: an intercept stopped it."""
         ...
@@ -221,10 +225,6 @@ class Engine(Protocol):
         """Sets level n's MSR in the engine; False: refused."""
         ...
 
-    def refusal(self) -> str:
-        """Which rules level n's state breaks, after the processor refused it; empty: none that is known."""
-        ...
-
     def exception(self, vector: int, error_code: int | None) -> None:
         """Level n takes this exception before its next instruction."""
         ...
@@ -252,6 +252,13 @@ class Engine(Protocol):
         """One event INTERRUPT_WINDOW or NMI_WINDOW when level n can take such an event; from a handler.
 
         Raises ValueError when this engine cannot.
+        """
+        ...
+
+    def request_timer(self, cycles: int) -> None:
+        """One event PREEMPTION_TIMER when level n has run so many cycles of its TSC; from a handler.
+
+        Raises ValueError when this engine cannot, or not that many.
         """
         ...
 
