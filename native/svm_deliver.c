@@ -57,6 +57,8 @@ void nv_svm_inject(struct nv_svm *svm, int kind, uint8_t vector, int with_error,
 	if (svm->interrupted && kind == NV_EVENT_EXCEPTION && EVENT_KIND_OF(svm->interrupted) == NV_EVENT_EXCEPTION)
 		event = combine(svm, event);
 	postpone(svm);
+	if (!(svm->block->cr0 & CR0_PE))
+		event = (uint32_t)event & ~EVENT_ERROR_CODE; /* real mode has no error codes (AMD APM vol. 2, 8.2) */
 	svm->injection = event;
 }
 

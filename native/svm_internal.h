@@ -29,6 +29,7 @@ enum {
 
 enum { DB = 1, BP = 3, OF = 4, UD = 6, DF = 8, GP = 13, PF = 14 };
 
+#define CR0_PE 1ull
 #define RFLAGS_TF (1ull << 8)
 #define RFLAGS_IF (1ull << 9)
 #define DR6_BS (1ull << 14)

@@ -144,6 +144,7 @@ INSTRUCTIONS: dict[str, tuple[str, bytes, bytes]] = {
     "wbinvd": ("wbinvd", b"", b"\x0f\x09"),
     "monitor": ("monitor", rax(CODE) + rcx(0) + rdx(0), b"\x0f\x01\xc8"),
     "mwait": ("mwait", rax(0) + rcx(0), b"\x0f\x01\xc9"),
+    "rdpru": ("rdpru", rcx(0), b"\x0f\x01\xfd"),
     "xsetbv": (
         "xsetbv",
         b"\x0f\x20\xe0\x0d\x00\x00\x04\x00\x0f\x22\xe0" + rax(1) + rcx(0) + rdx(0),
@@ -225,10 +226,15 @@ def fault(engine: str) -> dict[str, object]:
     return run(engine, code, [watch("cpuid", "fault")])
 
 
-def undefined(engine: str, name: str) -> dict[str, object]:
-    """Nobody claims it: #UD."""
-    _, before, code = INSTRUCTIONS[name]
-    return run(engine, with_handlers(before + code + done(1), {6: store(RESULTS, 6) + done()}), [], 1)
+def undefined(engine: str, code: bytes, levels: Sequence[LevelSpec]) -> dict[str, object]:
+    """#UD."""
+    return run(engine, with_handlers(code + done(1), {6: store(RESULTS, 6) + done()}), levels, 1)
+
+
+def not_defined(engine: str, name: str, declined: bool) -> dict[str, object]:
+    """Nobody claims it, or level 1 declines."""
+    reason, before, code = INSTRUCTIONS[name]
+    return undefined(engine, before + code, [watch(reason, "decline")] if declined else [])
 
 
 def written(engine: str) -> dict[str, object]:
@@ -252,7 +258,12 @@ def one_msr(engine: str) -> dict[str, object]:
 CASES = {
     **{f"reason {name}": (lambda engine, name=name: instruction(engine, name)) for name in INSTRUCTIONS},
     **{f"declined {name}": (lambda engine, name=name: instruction(engine, name, "decline")) for name in DECLINED},
-    **{f"undefined {name}": (lambda engine, name=name: undefined(engine, name)) for name in ("hypercall", "stgi")},
+    **{
+        f"{how} {name}": (lambda engine, name=name, how=how: not_defined(engine, name, how == "refused"))
+        for name in ("hypercall", "stgi", "vmrun", "invlpga")
+        for how in ("undefined", "refused")
+    },
+    "undefined rsm": lambda engine: undefined(engine, b"\x0f\xaa", []),
     "fault": fault,
     "retry": lambda engine: instruction(engine, "rdtsc", "retry"),
     "written": written,
