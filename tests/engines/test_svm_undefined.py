@@ -43,7 +43,12 @@ def found(poor_lab: Lab) -> dict[str, Any]:
 
 def emulated(case: dict[str, Any], count: int, name: str = "popcnt") -> bool:
     """Whether that is all that happened: L0 emulated so many instructions, and nothing entered a hypervisor."""
-    return case["rows"] == [[0, name, "emulation-failure", count]] and case["touched"] == 0
+    return events(case) == [[0, name, "emulation-failure", count]] and case["touched"] == 0
+
+
+def events(case: dict[str, Any]) -> list[list[Any]]:
+    """Level, handler, reason and count of all events, but for those that L0 intercepts for itself."""
+    return [row for row in case["rows"] if row[1:3] != ["L0", "cpuid"]]
 
 
 def test_hardware_and_kvm_lack_it_and_l0_has_it(found: dict[str, Any]) -> None:
@@ -60,13 +65,13 @@ def test_a_program_at_level_3_uses_it_without_a_switch_into_a_hypervisor(found: 
     assert case["kept"][2] >> 23 & 1, "CPUID shows it"
     assert case["kept"][3] & ZF, "flags as of a processor that has it"
     assert emulated(case, 102)
-    assert case["exits"] == 102 + 1  # one hardware exit each, and the debug exit
+    assert case["exits"] == sum(row[-1] for row in case["rows"]) + 1  # one hardware exit each, and the debug exit
 
 
 def test_a_level_that_claims_it_gets_it_and_what_that_declines_l0_emulates(found: dict[str, Any]) -> None:
     case = found["declines"]
     assert (case["status"], case["kept"][:2]) == (0, [42, crc32c(0x31)])
-    assert case["rows"] == [[0, "crc32", "emulation-failure", 1], [1, "Own", "emulation-failure", 1]]
+    assert events(case) == [[0, "crc32", "emulation-failure", 1], [1, "Own", "emulation-failure", 1]]
     assert case["touched"] > 0
 
 
@@ -112,7 +117,7 @@ def test_its_operand_may_just_have_changed(found: dict[str, Any]) -> None:
 def test_what_is_undefined_stays_so(found: dict[str, Any]) -> None:
     case = found["own handler"]
     assert (case["status"], case["kept"][:2]) == (0, [ONES, 1])
-    assert case["rows"] == [[0, "L0", "exception", 2], [0, "popcnt", "emulation-failure", 2]]
+    assert events(case) == [[0, "L0", "exception", 2], [0, "popcnt", "emulation-failure", 2]]
 
 
 @pytest.mark.parametrize(
@@ -122,5 +127,5 @@ def test_a_hidden_instruction_is_undefined(name: str, rows: list[list[Any]], fou
     """Where nothing is emulated the processor itself says so."""
     case = found[name]
     assert (case["status"], case["kept"][1]) == (UD, 0x100000 + 8 + 10)
-    assert case["rows"] == rows
+    assert events(case) == rows
     assert case["exits"] == 1 + len(rows)
