@@ -36,6 +36,7 @@ HEADERS = (
     "pending.h",
     "switched.h",
     "svm.h",
+    "nested.h",
     "cpuid_server.h",
     "uart.h",
     "debugcon.h",

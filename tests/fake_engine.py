@@ -82,6 +82,7 @@ class FakeEngine:
     """
 
     name: ClassVar[str] = "fake"
+    emulates: ClassVar[frozenset[str]] = frozenset()
     refused: ClassVar[frozenset[ExitReason]] = frozenset()
 
     def __init__(self, config: EngineConfig) -> None:

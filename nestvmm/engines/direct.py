@@ -52,6 +52,7 @@ class DirectEngine:
     """Level n as a plain KVM guest with one vCPU; see nestvmm.engines.engine.Engine."""
 
     name: ClassVar[str] = "direct"
+    emulates: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config

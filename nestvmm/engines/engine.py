@@ -101,6 +101,9 @@ class Engine(Protocol):
 
     name: ClassVar[str]
 
+    #: Features that L0's C code for this engine emulates, by their names in the catalogue.
+    emulates: ClassVar[frozenset[str]]
+
     #: The cffi `struct nv_vcpu *` of native/vcpu.h; its event is the pending one.
     vcpu: Any
 
