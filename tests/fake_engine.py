@@ -195,6 +195,9 @@ class FakeEngine:
     def servers(self) -> list[tuple[Scope, Server]]:
         return []
 
+    def overstrained(self) -> str:
+        return ""
+
     def settle(self) -> None:
         self._settling = True
         lib.nv_vcpu_settle(self.vcpu)

@@ -228,6 +228,10 @@ class Engine(Protocol):
         """Level n takes this exception before its next instruction."""
         ...
 
+    def overstrained(self) -> str:
+        """Why L0 cannot do what level n asks of its virtualization; empty: it can."""
+        ...
+
     def complete(self) -> Result:
         """Level n stands at an instruction that KVM could not emulate: does it in KVM's stead.
 

@@ -76,6 +76,15 @@ class Nested:
         self.c.ram_physical = shadow.ram
         lib.nv_nested_init(self.c)
 
+    def overstrained(self) -> str:
+        """Why L0 cannot do what a level asked for; empty: it can."""
+        level = self.c.level + self.c.active.depth
+        if self.c.too_deep:
+            return f"level {level} wants to run level {level + 1}; L0 has room for {lib.NV_NESTED_DEPTH} levels of images"
+        if self.c.lost:
+            return f"a level below level {level} has taken away the memory of the control block that it is run by"
+        return ""
+
     def server(self, svm: Any) -> tuple[Scope, Server]:
         """What answers SVM's instructions; `svm` is the cffi `struct nv_svm *`."""
         return Scope(ExitReason.SVM_INSTRUCTION), Server(ffi.addressof(lib, "nv_nested_serve"), svm)

@@ -17,6 +17,7 @@ from nestvmm.engines.nested import Nested
 from nestvmm.engines.svm_intercepts import msr_map, port_map, vectors
 from nestvmm.engines.switched import SLOT_NESTED, SwitchedEngine
 from nestvmm.engines.switcher import switcher_sregs
+from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.exit_reason import REASONS, ExitReason
 from nestvmm.x86.scope import Scope
@@ -174,6 +175,20 @@ class SvmEngine(SwitchedEngine):
         if event.reason == ExitReason.HLT:
             return self._config.machine == "pc"
         return bool(event.reason != ExitReason.NESTED_PAGE_FAULT)
+
+    def overstrained(self) -> str:
+        """Levels beyond those that L0 has room for, or a control block whose memory was taken away."""
+        return self.nested.overstrained()
+
+    def run(self) -> int:
+        """Runs level n until a RunStatus."""
+        try:
+            return super().run()
+        except HostError:
+            why = self.nested.overstrained()
+            if why:
+                raise HostError(why) from None
+            raise
 
     def _stepping(self) -> bool:
         step = self._c.step
