@@ -79,6 +79,27 @@ def make_block(fields: Mapping[int, int] | None = None, at: int = BLOCK, guest: 
     return code
 
 
+GUEST_IDT = 0x160000
+GUEST_STUBS = 0x162000
+
+
+def guest_handlers() -> bytes:
+    """At GUEST_IDT: a gate for each vector to a stub that does VMMCALL with the vector in RAX, at CPL 0."""
+    gates = b""
+    for vector in range(256):
+        at = GUEST_STUBS + 16 * vector
+        gates += struct.pack("<HHBBHII", at & 0xFFFF, 0x10, 0, 0x8E, at >> 16, 0, 0)
+    stubs = b"".join((b"\xb8" + struct.pack("<I", vector) + _VMMCALL).ljust(16, b"\x90") for vector in range(256))
+    return gates.ljust(GUEST_STUBS - GUEST_IDT, b"\0") + stubs
+
+
+def own_gdt(at: int = BLOCK) -> bytes:
+    """Gives the block the hypervisor's own GDT, and the guest's IDT."""
+    sgdt = b"\x48\xbf" + struct.pack("<Q", 0x133000) + b"\x0f\x01\x07"
+    code = sgdt + load(0x133002) + store_rax(at + GDTR + 8)
+    return code + store(at + IDTR + 8, GUEST_IDT)
+
+
 def vmrun(at: int = BLOCK) -> bytes:
     return rax(at) + _VMRUN
 
@@ -102,10 +123,10 @@ def keep_field(number: int, offset: int, at: int = BLOCK) -> bytes:
 
 
 def image(code: bytes, guest: bytes, base: int = 0x100000) -> bytes:
-    """The hypervisor's code at `base` with its guest's at GUEST."""
-    if base + len(code) > 0x110000:
-        raise ValueError("the hypervisor's code reaches into its tables")
-    return code.ljust(GUEST - base, b"\0") + guest
+    """The hypervisor's code at `base` with its guest's at GUEST, and the guest's handlers."""
+    if base + len(code) > BLOCK or GUEST + len(guest) > GUEST_STACK - 0x1000:
+        raise ValueError("the code reaches into its tables")
+    return (code.ljust(GUEST - base, b"\0") + guest).ljust(GUEST_IDT - base, b"\0") + guest_handlers()
 
 
 def out_dx(port: int, value: int) -> bytes:
