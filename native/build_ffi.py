@@ -37,6 +37,7 @@ HEADERS = (
     "pending.h",
     "switched.h",
     "svm.h",
+    "nested.h",
     "cpuid_server.h",
     "uart.h",
     "debugcon.h",

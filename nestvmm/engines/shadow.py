@@ -172,6 +172,11 @@ class Shadow:
     def __exit__(self, *exception: object) -> None:
         self._table_memory.close()
 
+    @property
+    def ram(self) -> int:
+        """KVM's address of L0's memory; below it level n's addresses are KVM's own."""
+        return self._ram
+
     def attach(self, switched: Any) -> None:
         """Hands the tables to the run loop: `switched` is the cffi `struct nv_switched *`."""
         switched.shadow = self.c
