@@ -38,6 +38,9 @@ HEADERS = (
     "switched.h",
     "svm.h",
     "nested.h",
+    "switcher/vmx_block.h",
+    "vmcs.h",
+    "vmx.h",
     "cpuid_server.h",
     "uart.h",
     "debugcon.h",
@@ -68,7 +71,7 @@ def builder() -> FFI:
         "nestvmm._native",
         prelude + "".join(f'#include "{header}"\n' for header in HEADERS),
         sources=sorted(str(path.relative_to(NATIVE.parent)) for path in NATIVE.glob("*.c")),
-        depends=sorted(str(path.relative_to(NATIVE.parent)) for path in NATIVE.glob("*.h")),
+        depends=sorted(str(path.relative_to(NATIVE.parent)) for path in NATIVE.rglob("*.h")),
         include_dirs=[str(NATIVE.relative_to(NATIVE.parent))],
         # -flto: the path of an exit goes through five files, and is one function then
         extra_compile_args=["-std=gnu11", "-O2", "-flto", "-Wall", "-Wextra", "-fvisibility=hidden"],

@@ -13,6 +13,7 @@ _Static_assert(offsetof(struct nv_mailbox, block) == NV_MAILBOX_BLOCK, "the asse
 _Static_assert(offsetof(struct nv_mailbox, interrupt) == NV_MAILBOX_INTERRUPT, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_mailbox, idt) == NV_MAILBOX_IDT, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_mailbox, interrupt_idt) == NV_MAILBOX_INTERRUPT_IDT, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_mailbox, nmi) == NV_MAILBOX_NMI, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_mailbox, panic) == NV_MAILBOX_PANIC, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_mailbox, store) == NV_MAILBOX_STORE, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_mailbox, load) == NV_MAILBOX_LOAD, "the assembler's offsets");

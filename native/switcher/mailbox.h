@@ -20,6 +20,8 @@
 
 /* Parts of it, by their offsets. A fault's stack grows down from the mailbox, which RSP always is. */
 #define NV_SWITCHER_CODE 0x0000
+#define NV_SWITCHER_VMX_NMI 0x0380
+#define NV_SWITCHER_VMX_EXIT 0x0400
 #define NV_SWITCHER_GATES 0x0800
 #define NV_SWITCHER_INTERRUPT_GATES 0x1000
 #define NV_SWITCHER_CODE_MAX 0x2000
@@ -34,6 +36,9 @@
 #define NV_SWITCHER_PD 0xb000
 #define NV_SWITCHER_IOPM 0xe000
 #define NV_SWITCHER_MSRPM 0x11000
+#define NV_SWITCHER_VMXON 0x13000
+#define NV_SWITCHER_VMCS 0x14000
+#define NV_SWITCHER_TSS 0x15000
 #define NV_SWITCHER_NESTED 0x20000
 
 /* The port that it rings; a level's own access to that port is told apart by the mailbox's state. */
@@ -59,13 +64,22 @@
 #define NV_MAILBOX_LOAD 0xf8
 #define NV_MAILBOX_ENABLED 0x100
 #define NV_MAILBOX_ACKNOWLEDGE 0x108
+#define NV_MAILBOX_NMI 0x110
 
-/* What the switcher is doing: level n runs, it rings for an exit, it rings because it failed, and it waits because L0 heard it ring.
- * Between RINGING and OUTSIDE L0 may come by for a kick, and must change nothing. */
+/* Its own segments. */
+#define NV_SWITCHER_CODE_SELECTOR 0x08
+#define NV_SWITCHER_DATA_SELECTOR 0x10
+#define NV_SWITCHER_TASK_SELECTOR 0x18
+
+/* What the switcher is doing: level n runs, it rings for an exit, it rings because it failed, it waits because L0 heard it ring, it
+ * rings because the processor refused level n's state, and because an NMI came before it entered level n. Between RINGING and OUTSIDE
+ * L0 may come by for a kick, and must change nothing. */
 #define NV_SWITCHER_RUNNING 0
 #define NV_SWITCHER_RINGING 1
 #define NV_SWITCHER_PANIC 2
 #define NV_SWITCHER_OUTSIDE 3
+#define NV_SWITCHER_REFUSED 4
+#define NV_SWITCHER_AGAIN 5
 
 #ifndef __ASSEMBLER__
 #include <stdint.h>
@@ -82,6 +96,7 @@ struct nv_mailbox {
 	uint64_t store, load;    /* control blocks that VMSAVE stores in and VMLOAD loads of before level n runs; 0: none */
 	uint64_t enabled;        /* RFLAGS.IF outside, which counts while the block has V_INTR_MASKING */
 	uint64_t acknowledge;    /* whether the switcher takes the external interrupt that stopped level n, or leaves it pending */
+	uint64_t nmi;            /* an NMI came while the switcher ran */
 };
 #endif
 

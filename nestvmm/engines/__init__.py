@@ -17,6 +17,7 @@ from nestvmm.engines.engine import Engine, EngineConfig, MemorySlot, MsrRange, R
 from nestvmm.engines.guest_paging import Access, GuestPaging, PageFaultError, UnbackedError
 from nestvmm.engines.svm import SvmEngine
 from nestvmm.engines.trial import Trial
+from nestvmm.engines.vmx import VmxEngine
 from nestvmm.errors import HostError
 from nestvmm.x86.exit_reason import ExitReason
 
@@ -33,10 +34,11 @@ __all__ = [
     "SvmEngine",
     "Trial",
     "UnbackedError",
+    "VmxEngine",
     "choose_engine",
 ]
 
-ENGINES: dict[str, type[DirectEngine]] = {engine.name: engine for engine in (DirectEngine, SvmEngine)}
+ENGINES: dict[str, type[DirectEngine]] = {engine.name: engine for engine in (DirectEngine, SvmEngine, VmxEngine)}
 
 
 def choose_engine(name: str, wanted: Collection[ExitReason] = (), machine: str = "pc") -> type[DirectEngine]:
@@ -45,8 +47,10 @@ def choose_engine(name: str, wanted: Collection[ExitReason] = (), machine: str =
     Raises HostError for an engine that this version does not have.
     """
     if name == "auto":
-        if not all(DirectEngine.traps(reason, machine) for reason in wanted) and SvmEngine.works_here():
-            return SvmEngine
+        if not all(DirectEngine.traps(reason, machine) for reason in wanted):
+            for engine in (SvmEngine, VmxEngine):
+                if engine.works_here():
+                    return engine
         return DirectEngine
     if name not in ENGINES:
         raise HostError(f"engine {name}: not in this version of nestvmm, which has {', '.join(ENGINES)}")

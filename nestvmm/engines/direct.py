@@ -352,6 +352,10 @@ class DirectEngine:
         """KVM keeps its windows to itself."""
         raise ValueError("the direct engine has no windows to wait for; the svm and vmx engines have")
 
+    def request_timer(self, cycles: int) -> None:
+        """Only VMX has that timer."""
+        raise ValueError(f"the {self.name} engine has no preemption timer; the vmx engine has")
+
     def irq_line(self, number: int, level: bool) -> None:
         """Sets a line of the in-kernel irqchip."""
         if self.irqchip_fd >= 0:

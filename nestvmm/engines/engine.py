@@ -262,6 +262,13 @@ class Engine(Protocol):
         """
         ...
 
+    def request_timer(self, cycles: int) -> None:
+        """One event PREEMPTION_TIMER when level n has run so many cycles of its TSC; from a handler.
+
+        Raises ValueError when this engine cannot, or not that many.
+        """
+        ...
+
     def intercept(self, wanted: Sequence[Scope]) -> None:
         """Traps exactly these events, and L0's own, from now on. The pending event is settled."""
         ...

@@ -15,11 +15,17 @@ from nestvmm._native import ffi, lib
 from nestvmm.errors import HostError
 from nestvmm.kvm import DescriptorTable, HostMemory, Segment, Sregs, Vm
 
-__all__ = ["CODE", "DATA", "Switcher", "switcher_sregs"]
+__all__ = ["CODE", "DATA", "TASK", "Switcher", "switcher_sregs"]
 
-CODE: Final = 0x08
-DATA: Final = 0x10
-_GDT: Final = (0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF)
+CODE: Final = lib.NV_SWITCHER_CODE_SELECTOR
+DATA: Final = lib.NV_SWITCHER_DATA_SELECTOR
+TASK: Final = lib.NV_SWITCHER_TASK_SELECTOR
+# A task-state segment, for VMX needs one: 16 bytes.
+_TSS: Final = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_TSS
+_GDT: Final = (
+    *(0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF),
+    *(0x8B << 40 | (_TSS & 0xFFFFFF) << 16 | (_TSS >> 24 & 0xFF) << 56 | 0x67, _TSS >> 32),
+)
 
 _PRESENT_WRITE: Final = 0x3
 _LARGE: Final = 0x80
@@ -62,12 +68,19 @@ class Switcher:
     def _write_words(self, offset: int, words: Sequence[int]) -> None:
         self._host.write(offset, struct.pack(f"<{len(words)}Q", *words))
 
+    def set_gate(self, vector: int, code: int) -> None:
+        """Leads a fault's or an NMI's vector to code at an offset."""
+        self._write_gate(lib.NV_SWITCHER_IDT, vector, code)
+
+    def _write_gate(self, table: int, vector: int, code: int) -> None:
+        address = lib.NV_SWITCHER_BASE + code
+        gate = struct.pack("<HHHHII", address & 0xFFFF, CODE, 0x8E00, address >> 16 & 0xFFFF, address >> 32, 0)
+        self._host.write(table + 16 * vector, gate)
+
     def _write_idt(self, table: int, stubs: int, count: int) -> None:
         """Interrupt gates at `table` to stubs of 16 bytes each."""
         for vector in range(count):
-            address = lib.NV_SWITCHER_BASE + stubs + 16 * vector
-            gate = struct.pack("<HHHHII", address & 0xFFFF, CODE, 0x8E00, address >> 16 & 0xFFFF, address >> 32, 0)
-            self._host.write(table + 16 * vector, gate)
+            self._write_gate(table, vector, stubs + 16 * vector)
 
     def _write_page_tables(self) -> None:
         """The switcher's own map of itself."""

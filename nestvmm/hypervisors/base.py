@@ -121,6 +121,14 @@ class Guest(Protocol):
         """Asks for one event `ExitReason.NMI_WINDOW` as soon as the guest can take an NMI; as the other one."""
         ...
 
+    def request_timer(self, cycles: int) -> None:
+        """Asks for one event `ExitReason.PREEMPTION_TIMER` when the guest has run so many cycles of its TSC.
+
+        It goes to the highest level that claims it; a second request replaces the first. Raises ValueError except
+        under the vmx engine, and for what its timer cannot count.
+        """
+        ...
+
     def read_msr(self, index: int) -> int | None:
         """The guest's MSR, whoever handles its accesses to it; None: the engine keeps no such MSR."""
         ...

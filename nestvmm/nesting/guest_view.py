@@ -198,6 +198,10 @@ class GuestView:
         """Asks for one event when it can take an NMI."""
         self._engine.request_window(nmi=True)
 
+    def request_timer(self, cycles: int) -> None:
+        """Asks for one event when it has run so long."""
+        self._engine.request_timer(cycles)
+
     def read_msr(self, index: int) -> int | None:
         """The value of an MSR."""
         return self._state.sregs().efer if index == _EFER else self._engine.get_msr(index)

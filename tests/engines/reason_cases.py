@@ -132,6 +132,8 @@ def run(
             }
 
 
+HYPERCALLS = {"svm": b"\x0f\x01\xd9", "vmx": b"\x0f\x01\xc1"}
+
 # Reason, and what to do: instructions before, the one that exits. RAX and RBX are kept after it.
 INSTRUCTIONS: dict[str, tuple[str, bytes, bytes]] = {
     "cpuid": ("cpuid", rax(0x40000123), b"\x0f\xa2"),
@@ -150,7 +152,8 @@ INSTRUCTIONS: dict[str, tuple[str, bytes, bytes]] = {
         b"\x0f\x20\xe0\x0d\x00\x00\x04\x00\x0f\x22\xe0" + rax(1) + rcx(0) + rdx(0),
         b"\x0f\x01\xd1",
     ),
-    "hypercall": ("hypercall", rax(0x55), b"\x0f\x01\xd9"),
+    "hypercall": ("hypercall", rax(0x55), HYPERCALLS["svm"]),
+    "vmcall": ("hypercall", rax(0x55), HYPERCALLS["vmx"]),
     "invlpg": ("invlpg", rax(RESULTS), b"\x0f\x01\x38"),
     "invpcid": ("invpcid", rax(2) + rdi(RESULTS + 0x80), b"\x66\x0f\x38\x82\x07"),
     "cr0 read": ("cr-read", b"", b"\x0f\x20\xc3"),  # to RBX
@@ -193,6 +196,19 @@ INSTRUCTIONS: dict[str, tuple[str, bytes, bytes]] = {
     "vmsave": ("svm-instruction", rax(TABLE), b"\x0f\x01\xdb"),
     "skinit": ("svm-instruction", rax(TABLE), b"\x0f\x01\xde"),
     "invlpga": ("svm-instruction", rax(TABLE) + rcx(0), b"\x0f\x01\xdf"),
+    "rdrand": ("rdrand", b"", b"\x48\x0f\xc7\xf3"),  # to RBX
+    "rdseed": ("rdseed", b"", b"\x48\x0f\xc7\xfb"),
+    "vmclear": ("vmx-instruction", rdi(TABLE), b"\x66\x0f\xc7\x37"),
+    "vmlaunch": ("vmx-instruction", b"", b"\x0f\x01\xc2"),
+    "vmptrld": ("vmx-instruction", rdi(TABLE), b"\x0f\xc7\x37"),
+    "vmptrst": ("vmx-instruction", rdi(TABLE), b"\x0f\xc7\x3f"),
+    "vmread": ("vmx-instruction", b"", b"\x0f\x78\xc3"),
+    "vmresume": ("vmx-instruction", b"", b"\x0f\x01\xc3"),
+    "vmwrite": ("vmx-instruction", b"", b"\x0f\x79\xc3"),
+    "vmxoff": ("vmx-instruction", b"", b"\x0f\x01\xc4"),
+    "vmxon": ("vmx-instruction", rdi(TABLE), b"\xf3\x0f\xc7\x37"),
+    "invept": ("vmx-instruction", rdi(TABLE) + rax(1), b"\x66\x0f\x38\x80\x07"),
+    "invvpid": ("vmx-instruction", rdi(TABLE) + rax(1), b"\x66\x0f\x38\x81\x07"),
 }
 
 
@@ -216,6 +232,7 @@ def instruction_at(name: str) -> int:
 DECLINED = (
     *("rdtsc", "rdpmc", "pause", "wbinvd", "monitor", "invlpg", "cr0 read", "cr4 write", "cr8 write", "smsw", "clts"),
     *("dr7 read", "dr0 write", "sgdt", "lgdt", "rdmsr", "wrmsr"),
+    *("rdtscp", "mwait", "invd", "xsetbv", "invpcid", "cr3 read", "cr0 write", "cr3 write", "dr7 write", "str", "rdrand"),
 )
 
 
@@ -264,6 +281,10 @@ CASES = {
         for how in ("undefined", "refused")
     },
     "undefined rsm": lambda engine: undefined(engine, b"\x0f\xaa", []),
+    **{
+        f"undefined {name}": (lambda engine, name=name: not_defined(engine, name, declined=False))
+        for name in ("vmcall", "vmxon")
+    },
     "fault": fault,
     "retry": lambda engine: instruction(engine, "rdtsc", "retry"),
     "written": written,

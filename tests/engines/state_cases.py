@@ -18,7 +18,7 @@ from guest_code import (
     with_handlers,
     wrmsr,
 )
-from reason_cases import ANSWER, run, watch
+from reason_cases import ANSWER, HYPERCALLS, run, watch
 
 from nestvmm.hypervisors import HANDLED, Event, ExitReason, Guest, HandlerClaim, Hypervisor, Result, on_io
 from nestvmm.nesting import LevelSpec
@@ -28,7 +28,6 @@ ALL = (1 << 64) - 1
 EFER, VM_CR, HSAVE_PA = 0xC0000080, 0xC0010114, 0xC0010117
 SYSENTER_ESP = 0x175
 SVME = 1 << 12
-VMMCALL = b"\x0f\x01\xd9"
 RDTSC = b"\x0f\x31"
 OSXSAVE = b"\x0f\x20\xe0\x0d\x00\x00\x04\x00\x0f\x22\xe0"  # sets CR4.OSXSAVE
 
@@ -138,7 +137,8 @@ def recall(engine: str) -> dict[str, object]:
 
 def reclaim(engine: str) -> dict[str, object]:
     """RDTSC is nobody's, then level 1's, then nobody's again."""
-    code = RDTSC + keep(0) + VMMCALL + RDTSC + keep(1) + VMMCALL + RDTSC + keep(2) + done()
+    call = HYPERCALLS[engine]
+    code = RDTSC + keep(0) + call + RDTSC + keep(1) + call + RDTSC + keep(2) + done()
     return run(engine, code, ["logger", LevelSpec(HERE + "Reclaiming"), "logger"], 3)
 
 

@@ -1,0 +1,395 @@
+#include "vmx_internal.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "direct.h"
+
+_Static_assert(offsetof(struct nv_vmx_block, started) == NV_VMX_STARTED, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_vmx_block, launched) == NV_VMX_LAUNCHED, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_vmx_block, error) == NV_VMX_ERROR, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_vmx_block, reason) == NV_VMX_REASON, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_vmx_block, writes) == NV_VMX_WRITE_COUNT, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_vmx_block, reads) == NV_VMX_READ_COUNT, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_vmx_block, vmxon) == NV_VMX_VMXON, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_vmx_block, vmcs) == NV_VMX_VMCS, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_vmx_block, depth) == NV_VMX_DEPTH, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_vmx_block, exit) == NV_VMX_EXIT_READ, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_vmx_block, write) == NV_VMX_WRITE, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_vmx_block, read) == NV_VMX_READ, "the assembler's offsets");
+_Static_assert(GOT_INTERRUPTION == NV_VMX_INTERRUPTION, "the assembler's index");
+_Static_assert(sizeof(struct nv_vmx_block) <= NV_SWITCHER_IDT - NV_SWITCHER_BLOCK, "two pages");
+_Static_assert(sizeof(((struct nv_vmx_block *)0)->depth) == NV_VMX_BASIC_REASONS, "one for each basic reason");
+_Static_assert(sizeof(((struct nv_vmx_block *)0)->exit) == NV_VMX_EXIT_READS * sizeof(struct nv_vmx_field), "the counts");
+_Static_assert(sizeof(((struct nv_vmx_block *)0)->write) == NV_VMX_WRITES * sizeof(struct nv_vmx_field), "the counts");
+_Static_assert(sizeof(((struct nv_vmx_block *)0)->read) == NV_VMX_READS * sizeof(struct nv_vmx_field), "the counts");
+
+/* In the order of GOT_RIP to GOT_INSTRUCTION. */
+static const uint16_t exit_fields[] = {
+	NV_VMCS_GUEST_RIP,
+	NV_VMCS_GUEST_RSP,
+	NV_VMCS_GUEST_RFLAGS,
+	NV_VMCS_EXIT_LENGTH,
+	NV_VMCS_GUEST_INTERRUPTIBILITY,
+	NV_VMCS_EXIT_QUALIFICATION,
+	NV_VMCS_GUEST_CS_RIGHTS,
+	NV_VMCS_IDT_VECTORING,
+	NV_VMCS_IDT_VECTORING_ERROR_CODE,
+	NV_VMCS_EXIT_INTERRUPTION,
+	NV_VMCS_EXIT_ERROR_CODE,
+	NV_VMCS_GUEST_PHYSICAL_ADDRESS,
+	NV_VMCS_EXIT_INSTRUCTION,
+};
+
+void nv_vmx_put(struct nv_vmx *vmx, uint64_t encoding, uint64_t value)
+{
+	struct nv_vmx_block *block = vmx->block;
+	uint64_t i;
+
+	for (i = 0; i < block->writes && block->write[i].encoding != encoding; i++)
+		;
+	/* fewer fields are used than there is room for */
+	if (i == NV_VMX_WRITES)
+		return;
+	block->write[i].encoding = encoding;
+	block->write[i].value = value;
+	if (i == block->writes)
+		block->writes = i + 1;
+}
+
+/* Runs the switcher until level n is outside again. NMIs that came meanwhile are level n's. -EAGAIN: level n was not entered. */
+static int enter_switcher(struct nv_vcpu *vcpu)
+{
+	struct nv_vmx *vmx = vcpu->engine;
+	struct nv_mailbox *mailbox = vmx->switched.mailbox;
+	int result = nv_switched_enter(vcpu);
+
+	if (result || !vmx->switched.rung)
+		return result;
+	if (mailbox->nmi) {
+		mailbox->nmi = 0;
+		if (vmx->switched.recalling)
+			vmx->switched.recalling = 0;
+		else
+			nv_pending_nmi(&vmx->switched.pending);
+	}
+	if (mailbox->state != NV_SWITCHER_AGAIN)
+		return 0;
+	mailbox->state = NV_SWITCHER_OUTSIDE;
+	return -EAGAIN;
+}
+
+int nv_vmx_exchange(struct nv_vcpu *vcpu, struct nv_vmx_field *fields, uint32_t count)
+{
+	struct nv_vmx *vmx = vcpu->engine;
+	struct nv_vmx_block *block = vmx->block;
+	uint8_t rung = vmx->switched.rung;
+	int result;
+
+	if (count > NV_VMX_READS || !nv_switched_outside(&vmx->switched))
+		return -EINVAL;
+	memcpy(block->read, fields, count * sizeof *fields);
+	block->reads = count;
+	block->command = NV_VMX_EXCHANGE;
+	do {
+		/* a kick must not end it; it is found again afterwards, for it also sets the flag */
+		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+		result = enter_switcher(vcpu);
+	} while (result == -EINTR || result == -EAGAIN);
+	block->command = NV_VMX_ENTER;
+	vmx->switched.rung = rung;
+	if (result)
+		return result;
+	if (!nv_switched_outside(&vmx->switched))
+		return -EIO;
+	block->writes = 0;
+	memcpy(fields, block->read, count * sizeof *fields);
+	return 0;
+}
+
+static void save_block(struct nv_vmx *vmx)
+{
+	*register_of(vmx, NV_REG_RIP) = got(vmx, GOT_RIP);
+	*register_of(vmx, NV_REG_RSP) = got(vmx, GOT_RSP);
+	*register_of(vmx, NV_REG_RFLAGS) = got(vmx, GOT_RFLAGS);
+	vmx->block->writes = 0;
+}
+
+/* What an EPT violation's access needs. */
+static uint32_t access_of(uint64_t qualification)
+{
+	if (qualification & VIOLATION_FETCH)
+		return NV_RIGHT_EXECUTE;
+	return qualification & VIOLATION_WRITE ? NV_RIGHT_WRITE : NV_RIGHT_READ;
+}
+
+/* A change of a bit that VMX keeps set, of a register whose other changes no level wants to see. */
+static int changes_fixed(const struct nv_vmx *vmx)
+{
+	if (cr_access(vmx) == CR_MOV_FROM)
+		return 0;
+	return cr_number(vmx) == 0 ? vmx->wanted.cr0_mask == CR0_FIXED : cr_number(vmx) == 4 && vmx->wanted.cr4_mask == CR4_FIXED;
+}
+
+/* CPUID says in leaves 1 and 7 what CR4 enables. */
+static int read_cr4(struct nv_vcpu *vcpu)
+{
+	struct nv_vmx_field cr4 = {NV_VMCS_GUEST_CR4, 0};
+	struct nv_vmx *vmx = vcpu->engine;
+	uint32_t leaf = *register_of(vmx, NV_REG_RAX);
+	int result;
+
+	if (leaf != 1 && leaf != 7)
+		return 0;
+	result = nv_vmx_exchange(vcpu, &cr4, 1);
+	vmx->cr4 = cr4.value;
+	return result;
+}
+
+static int goes_on(int result)
+{
+	return result < 0 ? result : -EAGAIN;
+}
+
+/* An exit that no level claims, of what L0 asks for itself: -EAGAIN when level n goes on, 0 when it is for the table. */
+static int own_exit(struct nv_vcpu *vcpu)
+{
+	struct nv_vmx *vmx = vcpu->engine;
+	struct nv_pending *pending = &vmx->switched.pending;
+
+	switch (basic_of(vmx)) {
+	case BASIC_EXCEPTION:
+		if (is_nmi(vmx)) {
+			if (vmx->nmi_wanted)
+				return 0;
+			nv_pending_nmi(pending);
+			return -EAGAIN;
+		}
+		return vmx->wanted.exceptions >> EVENT_VECTOR(got(vmx, GOT_INTERRUPTION)) & 1 ? 0 : goes_on(nv_vmx_raise(vcpu));
+	case BASIC_INTERRUPT:
+		if (vmx->wanted.pin & PIN_INTERRUPTS)
+			return 0;
+		nv_pending_interrupt(pending, EVENT_VECTOR(got(vmx, GOT_INTERRUPTION)));
+		return -EAGAIN;
+	case BASIC_INTERRUPT_WINDOW:
+		if (!(pending->windows & NV_WINDOW_INTERRUPT))
+			return -EAGAIN;
+		pending->windows &= ~NV_WINDOW_INTERRUPT;
+		return 0;
+	case BASIC_NMI_WINDOW:
+		if (!(pending->windows & NV_WINDOW_NMI))
+			return -EAGAIN;
+		pending->windows &= ~NV_WINDOW_NMI;
+		return 0;
+	case BASIC_PREEMPTION_TIMER:
+		vmx->timer_armed = 0;
+		return 0;
+	case BASIC_CPUID:
+		return read_cr4(vcpu);
+	case BASIC_CR:
+		return changes_fixed(vmx) ? goes_on(nv_vmx_pass_cr(vcpu)) : 0;
+	case BASIC_IO:
+		/* KVM brings the data of the access when it does it */
+		nv_vmx_decode(vmx, &vmx->stopped);
+		nv_vmx_pass_port(vmx);
+		return -EAGAIN;
+	default:
+		return 0;
+	}
+}
+
+/* The exit comes during a step. Gives -EAGAIN when it only ends it, 0 when it is more than that. */
+static int step_exit(struct nv_vcpu *vcpu)
+{
+	struct nv_vmx *vmx = vcpu->engine;
+	struct nv_vmx_step *step = &vmx->step;
+	int event = basic_of(vmx) == BASIC_EXCEPTION && !is_nmi(vmx);
+	int trapped = event && EVENT_VECTOR(got(vmx, GOT_INTERRUPTION)) == DB && !(got(vmx, GOT_QUALIFICATION) & DR6_CAUSES);
+	int result;
+
+	if ((is_nmi(vmx) && !vmx->nmi_wanted) || (basic_of(vmx) == BASIC_INTERRUPT && !(vmx->wanted.pin & PIN_INTERRUPTS)))
+		return 0; /* kept for later: the step goes on */
+	/* Bochs has the trap pending when an exit to KVM comes before the instruction is done: level n comes to it again */
+	if (trapped && got(vmx, GOT_RIP) == step->rip && !step->ports)
+		return -EAGAIN;
+	result = nv_vmx_step_end(vcpu, trapped);
+	return result ? result : trapped && !step->own_trap ? -EAGAIN : 0;
+}
+
+/* Whether the table hears of the exit: 0; -EAGAIN: level n goes on. */
+static int sort_exit(struct nv_vcpu *vcpu)
+{
+	struct nv_vmx *vmx = vcpu->engine;
+	int result;
+
+	if (vmx->block->reason & ENTRY_FAILED)
+		return 0;
+	if (basic_of(vmx) == BASIC_EPT_VIOLATION &&
+	    nv_switched_fill(&vmx->switched, got(vmx, GOT_PHYSICAL), access_of(got(vmx, GOT_QUALIFICATION))))
+		return -EAGAIN;
+	if (vmx->switched.recalling && is_nmi(vmx)) {
+		vmx->switched.recalling = 0;
+		return vmx->step.active ? goes_on(nv_vmx_step_end(vcpu, 0)) : -EAGAIN;
+	}
+	if (vmx->step.active) {
+		result = step_exit(vcpu);
+		if (result)
+			return result;
+	}
+	return own_exit(vcpu);
+}
+
+/* Something waits that the VMCS which level n runs under knows nothing of. */
+static int needs_outside(const struct nv_vmx *vmx)
+{
+	const struct nv_pending *pending = &vmx->switched.pending;
+
+	if (vmx->timer)
+		return 1;
+	if (!(vmx->now.primary & PRIMARY_NMI_WINDOW) && (pending->nmi || pending->windows & NV_WINDOW_NMI))
+		return 1;
+	return !(vmx->now.primary & PRIMARY_INTERRUPT_WINDOW) &&
+	       (pending->windows & NV_WINDOW_INTERRUPT || nv_pending_highest(pending) >= 0);
+}
+
+static void refused(struct nv_vmx *vmx)
+{
+	vmx->switched.mailbox->state = NV_SWITCHER_OUTSIDE;
+	vmx->block->writes = 0;
+	vmx->refusal = vmx->block->error;
+	vmx->refused = 1;
+}
+
+static int vmx_enter(struct nv_vcpu *vcpu)
+{
+	struct nv_vmx *vmx = vcpu->engine;
+	int outside = nv_switched_outside(&vmx->switched), result;
+
+	if (outside) {
+		if (__atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST))
+			return -EINTR;
+		vmx->switched.rung = 1;
+		if (vmx->synthetic)
+			return 0;
+		nv_vmx_prepare(vmx);
+	} else if (needs_outside(vmx)) {
+		result = nv_switched_summon(vcpu);
+		if (result)
+			return result;
+	}
+	result = enter_switcher(vcpu);
+	if (outside && (!result || !nv_switched_outside(&vmx->switched)))
+		nv_vmx_entered(vmx);
+	if (result || !vmx->switched.rung)
+		return result;
+	if (vmx->switched.mailbox->state == NV_SWITCHER_REFUSED)
+		refused(vmx);
+	else if (vmx->switched.mailbox->state != NV_SWITCHER_OUTSIDE)
+		return 0;
+	if (vmx->refused)
+		return 0;
+	save_block(vmx);
+	nv_vmx_interrupted(vmx);
+	return sort_exit(vcpu);
+}
+
+static void vmx_decode(struct nv_vcpu *vcpu, struct nv_event *event)
+{
+	struct nv_vmx *vmx = vcpu->engine;
+
+	if (vmx->switched.rung) {
+		nv_vmx_decode(vmx, event);
+		if (event->reason == NV_REASON_EXCEPTION && event->qualifier == UD)
+			nv_vmx_decode_undefined(vcpu, event);
+		return;
+	}
+	nv_switched_decode(vcpu, event);
+	if (event->reason == NV_REASON_IO && vmx->step.active && vmx->step.ports) {
+		event->raw = vmx->stopped.raw;
+		event->info = vmx->stopped.info;
+		event->length = vmx->stopped.length;
+	}
+}
+
+/* The instruction is done, and level n stands behind it. */
+static void skip(struct nv_vcpu *vcpu, const struct nv_event *event)
+{
+	struct nv_vmx *vmx = vcpu->engine;
+	struct nv_vmx_field rights = {NV_VMCS_GUEST_CS_RIGHTS, 0};
+	uint64_t *rip = register_of(vmx, NV_REG_RIP), before = *rip;
+
+	*rip += event->advance;
+	/* code that is not 64-bit code wraps around */
+	if ((*rip ^ before) >> 32 && !nv_vmx_exchange(vcpu, &rights, 1) && !(rights.value & CS_LONG))
+		*rip = (uint32_t)*rip;
+	nv_vmx_end_shadow(vmx);
+	if (*register_of(vmx, NV_REG_RFLAGS) & RFLAGS_TF && !vmx->injection)
+		nv_vmx_put(vmx, NV_VMCS_GUEST_PENDING_DEBUG, DR6_BS);
+}
+
+static void give_answer(struct nv_vmx *vmx, const struct nv_event *event)
+{
+	switch (event->reason) {
+	case NV_REASON_RDMSR:
+		*register_of(vmx, NV_REG_RAX) = (uint32_t)event->value;
+		*register_of(vmx, NV_REG_RDX) = event->value >> 32;
+		break;
+	case NV_REASON_CR_READ:
+	case NV_REASON_DR_READ:
+		*register_of(vmx, vmx->operand) = event->size == 4 ? (uint32_t)event->value : event->value;
+		break;
+	default:
+		break;
+	}
+}
+
+static void vmx_complete(struct nv_vcpu *vcpu, struct nv_event *event)
+{
+	struct nv_vmx *vmx = vcpu->engine;
+
+	if (!vmx->switched.rung) {
+		nv_direct_complete(vcpu, event);
+		return;
+	}
+	if (event->retry)
+		return;
+	if (event->fault) {
+		nv_vmx_inject(vcpu, NV_EVENT_EXCEPTION, GP, 0);
+		return;
+	}
+	if (event->size)
+		give_answer(vmx, event);
+	if (event->advance)
+		skip(vcpu, event);
+	else if (event->reason == NV_REASON_EMULATION_FAILURE)
+		nv_vmx_end_shadow(vmx);
+}
+
+int nv_vmx_refuse_msr(void *device, uint64_t offset, struct nv_event *event)
+{
+	(void)device;
+	(void)offset;
+	event->fault = 1;
+	return NV_HANDLED;
+}
+
+static const struct nv_engine_ops vmx_ops = {
+	.enter = vmx_enter,
+	.decode = vmx_decode,
+	.complete = vmx_complete,
+};
+
+void nv_vmx_init(struct nv_vcpu *vcpu, struct nv_vmx *vmx, int fd, struct kvm_run *run, uint8_t level)
+{
+	struct nv_vmx_block *block = vmx->block;
+
+	for (size_t i = 0; i < sizeof exit_fields / sizeof exit_fields[0]; i++)
+		block->exit[i].encoding = exit_fields[i];
+	for (uint32_t basic = 0; basic < NV_VMX_BASIC_REASONS; basic++)
+		block->depth[basic] = nv_vmx_depth(basic);
+	nv_vcpu_init(vcpu, &vmx_ops, level);
+	vcpu->engine = vmx;
+	vcpu->fd = fd;
+	vcpu->run = run;
+}

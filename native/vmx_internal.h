@@ -1,0 +1,164 @@
+/* What the files of the vmx engine share. */
+#ifndef NV_VMX_INTERNAL_H
+#define NV_VMX_INTERNAL_H
+
+#include "vmx.h"
+
+/* Basic exit reasons (Intel SDM vol. 3, appendix C). */
+enum {
+	BASIC_EXCEPTION = 0,
+	BASIC_INTERRUPT = 1,
+	BASIC_TRIPLE_FAULT = 2,
+	BASIC_INIT = 3,
+	BASIC_INTERRUPT_WINDOW = 7,
+	BASIC_NMI_WINDOW = 8,
+	BASIC_TASK_SWITCH = 9,
+	BASIC_CPUID = 10,
+	BASIC_HLT = 12,
+	BASIC_INVD = 13,
+	BASIC_INVLPG = 14,
+	BASIC_RDPMC = 15,
+	BASIC_RDTSC = 16,
+	BASIC_CR = 28,
+	BASIC_DR = 29,
+	BASIC_IO = 30,
+	BASIC_RDMSR = 31,
+	BASIC_WRMSR = 32,
+	BASIC_MWAIT = 36,
+	BASIC_MONITOR_TRAP = 37,
+	BASIC_MONITOR = 39,
+	BASIC_PAUSE = 40,
+	BASIC_TABLE = 46,
+	BASIC_TASK_TABLE = 47,
+	BASIC_EPT_VIOLATION = 48,
+	BASIC_RDTSCP = 51,
+	BASIC_PREEMPTION_TIMER = 52,
+	BASIC_WBINVD = 54,
+	BASIC_XSETBV = 55,
+	BASIC_RDRAND = 57,
+	BASIC_INVPCID = 58,
+	BASIC_ENCLS = 60,
+	BASIC_RDSEED = 61,
+	BASIC_UMWAIT = 67,
+	BASIC_TPAUSE = 68,
+};
+
+enum { DB = 1, BP = 3, UD = 6, DF = 8, GP = 13, PF = 14 };
+
+/* What is read after an exit, as far as its reason needs it: indices into the block's `exit`. */
+enum {
+	GOT_RIP,
+	GOT_RSP,
+	GOT_RFLAGS,
+	GOT_LENGTH,
+	GOT_INTERRUPTIBILITY,
+	GOT_QUALIFICATION,
+	GOT_CS_RIGHTS,
+	GOT_VECTORING,
+	GOT_VECTORING_ERROR,
+	GOT_INTERRUPTION,
+	GOT_INTERRUPTION_ERROR,
+	GOT_PHYSICAL,
+	GOT_INSTRUCTION,
+};
+
+#define RFLAGS_TF (1ull << 8)
+#define RFLAGS_IF (1ull << 9)
+#define DR6_BS (1ull << 14)
+#define DR6_CAUSES 0x200full   /* breakpoints and access to debug registers */
+#define CS_LONG (1ull << 13)
+#define CS_BIG (1ull << 14)
+#define EFER_LMA (1ull << 10)
+
+/* CR0.NE and CR4.VMXE, which VMX keeps set; level n's own are in the read shadows. */
+#define CR0_FIXED 0x20ull
+#define CR4_FIXED 0x2000ull
+
+/* Controls (25.6.1, 25.6.2). */
+#define PIN_INTERRUPTS (1ull << 0)
+#define PIN_TIMER (1ull << 6)
+#define PRIMARY_INTERRUPT_WINDOW (1ull << 2)
+#define PRIMARY_NMI_WINDOW (1ull << 22)
+#define EXIT_SAVES_TIMER (1ull << 22)
+
+/* In the exit reason: the entry failed. */
+#define ENTRY_FAILED (1ull << 31)
+
+/* Interruption information, of an exit, of IDT vectoring and of an entry alike (25.9.2). */
+#define EVENT_VALID (1ull << 31)
+#define EVENT_UNBLOCKED (1ull << 12)
+#define EVENT_ERROR_CODE (1ull << 11)
+#define EVENT_KIND 8
+#define EVENT_VECTOR(event) ((uint8_t)(event))
+#define EVENT_KIND_OF(event) ((int)((event) >> EVENT_KIND & 7))
+
+/* Interruptibility (25.4.2): STI and MOV SS shadow an instruction. */
+#define SHADOWED 3ull
+#define NMI_MASKED 8ull
+
+/* Bits of an EPT violation's exit qualification (table 28-7). */
+#define VIOLATION_WRITE 2
+#define VIOLATION_FETCH 4
+#define VIOLATION_RIGHTS 3         /* the page's rights, as the access wants them, in bits 5:3 */
+
+/* How a control-register access reads in the exit qualification (table 28-3). */
+enum { CR_MOV_TO, CR_MOV_FROM, CR_CLTS, CR_LMSW };
+
+static inline uint64_t got(const struct nv_vmx *vmx, int which)
+{
+	return vmx->block->exit[which].value;
+}
+
+static inline uint32_t basic_of(const struct nv_vmx *vmx)
+{
+	return vmx->block->reason & 0xffff;
+}
+
+static inline uint64_t *register_of(struct nv_vmx *vmx, int number)
+{
+	return &vmx->switched.mailbox->regs[number];
+}
+
+static inline int is_nmi(const struct nv_vmx *vmx)
+{
+	return basic_of(vmx) == BASIC_EXCEPTION && EVENT_KIND_OF(got(vmx, GOT_INTERRUPTION)) == NV_EVENT_NMI;
+}
+
+static inline int cr_number(const struct nv_vmx *vmx)
+{
+	return got(vmx, GOT_QUALIFICATION) & 15;
+}
+
+static inline int cr_access(const struct nv_vmx *vmx)
+{
+	return got(vmx, GOT_QUALIFICATION) >> 4 & 3;
+}
+
+/* vmx_decode.c: the exit, or what vmx->synthetic or vmx->refused says, as an event. depth: how much of `exit` a reason has. */
+void nv_vmx_decode(struct nv_vmx *vmx, struct nv_event *event);
+uint8_t nv_vmx_depth(uint32_t basic);
+
+/* #UD, decoded: nv_undefined's part of it. A negative errno. */
+int nv_vmx_decode_undefined(struct nv_vcpu *vcpu, struct nv_event *event);
+
+/* vmx_step.c. end: executed says whether the instruction is behind level n. A negative errno. */
+void nv_vmx_step_begin(struct nv_vmx *vmx, const struct nv_vmx_controls *off);
+int nv_vmx_step_end(struct nv_vcpu *vcpu, int executed);
+int nv_vmx_pass_cr(struct nv_vcpu *vcpu);
+void nv_vmx_pass_port(struct nv_vmx *vmx);
+
+/* vmx_debug.c. set_fault_registers: an exit by #PF or #DB leaves CR2 and DR6 to whoever reinjects it (28.1). pass_dr: as nv_vmx_pass, of
+ * MOV to or from a debug register. No step: KVM exits for the instruction itself, and Bochs then ends the step before it. */
+int nv_vmx_set_fault_registers(struct nv_vcpu *vcpu, int vector);
+int nv_vmx_pass_dr(struct nv_vcpu *vcpu);
+
+/* vmx_deliver.c. prepare: what level n takes at its next entry, and what stops it, goes to the VMCS; happens again when a kick comes
+ * before level n runs. entered: it ran. interrupted: what the exit says of an event that was being delivered. raise: reinjects the
+ * exception that the exit stopped; a negative errno. end_shadow: the instruction behind STI or MOV SS was completed. */
+void nv_vmx_prepare(struct nv_vmx *vmx);
+void nv_vmx_entered(struct nv_vmx *vmx);
+void nv_vmx_interrupted(struct nv_vmx *vmx);
+int nv_vmx_raise(struct nv_vcpu *vcpu);
+void nv_vmx_end_shadow(struct nv_vmx *vmx);
+
+#endif

@@ -1,0 +1,320 @@
+"""The vmx engine: level n runs by VMLAUNCH and VMRESUME in the switcher, so that every VMX exit reaches the table.
+
+It needs a KVM that offers its guests VMX (kvm_intel, nested=1). For that KVM the switcher is L1 and our level n its L2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from copy import copy
+from typing import Any, ClassVar, Final
+
+from nestvmm._native import ffi, lib
+from nestvmm.devices import Server
+from nestvmm.engines.engine import EngineConfig, MsrRange
+from nestvmm.engines.msr_filter import msr_ranges
+from nestvmm.engines.switched import SwitchedEngine
+from nestvmm.engines.switcher import CODE, DATA, TASK, switcher_sregs
+from nestvmm.engines.vmx_intercepts import (
+    CAPABILITIES,
+    controls,
+    exceptions,
+    msr_bitmap,
+    port_bitmaps,
+    writes_exit,
+)
+from nestvmm.kvm import CpuidEntry, Segment, Sregs
+from nestvmm.x86.exit_reason import REASONS, ExitReason
+from nestvmm.x86.scope import Scope
+
+__all__ = ["VmxEngine"]
+
+_ALL: Final = (1 << 64) - 1
+_NMI: Final = 2
+_CPUID_VMX: Final = (1, 1 << 5)
+_CR0_NE: Final = 1 << 5
+_CR4_VMXE: Final = 1 << 13
+_EFER_LMA: Final = 1 << 10
+_MSR_FEATURE_CONTROL: Final = 0x3A
+_MSR_VMX_BASIC: Final = 0x480
+_LOCKED_VMX: Final = 5  # IA32_FEATURE_CONTROL: locked, VMX outside SMX (Intel SDM vol. 3, 24.7)
+_MSR_VMX_MISC: Final = 0x485
+_MSR_PIN: Final = 0x48D
+_PIN_TIMER: Final = 1 << 6
+_MSR_EPT_VPID: Final = 0x48C
+_EPT_2M: Final = 1 << 16
+_EPT_1G: Final = 1 << 17
+_EPT_POINTER: Final = 0x1E  # write-back tables of four levels (Intel SDM vol. 3, 25.6.11)
+_ENTRY_LONG_MODE: Final = 1 << 9
+
+# FEATURE_CONTROL and VMX's capabilities, which a processor without VMX does not have.
+_OWN_MSRS: Final = (MsrRange(0x3A, 0x3A, True, True), MsrRange(0x480, 0x493, True, True))
+
+# In the order of the VMCS's fields, which are two apart (Intel SDM vol. 3, appendix B).
+_SEGMENTS: Final = ("es", "cs", "ss", "ds", "fs", "gs", "ldt", "tr")
+_SREGS_FIELDS: Final = (
+    *(
+        field + 2 * number
+        for number in range(len(_SEGMENTS))
+        for field in (
+            lib.NV_VMCS_GUEST_ES,
+            lib.NV_VMCS_GUEST_ES_BASE,
+            lib.NV_VMCS_GUEST_ES_LIMIT,
+            lib.NV_VMCS_GUEST_ES_RIGHTS,
+        )
+    ),
+    *(lib.NV_VMCS_GUEST_GDTR_BASE, lib.NV_VMCS_GUEST_GDTR_LIMIT),
+    *(lib.NV_VMCS_GUEST_IDTR_BASE, lib.NV_VMCS_GUEST_IDTR_LIMIT),
+    *(lib.NV_VMCS_GUEST_CR0, lib.NV_VMCS_CR0_SHADOW, lib.NV_VMCS_GUEST_CR3),
+    *(lib.NV_VMCS_GUEST_CR4, lib.NV_VMCS_CR4_SHADOW, lib.NV_VMCS_GUEST_EFER),
+)
+_LIVE: Final = ("cr2", "cr8", "apic_base")
+# MSRs of level n's that the VMCS has while it is outside.
+_MSRS: Final = {
+    0x174: lib.NV_VMCS_GUEST_SYSENTER_CS,
+    0x175: lib.NV_VMCS_GUEST_SYSENTER_ESP,
+    0x176: lib.NV_VMCS_GUEST_SYSENTER_EIP,
+    0x1D9: lib.NV_VMCS_GUEST_DEBUGCTL,
+    0xC0000080: lib.NV_VMCS_GUEST_EFER,
+    0xC0000100: lib.NV_VMCS_GUEST_FS_BASE,
+    0xC0000101: lib.NV_VMCS_GUEST_GS_BASE,
+}
+
+
+class VmxEngine(SwitchedEngine):
+    """Level n under a VMCS of its own; see nestvmm.engines.engine.Engine."""
+
+    name: ClassVar[str] = "vmx"
+    tables: ClassVar[int] = lib.NV_SHADOW_EPT
+    needs: ClassVar[str] = "a KVM that offers its guests VMX: kvm_intel with nested=1"
+
+    @staticmethod
+    def offered(entries: list[CpuidEntry]) -> bool:
+        """Whether these leaves show VMX."""
+        leaf, bit = _CPUID_VMX
+        return any(entry.function == leaf and entry.ecx & bit for entry in entries)
+
+    @staticmethod
+    def traps(reason: ExitReason, machine: str) -> bool:
+        """What direct traps, and every exit that KVM's VMX can have."""
+        return VmxEngine.name in REASONS[reason].engines
+
+    def _start_switcher(self, config: EngineConfig) -> Any:
+        base = lib.NV_SWITCHER_BASE
+        vmx: Any = ffi.new("struct nv_vmx *")
+        self._c = vmx
+        self._cr4 = ffi.addressof(vmx, "cr4")
+        vmx.block = self._switcher.place(lib.NV_SWITCHER_BLOCK, "struct nv_vmx_block *")
+        self._switcher.set_gate(_NMI, lib.NV_SWITCHER_VMX_NMI)
+        vmx.halts = config.machine == "pc"
+        initial = self._vcpu.get_sregs()
+        sregs = switcher_sregs(self._vcpu.get_sregs())
+        sregs.cr4 |= _CR4_VMXE
+        sregs.tr = Segment(base + lib.NV_SWITCHER_TSS, 0x67, TASK, type=11, present=1)
+        self._vcpu.set_msrs({_MSR_FEATURE_CONTROL: _LOCKED_VMX})
+        self._vcpu.set_sregs(sregs)
+        lib.nv_vmx_init(self.vcpu, vmx, self._vcpu.fd, self._run, config.level)
+        self._fill_block(vmx, sregs)
+        self._set_block_sregs(initial)
+        return vmx
+
+    def _fill_block(self, vmx: Any, sregs: Sregs) -> None:
+        base = lib.NV_SWITCHER_BASE
+        revision = self._vcpu.get_msrs([_MSR_VMX_BASIC])[_MSR_VMX_BASIC] & 0x7FFFFFFF
+        for name, place in (("vmxon", lib.NV_SWITCHER_VMXON), ("vmcs", lib.NV_SWITCHER_VMCS)):
+            setattr(vmx.block, name, base + place)
+            self._switcher.place(place, "uint32_t *")[0] = revision
+        found = controls((), self._vcpu.get_msrs(CAPABILITIES))
+        self._entry_controls = found.entry
+        fields = {
+            lib.NV_VMCS_IO_BITMAP_A: base + lib.NV_SWITCHER_IOPM,
+            lib.NV_VMCS_IO_BITMAP_B: base + lib.NV_SWITCHER_IOPM + 0x1000,
+            lib.NV_VMCS_EPT_POINTER: lib.NV_SHADOW_TABLES | _EPT_POINTER,
+            lib.NV_VMCS_LINK_POINTER: (1 << 64) - 1,
+            lib.NV_VMCS_GUEST_DR7: 0x400,
+            lib.NV_VMCS_HOST_CS: CODE,
+            lib.NV_VMCS_HOST_SS: DATA,
+            lib.NV_VMCS_HOST_DS: DATA,
+            lib.NV_VMCS_HOST_ES: DATA,
+            lib.NV_VMCS_HOST_TR: TASK,
+            lib.NV_VMCS_HOST_EFER: sregs.efer,
+            lib.NV_VMCS_HOST_CR0: sregs.cr0,
+            lib.NV_VMCS_HOST_CR3: sregs.cr3,
+            lib.NV_VMCS_HOST_CR4: sregs.cr4,
+            lib.NV_VMCS_HOST_TR_BASE: sregs.tr.base,
+            lib.NV_VMCS_HOST_GDTR_BASE: sregs.gdt.base,
+            lib.NV_VMCS_HOST_IDTR_BASE: sregs.idt.base,
+            lib.NV_VMCS_HOST_RSP: base + lib.NV_SWITCHER_MAILBOX,
+            lib.NV_VMCS_HOST_RIP: base + lib.NV_SWITCHER_VMX_EXIT,
+        }
+        for encoding, value in fields.items():
+            lib.nv_vmx_put(vmx, encoding, value)
+
+    def _intercept(self, wanted: Sequence[Scope]) -> None:
+        ports = [scope for scope in wanted if scope.reason is ExitReason.IO and self._config.io_intercepts]
+        others = [scope for scope in wanted if scope.reason is not ExitReason.IO]
+        found = controls([*others, *ports], self._vcpu.get_msrs(CAPABILITIES))
+        block = self._c.wanted
+        block.pin, block.primary, block.secondary, block.exit = found[:4]
+        block.exceptions = exceptions(wanted)
+        block.cr0_mask = _ALL if writes_exit(wanted, 0) else _CR0_NE
+        block.cr4_mask = _ALL if writes_exit(wanted, 4) else _CR4_VMXE
+        block.msr_bitmap = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_MSRPM
+        self._c.nmi_wanted = any(scope.reason is ExitReason.NMI for scope in wanted)
+        msrs = [*self._own_msrs(), *msr_ranges(wanted), *self._config.l0_msrs]
+        self._switcher.write(lib.NV_SWITCHER_MSRPM, msr_bitmap(msrs))
+        self._switcher.write(lib.NV_SWITCHER_IOPM, port_bitmaps(ports))
+
+    def _filtered(self, ranges: Iterable[MsrRange]) -> list[MsrRange]:
+        """None: accesses to MSRs that the bitmap does not have always exit."""
+        return []
+
+    def _own_msrs(self) -> Sequence[MsrRange]:
+        return (*super()._own_msrs(), *_OWN_MSRS)
+
+    def servers(self) -> list[tuple[Scope, Server]]:
+        """CPUID, and VMX's MSRs, of which level n has none."""
+        server = Server(ffi.addressof(lib, "nv_vmx_refuse_msr"), self._c)
+        scopes = [
+            Scope(reason, one.first, one.last) for one in _OWN_MSRS for reason in (ExitReason.RDMSR, ExitReason.WRMSR)
+        ]
+        return [*super().servers(), *((scope, server) for scope in scopes)]
+
+    def set_cpuid(self, entries: list[CpuidEntry]) -> None:
+        """What level n's CPUID reports."""
+        super().set_cpuid(entries)
+        # KVM withdraws the controls of instructions that CPUID does not show
+        self._intercept(self._wanted)
+
+    def _largest_page(self, entries: list[CpuidEntry]) -> int:
+        capabilities = self.feature_msrs().get(_MSR_EPT_VPID, 0)
+        return 3 if capabilities & _EPT_1G else 2 if capabilities & _EPT_2M else 1
+
+    def _hide(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
+        leaf, bit = _CPUID_VMX
+        for entry in entries:
+            if entry.function == leaf:
+                entry.ecx &= ~bit
+        return entries
+
+    def _show(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
+        leaf, bit = _CPUID_VMX
+        shown = [copy(entry) for entry in entries]
+        for entry in shown:
+            if entry.function == leaf:
+                entry.ecx |= bit
+        return shown
+
+    def let_pass(self) -> bool:
+        """Lets the processor execute the instruction that a control stopped."""
+        if not self._c.switched.rung:
+            return False
+        if super().let_pass():
+            return True
+        passed = lib.nv_vmx_pass(self.vcpu)
+        self._check(min(passed, 0))
+        return bool(passed)
+
+    def _stepping(self) -> bool:
+        step = self._c.step
+        return bool(step.active and step.traps and not step.own_trap)
+
+    def _inject(self, kind: int, vector: int, error_code: int | None) -> None:
+        self._check(lib.nv_vmx_inject(self.vcpu, kind, vector, error_code or 0))
+
+    def _exchange(self, encodings: Iterable[int] = ()) -> list[int]:
+        """Reads fields of the VMCS, after the writes that wait."""
+        fields = ffi.new("struct nv_vmx_field[]", [(encoding, 0) for encoding in encodings])
+        result = lib.nv_vmx_exchange(self.vcpu, fields, len(fields))
+        self._check_switcher()
+        self._check(result)
+        return [field.value for field in fields]
+
+    def get_msr(self, index: int) -> int | None:
+        """KVM's value of an MSR, or the VMCS's."""
+        if index in _MSRS and self._outside():
+            return self._exchange([_MSRS[index]])[0]
+        return super().get_msr(index)
+
+    def request_timer(self, cycles: int) -> None:
+        """One event when level n has run so long."""
+        rate = self.feature_msrs()[_MSR_VMX_MISC] & 31
+        if not 0 < cycles >> rate < 1 << 32:
+            raise ValueError(f"{cycles} cycles: this processor's timer takes {1 << rate} to {(1 << 32 + rate) - 1}")
+        if not self.feature_msrs()[_MSR_PIN] >> 32 & _PIN_TIMER:
+            raise ValueError("the VMX of this host's KVM has no preemption timer")
+        self._c.timer = cycles >> rate
+
+    def sregs(self) -> Sregs:
+        """Segment and control registers."""
+        sregs = super().sregs()
+        sregs.cr4 &= ~_CR4_VMXE
+        return sregs
+
+    def set_msr(self, index: int, value: int) -> bool:
+        """Sets KVM's value of an MSR, or the VMCS's."""
+        if index in _MSRS and self._outside():
+            lib.nv_vmx_put(self._c, _MSRS[index], value)
+            return True
+        return super().set_msr(index, value)
+
+    def _block_sregs(self, sregs: Sregs) -> None:
+        got = self._exchange(_SREGS_FIELDS)
+        for number, name in enumerate(_SEGMENTS):
+            setattr(sregs, name, _segment_of(*got[4 * number : 4 * number + 4]))
+        for number, table in enumerate((sregs.gdt, sregs.idt), start=2 * len(_SEGMENTS)):
+            table.base, table.limit = got[2 * number : 2 * number + 2]
+        cr0, cr0_shadow, sregs.cr3, cr4, _, sregs.efer = got[-6:]
+        sregs.cr0 = cr0 & ~_CR0_NE | cr0_shadow & _CR0_NE
+        sregs.cr4 = cr4
+
+    def _set_block_sregs(self, sregs: Sregs) -> None:
+        values: list[int] = []
+        for name in _SEGMENTS:
+            values += _fields_of(getattr(sregs, name))
+        for table in (sregs.gdt, sregs.idt):
+            values += table.base, table.limit
+        values += sregs.cr0 | _CR0_NE, sregs.cr0, sregs.cr3, sregs.cr4 | _CR4_VMXE, sregs.cr4, sregs.efer
+        for encoding, value in zip(_SREGS_FIELDS, values, strict=True):
+            lib.nv_vmx_put(self._c, encoding, value)
+        long_mode = _ENTRY_LONG_MODE if sregs.efer & _EFER_LMA else 0
+        lib.nv_vmx_put(self._c, lib.NV_VMCS_ENTRY_CONTROLS, self._entry_controls | long_mode)
+        live = self._vcpu.get_sregs()
+        if any(getattr(live, name) != getattr(sregs, name) for name in _LIVE):
+            for name in _LIVE:
+                setattr(live, name, getattr(sregs, name))
+            self._vcpu.set_sregs(live)
+
+
+def _segment_of(selector: int, base: int, limit: int, rights: int) -> Segment:
+    """A segment's fields in the VMCS; access rights: Intel SDM vol. 3, 25.4.1."""
+    return Segment(
+        base=base,
+        limit=limit,
+        selector=selector,
+        type=rights & 15,
+        s=rights >> 4 & 1,
+        dpl=rights >> 5 & 3,
+        present=rights >> 7 & 1,
+        avl=rights >> 12 & 1,
+        l=rights >> 13 & 1,
+        db=rights >> 14 & 1,
+        g=rights >> 15 & 1,
+        unusable=rights >> 16 & 1,
+    )
+
+
+def _fields_of(segment: Segment) -> tuple[int, int, int, int]:
+    """Selector, base, limit and access rights."""
+    rights = (
+        segment.type
+        | segment.s << 4
+        | segment.dpl << 5
+        | segment.present << 7
+        | segment.avl << 12
+        | segment.l << 13
+        | segment.db << 14
+        | segment.g << 15
+        | segment.unusable << 16
+    )
+    return segment.selector, segment.base, segment.limit, rights
