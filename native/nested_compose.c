@@ -60,7 +60,10 @@ static void compose_interrupts(struct nv_nested *nested)
 	}
 	block->intercept[EXIT_INTR / 32] &= ~bit;
 	if (route.turn == NV_TURN_BLOCKED) {
-		block->virtual_interrupt |= V_INTR_MASKING;
+		/* L0 takes it and keeps it. V_INTR_MASKING would hold it back, too, but where KVM waits for such an interrupt's window it
+		 * gives level n vector 0 (Linux 6.1) */
+		block->intercept[EXIT_INTR / 32] |= bit;
+		svm->switched.mailbox->acknowledge = 1;
 		return;
 	}
 	if (route.machine)
