@@ -1,6 +1,5 @@
 #include "nested_internal.h"
 
-#define CR0_PE (1ull << 0)
 #define CR0_NW (1ull << 29)
 #define CR0_CD (1ull << 30)
 #define CR0_PG (1ull << 31)

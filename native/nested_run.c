@@ -3,7 +3,6 @@
 #include <stddef.h>
 #include <string.h>
 
-#define CR0_PE 1ull
 #define DR7_OFF 0x400
 #define RFLAGS_RESERVED 2ull
 

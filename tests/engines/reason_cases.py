@@ -232,7 +232,19 @@ def instruction_at(name: str) -> int:
 DECLINED = (
     *("rdtsc", "rdpmc", "pause", "wbinvd", "monitor", "invlpg", "cr0 read", "cr4 write", "cr8 write", "smsw", "clts"),
     *("dr7 read", "dr0 write", "sgdt", "lgdt", "rdmsr", "wrmsr"),
-    *("rdtscp", "mwait", "invd", "xsetbv", "invpcid", "cr3 read", "cr0 write", "cr3 write", "dr7 write", "str", "rdrand"),
+    *(
+        "rdtscp",
+        "mwait",
+        "invd",
+        "xsetbv",
+        "invpcid",
+        "cr3 read",
+        "cr0 write",
+        "cr3 write",
+        "dr7 write",
+        "str",
+        "rdrand",
+    ),
 )
 
 

@@ -14,11 +14,11 @@ import event_cases
 import exception_cases
 import reason_cases
 import state_cases
-from guest_code import NOP, RESULTS, cpuid, done, keep, load, rax, rbx, rdmsr, repeat, store, until, with_handlers
+from guest_code import RESULTS, cpuid, done, keep, rdmsr, store, until, with_handlers
 from reason_cases import run, watch
 from svm_cases import switcher_memory
 
-from nestvmm.hypervisors import HANDLED, Event, ExitReason, Hypervisor, Result, on_io
+from nestvmm.hypervisors import HANDLED, Event, ExitReason, Hypervisor, Result
 from nestvmm.hypervisors.base import HandlerClaim
 from nestvmm.nesting import LevelSpec
 
@@ -27,7 +27,20 @@ ALL = (1 << 64) - 1
 NE, VMXE = 1 << 5, 1 << 13
 READ_CR0, WRITE_CR0, READ_CR4, WRITE_CR4 = b"\x0f\x20\xc0", b"\x0f\x22\xc0", b"\x0f\x20\xe0", b"\x0f\x22\xe0"
 # The groups have names of other engines' cases that make no sense here.
-OTHERS = ("pushf", "popf", "iret", "icebp", "int 0x55", "stgi", "clgi", "vmrun", "vmload", "vmsave", "skinit", "invlpga")
+OTHERS = (
+    "pushf",
+    "popf",
+    "iret",
+    "icebp",
+    "int 0x55",
+    "stgi",
+    "clgi",
+    "vmrun",
+    "vmload",
+    "vmsave",
+    "skinit",
+    "invlpga",
+)
 OTHERS += ("hypercall", "pushed", "int declined", "int3 declined", "int user", "popf declined", "iret declined")
 OTHERS += ("smi handled", "smi decline", "vm_cr read", "hsave read", "hsave write")
 
