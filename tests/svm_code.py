@@ -46,8 +46,12 @@ SKINIT = b"\x0f\x01\xde"
 
 def enable() -> bytes:
     """Sets EFER.SVME and VM_HSAVE_PA."""
-    return rdmsr(EFER) + b"\x48\x0d" + struct.pack("<I", SVME) + b"\x48\x89\xc2\x48\xc1\xea\x20\x0f\x30" + wrmsr(
-        VM_HSAVE_PA, HSAVE
+    return (
+        rdmsr(EFER)
+        + b"\x48\x0d"
+        + struct.pack("<I", SVME)
+        + b"\x48\x89\xc2\x48\xc1\xea\x20\x0f\x30"
+        + wrmsr(VM_HSAVE_PA, HSAVE)
     )
 
 

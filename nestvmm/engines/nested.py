@@ -80,7 +80,9 @@ class Nested:
         """Why L0 cannot do what a level asked for; empty: it can."""
         level = self.c.level + self.c.active.depth
         if self.c.too_deep:
-            return f"level {level} wants to run level {level + 1}; L0 has room for {lib.NV_NESTED_DEPTH} levels of images"
+            return (
+                f"level {level} wants to run level {level + 1}; L0 has room for {lib.NV_NESTED_DEPTH} levels of images"
+            )
         if self.c.lost:
             return f"a level below level {level} has taken away the memory of the control block that it is run by"
         return ""
@@ -103,6 +105,4 @@ class Nested:
 
 
 def _has(entries: Sequence[CpuidEntry], leaf: int, register: str, bit: int) -> bool:
-    return any(
-        entry.function == leaf and not entry.index and getattr(entry, register) >> bit & 1 for entry in entries
-    )
+    return any(entry.function == leaf and not entry.index and getattr(entry, register) >> bit & 1 for entry in entries)

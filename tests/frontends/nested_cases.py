@@ -9,9 +9,40 @@ import traceback
 from pathlib import Path
 
 import svm_code as svm
-from guest_code import UD2, cpuid, done, keep, load, rax, rcx, rdmsr, rdx, results, run_in, spec_of, store, with_handlers, wrmsr
-from svm_code import BLOCK, EXIT_CODE, INFO_1, INFO_2, INJECTION, INTERRUPTED, NEXT_RIP, RAX, RIP
-from svm_code import enable, image, keep_field, make_block, own_gdt, skip, vmrun
+from guest_code import (
+    UD2,
+    cpuid,
+    done,
+    keep,
+    load,
+    rax,
+    rcx,
+    rdmsr,
+    rdx,
+    results,
+    run_in,
+    spec_of,
+    store,
+    with_handlers,
+    wrmsr,
+)
+from svm_code import (
+    BLOCK,
+    EXIT_CODE,
+    INFO_1,
+    INFO_2,
+    INJECTION,
+    NEXT_RIP,
+    RAX,
+    RIP,
+    enable,
+    image,
+    keep_field,
+    make_block,
+    own_gdt,
+    skip,
+    vmrun,
+)
 
 from nestvmm.hypervisors import HANDLED, Event, Guest, HandlerClaim, Hypervisor, Result
 from nestvmm.nesting import LevelSpec, Tower
@@ -108,7 +139,21 @@ def invalid() -> dict[str, object]:
 
 
 # What EVENTINJ delivers: kind, vector, error code; the guest's handler tells the vector.
-EVENTS = [(0, 0x20), (0, 0xFF), (2, 2), (3, 0), (3, 1), (3, 3), (3, 4), (3, 6), (3, 8), (3, 13), (3, 14), (4, 0x80), (4, 3)]
+EVENTS = [
+    (0, 0x20),
+    (0, 0xFF),
+    (2, 2),
+    (3, 0),
+    (3, 1),
+    (3, 3),
+    (3, 4),
+    (3, 6),
+    (3, 8),
+    (3, 13),
+    (3, 14),
+    (4, 0x80),
+    (4, 3),
+]
 
 
 def events() -> dict[str, object]:
@@ -133,7 +178,12 @@ def ports() -> dict[str, object]:
         guest += rdx(port) + rax(0x11223344) + opcode
     for number in range(4):
         code += vmrun() + keep_at(4 * number, EXIT_CODE) + keep_at(4 * number + 1, INFO_1)
-        code += keep_at(4 * number + 2, INFO_2) + keep_at(4 * number + 3, RIP) + load(BLOCK + INFO_2) + svm.store_rax(BLOCK + RIP)
+        code += (
+            keep_at(4 * number + 2, INFO_2)
+            + keep_at(4 * number + 3, RIP)
+            + load(BLOCK + INFO_2)
+            + svm.store_rax(BLOCK + RIP)
+        )
     code += vmrun() + keep_at(16, EXIT_CODE) + done()
     return run(image(code, guest + VMMCALL), 17)
 
@@ -142,10 +192,16 @@ def msrs() -> dict[str, object]:
     """Writes of STAR and reads of a low MSR exit; what the map has no bits for does, too."""
     code = enable() + make_block({svm.FIRST_VECTOR: svm.CPUID | svm.MSR})
     bit = 2 * 0x81 + 1  # STAR, write
-    code += store(svm.MSRPM + 0x800 + bit // 8, 1 << bit % 8, 1) + store(svm.MSRPM + 2 * 0x174 // 8, 1 << 2 * 0x174 % 8, 1)
-    guest = rdmsr(0xC0000081) + wrmsr(0xC0000081, 0x1122334455667788) + wrmsr(0x174, 8) + rdmsr(0x174) + rdmsr(0x4E570000)
+    code += store(svm.MSRPM + 0x800 + bit // 8, 1 << bit % 8, 1) + store(
+        svm.MSRPM + 2 * 0x174 // 8, 1 << 2 * 0x174 % 8, 1
+    )
+    guest = (
+        rdmsr(0xC0000081) + wrmsr(0xC0000081, 0x1122334455667788) + wrmsr(0x174, 8) + rdmsr(0x174) + rdmsr(0x4E570000)
+    )
     for number in range(3):
-        code += vmrun() + keep_at(4 * number, EXIT_CODE) + keep_at(4 * number + 1, INFO_1) + keep_at(4 * number + 2, RAX)
+        code += (
+            vmrun() + keep_at(4 * number, EXIT_CODE) + keep_at(4 * number + 1, INFO_1) + keep_at(4 * number + 2, RAX)
+        )
         code += b"\x48\x89\xc8" + keep(4 * number + 3) + skip()  # rcx
     code += vmrun() + keep_at(12, EXIT_CODE) + rdmsr(0xC0000081) + keep(13) + rdmsr(0x174) + keep(14) + done()
     return run(image(code, guest + VMMCALL), 15)
@@ -170,7 +226,14 @@ def nested_tables(entry: int = 0x87, offset: int = 0) -> bytes:
     code = store(pml4, pdpt | 7) + store(pdpt, directory | 7) + store(directory, table | 7)
     code += store(directory + 8, offset | entry)
     # mov $table, %rdi; mov $7, %rax; mov $512, %ecx; 1: stosq; add $0x1000, %rax; loop 1b
-    return code + b"\x48\xbf" + table.to_bytes(8, "little") + rax(7) + rcx(512) + b"\x48\xab\x48\x05\x00\x10\x00\x00\xe2\xf6"
+    return (
+        code
+        + b"\x48\xbf"
+        + table.to_bytes(8, "little")
+        + rax(7)
+        + rcx(512)
+        + b"\x48\xab\x48\x05\x00\x10\x00\x00\xe2\xf6"
+    )
 
 
 def nested(number: int, name: str) -> bytes:
@@ -199,6 +262,7 @@ def paging() -> dict[str, object]:
 
 def instructions() -> dict[str, object]:
     """The SVM instructions that fault: results are vector, error code by handlers of level 1."""
+
     def handler(vector: int, error: bool) -> bytes:
         # r8 is the result's place, r9 where to go on
         code = b"\x49\xc7\x00" + vector.to_bytes(4, "little") + b"\x49\x83\xc0\x08"
@@ -221,7 +285,9 @@ def instructions() -> dict[str, object]:
     for body in (svm.STGI, svm.CLGI, svm.STGI, svm.INVLPGA, vmload(), vmsave()):
         code += tried(body)  # 16 to 21
     code += tried(svm.SKINIT)  # 22
-    code += tried(wrmsr(svm.VM_CR, 1 << 5)) + tried(wrmsr(svm.VM_CR, 1 << 4)) + tried(wrmsr(svm.VM_HSAVE_PA, 8))  # 23 to 25
+    code += (
+        tried(wrmsr(svm.VM_CR, 1 << 5)) + tried(wrmsr(svm.VM_CR, 1 << 4)) + tried(wrmsr(svm.VM_HSAVE_PA, 8))
+    )  # 23 to 25
     code += tried(rdmsr(svm.VM_CR)) + keep(40) + rdmsr(svm.VM_HSAVE_PA) + keep(41) + rdmsr(svm.EFER) + keep(42)
     code += cpuid(0x8000000A) + keep(43) + b"\x48\x89\xd0" + keep(44)
     code += wrmsr(svm.EFER, 0xD00) + wrmsr(svm.VM_CR, 1 << 4 | 1 << 3) + tried(wrmsr(svm.EFER, 0x1D00))  # 27
@@ -291,7 +357,9 @@ def outside_interrupts(vector: bytes, first: int) -> dict[str, object]:
     code += vmrun() + keep_at(0, EXIT_CODE) + keep_at(1, RIP) + load(0x120020) + keep(2) + svm.STGI + b"\x90"
     code += load(0x120020) + keep(3) + vmrun() + keep_at(5, EXIT_CODE)
     whole = with_handlers(code + done(), {0x55: kept, 2: kept})
-    whole = whole.ljust(svm.GUEST - 0x100000, b"\0") + rax(1) + rdx(0x5000 | vector[0]) + b"\xee" + b"\x90" * 4 + VMMCALL
+    whole = (
+        whole.ljust(svm.GUEST - 0x100000, b"\0") + rax(1) + rdx(0x5000 | vector[0]) + b"\xee" + b"\x90" * 4 + VMMCALL
+    )
     return run(whole, 6, [LevelSpec(HERE + "Ringing")])
 
 

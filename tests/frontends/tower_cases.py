@@ -37,7 +37,13 @@ def run(image: bytes) -> dict[str, object]:
             counts = {name: list(getattr(nested, name)) for name in ("entered", "reflected", "served")}
             exits = int(built.engine.vcpu.exits)
         out.seek(0)
-        return {"status": result.status, "message": result.message, "out": out.read().decode(), "exits": exits, **counts}
+        return {
+            "status": result.status,
+            "message": result.message,
+            "out": out.read().decode(),
+            "exits": exits,
+            **counts,
+        }
 
 
 if __name__ == "__main__":
