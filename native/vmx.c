@@ -152,6 +152,22 @@ static int goes_on(int result)
 	return result < 0 ? result : -EAGAIN;
 }
 
+/* An interrupt stops level n also while it takes none. It is acknowledged, by another exit at once, only when level n takes it: until
+ * then its controller has it pending. */
+static int interrupt_exit(struct nv_vmx *vmx)
+{
+	if (!(got(vmx, GOT_INTERRUPTION) & EVENT_VALID)) {
+		vmx->acknowledges = takes_interrupts(vmx);
+		vmx->holds = !vmx->acknowledges;
+		return -EAGAIN;
+	}
+	vmx->acknowledges = 0;
+	if (vmx->wanted.pin & PIN_INTERRUPTS)
+		return 0;
+	nv_pending_interrupt(&vmx->switched.pending, EVENT_VECTOR(got(vmx, GOT_INTERRUPTION)));
+	return -EAGAIN;
+}
+
 /* An exit that no level claims, of what L0 asks for itself: -EAGAIN when level n goes on, 0 when it is for the table. */
 static int own_exit(struct nv_vcpu *vcpu)
 {
@@ -168,11 +184,9 @@ static int own_exit(struct nv_vcpu *vcpu)
 		}
 		return vmx->wanted.exceptions >> EVENT_VECTOR(got(vmx, GOT_INTERRUPTION)) & 1 ? 0 : goes_on(nv_vmx_raise(vcpu));
 	case BASIC_INTERRUPT:
-		if (vmx->wanted.pin & PIN_INTERRUPTS)
-			return 0;
-		nv_pending_interrupt(pending, EVENT_VECTOR(got(vmx, GOT_INTERRUPTION)));
-		return -EAGAIN;
+		return interrupt_exit(vmx);
 	case BASIC_INTERRUPT_WINDOW:
+		vmx->holds = 0;
 		if (!(pending->windows & NV_WINDOW_INTERRUPT))
 			return -EAGAIN;
 		pending->windows &= ~NV_WINDOW_INTERRUPT;

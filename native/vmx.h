@@ -40,6 +40,8 @@ struct nv_vmx {
 	uint8_t refused;
 	uint8_t synthetic;       /* a reason to report without an exit */
 	uint8_t timer_armed;     /* the preemption timer runs */
+	uint8_t acknowledges;    /* the next exit for an interrupt acknowledges it */
+	uint8_t holds;           /* an interrupt waits in KVM until level n takes interrupts */
 	uint8_t nmi_wanted;      /* a level claims NMIs */
 	uint8_t halts;           /* KVM wakes level n from HLT, which an in-kernel irqchip can */
 	uint8_t operand;         /* the register that MOV to or from a control or debug register moves */

@@ -144,7 +144,7 @@ static uint64_t next_event(struct nv_vmx *vmx)
 	if (__atomic_load_n(&pending->nmi, __ATOMIC_SEQ_CST) && !(vmx->interruptibility & NMI_MASKED))
 		return event_of(NV_EVENT_NMI, 2);
 	vector = nv_pending_highest(pending);
-	return vector >= 0 && *register_of(vmx, NV_REG_RFLAGS) & RFLAGS_IF ? event_of(NV_EVENT_INTERRUPT, vector) : 0;
+	return vector >= 0 && takes_interrupts(vmx) ? event_of(NV_EVENT_INTERRUPT, vector) : 0;
 }
 
 /* The vector of a pending interrupt or NMI that level n takes at its next entry; -1: it takes none. */
@@ -192,6 +192,10 @@ static void put_controls(struct nv_vmx *vmx, uint64_t windows)
 		wanted.pin |= PIN_TIMER;
 		wanted.exit |= EXIT_SAVES_TIMER;
 	}
+	if (vmx->holds)
+		wanted.pin &= ~PIN_INTERRUPTS;
+	if (vmx->acknowledges || step->active)
+		wanted.exit |= EXIT_ACKNOWLEDGES;
 	if (step->active) {
 		wanted.primary &= ~step->off.primary;
 		wanted.secondary &= ~step->off.secondary;
@@ -201,7 +205,9 @@ static void put_controls(struct nv_vmx *vmx, uint64_t windows)
 			wanted.msr_bitmap = step->off.msr_bitmap;
 		/* an exception must not find the trap flag, and an interrupt must not run its handler without the control */
 		wanted.exceptions = step->traps ? ~0u : wanted.exceptions;
-		wanted.pin |= PIN_INTERRUPTS;
+		wanted.pin &= ~PIN_INTERRUPTS;
+		if (takes_interrupts(vmx))
+			wanted.pin |= PIN_INTERRUPTS;
 	}
 	put_control(vmx, &vmx->now.pin, NV_VMCS_PIN_CONTROLS, wanted.pin);
 	put_control(vmx, &vmx->now.primary, NV_VMCS_PRIMARY_CONTROLS, wanted.primary);
@@ -226,9 +232,11 @@ void nv_vmx_prepare(struct nv_vmx *vmx)
 	const struct nv_pending *pending = &vmx->switched.pending;
 	uint64_t windows = 0;
 
+	if (!(vmx->wanted.pin & PIN_INTERRUPTS))
+		vmx->holds = vmx->acknowledges = 0;
 	put_event(vmx, next_event(vmx));
 	if (!vmx->step.active) {
-		if (pending->windows & NV_WINDOW_INTERRUPT || nv_pending_another(pending, offered(vmx, NV_EVENT_INTERRUPT)))
+		if (vmx->holds || pending->windows & NV_WINDOW_INTERRUPT || nv_pending_another(pending, offered(vmx, NV_EVENT_INTERRUPT)))
 			windows |= PRIMARY_INTERRUPT_WINDOW;
 		if (pending->windows & NV_WINDOW_NMI || (pending->nmi && offered(vmx, NV_EVENT_NMI) < 0))
 			windows |= PRIMARY_NMI_WINDOW;

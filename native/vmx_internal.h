@@ -79,6 +79,7 @@ enum {
 #define PIN_TIMER (1ull << 6)
 #define PRIMARY_INTERRUPT_WINDOW (1ull << 2)
 #define PRIMARY_NMI_WINDOW (1ull << 22)
+#define EXIT_ACKNOWLEDGES (1ull << 15)
 #define EXIT_SAVES_TIMER (1ull << 22)
 
 /* In the exit reason: the entry failed. */
@@ -117,6 +118,11 @@ static inline uint32_t basic_of(const struct nv_vmx *vmx)
 static inline uint64_t *register_of(struct nv_vmx *vmx, int number)
 {
 	return &vmx->switched.mailbox->regs[number];
+}
+
+static inline int takes_interrupts(struct nv_vmx *vmx)
+{
+	return *register_of(vmx, NV_REG_RFLAGS) & RFLAGS_IF && !(vmx->interruptibility & SHADOWED);
 }
 
 static inline int is_nmi(const struct nv_vmx *vmx)

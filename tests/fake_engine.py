@@ -238,8 +238,8 @@ class FakeEngine:
         self.msrs[index] = value
         return True
 
-    def refusal(self) -> str:
-        return ""
+    def refusal(self, code: int, information: int) -> str:
+        return f"code {information:#x}"
 
     def exception(self, vector: int, error_code: int | None) -> None:
         self.log.append(("exception", vector, error_code))

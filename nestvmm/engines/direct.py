@@ -226,6 +226,10 @@ class DirectEngine:
         """KVM has done with the instructions that it hands over here."""
         return False
 
+    def refusal(self, code: int, information: int) -> str:
+        """Only the processor's number."""
+        return f"code {information:#x}"
+
     def intercepted(self) -> bool:
         """KVM has begun with whatever it hands over."""
         return False
@@ -285,10 +289,6 @@ class DirectEngine:
         except KvmError:
             return False
         return True
-
-    def refusal(self) -> str:
-        """KVM tells no more than its code."""
-        return ""
 
     def exception(self, vector: int, error_code: int | None) -> None:
         """Level n takes this exception before its next instruction."""

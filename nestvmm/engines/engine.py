@@ -188,6 +188,10 @@ class Engine(Protocol):
         """
         ...
 
+    def refusal(self, code: int, information: int) -> str:
+        """What the processor found wrong with level n's state, by an ENTRY_FAILURE's own code and its information."""
+        ...
+
     def intercepted(self) -> bool:
         """Whether nothing of the pending event has happened yet: an intercept stopped it."""
         ...
@@ -222,10 +226,6 @@ class Engine(Protocol):
 
     def set_msr(self, index: int, value: int) -> bool:
         """Sets level n's MSR in the engine; False: refused."""
-        ...
-
-    def refusal(self) -> str:
-        """Which rules level n's state breaks, after the processor refused it; empty: none that is known."""
         ...
 
     def exception(self, vector: int, error_code: int | None) -> None:

@@ -200,10 +200,10 @@ class SvmEngine(SwitchedEngine):
         """EFER is the block's; KVM keeps the rest."""
         return self.sregs().efer if index == _MSR_EFER else super().get_msr(index)
 
-    def refusal(self) -> str:
+    def refusal(self, code: int, information: int) -> str:
         """The rules of VMRUN that the block breaks."""
         rules = broken_rules(self._block, physical_bits(self.supported_cpuid()))
-        return f"{'; '.join(rules)} (AMD APM vol. 2, 15.5.1)" if rules else ""
+        return f"{'; '.join(rules)} (AMD APM vol. 2, 15.5.1)" if rules else super().refusal(code, information)
 
     def _inject(self, kind: int, vector: int, error_code: int | None) -> None:
         lib.nv_svm_inject(self._c, kind, vector, error_code is not None, error_code or 0)

@@ -26,6 +26,7 @@ from nestvmm.engines.vmx_intercepts import (
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.exit_reason import REASONS, ExitReason
 from nestvmm.x86.scope import Scope
+from nestvmm.x86.vmx_failures import vmx_failure
 
 __all__ = ["VmxEngine"]
 
@@ -235,6 +236,10 @@ class VmxEngine(SwitchedEngine):
         if index in _MSRS and self._outside():
             return self._exchange([_MSRS[index]])[0]
         return super().get_msr(index)
+
+    def refusal(self, code: int, information: int) -> str:
+        """By name."""
+        return vmx_failure(code, information)
 
     def request_timer(self, cycles: int) -> None:
         """One event when level n has run so long."""

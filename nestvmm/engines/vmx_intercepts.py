@@ -58,7 +58,6 @@ _GROUPS: Final = {
         {
             "saving debug controls": 2,
             "a 64-bit host": 9,
-            "acknowledging interrupts": 15,
             "saving EFER": 20,
             "loading the host's EFER": 21,
         },

@@ -63,7 +63,9 @@ def monitor_claims(engine: Engine, level: int) -> list[Claim]:
         ExitReason.INTERNAL_ERROR: lambda event: _died(
             engine, level, f"KVM internal error, suberror {event.qualifier}"
         ),
-        ExitReason.ENTRY_FAILURE: lambda event: _died(engine, level, _refused(engine, event)),
+        ExitReason.ENTRY_FAILURE: lambda event: _died(
+            engine, level, f"the processor refused its state: {engine.refusal(event.raw, event.info)}"
+        ),
         ExitReason.NESTED_PAGE_FAULT: lambda event: _page_fault(engine, level, event),
         ExitReason.MEMORY_FAULT: lambda event: _died(engine, level, _memory_fault(event)),
         ExitReason.SYSTEM_EVENT: lambda event: Result.stopped(0, f"guest asked for system event {event.qualifier}"),
@@ -128,11 +130,6 @@ def _page_fault(engine: Engine, level: int, event: Event) -> Result:
         return HANDLED
     way = ("read", "wrote", "executed at")[event.direction]
     return _died(engine, level, f"it {way} physical address {event.qualifier:#x}, which the levels below do not let it")
-
-
-def _refused(engine: Engine, event: Event) -> str:
-    rules = engine.refusal()
-    return f"the processor refused its state, code {event.info:#x}" + (f": {rules}" if rules else "")
 
 
 def _memory_fault(event: Event) -> str:

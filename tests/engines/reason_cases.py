@@ -6,7 +6,7 @@ Each guest is machine code for CODE; what it kept is in RESULTS. `run` gives wha
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from guest_code import (
@@ -35,6 +35,7 @@ from guest_code import results as kept
 from nestvmm.hypervisors import HANDLED, Event, ExitReason, HandlerClaim, Hypervisor, Result
 from nestvmm.nesting import LevelSpec, Tower
 from nestvmm.x86.event import Direction
+from nestvmm.x86.exit_reason import REASONS
 
 HERE = f"{Path(__file__)}:"
 ANSWER = 0x7777
@@ -303,3 +304,15 @@ CASES = {
     "one register": one_register,
     "one msr": one_msr,
 }
+
+
+def possible(engine: str) -> dict[str, Callable[[str], dict[str, object]]]:
+    """The cases whose instruction this engine can trap."""
+
+    def traps(name: str) -> bool:
+        how, _, instruction = name.partition(" ")
+        if how not in ("reason", "declined", "refused") or instruction not in INSTRUCTIONS:
+            return True
+        return engine in REASONS[ExitReason.from_label(INSTRUCTIONS[instruction][0])].engines
+
+    return {name: case for name, case in CASES.items() if traps(name)}

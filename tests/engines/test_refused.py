@@ -39,5 +39,5 @@ def test_svm(svm_lab: Lab) -> None:
     for what in BREAKS:
         assert found[what]["status"] == 255
         assert found[what]["message"].startswith(
-            f"guest at L2 died: the processor refused its state, code 0x0: {SVM_RULES[what]} (AMD APM vol. 2, 15.5.1)\n"
+            f"guest at L2 died: the processor refused its state: {SVM_RULES[what]} (AMD APM vol. 2, 15.5.1)\n"
         )

@@ -145,7 +145,7 @@ def _for_vmx(cases: dict[str, object]) -> dict[str, object]:
 
 
 GROUPS = {
-    "instructions": {**_for_vmx(reason_cases.CASES), **_for_vmx(state_cases.CASES), **CASES},
+    "instructions": {**_for_vmx(reason_cases.possible("vmx")), **_for_vmx(state_cases.CASES), **CASES},
     "events": {**exception_cases.CASES, **_for_vmx(event_cases.CASES)},
 }
 
