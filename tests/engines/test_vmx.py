@@ -62,8 +62,7 @@ WRITES = {
     "dr7 write": (29, 7, 0x307, 3, 0x400),
 }
 MSR_READS = {"rdmsr": 0x174, "rdmsr high": 0xC0000102, "rdmsr unmapped": 0x4000000}
-# VMX has no exit for reading CR0 or CR4, and none for CR2 (Intel SDM vol. 3, 26.1.3); CLTS exits only where the read shadow
-# has TS set.
+# VMX has no exit for reading CR0 or CR4, and none for CR2 (Intel SDM vol. 3, 26.1.3). For CLTS only if the shadow has TS.
 NO_EXIT = ("cr0 read", "cr4 read", "smsw", "cr2 write", "clts")
 # Declined, they happen: what the guest then has.
 DECLINED = {
