@@ -48,7 +48,7 @@ static int own_exit(struct nv_svm *svm)
 	}
 	switch (code) {
 	case EXIT_INTR:
-		if (svm->switched.mailbox->acknowledge)
+		if (svm->switched.mailbox->interrupt < NO_INTERRUPT)
 			nv_pending_interrupt(&svm->switched.pending, svm->switched.mailbox->interrupt);
 		return -EAGAIN;
 	case EXIT_NMI:

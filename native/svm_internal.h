@@ -41,6 +41,8 @@ enum { DB = 1, BP = 3, OF = 4, UD = 6, DF = 8, GP = 13, PF = 14 };
 #define SEGMENT_LONG 0x200
 #define SEGMENT_BIG 0x400
 
+#define NO_INTERRUPT 256       /* of the mailbox's interrupt: the switcher took none */
+
 /* EVENTINJ and EXITINTINFO (AMD APM vol. 2, 15.20 and 15.7.2). */
 #define EVENT_VALID (1ull << 31)
 #define EVENT_ERROR_CODE (1ull << 11)

@@ -158,4 +158,4 @@ def test_what_comes_from_below_is_an_exit_and_waits_for_gif(name: str, code: int
     """A Python hypervisor at level 1 asks for it while level 3 runs: level 2 exits, and takes it after STGI."""
     case = found[name]
     assert case["seen"] == [[2]]
-    assert case["kept"] == [code, GUEST + 0x15, 0, 0x99, 0x99, code]
+    assert case["kept"] == [code, GUEST + 0x15, 0, 0x99, 0x99, VMMCALL_EXIT]
