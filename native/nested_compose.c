@@ -110,7 +110,7 @@ void nv_nested_compose(struct nv_nested *nested)
 			composed &= ~(1u << EXIT_INTR % 32 | 1u << EXIT_VINTR % 32);
 		block->intercept[i] |= composed;
 	}
-	if (svm->step.active && svm->step.code)
+	if (svm->step.active && svm->step.code != NV_SVM_NO_CODE)
 		block->intercept[svm->step.code / 32] &= ~(1u << svm->step.code % 32);
 	block->nested_cr3 = tables->shadow.physical + tables->shadow.root * PAGE;
 	block->tsc_offset = parent->tsc_offset;

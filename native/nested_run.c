@@ -175,13 +175,13 @@ static void inject(struct nv_nested *nested, struct nv_machine *machine, uint64_
 		return;
 	svm->injection = event;
 	svm->soft_injected = soft;
+	svm->soft_rip = *register_of(svm, NV_REG_RIP);
 	if (!soft || !next_rip)
 		return;
 	if (svm->saves_next_rip) {
 		svm->block->next_rip = next_rip;
 		return;
 	}
-	machine->soft_rip = *register_of(svm, NV_REG_RIP);
 	machine->soft_next = next_rip;
 	*register_of(svm, NV_REG_RIP) = next_rip;
 }
@@ -321,9 +321,9 @@ void nv_nested_reflect(struct nv_nested *nested, struct nv_machine *to, const st
 	if (machine == active) {
 		block->exit_interrupt_info = svm->vectoring;
 		to->guest.virtual_interrupt = (to->guest.virtual_interrupt & ~V_TPR) | (svm->block->virtual_interrupt & V_TPR);
-		if (machine->soft_next && svm->vectoring && *register_of(svm, NV_REG_RIP) == machine->soft_next) {
+		if (machine->soft_next && svm->soft_injected) {
 			/* where it would be on a processor that saves the next RIP */
-			*register_of(svm, NV_REG_RIP) = machine->soft_rip;
+			*register_of(svm, NV_REG_RIP) = svm->soft_rip;
 			block->next_rip = machine->soft_next;
 		}
 	} else {

@@ -60,7 +60,7 @@ static int own_exit(struct nv_svm *svm)
 		svm->switched.pending.windows &= ~NV_WINDOW_INTERRUPT;
 		return 0;
 	case EXIT_IRET:
-		nv_svm_step_begin(svm, EXIT_IRET, 1);
+		nv_svm_step_begin(svm, EXIT_IRET, 1, 0);
 		return -EAGAIN;
 	default:
 		return 0;
@@ -110,7 +110,7 @@ static int sort_exit(struct nv_svm *svm)
 	if (block->exit_code == EXIT_IOIO) {
 		/* KVM brings the data of the access when it does it */
 		nv_svm_decode(svm, &svm->stopped);
-		nv_svm_step_begin(svm, EXIT_IOIO, 1);
+		nv_svm_step_begin(svm, EXIT_IOIO, 1, 0);
 		return -EAGAIN;
 	}
 	return intercepts(svm->wanted, block->exit_code) ? 0 : own_exit(svm);

@@ -45,13 +45,17 @@ struct nv_vmcb {
 	uint64_t guest_pat;
 };
 
+#define NV_SVM_NO_CODE 0xffffffff
+
 /* One instruction of level n, executed in spite of its intercept: by level n's trap flag, which L0 holds meanwhile. */
 struct nv_svm_step {
-	uint32_t code;           /* the intercept that is off; 0: none */
+	uint32_t code;           /* the intercept that is off; NV_SVM_NO_CODE: none */
 	uint8_t active;
 	uint8_t traps;           /* by RFLAGS.TF; else it lasts until level n stops for anything, as HLT does */
 	uint8_t own_trap;        /* level n had RFLAGS.TF set itself */
-	uint64_t dr6;            /* before it */
+	uint8_t shadowed;        /* no interrupt comes before it, as behind STI */
+	uint8_t length;
+	uint64_t rip, dr6;       /* before it */
 };
 
 struct nv_nested;
@@ -62,13 +66,14 @@ struct nv_svm {
 	struct nv_vmcb *block;
 	uint32_t wanted[6];      /* the intercepts that the designation table asks for, as the block's */
 	uint64_t injection;      /* what level n takes first at its next entry, as EVENTINJ; 0: nothing */
+	uint64_t entering;       /* what level n takes at the entry that is prepared, as EVENTINJ; 0: nothing */
 	uint64_t interrupted;    /* the event whose delivery the last exit interrupted, as EVENTINJ; 0: none */
-	uint64_t taken;          /* of what is pending, what it takes then instead; 0: nothing */
 	uint64_t vectoring;      /* as the last exit tells, software interrupts included; 0: none */
 	uint64_t efer_allowed;   /* bits that level n may set */
+	uint64_t soft_rip;       /* where the instruction of the last software interrupt is that L0 injected */
 	uint32_t synthetic;      /* enum nv_reason of an event that no exit of the processor tells; 0: none */
 	uint8_t operand;         /* general register that the pending access to a control or debug register moves */
-	uint8_t soft_injected;   /* L0 injected the last software interrupt: RIP is behind the instruction already */
+	uint8_t soft_injected;   /* what level n takes is such an interrupt; without next-RIP save RIP is behind the instruction already */
 	uint8_t saves_next_rip;  /* the processor does */
 	uint8_t window;          /* the block stops level n as soon as it can take an interrupt */
 	struct nv_svm_step step;

@@ -48,6 +48,7 @@ void nv_svm_inject(struct nv_svm *svm, int kind, uint8_t vector, int with_error,
 {
 	uint64_t event = event_of(kind, vector, with_error, error_code);
 
+	svm->soft_injected = 0;
 	if (svm->interrupted && kind == NV_EVENT_EXCEPTION && EVENT_KIND_OF(svm->interrupted) == NV_EVENT_EXCEPTION)
 		event = combine(svm, event);
 	postpone(svm);
@@ -61,16 +62,25 @@ void nv_svm_raise(struct nv_svm *svm)
 
 	if (vector == PF)
 		block->cr2 = block->exit_info_2;
-	if (vector == BP || vector == OF) {
-		/* level n comes back behind the instruction; a processor that saves the next RIP takes it from there */
-		svm->soft_injected = 1;
-		if (!svm->saves_next_rip)
-			*register_of(svm, NV_REG_RIP) += 1;
-	}
-	nv_svm_inject(svm, NV_EVENT_EXCEPTION, vector, has_error_code(vector), block->exit_info_1);
+	if (vector == BP || vector == OF)
+		nv_svm_inject_soft(svm, NV_EVENT_EXCEPTION, vector, 1);
+	else
+		nv_svm_inject(svm, NV_EVENT_EXCEPTION, vector, has_error_code(vector), block->exit_info_1);
 }
 
-/* Software interrupts and INT3, INTO happen again when their instruction does; unless L0 injected them. */
+void nv_svm_inject_soft(struct nv_svm *svm, int kind, uint8_t vector, uint8_t length)
+{
+	uint64_t *rip = register_of(svm, NV_REG_RIP);
+
+	nv_svm_inject(svm, kind, vector, 0, 0);
+	svm->soft_injected = 1;
+	svm->soft_rip = *rip;
+	/* level n comes back behind the instruction: a processor that saves the next RIP takes it from there */
+	if (!svm->saves_next_rip)
+		*rip += length;
+}
+
+/* Software interrupts and INT3, INTO happen again when their instruction does; unless L0 injected them. What led to a shutdown is over. */
 void nv_svm_interrupted(struct nv_svm *svm)
 {
 	uint64_t event = svm->block->exit_interrupt_info;
@@ -79,40 +89,47 @@ void nv_svm_interrupted(struct nv_svm *svm)
 
 	svm->block->exit_interrupt_info = 0;
 	svm->vectoring = event & EVENT_VALID ? event : 0;
-	svm->interrupted = event & EVENT_VALID && (!soft || svm->soft_injected) ? event : 0;
+	svm->interrupted = event & EVENT_VALID && (!soft || svm->soft_injected) && svm->block->exit_code != EXIT_SHUTDOWN ? event : 0;
 	if (!svm->interrupted)
 		svm->soft_injected = 0;
+	/* an exception that came out of its delivery is the instruction's fault */
+	if (svm->soft_injected && svm->block->exit_code - EXIT_EXCEPTION < 32)
+		*register_of(svm, NV_REG_RIP) = svm->soft_rip;
 }
 
-/* Of what is pending, the interrupt or NMI that level n takes at its next entry, as EVENTINJ; 0: none. What the block has is no witness
- * afterwards: KVM changes it. */
-static uint64_t next_pending(struct nv_svm *svm)
+/* Level n takes one event at an entry. A step comes before what is pending. */
+static uint64_t next_event(struct nv_svm *svm)
 {
-	const struct nv_pending *pending = &svm->switched.pending;
 	int vector;
 
-	if (svm->injection || svm->interrupted || svm->step.active)
+	if (svm->injection)
+		return svm->injection;
+	if (svm->interrupted)
+		return svm->interrupted;
+	if (svm->step.active)
 		return 0;
-	if (pending->nmi && !pending->nmi_masked) {
+	if (svm->switched.pending.nmi && !svm->switched.pending.nmi_masked) {
 		enum nv_nested_turn turn = nv_nested_route_nmi(svm->nested, svm->nested->machines).turn;
 
 		if (turn == NV_TURN_TAKES)
 			return event_of(NV_EVENT_NMI, 2, 0, 0);
 		if (turn == NV_TURN_WAITS)
-			nv_svm_step_begin(svm, 0, 1);
+			nv_svm_step_begin(svm, NV_SVM_NO_CODE, 1, 0);
 		if (turn != NV_TURN_BLOCKED)
 			return 0;
 	}
-	vector = nv_pending_highest(pending);
+	vector = nv_pending_highest(&svm->switched.pending);
 	if (vector < 0 || nv_nested_route(svm->nested, svm->nested->machines).turn != NV_TURN_TAKES)
 		return 0;
 	return event_of(NV_EVENT_INTERRUPT, vector, 0, 0);
 }
 
-/* The pending interrupt that level n takes at its next entry; -1: none. */
-static int taken_vector(const struct nv_svm *svm)
+/* The vector of a pending interrupt or NMI that level n takes at its next entry; -1: it takes none. */
+static int offered(const struct nv_svm *svm, int kind)
 {
-	return svm->taken && EVENT_KIND_OF(svm->taken) == NV_EVENT_INTERRUPT ? EVENT_VECTOR(svm->taken) : -1;
+	uint64_t event = svm->entering;
+
+	return event && EVENT_KIND_OF(event) == kind && !svm->injection && !svm->interrupted ? EVENT_VECTOR(event) : -1;
 }
 
 static void set_intercepts(struct nv_svm *svm)
@@ -126,13 +143,16 @@ static void set_intercepts(struct nv_svm *svm)
 		vectors[EXIT_VINTR / 32] |= 1u << EXIT_VINTR % 32;
 	if (svm->switched.pending.nmi_masked)
 		vectors[EXIT_IRET / 32] |= 1u << EXIT_IRET % 32;
+	/* to set RIP back */
+	if (svm->soft_injected && !svm->saves_next_rip)
+		vectors[EXIT_EXCEPTION / 32] = ~0u;
 	if (!step->active)
 		return;
 	/* an exception must not find the trap flag, and an interrupt must not run its handler without the intercept */
 	if (step->traps)
 		vectors[EXIT_EXCEPTION / 32] = ~0u;
 	vectors[EXIT_INTR / 32] |= 1u << EXIT_INTR % 32;
-	if (step->code)
+	if (step->code != NV_SVM_NO_CODE)
 		vectors[step->code / 32] &= ~(1u << step->code % 32);
 }
 
@@ -143,7 +163,7 @@ static int wants_window(struct nv_svm *svm)
 
 	if (svm->step.active)
 		return 0;
-	if ((pending->windows & NV_WINDOW_INTERRUPT || nv_pending_another(pending, taken_vector(svm))) &&
+	if ((pending->windows & NV_WINDOW_INTERRUPT || nv_pending_another(pending, offered(svm, NV_EVENT_INTERRUPT))) &&
 	    nv_nested_route(svm->nested, svm->nested->machines).turn != NV_TURN_BLOCKED)
 		return 1;
 	return nv_nested_waits(svm->nested);
@@ -153,9 +173,7 @@ void nv_svm_prepare(struct nv_svm *svm)
 {
 	struct nv_vmcb *block = svm->block;
 
-	/* level n takes one event at an entry; a step comes before what is pending */
-	svm->taken = next_pending(svm);
-	block->event_injection = svm->injection ? svm->injection : svm->interrupted ? svm->interrupted : svm->taken;
+	svm->entering = block->event_injection = next_event(svm);
 	svm->window = wants_window(svm);
 	block->virtual_interrupt &= V_TPR;
 	if (svm->window)
@@ -175,16 +193,11 @@ void nv_svm_prepare(struct nv_svm *svm)
 
 void nv_svm_entered(struct nv_svm *svm)
 {
-	struct nv_vmcb *block = svm->block;
-	uint64_t event = svm->injection ? svm->injection : svm->interrupted ? svm->interrupted : svm->taken;
-
-	if (taken_vector(svm) >= 0)
-		nv_pending_taken(&svm->switched.pending, taken_vector(svm));
-	else if (svm->taken)
+	if (offered(svm, NV_EVENT_INTERRUPT) >= 0)
+		nv_pending_taken(&svm->switched.pending, EVENT_VECTOR(svm->entering));
+	if (offered(svm, NV_EVENT_NMI) >= 0)
 		nv_pending_nmi_taken(&svm->switched.pending);
-	if (event && EVENT_KIND_OF(event) == NV_EVENT_NMI)
+	if (svm->entering && EVENT_KIND_OF(svm->entering) == NV_EVENT_NMI)
 		svm->switched.pending.nmi_masked = 1;
-	svm->taken = 0;
-	block->event_injection = 0;
-	svm->injection = svm->interrupted = svm->vectoring = 0;
+	svm->entering = svm->injection = svm->interrupted = svm->vectoring = 0;
 }

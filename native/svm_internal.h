@@ -90,7 +90,7 @@ struct nv_code nv_svm_code(const struct nv_svm *svm);
 void nv_svm_decode_undefined(struct nv_svm *svm, const struct nv_table *table, struct nv_event *event);
 
 /* svm_step.c. end: executed says whether the instruction is behind level n. */
-void nv_svm_step_begin(struct nv_svm *svm, uint32_t code, int traps);
+void nv_svm_step_begin(struct nv_svm *svm, uint32_t code, int traps, uint8_t length);
 void nv_svm_step_end(struct nv_svm *svm, int executed);
 
 /* svm_deliver.c. prepare: what level n takes at its next entry, and what stops it, goes to the block; happens again when a kick comes
@@ -100,5 +100,8 @@ void nv_svm_prepare(struct nv_svm *svm);
 void nv_svm_entered(struct nv_svm *svm);
 void nv_svm_interrupted(struct nv_svm *svm);
 void nv_svm_raise(struct nv_svm *svm);
+
+/* Level n, which stands at an instruction of this length, takes the interrupt or exception that the instruction is for. */
+void nv_svm_inject_soft(struct nv_svm *svm, int kind, uint8_t vector, uint8_t length);
 
 #endif

@@ -1,6 +1,6 @@
 #include "svm_internal.h"
 
-void nv_svm_step_begin(struct nv_svm *svm, uint32_t code, int traps)
+void nv_svm_step_begin(struct nv_svm *svm, uint32_t code, int traps, uint8_t length)
 {
 	uint64_t *rflags = register_of(svm, NV_REG_RFLAGS);
 
@@ -9,6 +9,9 @@ void nv_svm_step_begin(struct nv_svm *svm, uint32_t code, int traps)
 		.active = 1,
 		.traps = traps,
 		.own_trap = !!(*rflags & RFLAGS_TF),
+		.shadowed = !!(svm->block->interrupt_shadow & SHADOWED),
+		.length = length,
+		.rip = *register_of(svm, NV_REG_RIP),
 		.dr6 = svm->block->dr6,
 	};
 	if (traps)
@@ -47,8 +50,14 @@ void nv_svm_step_end(struct nv_svm *svm, int executed)
 	step->active = 0;
 	if (executed && step->code == EXIT_IRET)
 		svm->switched.pending.nmi_masked = 0;
-	if (!step->traps)
+	if (!step->traps) {
+		/* the processor stops for an interrupt in spite of the shadow; but what wakes HLT must not come before it */
+		if (executed && step->shadowed && *register_of(svm, NV_REG_RIP) == step->rip) {
+			*register_of(svm, NV_REG_RIP) += step->length;
+			svm->block->interrupt_shadow &= ~SHADOWED;
+		}
 		return;
+	}
 	if (executed && step->own_trap)
 		svm->block->dr6 |= DR6_BS;
 	else
@@ -60,15 +69,6 @@ void nv_svm_step_end(struct nv_svm *svm, int executed)
 	/* the flags that POPF and IRET have loaded are level n's */
 	if (!executed || (step->code != EXIT_POPF && step->code != EXIT_IRET))
 		*rflags &= ~RFLAGS_TF;
-}
-
-/* The interrupt returns behind the instruction: a processor that saves the next RIP takes it from there. */
-static void pass_software_interrupt(struct nv_svm *svm, int kind, uint8_t vector, uint8_t length)
-{
-	if (!svm->saves_next_rip || kind == NV_EVENT_EXCEPTION)
-		*register_of(svm, NV_REG_RIP) += length;
-	svm->soft_injected = 1;
-	nv_svm_inject(svm, kind, vector, 0, 0);
 }
 
 void nv_svm_pass(struct nv_svm *svm, struct nv_event *event)
@@ -90,13 +90,15 @@ void nv_svm_pass(struct nv_svm *svm, struct nv_event *event)
 		nv_pending_nmi(&svm->switched.pending);
 		break;
 	case EXIT_SWINT:
-		pass_software_interrupt(svm, NV_EVENT_SOFTWARE_INTERRUPT, event->qualifier, length);
+		nv_svm_inject_soft(svm, NV_EVENT_SOFTWARE_INTERRUPT, event->qualifier, length);
 		break;
 	case EXIT_ICEBP:
-		pass_software_interrupt(svm, NV_EVENT_EXCEPTION, DB, length);
+		/* a trap, which pushes RIP as it is */
+		*register_of(svm, NV_REG_RIP) += length;
+		nv_svm_inject(svm, NV_EVENT_EXCEPTION, DB, 0, 0);
 		break;
 	default:
 		/* HLT lasts, and a task switch would store the trap flag */
-		nv_svm_step_begin(svm, code, code != EXIT_HLT && code != EXIT_TASK_SWITCH);
+		nv_svm_step_begin(svm, code, code != EXIT_HLT && code != EXIT_TASK_SWITCH, length);
 	}
 }

@@ -95,6 +95,8 @@ class FakeEngine:
         self.irqchip_fd = -1
         self.paging = GuestPaging(config.memory, config.slots)
         self._settling = False
+        self.note: Callable[[Any], object] = lambda _: None  # called with each exit that is completed
+        self.stopped = False  # whether an intercept stopped each exit
         self._regs, self._sregs = Regs(), Sregs()
         self._data = ffi.new("uint8_t[]", 4096)
         self._callbacks = [
@@ -136,6 +138,7 @@ class FakeEngine:
         event.instruction[0 : len(now.instruction)] = now.instruction
 
     def _complete(self, _vcpu: Any, event: Any) -> None:
+        self.note(event)
         reason = ExitReason(event.reason)
         read = event.direction == Direction.READ and event.size
         if (reason, event.qualifier) != (ExitReason.IO, DEBUG_EXIT):
@@ -190,7 +193,7 @@ class FakeEngine:
         return False
 
     def intercepted(self) -> bool:
-        return False
+        return self.stopped
 
     def servers(self) -> list[tuple[Scope, Server]]:
         return []
@@ -250,6 +253,12 @@ class FakeEngine:
 
     def nmi(self) -> None:
         self.log.append(("nmi",))
+
+    def request_window(self, *, nmi: bool) -> None:
+        self.log.append(("window", nmi))
+
+    def intercept(self, wanted: Sequence[Scope]) -> None:
+        self.log.append(("intercept", list(wanted)))
 
     def irq_line(self, number: int, level: bool) -> None:
         self.log.append(("line", number, level))

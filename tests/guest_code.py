@@ -193,6 +193,7 @@ def spec_of(
     timeout: float | None = 20,
     memory: int = MEMORY,
     engine: str = "auto",
+    io_intercepts: bool = False,
 ) -> TowerSpec:
     """A tower whose guest is `code` at CODE, a file in `folder`."""
     kernel = folder / "guest.bin"
@@ -205,6 +206,7 @@ def spec_of(
         machine=machine,
         unclaimed=unclaimed,
         timeout=timeout,
+        io_intercepts=io_intercepts,
     )
 
 

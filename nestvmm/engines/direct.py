@@ -61,6 +61,8 @@ class DirectEngine:
         self._wake = threading.Condition()
         self._kicked = False
         self._fresh = False
+        self._debugged: frozenset[int] = frozenset()
+        self._filters = False
         self._cpuid: list[CpuidEntry] = []
         self._completer: Completer | None = None
         self._slots = config.slots
@@ -91,11 +93,9 @@ class DirectEngine:
             self._vm.create_pit2(speaker=True)
             self.irqchip_fd = self._vm.fd
         self._link_memory(config)
-        self._trap_msrs()
+        self._trap_msrs(config.wanted)
         self._vcpu: Vcpu = self._open.enter_context(self._vm.create_vcpu(0))
-        debug = debug_vectors(config.wanted)
-        if debug:
-            self._vcpu.set_guest_debug(single_step=_DB in debug, software_breakpoints=_BP in debug)
+        self._debug(config.wanted)
         self.vcpu = ffi.new("struct nv_vcpu *")
         # the mapping must outlive a late kick
         self._run = self._vcpu.kvm_run
@@ -112,13 +112,25 @@ class DirectEngine:
         """Makes the run loop's vCPU of KVM's."""
         lib.nv_direct_init(self.vcpu, self._vcpu.fd, self._run, config.level)
 
-    def _trap_msrs(self) -> None:
+    def intercept(self, wanted: Sequence[Scope]) -> None:
+        """Changes what KVM hands over of MSRs and of debugging; everything else it hands over anyway."""
+        self._trap_msrs(wanted)
+        self._debug(wanted)
+
+    def _debug(self, scopes: Sequence[Scope]) -> None:
+        debug = debug_vectors(scopes)
+        if debug != self._debugged:
+            self._vcpu.set_guest_debug(single_step=_DB in debug, software_breakpoints=_BP in debug)
+        self._debugged = debug
+
+    def _trap_msrs(self, scopes: Sequence[Scope]) -> None:
         config = self._config
-        claimed = self._filtered(msr_ranges(config.wanted))
+        claimed = self._filtered(msr_ranges(scopes))
         own = self._filtered([*config.l0_msrs, *self._own_msrs()])
         wanted = [*claimed, *(own if self.filters_msrs() else ())]
-        if not wanted:
+        if not wanted and not self._filters:
             return
+        self._filters = True
         refused = _MSR_FILTERED | (_MSR_INVALID | _MSR_UNKNOWN if claimed else 0)
         self._vm.enable_cap(Cap.X86_USER_SPACE_MSR, refused)
         ranges, deny = msr_filter(wanted)
@@ -331,6 +343,10 @@ class DirectEngine:
         """Level n takes an NMI."""
         self._vcpu.nmi()
         self.kick()
+
+    def request_window(self, *, nmi: bool) -> None:
+        """KVM keeps its windows to itself."""
+        raise ValueError("the direct engine has no windows to wait for; the svm and vmx engines have")
 
     def irq_line(self, number: int, level: bool) -> None:
         """Sets a line of the in-kernel irqchip."""

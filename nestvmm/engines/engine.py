@@ -251,6 +251,17 @@ class Engine(Protocol):
         """Level n takes an NMI."""
         ...
 
+    def request_window(self, *, nmi: bool) -> None:
+        """One event INTERRUPT_WINDOW or NMI_WINDOW when level n can take such an event; from a handler.
+
+        Raises ValueError when this engine cannot.
+        """
+        ...
+
+    def intercept(self, wanted: Sequence[Scope]) -> None:
+        """Traps exactly these events, and L0's own, from now on. The pending event is settled."""
+        ...
+
     def irq_line(self, number: int, level: bool) -> None:
         """Sets a line of the in-kernel irqchip; without one, does nothing. From any thread."""
         ...

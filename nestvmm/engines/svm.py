@@ -210,7 +210,11 @@ class SvmEngine(SwitchedEngine):
             table.base, table.limit = getattr(block, theirs).base, getattr(block, theirs).limit
         for name in ("cr0", "cr2", "cr3", "cr4"):
             setattr(sregs, name, getattr(block, name))
-        sregs.efer = block.efer & ~_EFER_SVME
+        sregs.efer = block.efer
+        self._hide_sregs(sregs)
+
+    def _hide_sregs(self, sregs: Sregs) -> None:
+        sregs.efer &= ~_EFER_SVME
 
     def _set_block_sregs(self, sregs: Sregs) -> None:
         block = self._block

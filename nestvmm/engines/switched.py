@@ -80,6 +80,10 @@ class SwitchedEngine(DirectEngine):
         """Fills in what level n, outside, has in the block; the rest is live and there already."""
 
     @abstractmethod
+    def _hide_sregs(self, sregs: Sregs) -> None:
+        """Takes out what the switcher needs from level n's registers as KVM holds them."""
+
+    @abstractmethod
     def _set_block_sregs(self, sregs: Sregs) -> None:
         """Sets what level n, outside, has in the block."""
 
@@ -230,8 +234,9 @@ class SwitchedEngine(DirectEngine):
             super().settle()
 
     def intercept(self, wanted: Sequence[Scope]) -> None:
-        """Intercepts exactly these events from now on, and what L0 needs. The pending event must be settled."""
+        """Changes the intercepts, in the control block that level n is next entered with."""
         self._recall()
+        self._debug(wanted)
         self._wanted = tuple(wanted)
         self._intercept([*wanted, Scope(ExitReason.EXCEPTION, _UD, _UD)] if self._catches else wanted)
 
@@ -264,6 +269,10 @@ class SwitchedEngine(DirectEngine):
         """Level n takes an NMI; no level above L0 sees it."""
         lib.nv_pending_nmi(ffi.addressof(self._c.switched, "pending"))
         self.kick()
+
+    def request_window(self, *, nmi: bool) -> None:
+        """One event when level n can take an interrupt or an NMI."""
+        self._c.switched.pending.windows |= lib.NV_WINDOW_NMI if nmi else lib.NV_WINDOW_INTERRUPT
 
     def exception(self, vector: int, error_code: int | None) -> None:
         """Level n takes this exception before its next instruction."""
@@ -303,6 +312,8 @@ class SwitchedEngine(DirectEngine):
         sregs = self._vcpu.get_sregs()
         if self._outside():
             self._block_sregs(sregs)
+        else:
+            self._hide_sregs(sregs)
         return sregs
 
     def set_sregs(self, sregs: Sregs) -> None:

@@ -87,7 +87,46 @@ class Guest(Protocol):
         ...
 
     def nmi(self) -> None:
-        """Injects a non-maskable interrupt."""
+        """Injects a non-maskable interrupt, from any thread; it waits while the guest is in the handler of another one.
+
+        Under the svm and vmx engines no level above sees it, as none sees other injected events.
+        """
+        ...
+
+    def inject(self, vector: int, error_code: int | None = None) -> None:
+        """Injects an exception (0 to 31, without 2) before the guest's next instruction: a trap behind the one handled.
+
+        `Result.faulted` makes the instruction itself fault. On top of an exception whose delivery the exit interrupted
+        it becomes a double fault, or ends in a shutdown, by the architecture's rules. #PF's address goes to CR2 by
+        `set_sregs`. A second one before the guest runs replaces the first.
+        """
+        ...
+
+    def request_interrupt_window(self) -> None:
+        """Asks for one event `ExitReason.INTERRUPT_WINDOW` as soon as the guest can take an interrupt.
+
+        It goes to the highest level that claims it. Raises ValueError under the direct engine.
+        """
+        ...
+
+    def request_nmi_window(self) -> None:
+        """Asks for one event `ExitReason.NMI_WINDOW` as soon as the guest can take an NMI; as the other one."""
+        ...
+
+    def read_msr(self, index: int) -> int | None:
+        """The guest's MSR, whoever handles its accesses to it; None: the engine keeps no such MSR."""
+        ...
+
+    def write_msr(self, index: int, value: int) -> bool:
+        """Sets the guest's MSR; False: the engine refuses that. EFER is set when the event is done."""
+        ...
+
+    def claims_changed(self) -> None:
+        """Has the claims of all hypervisors asked for again when the handler that runs is done; from that one only.
+
+        The run ends with an error when the engine cannot trap what is claimed now. Claims of MMIO and of nested page
+        faults cannot change: see `map`.
+        """
         ...
 
     def last(self, reason: ExitReason, qualifier: int, *, write: bool = False) -> int | None:

@@ -7,7 +7,8 @@ Chains share their tails, so a tower's height costs nothing at look-up.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from nestvmm._native import ffi, lib
@@ -34,14 +35,14 @@ class FlatTable:
     """The C table and what it points at, alive as long as this object.
 
     table:   the cffi `struct nv_table *`
-    claims:  the Claim of each counter slot from `first_slot` on
+    claims:  the Claim of each counter slot from `first_slot` on; those of an earlier table that this one lacks, too
     """
 
     first_slot: int = lib.NV_REASONS
 
-    def __init__(self, designation: DesignationTable) -> None:
+    def __init__(self, designation: DesignationTable, earlier: Sequence[Claim] = ()) -> None:
         self.designation = designation
-        self.claims: list[Claim] = list(designation.claims)
+        self.claims, self._numbers = _number(designation.claims, earlier)
         self.slots: int = self.first_slot + len(self.claims)
         self.table: Any = ffi.new("struct nv_table *")
         self._chains: dict[tuple[int, ...], int] = {(): 0}
@@ -52,6 +53,10 @@ class FlatTable:
     def claim(self, slot: int) -> Claim | None:
         """The claim that a counter slot belongs to; None for a slot of unclaimed events."""
         return self.claims[slot - self.first_slot] if slot >= self.first_slot else None
+
+    def by_slot(self) -> list[Claim | None]:
+        """The claim of each counter slot."""
+        return [self.claim(slot) for slot in range(self.slots)]
 
     def _fill(self) -> None:
         for reason in ExitReason:
@@ -112,11 +117,10 @@ class FlatTable:
 
     def _intervals(self, reason: ExitReason, direction: Direction) -> list[_Interval]:
         """Disjoint sorted intervals with the order of turns in each; none where nobody claims anything."""
-        claims = self._projected(self.claims, reason, direction)
+        claims = self._projected(self.designation.claims, reason, direction)
         ceilings = self._projected(self.designation.ceilings, reason, direction)
         if not claims:
             return []
-        index = {id(claim): number for number, claim in enumerate(self.claims)}
         edges = sorted({edge for _, scope in claims + ceilings for edge in (scope.first, scope.last + 1)})
         present: list[list[Claim]] = [[] for _ in edges]
         top: list[int | None] = [None] * len(edges)
@@ -131,7 +135,7 @@ class FlatTable:
         for position, first in enumerate(edges[:-1]):
             limit = top[position]
             turns = in_turn(claim for claim in present[position] if limit is None or claim.level <= limit)
-            chain = tuple(index[id(claim)] for claim in turns)
+            chain = tuple(self._numbers[id(claim)] for claim in turns)
             last = edges[position + 1] - 1
             if intervals and intervals[-1].last + 1 == first and intervals[-1].chain == chain:
                 intervals[-1] = _Interval(intervals[-1].first, last, chain)
@@ -161,9 +165,27 @@ class FlatTable:
         ranges.count = len(intervals)
 
 
-def compile_table(designation: DesignationTable) -> FlatTable:
-    """The flat form of a designation table.
+def _number(claims: Sequence[Claim], earlier: Sequence[Claim]) -> tuple[list[Claim], dict[int, int]]:
+    """All claims by the number of their counter, and the numbers of `claims`, by id.
+
+    One with the level, scope and name of an earlier one takes over its number, so that counters go on.
+    """
+    known: dict[tuple[int, Scope, str], deque[int]] = defaultdict(deque)
+    for number, claim in enumerate(earlier):
+        known[claim.level, claim.scope, claim.who].append(number)
+    numbered = list(earlier)
+    numbers = {}
+    for claim in claims:
+        free = known[claim.level, claim.scope, claim.who]
+        number = free.popleft() if free else len(numbered)
+        numbered[number : number + 1] = [claim]
+        numbers[id(claim)] = number
+    return numbered, numbers
+
+
+def compile_table(designation: DesignationTable, earlier: Sequence[Claim] = ()) -> FlatTable:
+    """The flat form of a designation table, whose claims keep the counters that they had among the `earlier` ones.
 
     Raises UsageError when the orders of turns take more entries than an event can number.
     """
-    return FlatTable(designation)
+    return FlatTable(designation, earlier)

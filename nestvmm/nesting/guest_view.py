@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GuestView", "VcpuState"]
 
+_EFER = 0xC0000080
+_NMI = 2
 _NAMES = Regs.__match_args__
 _values = attrgetter(*_NAMES)
 
@@ -36,6 +38,7 @@ class VcpuState:
         self._values: tuple[int, ...] | None = None
         self._new_regs: dict[str, int] = {}
         self._new_sregs: Sregs | None = None
+        self._exception: tuple[int, int | None] | None = None
         self.touched = False
         self.changed = False
 
@@ -69,6 +72,11 @@ class VcpuState:
         self._new_sregs = deepcopy(sregs)
         self.touched = self.changed = True
 
+    def inject(self, vector: int, error_code: int | None) -> None:
+        """Keeps an exception that level n takes after everything else."""
+        self._exception = vector, error_code
+        self.touched = self.changed = True
+
     def flush(self) -> None:
         """Writes the changes to level n, after the engine gave the event's own answer, and forgets all."""
         if self.changed:
@@ -76,12 +84,15 @@ class VcpuState:
                 self._engine.change_regs(self._new_regs)
             if self._new_sregs is not None:
                 self._engine.set_sregs(self._new_sregs)
+            if self._exception is not None:
+                self._engine.exception(*self._exception)
         self.forget()
 
     def forget(self) -> None:
         """Drops what was read and what was to be written: the next event starts afresh."""
         self._values = None
         self._new_sregs = None
+        self._exception = None
         self._new_regs.clear()
         self.touched = self.changed = False
 
@@ -98,6 +109,7 @@ class GuestView:
         memory: LevelMemory,
         effects: Effects,
         remap: Callable[[int, MemoryMap, int, int], None],
+        reclaim: Callable[[], None],
     ) -> None:
         self.level = level
         self._engine = engine
@@ -106,6 +118,7 @@ class GuestView:
         self._memory = memory
         self._effects = effects
         self._remap = remap
+        self._reclaim = reclaim
 
     @property
     def regs(self) -> Regs:
@@ -170,6 +183,37 @@ class GuestView:
     def nmi(self) -> None:
         """Injects an NMI."""
         self._engine.nmi()
+
+    def inject(self, vector: int, error_code: int | None = None) -> None:
+        """Injects an exception."""
+        if not 0 <= vector <= 31 or vector == _NMI:
+            raise ValueError(f"exceptions are 0 to 31, without 2, not {vector}")
+        self._state.inject(vector, error_code)
+
+    def request_interrupt_window(self) -> None:
+        """Asks for one event when it can take an interrupt."""
+        self._engine.request_window(nmi=False)
+
+    def request_nmi_window(self) -> None:
+        """Asks for one event when it can take an NMI."""
+        self._engine.request_window(nmi=True)
+
+    def read_msr(self, index: int) -> int | None:
+        """The value of an MSR."""
+        return self._state.sregs().efer if index == _EFER else self._engine.get_msr(index)
+
+    def write_msr(self, index: int, value: int) -> bool:
+        """Sets an MSR."""
+        if index != _EFER:
+            return self._engine.set_msr(index, value)
+        sregs = self._state.sregs()
+        sregs.efer = value
+        self._state.set_sregs(sregs)
+        return True
+
+    def claims_changed(self) -> None:
+        """Has all claims asked for again."""
+        self._reclaim()
 
     def last(self, reason: ExitReason, qualifier: int, *, write: bool = False) -> int | None:
         """The value that a level below this one last gave or took."""

@@ -73,7 +73,7 @@ class Runner:
         self._fields = event_reader(self._event)
         self._record = tower.effects.record
         self._drain = drain
-        self._claims: list[Claim | None] = [tower.flat.claim(slot) for slot in range(tower.flat.slots)]
+        self._claims = tower.flat.by_slot()
         self._result: RunResult | None = None
         self._error: BaseException | None = None
         self._state = tower.state
@@ -160,8 +160,9 @@ class Runner:
                 result = self._handle()
                 if result is not None:
                     return result
-                if tower.moved:
-                    tower.follow_maps()
+                if tower.stale:
+                    tower.renew()
+                    self._claims = tower.flat.by_slot()
             elif status == RunStatus.DRAIN:
                 self._drain_trace()
             elif self._stopping.is_set():

@@ -60,6 +60,8 @@ class TowerSpec:
     timeout:      seconds after which the run ends with status 124; None: never
     designate:    designations, `REASON[:QUALIFIER]=Ln`
     expose:       features that levels expose or hide, `Ln:+feature,-feature`
+    io_intercepts: ports that levels claim are intercepted before the access happens, where the engine can: a handler
+                  then sees the processor's own exit, and each access costs two more world switches
     """
 
     guest: GuestSpec
@@ -70,6 +72,7 @@ class TowerSpec:
     unclaimed: str = "ignore"
     timeout: float | None = None
     expose: tuple[str, ...] = ()
+    io_intercepts: bool = False
 
     def __post_init__(self) -> None:
         """Refuses what no event could name."""

@@ -15,12 +15,13 @@ from typing import Any
 from nestvmm._native import ffi
 from nestvmm.devices import MP_TABLE_ADDRESS, Platform, mp_table, platform
 from nestvmm.engines import Engine, EngineConfig, choose_engine
-from nestvmm.errors import HostError, ImageError, UsageError
+from nestvmm.errors import HostError, HypervisorError, ImageError, UsageError
 from nestvmm.hypervisors import Guest, GuestAccessError, Hypervisor
 from nestvmm.hypervisors.blame import blaming
 from nestvmm.hypervisors.find import make_hypervisor
 from nestvmm.kvm import HostMemory, KvmError
 from nestvmm.loaders import Image, MemoryRange, load, read_file
+from nestvmm.nesting.designation import Claim
 from nestvmm.nesting.features import (
     Cpu,
     Refusal,
@@ -102,6 +103,7 @@ class Tower:
         host = self._open.enter_context(_host_memory(spec.guest.memory))
         self.memory = {level: LevelMemory(level, self.maps.to_host(level), host) for level in range(1, self.height + 1)}
         self._place(self.image, machine)
+        self._machine = machine
         config = EngineConfig(
             machine=machine,
             level=self.height,
@@ -109,6 +111,7 @@ class Tower:
             slots=slots,
             wanted=self.policy.scopes(),
             l0_msrs=emulated_msrs(),
+            io_intercepts=spec.io_intercepts,
             reported=self.maps.reported(),
         )
         self.engine: Engine = self._open.enter_context(engine_class(config))
@@ -166,11 +169,10 @@ class Tower:
         engine.set_regs(regs)
         self.effects = Effects()
         self.state = VcpuState(engine)
-        self.moved = False
+        self.stale = self._reclaimed = False
         for level, hypervisor in enumerate(self.hypervisors, start=1):
-            guest: Guest = GuestView(
-                level + 1, engine, self.state, self.maps, self.memory[level + 1], self.effects, self._remap
-            )
+            memory, ask = self.memory[level + 1], (self._remap, self._reclaim)
+            guest: Guest = GuestView(level + 1, engine, self.state, self.maps, memory, self.effects, *ask)
             self._open.callback(self._stop, level, hypervisor)
             with blaming(level, type(hypervisor).__name__, "start()"):
                 hypervisor.start(guest)
@@ -184,7 +186,6 @@ class Tower:
             *monitor_claims(engine, self.height),
         ]
         self._designate()
-        self.counters: Any = ffi.new("struct nv_counter[]", self.flat.slots)
         self.unclaimed: Any = ffi.new("struct nv_unclaimed *")
         self._attach()
 
@@ -193,10 +194,11 @@ class Tower:
         with blaming(level, type(hypervisor).__name__, "stop()"):
             hypervisor.stop()
 
-    def _designate(self) -> None:
+    def _designate(self, earlier: Sequence[Claim] = ()) -> None:
         self.designation = self.policy.table(self._level0, self.maps)
-        self.flat = compile_table(self.designation)
-        self.moved = False
+        self.flat = compile_table(self.designation, earlier)
+        self.counters: Any = ffi.new("struct nv_counter[]", self.flat.slots)
+        self.stale = False
 
     def _remap(self, level: int, new: MemoryMap, first: int, last: int) -> None:
         """The hypervisor at `level` maps its guest's addresses first to last anew."""
@@ -210,12 +212,39 @@ class Tower:
             raise
         for number, memory in self.memory.items():
             memory.to_host = self.maps.to_host(number)
-        self.moved = self.moved or self.policy.follows(level)
+        self.stale = self.stale or self.policy.follows(level)
 
-    def follow_maps(self) -> None:
-        """Makes the table that of changed maps; between two events. The claims keep their counters."""
-        self._designate()
-        self.engine.vcpu.table = self.flat.table
+    def _reclaim(self) -> None:
+        """A hypervisor claims other events than it did."""
+        self.stale = self._reclaimed = True
+
+    def renew(self) -> None:
+        """Makes the table that of changed maps and claims; when a handler is done with its event.
+
+        Claims keep their counters. Raises as making a tower does for claims that this engine cannot trap, and
+        HypervisorError for claims that change what memory level n has.
+        """
+        if self._reclaimed:
+            self.engine.settle()
+            if self.engine.vcpu.exited:
+                return  # the rest of an access comes first
+            self._renew_policy()
+        counters, slots = self.counters, self.flat.slots
+        self._designate(self.flat.claims)
+        ffi.memmove(self.counters, counters, slots * ffi.sizeof("struct nv_counter"))
+        self._attach()
+
+    def _renew_policy(self) -> None:
+        policy = Policy(self.spec, self.hypervisors)
+        policy.check(type(self.engine), self._machine)
+        if (policy.holes(), policy.faults()) != (self.policy.holes(), self.policy.faults()):
+            raise HypervisorError(
+                "a hypervisor changed its claims of mmio or nested-page-fault while its guest runs; what memory a "
+                "guest has is changed by Guest.map and Guest.unmap"
+            )
+        self.engine.intercept(policy.scopes())
+        self.policy = policy
+        self._reclaimed = False
 
     def _attach(self) -> None:
         """Hands the table and the counters to the run loop."""

@@ -4,6 +4,7 @@ engine = "auto"                # auto | direct | svm | vmx
 machine = "bare"               # auto | pc | bare
 unclaimed = "error"            # ignore | error
 timeout = 30                   # seconds
+io-intercepts = false          # claimed ports exit by the svm or vmx engine's own intercepts, not by KVM's
 designate = ["io:0x80=L0"]
 expose = ["L0:-rdrand"]        # features that levels expose or hide; see `nestvmm features`
 
@@ -42,7 +43,14 @@ _RIGHTS = {"r": Rights.READ, "w": Rights.WRITE, "x": Rights.EXECUTE}
 _FILE_MAX = 1 << 20
 _DEPTH_MAX = 32
 _TOP = "the tower"
-_WORDS: dict[type, str] = {int: "a number", float: "a number", str: "a string", list: "a list", dict: "a table"}
+_WORDS: dict[type, str] = {
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "a table",
+    bool: "true or false",
+}
 
 
 def load_tower_file(path: Path) -> TowerSpec:
@@ -85,6 +93,7 @@ def parse_tower(text: str, folder: Path) -> TowerSpec:
         table.strings("designate"),
         timeout=table.seconds("timeout"),
         expose=table.strings("expose"),
+        io_intercepts=table.flag("io-intercepts"),
         **choices,
     )
     table.finish()
@@ -190,6 +199,9 @@ class _Table:
         if value is not None and not 0 < value < 1e9:
             raise UsageError(f"{self.name} {key}: {value!r} is no positive number of seconds")
         return value if value is None else float(value)
+
+    def flag(self, key: str) -> bool:
+        return bool(self.get(key, False, bool))
 
     def strings(self, key: str) -> tuple[str, ...]:
         values = self.get(key, [], list)

@@ -195,7 +195,7 @@ REASONS: dict[ExitReason, ReasonRow] = {
     ExitReason.IRET: ReasonRow(Qualifier.NONE, _SVM, "IRET"),
     ExitReason.INTERRUPT: ReasonRow(Qualifier.NONE, _SWITCHER, "an external interrupt is pending"),
     ExitReason.NMI: ReasonRow(Qualifier.NONE, _SWITCHER, "non-maskable interrupt"),
-    ExitReason.NMI_WINDOW: ReasonRow(Qualifier.NONE, _VMX, "level n can take an NMI"),
+    ExitReason.NMI_WINDOW: ReasonRow(Qualifier.NONE, _SWITCHER, "level n can take an NMI"),
     ExitReason.SMI: ReasonRow(Qualifier.NONE, _SVM, "system-management interrupt"),
     ExitReason.INIT: ReasonRow(Qualifier.NONE, _SWITCHER, "INIT"),
     ExitReason.TASK_SWITCH: ReasonRow(Qualifier.SELECTOR, _SWITCHER, "hardware task switch"),

@@ -13,7 +13,7 @@ from nestvmm.x86.event import Direction
 from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.exit_row import ExitRow, Handlers, Intercept, Source
 
-__all__ = ["SVM_EXITS", "svm_codes"]
+__all__ = ["SVM_EXITS"]
 
 _READ, _WRITE, _EXECUTE = Direction.READ, Direction.WRITE, Direction.EXECUTE
 _LEVELS, _L0, _NEVER = Handlers.LEVELS, Handlers.L0, Handlers.NEVER
@@ -184,12 +184,3 @@ _OTHERS: Final = (
 SVM_EXITS: Final[Mapping[int, ExitRow]] = {
     row.code: row for row in sorted((*_registers(), *_exceptions(), *_descriptor_tables(), *_write_traps(), *_OTHERS))
 }
-
-
-def svm_codes(reason: ExitReason) -> tuple[int, ...]:
-    """The exit codes that an intercept of this reason has; each is the number of its bit in the intercept vectors."""
-    return tuple(
-        row.code
-        for row in SVM_EXITS.values()
-        if reason in row.reasons and row.handlers is not _NEVER and row.code < _VECTORS_END
-    )

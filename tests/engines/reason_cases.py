@@ -11,18 +11,24 @@ from pathlib import Path
 
 from guest_code import (
     CODE,
+    DROP_ERROR_CODE,
     HLT,
     IRETQ,
     RESULTS,
+    cpuid,
     done,
     keep,
     rax,
     rbx,
     rcx,
     rdi,
+    rdmsr,
     rdx,
     run_in,
     spec_of,
+    store,
+    with_handlers,
+    wrmsr,
 )
 from guest_code import results as kept
 
@@ -77,6 +83,20 @@ class Watcher(Hypervisor):
     def retry(self, event: Event) -> Result:
         """Once; then as answer."""
         return Result.retry() if len(self.seen) == 1 else self.answer(event)
+
+    def skip(self, event: Event) -> Result:
+        """Goes on two bytes further, which is behind every exception's instruction here; only once."""
+        if len(self.seen) > 1:
+            return Result.stopped(7, "again")
+        self.guest.skip(2)
+        return HANDLED
+
+    def regs(self, event: Event) -> Result:
+        """Reads give ANSWER, and RBX becomes that too."""
+        regs = self.guest.regs
+        regs.rbx = ANSWER
+        self.guest.set_regs(regs)
+        return Result.read(ANSWER)
 
     def handled(self, event: Event) -> Result:
         return HANDLED
@@ -133,7 +153,7 @@ INSTRUCTIONS: dict[str, tuple[str, bytes, bytes]] = {
     "invlpg": ("invlpg", rax(RESULTS), b"\x0f\x01\x38"),
     "invpcid": ("invpcid", rax(2) + rdi(RESULTS + 0x80), b"\x66\x0f\x38\x82\x07"),
     "cr0 read": ("cr-read", b"", b"\x0f\x20\xc3"),  # to RBX
-    "cr3 read": ("cr-read", b"", b"\x41\x0f\x20\xd8" + b""),  # to R8
+    "cr3 read": ("cr-read", b"", b"\x0f\x20\xdb"),
     "cr4 read": ("cr-read", b"", b"\x0f\x20\xe3"),
     "cr8 read": ("cr-read", b"", b"\x44\x0f\x20\xc3"),
     "smsw": ("cr-read", b"", b"\x0f\x01\xe3"),
@@ -175,13 +195,10 @@ INSTRUCTIONS: dict[str, tuple[str, bytes, bytes]] = {
 }
 
 
-def instruction(engine: str, name: str, does: str = "answer") -> dict[str, object]:
-    """One instruction, seen by level 1 under two levels that do not care; RAX and RBX are kept."""
+def instruction(engine: str, name: str, does: str = "answer", **options: int | str) -> dict[str, object]:
+    """One instruction, seen by level 1 under a level that does not care; RAX and RBX are kept."""
     reason, before, code = INSTRUCTIONS[name]
-    after = keep(0) + b"\x48\x89\x1f" + b"\x48\x89\x5f\x08" + keep(0)[:0] + done()
-    guest = rbx(0) + before + code + keep_both() + done()
-    del after
-    return run(engine, guest, [watch(reason, does), "logger"])
+    return run(engine, rbx(0) + before + code + keep_both() + done(), [watch(reason, does, **options), "logger"])
 
 
 def keep_both() -> bytes:
@@ -192,3 +209,53 @@ def keep_both() -> bytes:
 def instruction_at(name: str) -> int:
     """Where the instruction is, from CODE on."""
     return len(rbx(0) + INSTRUCTIONS[name][1])
+
+
+# What a level that declines leaves to the processor: RAX and RBX afterwards say that it was done.
+DECLINED = (
+    *("rdtsc", "rdpmc", "pause", "wbinvd", "monitor", "invlpg", "cr0 read", "cr4 write", "cr8 write", "smsw", "clts"),
+    *("dr7 read", "dr0 write", "sgdt", "lgdt", "rdmsr", "wrmsr"),
+)
+
+
+def fault(engine: str) -> dict[str, object]:
+    """CPUID faults; its handler keeps the error code and goes on behind it."""
+    handler = b"\x48\x8b\x04\x24" + keep(0) + DROP_ERROR_CODE + b"\x48\x83\x04\x24\x02" + IRETQ
+    code = with_handlers(cpuid(0) + rax(9) + keep(1) + done(), {13: handler})
+    return run(engine, code, [watch("cpuid", "fault")])
+
+
+def undefined(engine: str, name: str) -> dict[str, object]:
+    """Nobody claims it: #UD."""
+    _, before, code = INSTRUCTIONS[name]
+    return run(engine, with_handlers(before + code + done(1), {6: store(RESULTS, 6) + done()}), [], 1)
+
+
+def written(engine: str) -> dict[str, object]:
+    """A level that handles a write to CR4 keeps it from happening: what the guest reads back is what was."""
+    code = b"\x0f\x20\xe0" + keep(0) + rax(0xA0) + b"\x0f\x22\xe0" + b"\x0f\x20\xe0" + keep(1) + done()
+    return run(engine, code, [watch("cr-write", "handled", first=4, last=4)])
+
+
+def one_register(engine: str) -> dict[str, object]:
+    """Only CR3's writes are claimed: CR4's writes and CR3's reads go unseen."""
+    code = b"\x0f\x20\xd8" + b"\x0f\x22\xd8" + b"\x0f\x20\xe0" + b"\x0f\x22\xe0" + keep(0) + done()
+    return run(engine, code, [watch("cr-write", "decline", first=3, last=3)])
+
+
+def one_msr(engine: str) -> dict[str, object]:
+    """Only writes of one MSR are claimed: its reads, and other MSRs, do not exit."""
+    code = wrmsr(0x174, 0x10) + rdmsr(0x174) + keep(0) + wrmsr(0x175, 0x20) + rdmsr(0x175) + keep(1) + done()
+    return run(engine, code, [watch("wrmsr", "decline", first=0x174, last=0x174)])
+
+
+CASES = {
+    **{f"reason {name}": (lambda engine, name=name: instruction(engine, name)) for name in INSTRUCTIONS},
+    **{f"declined {name}": (lambda engine, name=name: instruction(engine, name, "decline")) for name in DECLINED},
+    **{f"undefined {name}": (lambda engine, name=name: undefined(engine, name)) for name in ("hypercall", "stgi")},
+    "fault": fault,
+    "retry": lambda engine: instruction(engine, "rdtsc", "retry"),
+    "written": written,
+    "one register": one_register,
+    "one msr": one_msr,
+}

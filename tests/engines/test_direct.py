@@ -9,6 +9,8 @@ from pathlib import Path
 import guest_code as guest
 import pytest
 from guest_code import LevelSpec, Tower, results, run_in, spec_of
+from reason_cases import ANSWER
+from state_cases import reclaim_msr
 
 from nestvmm.engines import DirectEngine, EngineConfig, RunStatus, SvmEngine, choose_engine
 from nestvmm.errors import HostError
@@ -281,3 +283,8 @@ def test_a_halt_ends_by_a_kick(bare: DirectEngine) -> None:
     timer.join()
     bare.interrupt(0x40)
     assert bare.halt() is True
+
+
+def test_claims_of_msrs_change_while_the_guest_runs() -> None:
+    case = reclaim_msr("direct")
+    assert (case["status"], case["kept"], case["seen"]) == (0, [0x10, ANSWER, 0x10], [["rdmsr"]])

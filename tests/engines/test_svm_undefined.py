@@ -58,6 +58,11 @@ def test_hardware_and_kvm_lack_it_and_l0_has_it(found: dict[str, Any]) -> None:
     assert case["popcnt"] == [True] * 4
 
 
+def test_direct_cannot_have_it(found: dict[str, Any]) -> None:
+    why = "L0 does not have it: it raises #UD at CPL 0 and CPL 3, which the direct engine cannot intercept"
+    assert found["offered"] == {"direct": ["no", why], "svm": ["emulated", ""]}
+
+
 def test_a_program_at_level_3_uses_it_without_a_switch_into_a_hypervisor(found: dict[str, Any]) -> None:
     case = found["level 3"]
     assert (case["status"], case["message"]) == (0, "")

@@ -36,7 +36,8 @@ from guest_code import results as kept
 
 from nestvmm.hypervisors import HANDLED, Event, ExitReason, HandlerClaim, Hypervisor, Result
 from nestvmm.kvm import Kvm
-from nestvmm.nesting import Account, Clock, LevelSpec, Tower
+from nestvmm.nesting import Account, Clock, GuestSpec, LevelSpec, Tower, TowerSpec
+from nestvmm.nesting.features.report import report_features
 
 HERE = f"{Path(__file__)}:"
 UD, PF = 6, 14
@@ -194,6 +195,13 @@ def stored() -> dict[str, object]:
     return run(store(GDT, 0xFFFF) + rdi(GDT) + POPCNT_RDI + keep(0) + load(GDT) + keep(1))
 
 
+def offered(engine: str) -> list[str]:
+    """What `nestvmm features` says of L0 and POPCNT."""
+    rows = report_features(TowerSpec(GuestSpec(Path()), engine=engine)).features
+    row = next(row for row in rows if row.name == "popcnt")
+    return [row.l0, row.why]
+
+
 CASES = {
     "level 3": level_3,
     "declines": declines,
@@ -215,4 +223,5 @@ if __name__ == "__main__":
     for name, case in CASES.items():
         print(name, file=sys.stderr, flush=True)
         found[name] = case()
+    found["offered"] = {engine: offered(engine) for engine in ("direct", "svm")}
     print(json.dumps(found))

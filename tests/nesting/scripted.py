@@ -11,6 +11,7 @@ from guest_code import spec_of
 
 from nestvmm.hypervisors import HANDLED, Event, ExitReason, Hypervisor
 from nestvmm.nesting import LevelSpec, Runner, RunResult, Tower
+from nestvmm.nesting.designation import Claim
 
 Handler = Callable[["Scripted", Event], object]
 
@@ -98,6 +99,10 @@ class Run:
 
     def hypervisor(self, level: int) -> Any:
         return self.tower.hypervisors[level - 1]
+
+    def claims(self) -> list[tuple[int, Claim]]:
+        """The claims that have counters, with the slots of these."""
+        return [(slot, claim) for slot, claim in enumerate(self.tower.flat.by_slot()) if claim is not None]
 
     def go(self, *exits: Exit) -> RunResult:
         self.engine.exits.extend(exits)

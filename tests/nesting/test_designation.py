@@ -295,6 +295,18 @@ def test_counter_slots_belong_to_claims_behind_the_reasons() -> None:
     assert [flat.claim(slot) for slot in (0, behind - 1, behind, behind + 1)] == [None, None, first, second]
 
 
+def test_claims_keep_their_counters_when_others_come_and_go() -> None:
+    first, second, third = claim(0, IO), claim(1, MMIO), claim(2, IO)
+    before = compile_table(DesignationTable((first, second)))
+    after = compile_table(DesignationTable((third, second)), before.claims)
+    assert after.claims == [first, second, third]
+    again = compile_table(DesignationTable((first, third)), after.claims)
+    assert again.claims == [first, second, third]
+    assert again.slots == after.slots == before.slots + 1
+    assert chain(again, Probe(IO, 0, R)) == [third, first]
+    assert chain(after, Probe(IO, 0, R)) == [third]
+
+
 def test_one_server_at_two_places_has_the_base_of_each() -> None:
     server = Server(ffi.addressof(lib, "nv_ignore_serve"), ffi.NULL)
     low = Claim(0, Scope(IO, 0x80, 0x80), server, "ignore")

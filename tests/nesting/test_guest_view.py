@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from fake_engine import Answer, loads, reads, stores
+from fake_engine import Answer, Exit, loads, reads, stores
 from scripted import Run, Scripted, scripted
 
-from nestvmm.errors import HypervisorError
+from nestvmm.errors import HostError, HypervisorError
 from nestvmm.hypervisors import HANDLED, Event, ExitReason, Result
 from nestvmm.kvm import Sregs
 from nestvmm.nesting import LevelSpec, RunResult
 from nestvmm.nesting.memory import Region
+from nestvmm.x86.scope import Scope
 
 IO, MMIO = ExitReason.IO, ExitReason.MMIO
 
@@ -164,3 +165,101 @@ def test_effects_of_aliased_addresses_are_one_levels_newest(make: Callable[..., 
     assert run.hypervisor(2).guest.last(MMIO, 0xE0000008, write=True) == 1
     assert run.hypervisor(2).guest.last(MMIO, 0xE0001008, write=True) == 2
     assert run.hypervisor(1).guest.last(MMIO, 0xDFFFFFFF, write=True) is None
+
+
+def test_a_handler_injects_an_exception_after_everything_else(make: Callable[..., Run]) -> None:
+    run = make(scripted())
+
+    def act(hypervisor: Scripted, event: Event) -> Result:
+        hypervisor.guest.inject(14, 2)
+        hypervisor.guest.inject(13, 0x50)
+        sregs = hypervisor.guest.sregs
+        sregs.cr3 = 0x5000
+        hypervisor.guest.set_sregs(sregs)
+        return HANDLED
+
+    run.hypervisor(1).behave = act
+    assert run.go(reads(0x5000), reads(0x61F0)) == RunResult(0)
+    assert run.engine.log == [("settle",), ("sregs", 0x5000), ("exception", 13, 0x50)]
+
+
+@pytest.mark.parametrize("vector", [-1, 2, 32])
+def test_what_is_no_exception_is_not_injected(vector: int, make: Callable[..., Run]) -> None:
+    run = make(scripted())
+    run.hypervisor(1).behave = lambda hypervisor, _: hypervisor.guest.inject(vector)
+    with pytest.raises(HypervisorError, match=f"exceptions are 0 to 31, without 2, not {vector}"):
+        run.go(reads(0x5000))
+
+
+def test_windows_and_msrs_are_the_engines(make: Callable[..., Run]) -> None:
+    run = make(scripted())
+    run.engine.msrs[0x10] = 5
+    found: list[object] = []
+
+    def act(hypervisor: Scripted, event: Event) -> Result:
+        guest = hypervisor.guest
+        guest.request_interrupt_window()
+        guest.request_nmi_window()
+        found.extend([guest.read_msr(0x10), guest.write_msr(0x10, 6), guest.read_msr(0x11), guest.write_msr(0x11, 1)])
+        found.extend([guest.write_msr(0xC0000080, 0x501), guest.read_msr(0xC0000080)])
+        return HANDLED
+
+    run.hypervisor(1).behave = act
+    assert run.go(reads(0x5000)) == RunResult(0)
+    assert found == [5, True, None, False, True, 0x501]
+    assert (run.engine.msrs[0x10], run.engine.sregs().efer) == (6, 0x501)
+    assert run.engine.log[:2] == [("window", False), ("window", True)]
+
+
+def test_what_an_intercept_stopped_can_be_retried_or_fault(make: Callable[..., Run]) -> None:
+    run = make(scripted())
+    run.engine.stopped = True
+    answers = iter([Result.retry(), Result.faulted(6), HANDLED])
+    retries: list[int] = []
+    run.engine.note = lambda event: retries.append(int(event.retry))
+    run.hypervisor(1).behave = lambda _, __: next(answers)
+    assert run.go(*[Exit(ExitReason.IO, 0x5000)] * 3) == RunResult(0)
+    assert retries[:3] == [1, 1, 0]
+    assert run.engine.log == [("settle",), ("exception", 6, None)]
+
+
+def test_what_has_happened_cannot_be_retried(make: Callable[..., Run]) -> None:
+    run = make(scripted())
+    run.hypervisor(1).behave = lambda _, __: Result.retry()
+    with pytest.raises(HypervisorError, match=r"L1 Scripted wants <io read .* again, which has happened already"):
+        run.go(reads(0x5000))
+
+
+def test_claims_change_when_the_handler_is_done(make: Callable[..., Run]) -> None:
+    run = make(scripted(), scripted("io", 0x6000, 0x60FF))
+    low, high = run.hypervisor(1), run.hypervisor(2)
+
+    def change(hypervisor: Scripted, event: Event) -> Result:
+        hypervisor._claim = (ExitReason.IO, 0x5800, 0x58FF)
+        hypervisor.guest.claims_changed()
+        return Result.read(1)
+
+    low.behave = change
+    high.behave = lambda _, __: Result.read(2)
+    assert run.go(reads(0x6000), reads(0x5000), reads(0x5000), reads(0x5800), reads(0x6000)) == RunResult(0)
+    assert [answer.value for answer in run.engine.answers] == [2, 1, 0xFF, 1, 2]
+    assert run.engine.log[0] == ("settle",)
+    assert run.engine.log[1] == ("intercept", [Scope(IO, 0x5800, 0x58FF), Scope(IO, 0x6000, 0x60FF)])
+    by_claim = {claim.scope.first: run.tower.counters[slot].count for slot, claim in run.claims()}
+    assert (by_claim[0x5000], by_claim[0x5800], by_claim[0x6000]) == (1, 1, 2), "counters of before go on"
+
+
+def test_new_claims_that_the_engine_cannot_trap_end_the_run(
+    make: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(make().engine), "refused", frozenset({ExitReason.CPUID}))
+    run = make(scripted())
+
+    def change(hypervisor: Scripted, event: Event) -> Result:
+        hypervisor._claim = (ExitReason.CPUID, 0, 1)
+        hypervisor.guest.claims_changed()
+        return HANDLED
+
+    run.hypervisor(1).behave = change
+    with pytest.raises(HostError, match="L1 Scripted wants cpuid, which the fake engine cannot trap"):
+        run.go(reads(0x5000), reads(0x5000))

@@ -22,6 +22,7 @@ engine = "direct"
 machine = "bare"
 unclaimed = "error"
 timeout = 2.5
+io-intercepts = true
 designate = ["io:0x80=L0", "hlt=L1"]
 expose = ["L0:-aes"]
 
@@ -65,6 +66,7 @@ memory = []
         unclaimed="error",
         timeout=2.5,
         expose=("L0:-aes",),
+        io_intercepts=True,
     )
 
 
@@ -98,6 +100,7 @@ def test_an_absolute_path_stays() -> None:
         ('engine = "fast"\n' + GUEST, "the tower engine: 'fast' is not one of auto, direct, svm, vmx"),
         ('machine = "amiga"\n' + GUEST, "the tower machine: 'amiga' is not one of auto, pc, bare"),
         ("unclaimed = 1\n" + GUEST, "the tower unclaimed: expected a string, not 1"),
+        ("io-intercepts = 1\n" + GUEST, "the tower io-intercepts: expected true or false, not 1"),
         ("timeout = 0\n" + GUEST, "the tower timeout: 0 is no positive number of seconds"),
         ("timeout = nan\n" + GUEST, "the tower timeout: nan is no positive"),
         ("timeout = inf\n" + GUEST, "the tower timeout: inf is no positive"),

@@ -11,7 +11,7 @@ from nestvmm._native import lib
 from nestvmm.x86.event import Direction
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
 from nestvmm.x86.exit_row import ExitRow, Handlers, Source
-from nestvmm.x86.svm_exits import SVM_EXITS, svm_codes
+from nestvmm.x86.svm_exits import SVM_EXITS
 from nestvmm.x86.vmx_exits import VMX_EXITS
 
 FAILURES = {(1 << 64) - number for number in (1, 2, 3, 4)}
@@ -96,6 +96,8 @@ def test_a_reason_claims_an_engine_when_one_of_its_rows_reaches_levels(
 ) -> None:
     if "direct" in REASONS[reason].engines:
         return  # KVM hands it over under any engine
+    if (engine, reason) == ("svm", ExitReason.NMI_WINDOW):
+        return  # no exit of its own: L0 finds it at IRET's
     reached = any(reason in row.reasons and row.handlers is Handlers.LEVELS for row in table.values())
     assert (engine in REASONS[reason].engines) == reached
 
@@ -112,22 +114,6 @@ def test_an_svm_intercept_is_the_bit_that_its_code_numbers() -> None:
     assert SVM_EXITS[0x72].intercepts[0].label == "VMCB 0x00c bit 18"
     assert SVM_EXITS[0xA2].intercepts[0].label == "VMCB 0x014 bit 2"
     assert SVM_EXITS[0xFFFFFFFFFFFFFFFF].intercepts == ()
-
-
-@pytest.mark.parametrize(
-    ("reason", "codes"),
-    [
-        (ExitReason.CPUID, (0x72,)),
-        (ExitReason.SVM_INSTRUCTION, (0x7A, 0x80, 0x82, 0x83, 0x84, 0x85, 0x86)),
-        (ExitReason.MWAIT, (0x8B,)),
-        (ExitReason.CR_WRITE, (0x10, 0x12, 0x13, 0x14, 0x18)),
-        (ExitReason.WRMSR, (0x7C,)),
-        (ExitReason.NESTED_PAGE_FAULT, ()),
-        (ExitReason.WRITE_TRAP, ()),
-    ],
-)
-def test_the_codes_to_intercept_for_a_reason(reason: ExitReason, codes: tuple[int, ...]) -> None:
-    assert svm_codes(reason) == codes
 
 
 @pytest.mark.parametrize(
