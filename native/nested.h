@@ -38,8 +38,7 @@ struct nv_machine {
 	uint8_t shown_flag, true_flag;   /* RFLAGS.IF as its parent was told, of a machine that runs a guest, and as it is */
 	uint64_t held;                   /* an interrupt that its parent injected while it ran a guest, as EVENTINJ; 0: none */
 	uint64_t resumed;                /* the event whose delivery was interrupted when a machine below took over, as EVENTINJ */
-	uint64_t soft_rip;               /* where the software interrupt is that its parent injected; see soft_next */
-	uint64_t soft_next;              /* and where it returns to; 0: none */
+	uint64_t soft_next;              /* where the software interrupt returns to that its parent injected; 0: none */
 	uint64_t seen_rip, seen_rsp, seen_cr3; /* its state as its parent was told */
 	struct nv_vmcb guest;            /* the control block that it runs its guest with, as VMRUN read it */
 	struct nv_nested_host host;      /* its own state meanwhile */

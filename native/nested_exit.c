@@ -1,7 +1,5 @@
 #include "nested_internal.h"
 
-#include <string.h>
-
 #define NPF_KIND (NPF_FINAL | NPF_TABLES)
 #define MOVED_REGISTER (1ull << 63)
 
@@ -80,18 +78,9 @@ int nv_nested_exit(struct nv_nested *nested)
 int nv_nested_refused(struct nv_nested *nested, const struct nv_nested_place *place, uint64_t kind)
 {
 	struct nv_nested_exit exit = {.code = EXIT_NPF, .info_1 = place->error | kind, .info_2 = place->address};
-	struct nv_svm *svm = nested->svm;
-	struct nv_event event = {0};
 
 	if (!place->refuses)
 		return 0;
-	if (!(place->error & NPF_FETCH) && place->refuses == nested->active->parent) {
-		struct nv_code code = nv_svm_code(svm);
-
-		nv_fetch_bytes(svm->switched.paging, &code, &event);
-		exit.count = event.instruction_length;
-		memcpy(exit.bytes, event.instruction, sizeof exit.bytes);
-	}
 	nv_nested_reflect(nested, place->refuses, &exit);
 	return 1;
 }

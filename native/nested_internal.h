@@ -69,8 +69,7 @@ struct nv_nested_route nv_nested_route_nmi(const struct nv_nested *nested, struc
  * `to`'s guest. */
 struct nv_nested_exit {
 	uint64_t code, info_1, info_2;
-	uint64_t next_rip;           /* and the bytes of the instruction; 0: the exit is no instruction's */
-	uint8_t count, bytes[15];
+	uint64_t next_rip;           /* 0: the exit is no instruction's */
 };
 
 void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip);

@@ -111,7 +111,7 @@ int nv_nested_urgent(struct nv_nested *nested)
 	const struct nv_svm *svm = nested->svm;
 	struct nv_nested_route route;
 
-	if (!svm->block->event_injection)
+	if (!svm->entering)
 		return 0;
 	for (struct nv_machine *machine = nested->machines; machine; machine = machine->child) {
 		if (!has_interrupt(nested, machine))

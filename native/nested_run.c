@@ -174,13 +174,13 @@ static void inject(struct nv_nested *nested, struct nv_machine *machine, uint64_
 		return;
 	svm->injection = event;
 	svm->soft_injected = soft;
+	svm->soft_rip = *register_of(svm, NV_REG_RIP);
 	if (!soft || !next_rip)
 		return;
 	if (svm->saves_next_rip) {
 		svm->block->next_rip = next_rip;
 		return;
 	}
-	machine->soft_rip = *register_of(svm, NV_REG_RIP);
 	machine->soft_next = next_rip;
 	*register_of(svm, NV_REG_RIP) = next_rip;
 }
@@ -200,7 +200,7 @@ static void inject_below(struct nv_nested *nested, struct nv_machine *machine, u
 	}
 	owner = EVENT_KIND_OF(event) == NV_EVENT_EXCEPTION ? nv_nested_owner(nested, &code, 0) : NULL;
 	if (owner && owner->depth >= machine->depth)
-		nv_nested_reflect(nested, owner, &(struct nv_nested_exit){code, event >> 32, svm->block->cr2, 0, 0, {0}});
+		nv_nested_reflect(nested, owner, &(struct nv_nested_exit){code, event >> 32, svm->block->cr2, 0});
 	else
 		svm->injection = event;
 }
@@ -297,14 +297,6 @@ static void store_guest(struct nv_nested *nested, const struct nv_machine *to, s
 	machine->seen_cr3 = from->cr3;
 }
 
-/* What the exit's instruction was; all zero where the exit is none's. */
-static void tell_instruction(struct nv_vmcb *block, const struct nv_nested_exit *exit)
-{
-	block->next_rip = exit->next_rip;
-	block->bytes_fetched = exit->count;
-	memcpy(block->bytes, exit->bytes, sizeof block->bytes);
-}
-
 void nv_nested_reflect(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_exit *exit)
 {
 	struct nv_svm *svm = nested->svm;
@@ -316,13 +308,13 @@ void nv_nested_reflect(struct nv_nested *nested, struct nv_machine *to, const st
 		nested->lost = 1;
 		return;
 	}
-	tell_instruction(block, exit);
+	block->next_rip = exit->next_rip;
 	if (machine == active) {
 		block->exit_interrupt_info = svm->vectoring;
 		to->guest.virtual_interrupt = (to->guest.virtual_interrupt & ~V_TPR) | (svm->block->virtual_interrupt & V_TPR);
-		if (machine->soft_next && svm->vectoring && *register_of(svm, NV_REG_RIP) == machine->soft_next) {
+		if (machine->soft_next && svm->soft_injected) {
 			/* where it would be on a processor that saves the next RIP */
-			*register_of(svm, NV_REG_RIP) = machine->soft_rip;
+			*register_of(svm, NV_REG_RIP) = svm->soft_rip;
 			block->next_rip = machine->soft_next;
 		}
 	} else {

@@ -66,8 +66,8 @@ struct nv_svm {
 	struct nv_vmcb *block;
 	uint32_t wanted[6];      /* the intercepts that the designation table asks for, as the block's */
 	uint64_t injection;      /* what level n takes first at its next entry, as EVENTINJ; 0: nothing */
+	uint64_t entering;       /* what level n takes at the entry that is prepared, as EVENTINJ; 0: nothing */
 	uint64_t interrupted;    /* the event whose delivery the last exit interrupted, as EVENTINJ; 0: none */
-	uint64_t taken;          /* of what is pending, what it takes then instead; 0: nothing */
 	uint64_t vectoring;      /* as the last exit tells, software interrupts included; 0: none */
 	uint64_t efer_allowed;   /* bits that level n may set */
 	uint64_t soft_rip;       /* where the instruction of the last software interrupt is that L0 injected */

@@ -99,16 +99,18 @@ void nv_svm_interrupted(struct nv_svm *svm)
 		*register_of(svm, NV_REG_RIP) = svm->soft_rip;
 }
 
-/* Of what is pending, the interrupt or NMI that level n takes at its next entry, as EVENTINJ; 0: none. What the block has is no witness
- * afterwards: KVM changes it. */
-static uint64_t next_pending(struct nv_svm *svm)
+/* Level n takes one event at an entry. A step comes before what is pending. */
+static uint64_t next_event(struct nv_svm *svm)
 {
-	const struct nv_pending *pending = &svm->switched.pending;
 	int vector;
 
-	if (svm->injection || svm->interrupted || svm->step.active)
+	if (svm->injection)
+		return svm->injection;
+	if (svm->interrupted)
+		return svm->interrupted;
+	if (svm->step.active)
 		return 0;
-	if (pending->nmi && !pending->nmi_masked) {
+	if (svm->switched.pending.nmi && !svm->switched.pending.nmi_masked) {
 		enum nv_nested_turn turn = nv_nested_route_nmi(svm->nested, svm->nested->machines).turn;
 
 		if (turn == NV_TURN_TAKES)
@@ -118,16 +120,18 @@ static uint64_t next_pending(struct nv_svm *svm)
 		if (turn != NV_TURN_BLOCKED)
 			return 0;
 	}
-	vector = nv_pending_highest(pending);
+	vector = nv_pending_highest(&svm->switched.pending);
 	if (vector < 0 || nv_nested_route(svm->nested, svm->nested->machines).turn != NV_TURN_TAKES)
 		return 0;
 	return event_of(NV_EVENT_INTERRUPT, vector, 0, 0);
 }
 
-/* The pending interrupt that level n takes at its next entry; -1: none. */
-static int taken_vector(const struct nv_svm *svm)
+/* The vector of a pending interrupt or NMI that level n takes at its next entry; -1: it takes none. */
+static int offered(const struct nv_svm *svm, int kind)
 {
-	return svm->taken && EVENT_KIND_OF(svm->taken) == NV_EVENT_INTERRUPT ? EVENT_VECTOR(svm->taken) : -1;
+	uint64_t event = svm->entering;
+
+	return event && EVENT_KIND_OF(event) == kind && !svm->injection && !svm->interrupted ? EVENT_VECTOR(event) : -1;
 }
 
 static void set_intercepts(struct nv_svm *svm)
@@ -161,7 +165,7 @@ static int wants_window(struct nv_svm *svm)
 
 	if (svm->step.active)
 		return 0;
-	if ((pending->windows & NV_WINDOW_INTERRUPT || nv_pending_another(pending, taken_vector(svm))) &&
+	if ((pending->windows & NV_WINDOW_INTERRUPT || nv_pending_another(pending, offered(svm, NV_EVENT_INTERRUPT))) &&
 	    nv_nested_route(svm->nested, svm->nested->machines).turn != NV_TURN_BLOCKED)
 		return 1;
 	return nv_nested_waits(svm->nested);
@@ -171,9 +175,7 @@ void nv_svm_prepare(struct nv_svm *svm)
 {
 	struct nv_vmcb *block = svm->block;
 
-	/* level n takes one event at an entry; a step comes before what is pending */
-	svm->taken = next_pending(svm);
-	block->event_injection = svm->injection ? svm->injection : svm->interrupted ? svm->interrupted : svm->taken;
+	svm->entering = block->event_injection = next_event(svm);
 	svm->window = wants_window(svm);
 	block->virtual_interrupt &= V_TPR;
 	if (svm->window)
@@ -193,14 +195,11 @@ void nv_svm_prepare(struct nv_svm *svm)
 
 void nv_svm_entered(struct nv_svm *svm)
 {
-	uint64_t event = svm->injection ? svm->injection : svm->interrupted ? svm->interrupted : svm->taken;
-
-	if (taken_vector(svm) >= 0)
-		nv_pending_taken(&svm->switched.pending, taken_vector(svm));
-	else if (svm->taken)
+	if (offered(svm, NV_EVENT_INTERRUPT) >= 0)
+		nv_pending_taken(&svm->switched.pending, EVENT_VECTOR(svm->entering));
+	if (offered(svm, NV_EVENT_NMI) >= 0)
 		nv_pending_nmi_taken(&svm->switched.pending);
-	if (event && EVENT_KIND_OF(event) == NV_EVENT_NMI)
+	if (svm->entering && EVENT_KIND_OF(svm->entering) == NV_EVENT_NMI)
 		svm->switched.pending.nmi_masked = 1;
-	svm->taken = 0;
-	svm->injection = svm->interrupted = svm->vectoring = 0;
+	svm->entering = svm->injection = svm->interrupted = svm->vectoring = 0;
 }
