@@ -1,7 +1,7 @@
 """Debian's stock kernel at level 1 loads kvm_amd on SVM by software, and a program there runs a VM: level 2.
 
-The lab counts instructions here: on its usual clock a switch takes so long that level 1's timer comes again before level
-2 has executed anything.
+The lab counts instructions here: on its usual clock a switch takes so long that level 1's timer comes again before
+level 2 has executed anything.
 """
 
 from __future__ import annotations
