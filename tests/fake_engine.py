@@ -82,6 +82,7 @@ class FakeEngine:
     """
 
     name: ClassVar[str] = "fake"
+    emulates: ClassVar[frozenset[str]] = frozenset()
     refused: ClassVar[frozenset[ExitReason]] = frozenset()
 
     def __init__(self, config: EngineConfig) -> None:
@@ -196,6 +197,9 @@ class FakeEngine:
 
     def servers(self) -> list[tuple[Scope, Server]]:
         return []
+
+    def overstrained(self) -> str:
+        return ""
 
     def settle(self) -> None:
         self._settling = True
