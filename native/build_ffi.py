@@ -37,6 +37,7 @@ HEADERS = (
     "pending.h",
     "switched.h",
     "svm.h",
+    "nested.h",
     "switcher/vmx_block.h",
     "vmcs.h",
     "vmx.h",

@@ -57,7 +57,7 @@ void nv_paging_flush(struct nv_paging *paging)
 			*(volatile uint64_t *)&paging->tlb[kind][i].page = 0;
 }
 
-static uint8_t *backing(const struct nv_paging *paging, uint64_t physical, int write)
+uint8_t *nv_paging_slot(const struct nv_paging *paging, uint64_t physical, int write)
 {
 	for (uint32_t i = 0; i < paging->slot_count; i++) {
 		const struct nv_slot *slot = &paging->slots[i];
@@ -66,6 +66,11 @@ static uint8_t *backing(const struct nv_paging *paging, uint64_t physical, int w
 			return write && slot->readonly ? NULL : slot->host + (physical - slot->guest);
 	}
 	return NULL;
+}
+
+static uint8_t *backing(const struct nv_paging *paging, uint64_t physical, int write)
+{
+	return paging->back ? paging->back(paging->context, physical, write) : nv_paging_slot(paging, physical, write);
 }
 
 static int fault(struct nv_paging *paging, int access, uint32_t error)
@@ -210,6 +215,10 @@ int nv_paging_walk(struct nv_paging *paging, uint64_t linear, int access, uint64
 	if (!allowed(paging, access, walk.rights))
 		return fault(paging, access, ERROR_P);
 	mark(&walk, access);
+	paging->leaf = walk.leaf;
+	paging->clean = walk.entry[walk.leaf] && !(*(uint32_t *)walk.entry[walk.leaf] & PTE_D);
+	paging->writable = !!(walk.rights & PTE_W);
+	paging->executable = !(walk.rights & PTE_NX);
 	*physical = walk.physical;
 	return NV_PAGING_OK;
 }

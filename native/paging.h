@@ -29,6 +29,11 @@ struct nv_tlb_entry {
 struct nv_paging {
 	const struct nv_slot *slots;
 	uint32_t slot_count;
+	uint8_t leaf;            /* of the last walk that found an address: 1 is 4 KiB, 2 is 2 or 4 MiB, 3 is 1 GiB */
+	uint8_t clean;           /* its entry has no dirty bit */
+	uint8_t writable, executable; /* its tables allow it to the user */
+	void *context;           /* of `back` */
+	uint8_t *(*back)(void *context, uint64_t physical, int write); /* what physical memory is, in place of the slots; NULL: they */
 	uint32_t error;
 	uint64_t cr0, cr3, cr4, efer;
 	uint64_t reserved;       /* the physical address bits that page-table entries must not have */
@@ -42,6 +47,9 @@ void nv_paging_init(struct nv_paging *paging, const struct nv_slot *slots, uint3
 
 /* Forgets translations; for the start of each batch, because level n ran and its memory changed in between. */
 void nv_paging_flush(struct nv_paging *paging);
+
+/* What the slots have at a physical address; NULL: nothing, or nothing to write. */
+uint8_t *nv_paging_slot(const struct nv_paging *paging, uint64_t physical, int write);
 
 /* The byte at a linear address. Sets the accessed and dirty bits as the processor does. */
 int nv_paging_translate(struct nv_paging *paging, uint64_t linear, int access, uint8_t **host);

@@ -78,13 +78,31 @@ static uint64_t *slot_of(uint64_t *table, uint64_t address, unsigned int level)
 	return &table[address / size_of(level) % ENTRIES];
 }
 
+static void took_away(struct nv_shadow *shadow)
+{
+	shadow->stale = 1;
+	shadow->revision++;
+}
+
 void nv_shadow_reset(struct nv_shadow *shadow)
 {
 	memset(page_at(shadow, 0), 0, PAGE);
+	shadow->root = 0;
 	shadow->used = 1;
 	shadow->freed = 0;
 	shadow->windows_used = 0;
-	shadow->stale = 1;
+	took_away(shadow);
+}
+
+void nv_shadow_renew(struct nv_shadow *shadow)
+{
+	if (shadow->used == shadow->pages) {
+		nv_shadow_reset(shadow);
+		return;
+	}
+	shadow->root = shadow->used++;
+	memset(page_at(shadow, shadow->root), 0, PAGE);
+	shadow->revision++;
 }
 
 /* An empty table page; 0: the pool is used up. */
@@ -140,7 +158,7 @@ static int fits(const struct nv_shadow_range *range, uint64_t address, unsigned 
 /* The entry for the address: the leaf that is there, or the empty one at most at `level`; NULL: the pool is used up. */
 static uint64_t *entry_for(struct nv_shadow *shadow, uint64_t address, unsigned int *level)
 {
-	uint64_t *table = page_at(shadow, 0);
+	uint64_t *table = page_at(shadow, shadow->root);
 
 	for (unsigned int depth = ROOT_LEVEL;; depth--) {
 		uint64_t *entry = slot_of(table, address, depth);
@@ -163,7 +181,7 @@ static uint64_t *entry_for(struct nv_shadow *shadow, uint64_t address, unsigned 
 /* The leaf for the address, or the empty entry where its path ends. */
 static uint64_t *walk(const struct nv_shadow *shadow, uint64_t address)
 {
-	uint64_t *table = page_at(shadow, 0);
+	uint64_t *table = page_at(shadow, shadow->root);
 
 	for (unsigned int level = ROOT_LEVEL;; level--) {
 		uint64_t *entry = slot_of(table, address, level);
@@ -184,7 +202,7 @@ static void close_windows(struct nv_shadow *shadow)
 			*entry = 0;
 	}
 	shadow->windows_used = 0;
-	shadow->stale = 1;
+	took_away(shadow);
 }
 
 static uint64_t open_window(struct nv_shadow *shadow, uint64_t address)
@@ -231,6 +249,48 @@ int nv_shadow_fill(struct nv_shadow *shadow, uint64_t address, uint32_t access)
 	return NV_SHADOW_FILLED;
 }
 
+int nv_shadow_look(const struct nv_shadow *shadow, uint64_t address, struct nv_shadow_leaf *leaf)
+{
+	const uint64_t *table = page_at(shadow, shadow->root);
+
+	if (address >> ADDRESS_BITS)
+		return 0;
+	for (unsigned int level = ROOT_LEVEL;; level--) {
+		uint64_t entry = table[address / size_of(level) % ENTRIES];
+
+		if (!present(shadow, entry))
+			return 0;
+		if (is_leaf(entry, level)) {
+			uint64_t offset = size_of(level) - 1;
+
+			leaf->to = (entry & ADDRESS_MASK & ~offset) | (address & offset);
+			leaf->rights = rights_of(shadow, entry);
+			leaf->level = level;
+			return 1;
+		}
+		table = page_at(shadow, number_of(shadow, entry));
+	}
+}
+
+void nv_shadow_place(struct nv_shadow *shadow, uint64_t address, const struct nv_shadow_leaf *leaf)
+{
+	struct nv_shadow_leaf old;
+	uint64_t *entry;
+	unsigned int level;
+
+	if (nv_shadow_look(shadow, address, &old) && (old.to != leaf->to || old.rights & ~leaf->rights || old.level > leaf->level))
+		nv_shadow_renew(shadow);
+	for (;;) {
+		level = leaf->level;
+		entry = entry_for(shadow, address, &level);
+		if (entry)
+			break;
+		nv_shadow_reset(shadow);
+		shadow->rebuilt++;
+	}
+	*entry = leaf_entry(shadow, leaf->to & ~(size_of(level) - 1), level, leaf->rights);
+}
+
 /* Whether the ranges give all that a leaf does: then it gets their rights, which are no fewer. */
 static int keep_leaf(struct nv_shadow *shadow, uint64_t *entry, uint64_t start, unsigned int level)
 {
@@ -266,7 +326,7 @@ static void revise(struct nv_shadow *shadow, uint64_t *table, unsigned int level
 			continue;
 		}
 		table[i] = 0;
-		shadow->stale = 1;
+		took_away(shadow);
 	}
 }
 
@@ -274,7 +334,7 @@ void nv_shadow_set(struct nv_shadow *shadow, const struct nv_shadow_range *range
 {
 	shadow->ranges = ranges;
 	shadow->count = count;
-	revise(shadow, page_at(shadow, 0), ROOT_LEVEL, 0, first, last);
+	revise(shadow, page_at(shadow, shadow->root), ROOT_LEVEL, 0, first, last);
 }
 
 uint32_t nv_shadow_rights(const struct nv_shadow *shadow, uint64_t address)

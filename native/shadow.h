@@ -34,15 +34,24 @@ struct nv_shadow_range {
 	uint32_t pad;
 };
 
+/* What one address leads to: KVM's, by a page of this level (1 is 4 KiB, 2 is 2 MiB, 3 is 1 GiB). */
+struct nv_shadow_leaf {
+	uint64_t to;
+	uint32_t rights;         /* NV_RIGHT_* */
+	uint32_t level;
+};
+
 struct nv_shadow {
-	uint64_t *pool;          /* table pages of 512 entries; the first is the root */
+	uint64_t *pool;          /* table pages of 512 entries */
 	uint64_t physical;       /* where KVM has the pool */
 	uint32_t pages;          /* in the pool, at least NV_SHADOW_PAGES_MIN */
+	uint32_t root;           /* the page where walks start */
 	uint32_t used;           /* pages ever taken since it was empty, the root included */
 	uint32_t freed;          /* the last page given back, whose first entry is the one before; 0: none */
 	uint32_t format;         /* NV_SHADOW_NPT or NV_SHADOW_EPT */
 	uint32_t largest;        /* the biggest leaf: 1 is 4 KiB, 2 is 2 MiB, 3 is 1 GiB */
 	uint32_t stale;          /* something was taken away: the processor must forget; whoever made it do so sets 0 */
+	uint32_t revision;       /* how often something was */
 	const struct nv_shadow_range *ranges; /* sorted and disjoint */
 	uint32_t count;
 	uint32_t window_count;   /* at least 1 */
@@ -66,6 +75,16 @@ void nv_shadow_set(struct nv_shadow *shadow, const struct nv_shadow_range *range
 
 /* What the ranges give at an address: NV_RIGHT_*, 0 where there is none. */
 uint32_t nv_shadow_rights(const struct nv_shadow *shadow, uint64_t address);
+
+/* What the tables have for an address; 0: nothing. */
+int nv_shadow_look(const struct nv_shadow *shadow, uint64_t address, struct nv_shadow_leaf *leaf);
+
+/* Sets what an address leads to, for tables that follow no ranges: its page is as large as leaf->level at most. Starts afresh when the
+ * tables had something else there, or the pool is used up. */
+void nv_shadow_place(struct nv_shadow *shadow, uint64_t address, const struct nv_shadow_leaf *leaf);
+
+/* Empties tables that follow no ranges. It takes another root, so that nothing is stale, as long as the pool has one. */
+void nv_shadow_renew(struct nv_shadow *shadow);
 
 /* Level n's address behind an access of KVM's to a window; any other address is its own. */
 uint64_t nv_shadow_unwindow(const struct nv_shadow *shadow, uint64_t physical);

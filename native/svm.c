@@ -1,4 +1,4 @@
-#include "svm_internal.h"
+#include "nested_internal.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
@@ -48,7 +48,8 @@ static int own_exit(struct nv_svm *svm)
 	}
 	switch (code) {
 	case EXIT_INTR:
-		nv_pending_interrupt(&svm->switched.pending, svm->switched.mailbox->interrupt);
+		if (svm->switched.mailbox->interrupt < NO_INTERRUPT)
+			nv_pending_interrupt(&svm->switched.pending, svm->switched.mailbox->interrupt);
 		return -EAGAIN;
 	case EXIT_NMI:
 		nv_pending_nmi(&svm->switched.pending);
@@ -79,13 +80,22 @@ static int step_exit(struct nv_svm *svm)
 	return trapped && step->traps && !step->own_trap ? -EAGAIN : 0;
 }
 
+/* Whether the tables of level n, or of the machine above it that is active, allow the access now; or another machine hears of it. */
+static int fill(struct nv_svm *svm)
+{
+	const struct nv_vmcb *block = svm->block;
+
+	if (svm->nested->active->depth)
+		return nv_nested_fault(svm->nested, block->exit_info_1, block->exit_info_2);
+	return nv_switched_fill(&svm->switched, block->exit_info_2, access_of(block->exit_info_1));
+}
+
 /* Whether the table hears of the exit: 0; -EAGAIN: level n goes on. */
 static int sort_exit(struct nv_svm *svm)
 {
 	struct nv_vmcb *block = svm->block;
 
-	if (block->exit_code == EXIT_NPF && !(block->exit_info_1 & NPF_RESERVED) &&
-	    nv_switched_fill(&svm->switched, block->exit_info_2, access_of(block->exit_info_1)))
+	if (block->exit_code == EXIT_NPF && !(block->exit_info_1 & NPF_RESERVED) && fill(svm))
 		return -EAGAIN;
 	if (block->exit_code == EXIT_NMI && svm->switched.recalling) {
 		svm->switched.recalling = 0;
@@ -94,6 +104,8 @@ static int sort_exit(struct nv_svm *svm)
 		return -EAGAIN;
 	}
 	if (svm->step.active && step_exit(svm))
+		return -EAGAIN;
+	if (nv_nested_exit(svm->nested))
 		return -EAGAIN;
 	if (block->exit_code == EXIT_IOIO) {
 		/* KVM brings the data of the access when it does it */
@@ -136,9 +148,17 @@ static int svm_enter(struct nv_vcpu *vcpu)
 		if (__atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST))
 			return -EINTR;
 		svm->switched.rung = 1;
+		if (svm->nested->lost)
+			return -EIO;
 		if (svm->synthetic || nmi_window(svm))
 			return 0;
+		nv_nested_deliver(svm->nested);
 		nv_svm_prepare(svm);
+		if (nv_nested_urgent(svm->nested)) {
+			result = nv_switched_summon(vcpu);
+			if (result)
+				return result;
+		}
 	} else if (needs_outside(svm)) {
 		result = nv_switched_summon(vcpu);
 		if (result)
@@ -255,6 +275,9 @@ void nv_svm_init(struct nv_vcpu *vcpu, struct nv_svm *svm, int fd, struct kvm_ru
 {
 	nv_vcpu_init(vcpu, &svm_ops, level);
 	vcpu->engine = svm;
+	svm->nested->svm = svm;
+	svm->nested->vcpu = vcpu;
+	svm->nested->level = level;
 	vcpu->fd = fd;
 	vcpu->run = run;
 }

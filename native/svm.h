@@ -58,13 +58,17 @@ struct nv_svm_step {
 	uint64_t rip, dr6;       /* before it */
 };
 
+struct nv_nested;
+
 struct nv_svm {
 	struct nv_switched switched;
+	struct nv_nested *nested; /* level n's own SVM */
 	struct nv_vmcb *block;
 	uint32_t wanted[6];      /* the intercepts that the designation table asks for, as the block's */
 	uint64_t injection;      /* what level n takes first at its next entry, as EVENTINJ; 0: nothing */
 	uint64_t entering;       /* what level n takes at the entry that is prepared, as EVENTINJ; 0: nothing */
 	uint64_t interrupted;    /* the event whose delivery the last exit interrupted, as EVENTINJ; 0: none */
+	uint64_t vectoring;      /* as the last exit tells, software interrupts included; 0: none */
 	uint64_t efer_allowed;   /* bits that level n may set */
 	uint64_t soft_rip;       /* where the instruction of the last software interrupt is that L0 injected */
 	uint32_t synthetic;      /* enum nv_reason of an event that no exit of the processor tells; 0: none */
@@ -83,10 +87,10 @@ void nv_svm_pass(struct nv_svm *svm, struct nv_event *event);
  * is combined with one whose delivery the exit interrupted: to a double fault, or to a shutdown (AMD APM vol. 2, 8.2.9). */
 void nv_svm_inject(struct nv_svm *svm, int kind, uint8_t vector, int has_error_code, uint32_t error_code);
 
-/* An nv_serve_fn for EFER, and for SVM's own MSRs, which level n does not have. device: struct nv_svm. */
+/* An nv_serve_fn for EFER, and for SVM's own MSRs. device: struct nv_svm. */
 int nv_svm_serve_msr(void *device, uint64_t offset, struct nv_event *event);
 
-/* fd and run: of the KVM vCPU that runs the switcher. */
+/* fd and run: of the KVM vCPU that runs the switcher. `nested` is set before. */
 void nv_svm_init(struct nv_vcpu *vcpu, struct nv_svm *svm, int fd, struct kvm_run *run, uint8_t level);
 
 #endif

@@ -6,8 +6,10 @@
 #include "svm_exits.h"
 #include "undefined.h"
 
-static struct nv_code code_of(const struct nv_vmcb *block)
+struct nv_code nv_svm_code(const struct nv_svm *svm)
 {
+	const struct nv_vmcb *block = svm->block;
+
 	return (struct nv_code){
 		.cr0 = block->cr0,
 		.cr3 = block->cr3,
@@ -25,7 +27,7 @@ static void decode_instruction(struct nv_svm *svm, const struct nv_exit_row *row
 {
 	const struct nv_vmcb *block = svm->block;
 	uint64_t told = (block->exit_code == EXIT_IOIO ? block->exit_info_2 : block->next_rip) - block->rip;
-	struct nv_code code = code_of(block);
+	struct nv_code code = nv_svm_code(svm);
 	uint32_t length = nv_fetch_instruction(svm->switched.paging, &code, event);
 
 	if (told - 1 < NV_INSTRUCTION_MAX)
@@ -120,7 +122,7 @@ static uint64_t qualifier_of(const struct nv_svm *svm, const struct nv_exit_row 
 	case NV_FROM_OFFSET:
 		return block->exit_info_1 & 0xfff;
 	case NV_FROM_PHYSICAL:
-		return block->exit_info_2;
+		return svm->switched.faulted ? svm->switched.fault_address : block->exit_info_2;
 	default:
 		return 0;
 	}
@@ -198,7 +200,7 @@ void nv_svm_decode(struct nv_svm *svm, struct nv_event *event)
 
 void nv_svm_decode_undefined(struct nv_svm *svm, const struct nv_table *table, struct nv_event *event)
 {
-	struct nv_code code = code_of(svm->block);
+	struct nv_code code = nv_svm_code(svm);
 
 	nv_undefined(table, svm->switched.paging, &code, event);
 }

@@ -1,11 +1,6 @@
-#include "svm_internal.h"
+#include "nested_internal.h"
 
 #include <string.h>
-
-/* Fields of virtual_interrupt (AMD APM vol. 2, 15.21.4). */
-#define V_TPR 0xffull
-#define V_IRQ (1ull << 8)
-#define V_IGNORES_TPR (1ull << 20)
 
 /* A contributory exception, whose delivery does not survive another one (AMD APM vol. 2, table 8-8). */
 static int contributory(int vector)
@@ -57,6 +52,8 @@ void nv_svm_inject(struct nv_svm *svm, int kind, uint8_t vector, int with_error,
 	if (svm->interrupted && kind == NV_EVENT_EXCEPTION && EVENT_KIND_OF(svm->interrupted) == NV_EVENT_EXCEPTION)
 		event = combine(svm, event);
 	postpone(svm);
+	if (!(svm->block->cr0 & CR0_PE))
+		event = (uint32_t)event & ~EVENT_ERROR_CODE; /* real mode has no error codes (AMD APM vol. 2, 8.2) */
 	svm->injection = event;
 }
 
@@ -93,17 +90,13 @@ void nv_svm_interrupted(struct nv_svm *svm)
 	int soft = kind == NV_EVENT_SOFTWARE_INTERRUPT || (kind == NV_EVENT_EXCEPTION && (vector == BP || vector == OF));
 
 	svm->block->exit_interrupt_info = 0;
+	svm->vectoring = event & EVENT_VALID ? event : 0;
 	svm->interrupted = event & EVENT_VALID && (!soft || svm->soft_injected) && svm->block->exit_code != EXIT_SHUTDOWN ? event : 0;
 	if (!svm->interrupted)
 		svm->soft_injected = 0;
 	/* an exception that came out of its delivery is the instruction's fault */
 	if (svm->soft_injected && svm->block->exit_code - EXIT_EXCEPTION < 32)
 		*register_of(svm, NV_REG_RIP) = svm->soft_rip;
-}
-
-static int takes_interrupts(struct nv_svm *svm)
-{
-	return *register_of(svm, NV_REG_RFLAGS) & RFLAGS_IF && !(svm->block->interrupt_shadow & SHADOWED);
 }
 
 /* Level n takes one event at an entry. A step comes before what is pending. */
@@ -118,13 +111,19 @@ static uint64_t next_event(struct nv_svm *svm)
 	if (svm->step.active)
 		return 0;
 	if (svm->switched.pending.nmi && !svm->switched.pending.nmi_masked) {
-		if (!(svm->block->interrupt_shadow & SHADOWED))
+		enum nv_nested_turn turn = nv_nested_route_nmi(svm->nested, svm->nested->machines).turn;
+
+		if (turn == NV_TURN_TAKES)
 			return event_of(NV_EVENT_NMI, 2, 0, 0);
-		nv_svm_step_begin(svm, NV_SVM_NO_CODE, 1, 0);
-		return 0;
+		if (turn == NV_TURN_WAITS)
+			nv_svm_step_begin(svm, NV_SVM_NO_CODE, 1, 0);
+		if (turn != NV_TURN_BLOCKED)
+			return 0;
 	}
 	vector = nv_pending_highest(&svm->switched.pending);
-	return vector >= 0 && takes_interrupts(svm) ? event_of(NV_EVENT_INTERRUPT, vector, 0, 0) : 0;
+	if (vector < 0 || nv_nested_route(svm->nested, svm->nested->machines).turn != NV_TURN_TAKES)
+		return 0;
+	return event_of(NV_EVENT_INTERRUPT, vector, 0, 0);
 }
 
 /* The vector of a pending interrupt or NMI that level n takes at its next entry; -1: it takes none. */
@@ -159,18 +158,32 @@ static void set_intercepts(struct nv_svm *svm)
 		vectors[step->code / 32] &= ~(1u << step->code % 32);
 }
 
-void nv_svm_prepare(struct nv_svm *svm)
+/* Level n is to stop as soon as it takes interrupts. */
+static int wants_window(struct nv_svm *svm)
 {
 	const struct nv_pending *pending = &svm->switched.pending;
+
+	if (svm->step.active)
+		return 0;
+	if ((pending->windows & NV_WINDOW_INTERRUPT || nv_pending_another(pending, offered(svm, NV_EVENT_INTERRUPT))) &&
+	    nv_nested_route(svm->nested, svm->nested->machines).turn != NV_TURN_BLOCKED)
+		return 1;
+	return nv_nested_waits(svm->nested);
+}
+
+void nv_svm_prepare(struct nv_svm *svm)
+{
 	struct nv_vmcb *block = svm->block;
 
 	svm->entering = block->event_injection = next_event(svm);
-	svm->window = !svm->step.active && (pending->windows & NV_WINDOW_INTERRUPT ||
-					    nv_pending_another(pending, offered(svm, NV_EVENT_INTERRUPT)));
+	svm->window = wants_window(svm);
 	block->virtual_interrupt &= V_TPR;
 	if (svm->window)
 		block->virtual_interrupt |= V_IRQ | V_IGNORES_TPR;
 	set_intercepts(svm);
+	svm->switched.mailbox->acknowledge = intercepts(svm->wanted, EXIT_INTR) || svm->step.active;
+	svm->switched.mailbox->interrupt = NO_INTERRUPT;
+	nv_nested_compose(svm->nested);
 	block->rax = *register_of(svm, NV_REG_RAX);
 	block->rsp = *register_of(svm, NV_REG_RSP);
 	block->rip = *register_of(svm, NV_REG_RIP);
@@ -188,5 +201,5 @@ void nv_svm_entered(struct nv_svm *svm)
 		nv_pending_nmi_taken(&svm->switched.pending);
 	if (svm->entering && EVENT_KIND_OF(svm->entering) == NV_EVENT_NMI)
 		svm->switched.pending.nmi_masked = 1;
-	svm->entering = svm->injection = svm->interrupted = 0;
+	svm->entering = svm->injection = svm->interrupted = svm->vectoring = 0;
 }

@@ -29,6 +29,7 @@ enum {
 
 enum { DB = 1, BP = 3, OF = 4, UD = 6, DF = 8, GP = 13, PF = 14 };
 
+#define CR0_PE 1ull
 #define RFLAGS_TF (1ull << 8)
 #define RFLAGS_IF (1ull << 9)
 #define DR6_BS (1ull << 14)
@@ -40,6 +41,8 @@ enum { DB = 1, BP = 3, OF = 4, UD = 6, DF = 8, GP = 13, PF = 14 };
 #define SEGMENT_LONG 0x200
 #define SEGMENT_BIG 0x400
 
+#define NO_INTERRUPT 256       /* of the mailbox's interrupt: the switcher took none */
+
 /* EVENTINJ and EXITINTINFO (AMD APM vol. 2, 15.20 and 15.7.2). */
 #define EVENT_VALID (1ull << 31)
 #define EVENT_ERROR_CODE (1ull << 11)
@@ -50,6 +53,7 @@ enum { DB = 1, BP = 3, OF = 4, UD = 6, DF = 8, GP = 13, PF = 14 };
 /* Bits of a nested page fault's error code, EXITINFO1 (AMD APM vol. 2, 15.25.6). */
 #define NPF_PRESENT 1ull
 #define NPF_WRITE 2
+#define NPF_USER 4
 #define NPF_RESERVED 8
 #define NPF_FETCH 0x10
 
@@ -71,8 +75,17 @@ static inline int code_bits(const struct nv_vmcb *block)
 	return block->cs.attributes & SEGMENT_BIG ? 32 : 16;
 }
 
+/* Fields of virtual_interrupt (AMD APM vol. 2, 15.21.4). */
+#define V_TPR 0xffull
+#define V_IRQ (1ull << 8)
+#define V_IGNORES_TPR (1ull << 20)
+#define V_INTR_MASKING (1ull << 24)
+
 /* svm_decode.c: the exit, or what svm->synthetic says, as an event. */
 void nv_svm_decode(struct nv_svm *svm, struct nv_event *event);
+
+/* Where level n executes. */
+struct nv_code nv_svm_code(const struct nv_svm *svm);
 
 /* #UD, decoded: nv_undefined's part of it. */
 void nv_svm_decode_undefined(struct nv_svm *svm, const struct nv_table *table, struct nv_event *event);

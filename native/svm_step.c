@@ -83,7 +83,8 @@ void nv_svm_pass(struct nv_svm *svm, struct nv_event *event)
 	}
 	switch (code) {
 	case EXIT_INTR:
-		nv_pending_interrupt(&svm->switched.pending, svm->switched.mailbox->interrupt);
+		if (svm->switched.mailbox->interrupt < NO_INTERRUPT)
+			nv_pending_interrupt(&svm->switched.pending, svm->switched.mailbox->interrupt);
 		break;
 	case EXIT_NMI:
 		nv_pending_nmi(&svm->switched.pending);

@@ -15,6 +15,10 @@ _Static_assert(offsetof(struct nv_mailbox, idt) == NV_MAILBOX_IDT, "the assemble
 _Static_assert(offsetof(struct nv_mailbox, interrupt_idt) == NV_MAILBOX_INTERRUPT_IDT, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_mailbox, nmi) == NV_MAILBOX_NMI, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_mailbox, panic) == NV_MAILBOX_PANIC, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_mailbox, store) == NV_MAILBOX_STORE, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_mailbox, load) == NV_MAILBOX_LOAD, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_mailbox, enabled) == NV_MAILBOX_ENABLED, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_mailbox, acknowledge) == NV_MAILBOX_ACKNOWLEDGE, "the assembler's offsets");
 
 /* KVM shadows the nested page tables, and sees writes to them only when its guest does them. Taking away their memory and giving it
  * back makes it start afresh. */

@@ -82,6 +82,7 @@ class FakeEngine:
     """
 
     name: ClassVar[str] = "fake"
+    emulates: ClassVar[frozenset[str]] = frozenset()
     refused: ClassVar[frozenset[ExitReason]] = frozenset()
 
     def __init__(self, config: EngineConfig) -> None:
@@ -197,6 +198,9 @@ class FakeEngine:
     def servers(self) -> list[tuple[Scope, Server]]:
         return []
 
+    def overstrained(self) -> str:
+        return ""
+
     def settle(self) -> None:
         self._settling = True
         lib.nv_vcpu_settle(self.vcpu)
@@ -233,6 +237,9 @@ class FakeEngine:
             return False
         self.msrs[index] = value
         return True
+
+    def refusal(self, code: int, information: int) -> str:
+        return f"code {information:#x}"
 
     def exception(self, vector: int, error_code: int | None) -> None:
         self.log.append(("exception", vector, error_code))

@@ -3,33 +3,19 @@
 #include "io.h"
 #include "option.h"
 #include "printf.h"
+#include "sample.h"
 #include "start.h"
 
-#define COUNT_MAX 65536
 #define STATUS_USAGE 2
 
 enum { PORT = 0x5000, HOLE = 0xd0000000, MSR = 0x4e560000 };
 
-static uint32_t sample[COUNT_MAX];
-
-static inline uint64_t rdtsc(void)
-{
-	uint32_t low, high;
-
-	asm volatile("rdtsc" : "=a"(low), "=d"(high) :: "memory");
-	return (uint64_t)high << 32 | low;
-}
-
-/* A kind's two loops. Macros, because a call between the two RDTSCs would be measured too. */
+/* A kind's two loops. */
 #define KIND(name, instruction) \
 	static void name(uint64_t at, uint64_t count) \
 	{ \
 		(void)at; \
-		for (uint64_t i = 0; i < count; i++) { \
-			uint64_t before = rdtsc(); \
-			instruction; \
-			sample[i] = (uint32_t)(rdtsc() - before); \
-		} \
+		MEASURE(count, instruction) \
 	} \
 	static void name##_forever(uint64_t at) \
 	{ \
@@ -63,21 +49,6 @@ static const struct kind {
 	{"cpuid", 0, cpuid, cpuid_forever},
 };
 
-/* Shell's sort. */
-static void sort(uint64_t count)
-{
-	for (uint64_t gap = count / 2; gap; gap /= 2) {
-		for (uint64_t i = gap; i < count; i++) {
-			uint32_t value = sample[i];
-			uint64_t j = i;
-
-			for (; j >= gap && sample[j - gap] > value; j -= gap)
-				sample[j] = sample[j - gap];
-			sample[j] = value;
-		}
-	}
-}
-
 int main(uint64_t ram)
 {
 	uint64_t count = option_number("count", 1000);
@@ -88,13 +59,12 @@ int main(uint64_t ram)
 			continue;
 		if (option_word("forever"))
 			kind->forever(option_number("at", kind->at));
-		if (count < 1 || count > COUNT_MAX) {
-			printf("rtt: count is %lu, must be 1 to %u\n", count, COUNT_MAX);
+		if (count < 1 || count > SAMPLES_MAX) {
+			printf("rtt: count is %lu, must be 1 to %u\n", count, SAMPLES_MAX);
 			return STATUS_USAGE;
 		}
 		kind->measure(option_number("at", kind->at), count);
-		sort(count);
-		printf("rtt %s count %lu min %u median %u cycles\n", kind->name, count, sample[0], sample[count / 2]);
+		sample_print(kind->name, count);
 		return 0;
 	}
 	printf("rtt: name a kind:");

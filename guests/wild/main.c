@@ -23,6 +23,7 @@ static const struct member {
 	{"reset-cf9", reset_cf9},
 	{"jump-out", jump_out},
 	{"write-beyond", write_beyond},
+	{"string-beyond", string_beyond},
 	{"mmio-storm", mmio_storm},
 	{"stack-overflow", stack_overflow},
 	{"stack-hole", stack_hole},

@@ -6,6 +6,7 @@
 #include "trap.h"
 
 enum { PRESENT = 1, WRITABLE = 2, LARGE = 0x80 };
+enum { PORT_UNCLAIMED = 0x4321, PORT_SERIAL_STATUS = 0x3fd };
 
 #define MIB (1UL << 20)
 #define HOLE 0xd0000000UL
@@ -45,9 +46,13 @@ static unsigned int physical_bits(void)
 	return eax & 0xff;
 }
 
+/* To an address without memory, or that of at=ADDRESS. */
 int jump_out(void)
 {
-	((void (*)(void))HOLE)();
+	uint64_t address = option_number("at", HOLE);
+
+	window_set((address & -(2 * MIB)) | PRESENT | WRITABLE | LARGE);
+	((void (*)(void))(WINDOW + (address & (2 * MIB - 1))))();
 	return 1;
 }
 
@@ -85,6 +90,28 @@ int write_beyond(void)
 	return leaked ? 1 : 0;
 }
 
+/* String I/O from and to an address above our RAM: what a device would move there by DMA. Ports that nobody claims give all ones. */
+int string_beyond(void)
+{
+	uint64_t address = option_number("at", FOUR_GIB);
+	uint8_t *at = (uint8_t *)WINDOW + (address & (2 * MIB - 1)), before[64];
+	void *place;
+	uint64_t count;
+	int changed = 0;
+
+	window_set((address & -(2 * MIB)) | PRESENT | WRITABLE | LARGE);
+	for (unsigned int i = 0; i < sizeof before; i++)
+		before[i] = at[i];
+	place = at, count = 16;
+	asm volatile("rep outsb" : "+S"(place), "+c"(count) : "d"((uint16_t)PORT_UNCLAIMED) : "memory");
+	place = at, count = sizeof before;
+	asm volatile("rep insb" : "+D"(place), "+c"(count) : "d"((uint16_t)PORT_SERIAL_STATUS) : "memory");
+	for (unsigned int i = 0; i < sizeof before; i++)
+		changed += at[i] != before[i];
+	printf("%d bytes changed\n", changed);
+	return changed ? 1 : 0;
+}
+
 int mmio_storm(void)
 {
 	for (;;) {
@@ -113,10 +140,10 @@ int stack_hole(void)
 	return 1;
 }
 
-/* Page tables where no memory is. */
+/* Page tables where no memory is, or at at=ADDRESS. */
 int cr3_outside(void)
 {
-	write_cr3(HOLE);
+	write_cr3(option_number("at", HOLE));
 	return *(volatile int *)WINDOW ? 1 : 0;
 }
 

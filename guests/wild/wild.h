@@ -21,6 +21,7 @@ int reset_cf9(void);
 /* memory.c: addresses that are not ours, stacks and page tables that cannot work */
 int jump_out(void);
 int write_beyond(void);
+int string_beyond(void);
 int mmio_storm(void);
 int stack_overflow(void);
 int stack_hole(void);

@@ -14,6 +14,10 @@
 #define NV_SHADOW_TABLES 0x7fd0000000
 #define NV_SHADOW_TABLE_COUNT 256
 
+/* Likewise for the levels above level n that hypervisors make: so many for each depth. */
+#define NV_NESTED_TABLES 0x7fd4000000
+#define NV_NESTED_TABLE_COUNT 512
+
 /* Parts of it, by their offsets. A fault's stack grows down from the mailbox, which RSP always is. */
 #define NV_SWITCHER_CODE 0x0000
 #define NV_SWITCHER_VMX_NMI 0x0380
@@ -35,6 +39,7 @@
 #define NV_SWITCHER_VMXON 0x13000
 #define NV_SWITCHER_VMCS 0x14000
 #define NV_SWITCHER_TSS 0x15000
+#define NV_SWITCHER_NESTED 0x20000
 
 /* The port that it rings; a level's own access to that port is told apart by the mailbox's state. */
 #define NV_DOORBELL 0x4e
@@ -55,7 +60,11 @@
 #define NV_MAILBOX_IDT 0xa8
 #define NV_MAILBOX_INTERRUPT_IDT 0xb8
 #define NV_MAILBOX_PANIC 0xc8
-#define NV_MAILBOX_NMI 0xf0
+#define NV_MAILBOX_STORE 0xf0
+#define NV_MAILBOX_LOAD 0xf8
+#define NV_MAILBOX_ENABLED 0x100
+#define NV_MAILBOX_ACKNOWLEDGE 0x108
+#define NV_MAILBOX_NMI 0x110
 
 /* Its own segments. */
 #define NV_SWITCHER_CODE_SELECTOR 0x08
@@ -63,7 +72,8 @@
 #define NV_SWITCHER_TASK_SELECTOR 0x18
 
 /* What the switcher is doing: level n runs, it rings for an exit, it rings because it failed, it waits because L0 heard it ring, it
- * rings because the processor refused level n's state, and because an NMI came before it entered level n. Between RINGING and OUTSIDE L0 may come by for a kick, and must change nothing. */
+ * rings because the processor refused level n's state, and because an NMI came before it entered level n. Between RINGING and OUTSIDE
+ * L0 may come by for a kick, and must change nothing. */
 #define NV_SWITCHER_RUNNING 0
 #define NV_SWITCHER_RINGING 1
 #define NV_SWITCHER_PANIC 2
@@ -82,6 +92,10 @@ struct nv_mailbox {
 	uint64_t idt[2];         /* operand of LIDT: for faults */
 	uint64_t interrupt_idt[2]; /* and for interrupts */
 	uint64_t panic[5];       /* vector, error code, RIP, RSP, CR2 of a fault in the switcher */
+	/* svm.S only: */
+	uint64_t store, load;    /* control blocks that VMSAVE stores in and VMLOAD loads of before level n runs; 0: none */
+	uint64_t enabled;        /* RFLAGS.IF outside, which counts while the block has V_INTR_MASKING */
+	uint64_t acknowledge;    /* whether the switcher takes the external interrupt that stopped level n, or leaves it pending */
 	uint64_t nmi;            /* an NMI came while the switcher ran */
 };
 #endif

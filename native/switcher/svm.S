@@ -11,6 +11,22 @@
 	.code64
 	.globl start
 start:
+	mov	NV_MAILBOX_STORE(%rsp), %rax
+	test	%rax, %rax
+	jz	load
+	vmsave	%rax
+	movq	$0, NV_MAILBOX_STORE(%rsp)
+load:
+	mov	NV_MAILBOX_LOAD(%rsp), %rax
+	test	%rax, %rax
+	jz	enable
+	vmload	%rax
+	movq	$0, NV_MAILBOX_LOAD(%rsp)
+enable:
+	cmpq	$0, NV_MAILBOX_ENABLED(%rsp)
+	je	enter
+	sti
+enter:
 	mov	0x08(%rsp), %rcx
 	mov	0x10(%rsp), %rdx
 	mov	0x18(%rsp), %rbx
@@ -28,6 +44,7 @@ start:
 	mov	NV_MAILBOX_BLOCK(%rsp), %rax
 	movq	$NV_SWITCHER_RUNNING, NV_MAILBOX_STATE(%rsp)
 	vmrun	%rax
+	cli
 	mov	%rcx, 0x08(%rsp)
 	mov	%rdx, 0x10(%rsp)
 	mov	%rbx, 0x18(%rsp)
@@ -42,7 +59,8 @@ start:
 	mov	%r13, 0x68(%rsp)
 	mov	%r14, 0x70(%rsp)
 	mov	%r15, 0x78(%rsp)
-	/* an intercepted interrupt or NMI is still pending (AMD APM vol. 2, 15.13): take it here, or it stops level n for ever */
+	/* an intercepted interrupt or NMI is still pending (AMD APM vol. 2, 15.13): take it here, or it stops level n for ever, unless
+	 * level n itself intercepts interrupts */
 	mov	NV_SWITCHER_BLOCK - NV_SWITCHER_MAILBOX + VMCB_EXIT_CODE(%rsp), %rax
 	sub	$EXIT_INTR, %rax
 	je	take_interrupt
@@ -54,6 +72,8 @@ ring:
 	jmp	start
 
 take_interrupt:
+	cmpq	$0, NV_MAILBOX_ACKNOWLEDGE(%rsp)
+	je	ring
 	lidt	NV_MAILBOX_INTERRUPT_IDT(%rsp)
 	stgi
 	sti

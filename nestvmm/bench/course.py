@@ -1,9 +1,10 @@
-"""A guest that does nothing but read a port, at the top of a tower; one batch of reads is one sample.
+"""A guest that does nothing but one instruction, at the top of a tower; one batch of it is one sample.
 
-    again:  mov ecx, TRIPS
+    again:  mov esi, TRIPS
             out START, al        the hypervisor that keeps the time takes this
-    next:   in al, dx            the round trip that is measured, with the LOOP behind it
-            loop next
+    next:   in al, dx            the round trip that is measured, with the loop around it; or CPUID of leaf 0
+            dec esi
+            jnz next
             out END, al          and this, which ends the run
             jmp again
 
@@ -19,12 +20,13 @@ from pathlib import Path
 
 from nestvmm._native import ffi, lib
 from nestvmm.errors import HostError
-from nestvmm.hypervisors import Hypervisor, on_io
+from nestvmm.hypervisors import Hypervisor, on, on_io
 from nestvmm.nesting import GuestSpec, LevelSpec, Runner, Tower, TowerSpec
 from nestvmm.x86.event import Direction, Event, Result
+from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.layout import PORT_POST
 
-__all__ = ["Answering", "Course", "Timekeeper"]
+__all__ = ["Answering", "AnsweringCpuid", "Course", "Timekeeper"]
 
 _START = 0xE0
 _END = 0xE1
@@ -33,6 +35,8 @@ _PORT = PORT_POST[0]
 _ADDRESS = 0x100000
 _MEMORY = 4 << 20
 _TIMEOUT = 60.0
+_READ = b"\xec"  # in al, dx
+_CPUID = b"\x31\xc0\x0f\xa2"  # xor eax, eax; cpuid
 
 
 class Timekeeper(Hypervisor):
@@ -56,7 +60,7 @@ class Timekeeper(Hypervisor):
 
 
 class Answering(Timekeeper):
-    """Answers the reads, too."""
+    """Answers the instruction, too."""
 
     @on_io(_PORT, direction=Direction.READ)
     def answer(self, event: Event) -> Result:
@@ -64,27 +68,42 @@ class Answering(Timekeeper):
         return Result.read(0xFF)
 
 
-class Course:
-    """A tower `height` levels high whose guest reads the port; a context manager.
+class AnsweringCpuid(Timekeeper):
+    """Answers CPUID."""
 
-    trips:    reads in a batch, 1 to 2**31 - 1
-    handler:  the level whose Python hypervisor answers them; 0: L0's C code
+    @on(ExitReason.CPUID)
+    def zero(self, event: Event) -> Result:
+        """Zero in RAX."""
+        regs = self.guest.regs
+        regs.rax = 0
+        self.guest.set_regs(regs)
+        return Result.handled()
+
+
+class Course:
+    """A tower `height` levels high whose guest does the instruction; a context manager.
+
+    trips:    how often in a batch, 1 to 2**31 - 1
+    handler:  the level whose Python hypervisor answers; 0: L0's C code
+    engine:   whose exits they are: direct: port reads; else: CPUID
 
     `tower` is the open tower.
     """
 
-    def __init__(self, trips: int, height: int = 2, handler: int = 0) -> None:
+    def __init__(self, trips: int, height: int = 2, handler: int = 0, engine: str = "direct") -> None:
         if not (1 <= trips < 1 << 31 and height >= 2 and 0 <= handler < height):
             raise ValueError(f"{trips} trips to level {handler} in a tower of height {height}: no such course")
         self.trips = trips
         keeper = handler or 1
         names = ["nestvmm.hypervisors:Hypervisor"] * (height - 1)
-        names[keeper - 1] = f"nestvmm.bench.course:{Answering.__name__ if handler else Timekeeper.__name__}"
+        answering = Answering if engine == "direct" else AnsweringCpuid
+        names[keeper - 1] = f"nestvmm.bench.course:{answering.__name__ if handler else Timekeeper.__name__}"
         with tempfile.TemporaryDirectory(prefix="nestvmm-") as folder:
             image = Path(folder) / "course.bin"
-            image.write_bytes(_machine_code(trips))
+            image.write_bytes(_machine_code(trips, _READ if engine == "direct" else _CPUID))
             guest = GuestSpec(image, address=_ADDRESS, memory=_MEMORY)
-            self.tower = Tower(TowerSpec(guest, tuple(LevelSpec(name) for name in names), timeout=_TIMEOUT))
+            levels = tuple(LevelSpec(name) for name in names)
+            self.tower = Tower(TowerSpec(guest, levels, engine=engine, timeout=_TIMEOUT))
         found = self.tower.hypervisors[keeper - 1]
         if not isinstance(found, Timekeeper):
             raise TypeError(f"level {keeper} of a course is a {type(found).__name__}")
@@ -123,15 +142,10 @@ class Course:
         return int(ticks[0])
 
 
-def _machine_code(trips: int) -> bytes:
-    count = trips.to_bytes(4, "little")
-    return (
-        b"\xba"
-        + _PORT.to_bytes(4, "little")  # mov edx, PORT
-        + b"\xb9"
-        + count
-        + bytes((0xE6, _START))  # again: mov ecx, TRIPS; out START, al
-        + b"\xec\xe2\xfd"  # next: in al, dx; loop next
-        + bytes((0xE6, _END))
-        + b"\xeb\xf2"  # out END, al; jmp again
-    )
+def _machine_code(trips: int, instruction: bytes) -> bytes:
+    prologue = b"\xba" + _PORT.to_bytes(4, "little")  # mov edx, PORT
+    again = b"\xbe" + trips.to_bytes(4, "little") + bytes((0xE6, _START))
+    loop = instruction + b"\xff\xce\x75"
+    loop += bytes((0x100 - len(loop) - 1,))
+    again += loop + bytes((0xE6, _END))
+    return prologue + again + b"\xeb" + bytes((0x100 - len(again) - 2,))

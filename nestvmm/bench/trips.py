@@ -10,7 +10,7 @@ from nestvmm.bench.course import Course
 from nestvmm.bench.row import Row, compare
 from nestvmm.nesting import Clock
 
-__all__ = ["HEIGHTS", "measure_trips"]
+__all__ = ["HEIGHTS", "measure_trips", "take_turns"]
 
 #: Heights of the towers: level n of each one has the guest.
 HEIGHTS = (2, 4, 8, 16)
@@ -45,13 +45,13 @@ def measure_trips(batches: int, *, trips: int = _TRIPS, unit: str = "us") -> lis
         for height in HEIGHTS[1:]:
             variants[_highest(height)] = course(height, height - 1).batch
         clock = Clock()
-        samples = _take_turns(variants, batches)
+        samples = take_turns(variants, batches)
         scale = clock.ns_per_tick() / 1000 if unit == "us" else 1.0
     return _rows({name: [ticks * scale for ticks in taken] for name, taken in samples.items()}, unit)
 
 
-def _take_turns(variants: dict[str, Callable[[], float]], batches: int) -> dict[str, list[float]]:
-    """The batches of each variant, in rounds."""
+def take_turns(variants: dict[str, Callable[[], float]], batches: int) -> dict[str, list[float]]:
+    """The ticks of each variant's batches, in rounds whose order is drawn anew each time."""
     order = list(variants)
     samples: dict[str, list[float]] = {name: [] for name in order}
     shuffle = random.Random(0).shuffle

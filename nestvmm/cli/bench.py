@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from nestvmm.bench import Row, measure_completion, measure_lab, measure_startup, measure_trips
+from nestvmm.bench import Row, measure_completion, measure_lab, measure_linux, measure_startup, measure_trips
 from nestvmm.errors import UsageError
 
 __all__ = ["bench"]
@@ -26,7 +26,9 @@ _STARTS, _QUICK_STARTS = 9, 1
     "--json", "json_file", metavar="FILE", help="Writes the rows as JSON, too; `-`: instead, to standard output."
 )
 @click.option("--no-qemu", is_flag=True, help="Does not start QEMU.")
-@click.option("--lab", is_flag=True, help="Measures in the SVM lab, too, where the clock counts instructions.")
+@click.option(
+    "--lab", is_flag=True, help="Measures in the SVM lab, too: exits by a clock that counts instructions, and Linux."
+)
 @click.option(
     "--guests",
     type=click.Path(path_type=Path),
@@ -52,6 +54,7 @@ def bench(*, quick: bool, json_file: str | None, no_qemu: bool, lab: bool, guest
     )
     if lab:
         rows += measure_lab(guests / "rtt" / "rtt.elf")
+        rows += measure_linux()
     text = json.dumps([row.as_dict() for row in rows], indent=2)
     if json_file == "-":
         print(text)

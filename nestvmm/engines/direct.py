@@ -52,6 +52,7 @@ class DirectEngine:
     """Level n as a plain KVM guest with one vCPU; see nestvmm.engines.engine.Engine."""
 
     name: ClassVar[str] = "direct"
+    emulates: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
@@ -232,6 +233,10 @@ class DirectEngine:
     def intercepted(self) -> bool:
         """KVM has begun with whatever it hands over."""
         return False
+
+    def overstrained(self) -> str:
+        """KVM does it all."""
+        return ""
 
     def settle(self) -> None:
         """KVM takes the answer to an exit when it is entered again: enter, and leave before the next instruction."""

@@ -101,6 +101,9 @@ class Engine(Protocol):
 
     name: ClassVar[str]
 
+    #: Features that L0's C code for this engine emulates, by their names in the catalogue.
+    emulates: ClassVar[frozenset[str]]
+
     #: The cffi `struct nv_vcpu *` of native/vcpu.h; its event is the pending one.
     vcpu: Any
 
@@ -227,6 +230,10 @@ class Engine(Protocol):
 
     def exception(self, vector: int, error_code: int | None) -> None:
         """Level n takes this exception before its next instruction."""
+        ...
+
+    def overstrained(self) -> str:
+        """Why L0 cannot do what level n asks of its virtualization; empty: it can."""
         ...
 
     def complete(self) -> Result:

@@ -70,7 +70,9 @@ class GuestPaging:
         self._init()
 
     def _init(self) -> None:
+        back, context = self.c.back, self.c.context
         lib.nv_paging_init(self.c, self._slots, len(self._slots), self._bits)
+        self.c.back, self.c.context = back, context
 
     def translate(self, sregs: Sregs, linear: int, access: Access, *, user: bool, ac: bool = False) -> int:
         """The physical address of a linear one, after setting the accessed and dirty bits.

@@ -154,10 +154,10 @@ def _lacking(name: str, module: str, modules: tuple[str, ...], nesting: Finding)
 def _svm(offered: set[str], modules: tuple[str, ...], nesting: Finding) -> Finding:
     if "SVM" not in offered:
         return _lacking("svm", "kvm_amd", modules, nesting)
-    return Finding("svm", True, "all of that, CPUID, RDTSC, RDPMC, HLT, PAUSE, VMMCALL, SVM instructions and more")
+    return Finding("svm", True, "all of that and every SVM intercept")
 
 
 def _vmx(offered: set[str], modules: tuple[str, ...], nesting: Finding) -> Finding:
     if "VMX" not in offered:
         return _lacking("vmx", "kvm_intel", modules, nesting)
-    return Finding("vmx", False, "guests have VMX", "this version of nestvmm has no such engine", "use --engine direct")
+    return Finding("vmx", True, "all of that and every VMX exit that this KVM offers its guests")

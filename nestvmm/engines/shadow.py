@@ -142,7 +142,7 @@ class Shadow:
         size = config.memory.size
         if size > _END:
             raise HostError(f"{size >> 20} MiB of guest memory; this engine has addresses for {_END >> 20} MiB")
-        self._ram = _END - size & -_GIB
+        self._ram: int = _END - size & -_GIB
         self._whole = KvmSlot(self._ram, size, 0, readonly=False)
         self._table_memory = HostMemory(pages * _PAGE)
         self._windows = ffi.new("uint64_t[]", lib.NV_SHADOW_WINDOW_COUNT)
@@ -171,6 +171,11 @@ class Shadow:
 
     def __exit__(self, *exception: object) -> None:
         self._table_memory.close()
+
+    @property
+    def ram(self) -> int:
+        """KVM's address of L0's memory; below it level n's addresses are KVM's own."""
+        return self._ram
 
     def attach(self, switched: Any) -> None:
         """Hands the tables to the run loop: `switched` is the cffi `struct nv_switched *`."""

@@ -12,10 +12,14 @@ from typing import Any, ClassVar, Final
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.engines.engine import EngineConfig, MsrRange
+from nestvmm.engines.guest_paging import physical_bits
 from nestvmm.engines.msr_filter import msr_ranges
+from nestvmm.engines.nested import Nested
+from nestvmm.engines.svm_checks import broken_rules
 from nestvmm.engines.svm_intercepts import msr_map, port_map, vectors
-from nestvmm.engines.switched import SwitchedEngine
+from nestvmm.engines.switched import SLOT_NESTED, SwitchedEngine
 from nestvmm.engines.switcher import switcher_sregs
+from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.exit_reason import REASONS, ExitReason
 from nestvmm.x86.scope import Scope
@@ -47,7 +51,7 @@ _ALWAYS: Final = tuple(
         ExitReason.INIT,
     )
 )
-# EFER; VM_CR to SVM_KEY, which a processor without SVM does not have.
+# EFER; VM_CR to SVM_KEY.
 _OWN_MSRS: Final = (MsrRange(_MSR_EFER, _MSR_EFER, True, True), MsrRange(0xC0010114, 0xC0010118, True, True))
 
 # What these claim is no bit of the vectors: NMIs are always intercepted, windows open on request.
@@ -61,6 +65,7 @@ class SvmEngine(SwitchedEngine):
     """Level n under a VMCB of its own; see nestvmm.engines.engine.Engine."""
 
     name: ClassVar[str] = "svm"
+    emulates: ClassVar[frozenset[str]] = frozenset({"svm"})
     tables: ClassVar[int] = lib.NV_SHADOW_NPT
     needs: ClassVar[str] = "a KVM that offers its guests SVM: kvm_amd with nested=1"
 
@@ -77,6 +82,8 @@ class SvmEngine(SwitchedEngine):
 
     def _start_switcher(self, config: EngineConfig) -> Any:
         svm: Any = ffi.new("struct nv_svm *")
+        self.nested = self._open.enter_context(Nested(self._vm, SLOT_NESTED, self._switcher, config.memory))
+        svm.nested = self.nested.c
         self._block = svm.block = self._switcher.place(lib.NV_SWITCHER_BLOCK, "struct nv_vmcb *")
         self._cr4 = ffi.addressof(self._block, "cr4")
         features = [entry.edx for entry in self._kvm.get_supported_cpuid() if entry.function == _CPUID_FEATURES]
@@ -88,6 +95,9 @@ class SvmEngine(SwitchedEngine):
         self._vcpu.set_msrs({_MSR_HSAVE: lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_HOST_SAVE})
         lib.nv_svm_init(self.vcpu, svm, self._vcpu.fd, self._run, config.level)
         return svm
+
+    def _attach_nested(self) -> None:
+        self.nested.attach(self._shadow)
 
     def _fill_block(self) -> None:
         block, base = self._block, lib.NV_SWITCHER_BASE
@@ -115,15 +125,16 @@ class SvmEngine(SwitchedEngine):
         return (*super()._own_msrs(), *_OWN_MSRS)
 
     def servers(self) -> list[tuple[Scope, Server]]:
-        """CPUID, EFER, and SVM's MSRs, of which level n has none."""
+        """CPUID, EFER, and SVM's MSRs and instructions."""
         server = Server(ffi.addressof(lib, "nv_svm_serve_msr"), self._c)
         scopes = [
             Scope(reason, one.first, one.last) for one in _OWN_MSRS for reason in (ExitReason.RDMSR, ExitReason.WRMSR)
         ]
-        return [*super().servers(), *((scope, server) for scope in scopes)]
+        return [*super().servers(), *((scope, server) for scope in scopes), self.nested.server(self._c)]
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
+        entries = self.nested.show(entries)
         super().set_cpuid(entries)
         shown = next((entry.edx for entry in entries if entry.function == _CPUID_SVM[0]), 0)
         self._c.efer_allowed = sum(bit for bit, feature in _EFER_BITS if shown & feature)
@@ -167,6 +178,20 @@ class SvmEngine(SwitchedEngine):
             return self._config.machine == "pc"
         return bool(event.reason != ExitReason.NESTED_PAGE_FAULT)
 
+    def overstrained(self) -> str:
+        """Levels beyond those that L0 has room for, or a control block whose memory was taken away."""
+        return self.nested.overstrained()
+
+    def run(self) -> int:
+        """Runs level n until a RunStatus."""
+        try:
+            return super().run()
+        except HostError:
+            why = self.nested.overstrained()
+            if why:
+                raise HostError(why) from None
+            raise
+
     def _stepping(self) -> bool:
         step = self._c.step
         return bool(step.active and step.traps and not step.own_trap)
@@ -174,6 +199,11 @@ class SvmEngine(SwitchedEngine):
     def get_msr(self, index: int) -> int | None:
         """EFER is the block's; KVM keeps the rest."""
         return self.sregs().efer if index == _MSR_EFER else super().get_msr(index)
+
+    def refusal(self, code: int, information: int) -> str:
+        """The rules of VMRUN that the block breaks."""
+        rules = broken_rules(self._block, physical_bits(self.supported_cpuid()))
+        return f"{'; '.join(rules)} (AMD APM vol. 2, 15.5.1)" if rules else super().refusal(code, information)
 
     def _inject(self, kind: int, vector: int, error_code: int | None) -> None:
         lib.nv_svm_inject(self._c, kind, vector, error_code is not None, error_code or 0)

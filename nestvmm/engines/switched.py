@@ -29,9 +29,11 @@ from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.scope import Scope
 from nestvmm.x86.spans import Span
 
-__all__ = ["SwitchedEngine"]
+__all__ = ["SLOT_NESTED", "SwitchedEngine"]
 
 _SLOT_SWITCHER = 0
+#: For what the vendor's engine has besides.
+SLOT_NESTED = 1
 _UD = 6
 _RFLAGS_TF = 1 << 8
 
@@ -97,6 +99,9 @@ class SwitchedEngine(DirectEngine):
     def _intercept(self, wanted: Sequence[Scope]) -> None:
         """Sets exactly those intercepts that these events need, and that the switcher's safety needs."""
 
+    def _attach_nested(self) -> None:
+        """Starts what level n has of virtualization, once the rest is complete."""
+
     def _stepping(self) -> bool:
         """Whether L0 has set level n's trap flag."""
         return False
@@ -114,7 +119,7 @@ class SwitchedEngine(DirectEngine):
         self._switcher = self._open.enter_context(Switcher(self._vm, _SLOT_SWITCHER, self.name))
         largest = self._largest_page(self.supported_cpuid())
         self._named: dict[int, int] = {}
-        self._shadow = self._open.enter_context(Shadow(self._vm, config, self.tables, largest, _SLOT_SWITCHER + 1))
+        self._shadow = self._open.enter_context(Shadow(self._vm, config, self.tables, largest, SLOT_NESTED + 1))
 
     def _build_vcpu(self, config: EngineConfig) -> None:
         offered = self._kvm.get_supported_cpuid()
@@ -129,6 +134,7 @@ class SwitchedEngine(DirectEngine):
         self._c.switched.mailbox = self._mailbox
         self._c.switched.paging = self.paging.c
         self._shadow.attach(self._c.switched)
+        self._attach_nested()
         self._cpuid_server = CpuidServer(self._vcpu.fd, self._mailbox.regs, self._cr4)
         self._catches = False
         self.intercept(config.wanted)

@@ -83,22 +83,30 @@ class Guest(Protocol):
         ...
 
     def interrupt(self, vector: int) -> None:
-        """Injects an external interrupt of this vector (machine `bare` only); queued until the guest can take it."""
+        """Injects an external interrupt of this vector (0 to 255; machine `bare` only), from any thread.
+
+        It waits until the guest takes interrupts, behind what `inject` and `nmi` gave it, and ends a halt. Of several
+        that wait the svm and vmx engines give the highest vector first, and each vector once, as a local APIC does; the
+        direct engine gives all, in the order in which they were injected. Raises ValueError for another vector or
+        machine.
+        """
         ...
 
     def nmi(self) -> None:
         """Injects a non-maskable interrupt, from any thread; it waits while the guest is in the handler of another one.
 
-        Under the svm and vmx engines no level above sees it, as none sees other injected events.
+        Under the svm and vmx engines one waits at most, and no level above sees it, as none sees other injected events.
         """
         ...
 
     def inject(self, vector: int, error_code: int | None = None) -> None:
         """Injects an exception (0 to 31, without 2) before the guest's next instruction: a trap behind the one handled.
 
-        `Result.faulted` makes the instruction itself fault. On top of an exception whose delivery the exit interrupted
-        it becomes a double fault, or ends in a shutdown, by the architecture's rules. #PF's address goes to CR2 by
-        `set_sregs`. A second one before the guest runs replaces the first.
+        It comes first: before NMIs and interrupts, also before one whose delivery the exit interrupted, and with the
+        registers that the handler set, whenever it set them. `Result.faulted` makes the instruction itself fault. On
+        top of an exception whose delivery the exit interrupted it becomes a double fault, or ends in a shutdown, by the
+        architecture's rules. #PF's address goes to CR2 by `set_sregs`. In real mode the error code is left out. A
+        second one before the guest runs replaces the first. Raises ValueError for another vector.
         """
         ...
 

@@ -5,6 +5,7 @@
     multiboot       Multiboot 1: 32-bit ELF executables, or by address fields
     bzimage         Linux kernels
     elf             the program headers of both ELF classes
+    stack           a tower of ELF64 executables in one file
     long_mode       page tables, GDT and stack of a 64-bit start
     pc_memory       the e820 map
     command_line    text to bytes

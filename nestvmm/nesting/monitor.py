@@ -76,7 +76,7 @@ def monitor_claims(engine: Engine, level: int) -> list[Claim]:
     for reason in _PASSED:
         handlers[reason] = lambda _: HANDLED if engine.let_pass() else Result.declined()
     for reason in (ExitReason.HYPERCALL, ExitReason.SVM_INSTRUCTION, ExitReason.VMX_INSTRUCTION):
-        handlers[reason] = lambda _: Result.faulted(_UD)
+        handlers[reason] = lambda _: _undefined(engine, level)
     return [Claim(0, Scope(reason), handler, "L0", fallback=True) for reason, handler in handlers.items()]
 
 
@@ -107,6 +107,12 @@ def _halted(engine: Engine, level: int) -> Result:
     if engine.let_pass() or engine.halt():
         return HANDLED
     return _died(engine, level, "it halted with interrupts off, so nothing can wake it")
+
+
+def _undefined(engine: Engine, level: int) -> Result:
+    """An instruction that level n's processor does not have."""
+    why = engine.overstrained()
+    return _died(engine, level, why) if why else Result.faulted(_UD)
 
 
 def _complete(engine: Engine, level: int, event: Event) -> Result:

@@ -57,7 +57,7 @@ def test_the_bare_loop_counts_exits_and_answers_with_all_ones() -> None:
             assert ticks[0] > 0
         # the doorbell, then all but the last of the reads were completed
         registers = course.tower.engine.regs()
-        assert registers.rcx == 1
+        assert registers.rsi == 1
         assert registers.rax & 0xFF == 0xFF
         # the last read, then the other doorbell
         assert lib.nv_bench_bare(vcpu.fd, vcpu.run, 1, ticks) == 0

@@ -5,7 +5,12 @@ from __future__ import annotations
 import struct
 
 from guest_code import (
+    CODE,
+    CODE_SELECTOR,
+    IDT,
     IRETQ,
+    NOP,
+    RESULTS,
     UD2,
     done,
     keep,
@@ -20,7 +25,8 @@ NEXT = len(b"\x0f\x01\x1c\x25") + 4  # bytes of with_handlers' LIDT, before its 
 FAR = 0x8000000000  # not mapped
 ERROR_CODES = (8, 10, 11, 12, 13, 14, 17)
 
-# Of selectors 0x10 on: 64-bit code, data, user data, user code, a TSS, data that is not present.
+# Of selectors 0x10 on: 64-bit code, data, user data, user code, a TSS, data that is not present; the same TSS, of which
+# no stack is within the limit; 32-bit code, 16-bit code at 0x40000, another TSS.
 DESCRIPTORS = (
     0x00AF9B000000FFFF,
     0x00CF93000000FFFF,
@@ -29,15 +35,21 @@ DESCRIPTORS = (
     0x0000890000000067 | TSS << 16,
     0,
     0x00CF13000000FFFF,
+    0x0000890000000003 | TSS << 16,
+    0,
+    0x00CF9B000000FFFF,
+    0x00009B040000FFFF,
+    0x0000891400000067 | 0x7000 << 16,
 )
-DATA_ABSENT = 0x40
+DATA_ABSENT, SHORT_TSS, CODE_32 = 0x40, 0x48, 0x58
 TABLES = {
-    GDT: struct.pack("<9Q", 0, 0, *DESCRIPTORS),
-    GDT + 0x100: struct.pack("<HQ", 8 * 9 - 1, GDT),
+    GDT: struct.pack("<14Q", 0, 0, *DESCRIPTORS),
+    GDT + 0x100: struct.pack("<HQ", 8 * 14 - 1, GDT),
     TSS: bytes(4) + struct.pack("<Q", STACK) + bytes(0x5C),
 }
 LGDT = b"\x0f\x01\x14\x25" + struct.pack("<I", GDT + 0x100)
 LTR = b"\x66\xb8\x30\x00\x0f\x00\xd8"
+LJMP = b"\xea"  # of 32-bit code
 
 
 def user(code: bytes) -> bytes:
@@ -49,13 +61,28 @@ def user(code: bytes) -> bytes:
     return enter + b"\x48\x8d\x05\x03\0\0\0\x50" + IRETQ + code
 
 
+def narrow(before: bytes, code: bytes) -> tuple[bytes, bytes]:
+    """Runs code in a 32-bit code segment of long mode, then goes on behind it in 64-bit mode."""
+    enter = LGDT + rax(CODE_32) + b"\x50\x48\x8d\x05\x03\0\0\0\x50\x48\xcb" + before  # lea 3(%rip); push; lretq
+    after = CODE + NEXT + 2 + len(enter + code) + len(LJMP) + 6
+    return enter, code + LJMP + struct.pack("<IH", after, CODE_SELECTOR)
+
+
 # Vector, instructions before, and the one that raises it.
 EXCEPTIONS: dict[str, tuple[int, bytes, bytes]] = {
     "de": (0, b"\x31\xc9", b"\xf7\xf1"),
     "bp": (3, b"", b"\xcc"),
+    "of": (4, *narrow(b"\xb8\xff\xff\xff\x7f\x83\xc0\x01", b"\xce" + NOP)),
+    "br": (5, *narrow(b"\xb8\x05\0\0\0\xbf" + struct.pack("<I", RESULTS), b"\x62\x07")),
     "ud": (6, b"", UD2),
     "nm": (7, b"\x0f\x20\xc0\x48\x83\xc8\x08\x0f\x22\xc0", b"\xd9\xd0"),
     "df": (8, rcx(0xFFFFFFFF), b"\x0f\x32"),
+    # the gate of 0x55 asks for a stack of the TSS, which has none
+    "ts": (
+        10,
+        LGDT + b"\x66\xb8\x48\x00\x0f\x00\xd8" + b"\xc6\x04\x25" + struct.pack("<IB", IDT + 16 * 0x55 + 4, 1),
+        b"\xcd\x55",
+    ),
     "np": (11, LGDT + rax(DATA_ABSENT), b"\x8e\xd8"),
     "ss": (12, LGDT + rax(DATA_ABSENT), b"\x8e\xd0"),
     "gp": (13, rax(0xFFF8), b"\x8e\xd8"),
@@ -70,6 +97,14 @@ EXCEPTIONS: dict[str, tuple[int, bytes, bytes]] = {
         b"\x0f\x20\xc0\x0d\0\0\x04\0\x0f\x22\xc0"
         + user(b"\x9c\x81\x0c\x24\0\0\x04\0\x9d" + b"\x48\xbf" + struct.pack("<Q", USER + 1)),
         b"\x8b\x07",
+    ),
+    # 0 / 0 with an invalid operation unmasked: DIVPS RESULTS, XMM2
+    "xm": (
+        19,
+        b"\x0f\x20\xe0\x66\x0d\x00\x06\x0f\x22\xe0"
+        + b"\x68\x00\x1f\0\0\x0f\xae\x14\x24\x0f\x57\xd2"
+        + rax(RESULTS - 0x58),
+        b"\x0f\x5e\x50\x58",  # behind its first two bytes: PUSH, POP
     ),
     "pf user": (14, user(b"\x48\xbf" + struct.pack("<Q", FAR)), b"\x8b\x07"),
     "ud user": (6, user(b""), UD2),
@@ -86,7 +121,9 @@ def handler(vector: int) -> bytes:
 
 def guest(name: str) -> bytes:
     vector, before, code = EXCEPTIONS[name]
-    return with_handlers(b"\x31\xed" + before + code + keep(3) + done(0x55), {vector: handler(vector)})
+    return with_handlers(
+        b"\x31\xed" + before + code + keep(3) + done(0x55), {vector: handler(vector), 0x55: handler(0x56)}
+    )
 
 
 def exception_at(name: str) -> int:

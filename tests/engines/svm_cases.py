@@ -10,6 +10,7 @@ import sys
 
 import event_cases
 import exception_cases
+import mode_cases
 import reason_cases
 import state_cases
 from guest_code import done, keep, load, rax, store
@@ -29,8 +30,9 @@ def switcher_memory(engine: str) -> dict[str, object]:
 
 
 GROUPS = {
-    "instructions": {**reason_cases.CASES, **state_cases.CASES, "switcher memory": switcher_memory},
+    "instructions": {**reason_cases.possible("svm"), **state_cases.CASES, "switcher memory": switcher_memory},
     "events": {**exception_cases.CASES, **event_cases.CASES},
+    "modes": mode_cases.CASES,
 }
 
 if __name__ == "__main__":

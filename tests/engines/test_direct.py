@@ -12,7 +12,7 @@ from guest_code import LevelSpec, Tower, results, run_in, spec_of
 from reason_cases import ANSWER
 from state_cases import reclaim_msr
 
-from nestvmm.engines import DirectEngine, EngineConfig, RunStatus, SvmEngine, choose_engine
+from nestvmm.engines import DirectEngine, EngineConfig, RunStatus, SvmEngine, VmxEngine, choose_engine
 from nestvmm.errors import HostError
 from nestvmm.hypervisors import (
     Direction,
@@ -255,15 +255,17 @@ def test_a_late_kick_after_the_end_hurts_nobody() -> None:
 def test_the_engine_of_a_name() -> None:
     assert choose_engine("auto") is choose_engine("direct") is DirectEngine
     assert choose_engine("svm") is SvmEngine
-    with pytest.raises(HostError, match=r"^engine vmx: not in this version of nestvmm, which has direct, svm$"):
-        choose_engine("vmx")
+    assert choose_engine("vmx") is VmxEngine
+    with pytest.raises(HostError, match=r"^engine tcg: not in this version of nestvmm, which has direct, svm, vmx$"):
+        choose_engine("tcg")
 
 
-@pytest.mark.parametrize(("offered", "engine"), [(True, SvmEngine), (False, DirectEngine)])
-def test_auto_takes_svm_only_for_what_direct_cannot_trap(
-    offered: bool, engine: type[DirectEngine], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("engine", [SvmEngine, VmxEngine, DirectEngine])
+def test_auto_takes_a_switcher_only_for_what_direct_cannot_trap(
+    engine: type[DirectEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(SvmEngine, "works_here", lambda: offered)
+    for offered in (SvmEngine, VmxEngine):
+        monkeypatch.setattr(offered, "works_here", lambda offered=offered: offered is engine)
     assert choose_engine("auto", [ExitReason.IO, ExitReason.CPUID], "bare") is engine
     assert choose_engine("auto", [ExitReason.HLT], "pc") is engine
     assert choose_engine("auto", [ExitReason.IO, ExitReason.HLT], "bare") is DirectEngine

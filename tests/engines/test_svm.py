@@ -81,7 +81,7 @@ NOT_TRAPPED = {
     "invd": "WBINVD's, in disas_insn",
     "xsetbv": "none, in helper_xsetbv",
 }
-UNKNOWN = ("invpcid", "icebp")
+UNKNOWN = ("invpcid", "icebp", "rdpru")
 # RAX and RBX after the processor did what level 1 declined; None: whatever it is.
 DECLINED = {
     "rdtsc": None,
@@ -201,9 +201,18 @@ def test_a_declined_instruction_executes(name: str, found: dict[str, Any]) -> No
         assert found[f"declined {name}"]["kept"][0] not in (0, ANSWER)
 
 
-@pytest.mark.parametrize("name", ["hypercall", "stgi"])
-def test_what_nobody_claims_is_undefined(name: str, found: dict[str, Any]) -> None:
-    assert (found[f"undefined {name}"]["status"], found[f"undefined {name}"]["kept"]) == (0, [6])
+@pytest.mark.parametrize("name", ["hypercall", "stgi", "vmrun", "invlpga"])
+def test_what_nobody_does_is_undefined(name: str, found: dict[str, Any]) -> None:
+    """Nobody claims it, or level 1 sees it and declines."""
+    for how, events in (("undefined", []), ("refused", [REASONS[name][0]])):
+        case = found[f"{how} {name}"]
+        assert (case["status"], case["kept"]) == (0, [6])
+        assert [event["raw"] for seen in case["seen"] for event in seen] == events
+
+
+def test_rsm_is_undefined_outside_smm(found: dict[str, Any]) -> None:
+    """Which is where level n always is: no level can claim it."""
+    assert (found["undefined rsm"]["status"], found["undefined rsm"]["kept"]) == (0, [6])
 
 
 def test_a_handler_makes_the_guest_fault_at_the_instruction(found: dict[str, Any]) -> None:

@@ -26,8 +26,10 @@ GATE = 16
 # Vector, error code, CR2, and where the instruction is.
 EXCEPTIONS = {
     "de": (0, 0, 0, 0xC),
+    "br": (5, 0, 0, 0x31),
     "ud": (6, 0, 0, 0xA),
     "nm": (7, 0, 0, 0x14),
+    "ts": (10, 0x48, 0, 0x21),  # the TSS's selector
     "np": (11, 0x40, 0, 0x1C),
     "ss": (12, 0x40, 0, 0x1C),
     "gp": (13, 0xFFF8, 0, 0x14),
@@ -39,8 +41,10 @@ EXCEPTIONS = {
 # What the lab's processor does instead (QEMU, target/i386/tcg); the status that the guest ends with.
 NOT_TRAPPED = {
     "bp": (3, "INT3 is looked at as INTn: see test_int3"),
+    "of": (4, "so is INTO: see test_svm_modes"),
     "df": (8, "the intercept of #DF's causes is looked at, not that of what they become: raise_interrupt2"),
     "ac": (0x55, "alignment is never checked"),
+    "xm": (0x55, "SSE's exceptions only set MXCSR's bits: update_mxcsr_from_sse_status"),
 }
 
 

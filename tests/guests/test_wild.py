@@ -20,6 +20,7 @@ MEMBERS = {name: text for name, text in ROWS if re.match(r"(\d+|any)\b", text)}
 # What those that end by themselves print, and what we say.
 OUTPUT = {
     "write-beyond": "0 addresses leak",
+    "string-beyond": "0 bytes changed",
     "reserved-bits": "vector 14 error 0x9",
     "string-wrap": "vectors 14 14 -1 -1 -1",
     "port-sweep": "swept",

@@ -66,7 +66,7 @@ def test_an_msr_that_nobody_takes_is_the_engines_or_a_fault(make: Callable[..., 
         (
             Exit(ExitReason.ENTRY_FAILURE, info=0x21),
             255,
-            "guest at L2 died: the processor refused its state, code 0x21",
+            "guest at L2 died: the processor refused its state: code 0x21",
         ),
         (Exit(ExitReason.MEMORY_FAULT, 0x1234), 255, "KVM could not reach the memory behind physical address 0x1234"),
         (Exit(ExitReason.MEMORY_FAULT, ONES), 255, "KVM could not reach the memory behind one of its addresses"),

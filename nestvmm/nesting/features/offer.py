@@ -32,7 +32,7 @@ class Offer:
 
     entries, msrs:  KVM's CPUID and feature MSRs
     first:          names of what they show
-    second:         names of what L0 emulates, where it is handed over
+    second:         names of what L0 emulates, where it is handed over, the engine's own included
     runs:           those of the second set that run without L0, although KVM does not list them
     lacks:          why L0 has not what is in neither, for features that it has an emulator of
     """
@@ -74,7 +74,7 @@ def make_offer(engine: Engine) -> Offer:
             lacks[name] = f"it {what} at {' and '.join(faults)}, which the {engine.name} engine cannot intercept"
         if outcomes != (Trial.RUNS, Trial.RUNS):
             runs.discard(name)
-    second = EMULATORS.keys() - lacks.keys()
+    second = (EMULATORS.keys() - lacks.keys()) | engine.emulates
     return Offer(entries, msrs, frozenset(first), frozenset(second), frozenset(runs), lacks)
 
 

@@ -1,0 +1,33 @@
+/* What a minivisor at some level offers its guest, for both sides. */
+#ifndef OFFER_H
+#define OFFER_H
+
+#include <stdint.h>
+
+#define LEVEL_MAX 63
+
+/* CPUID leaf: EAX = the level, EBX ECX EDX = "minivisorSVM" or "minivisorVMX". */
+#define MARK_LEAF(level) (0x4e560000 + (uint32_t)(level))
+#define MARK_EBX 0x696e696d
+#define MARK_ECX 0x6f736976
+#define MARK_EDX_SVM 0x4d565372
+#define MARK_EDX_VMX 0x584d5672
+
+/* VMMCALL or VMCALL: RAX = this, RBX = the level that is to answer, RCX = any value; RAX = its answer. */
+#define HYPERCALL 0x4e56
+#define HYPERCALL_NOBODY (~0ull)
+
+static inline uint64_t hypercall_answer(uint64_t level, uint64_t value)
+{
+	return value * 31 + level;
+}
+
+/* A byte port: IN gives this; OUT stores a value and begins the count of INs anew. */
+#define OWN_PORT(level) ((uint16_t)(0x5600 + (level)))
+
+static inline uint8_t port_answer(uint64_t level, uint8_t stored, uint8_t count)
+{
+	return (uint8_t)(stored * 31 + level + count);
+}
+
+#endif

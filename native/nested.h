@@ -1,0 +1,95 @@
+/* Levels that are machine code: SVM by software, for level n and for every level above it that its hypervisors make.
+ * AMD APM vol. 2, chapter 15.
+ *
+ * Each level is a machine: a processor with SVM of its own, in the physical memory that the machine below gives it. Machine 0 is level
+ * n's. Those that run a guest form a chain from there; its last one, the active machine, is the one whose code the processor executes,
+ * under one control block that is composed of all their blocks:
+ *
+ *     machine 0 ──its block──> machine 1 ──its block──> ... ──> active
+ *
+ * An exit goes straight to the machine whose block asks for it. Machines between it and the active one stay in guest mode, and VMRUN of
+ * the same block makes the same machine active again. */
+#ifndef NV_NESTED_H
+#define NV_NESTED_H
+
+#include "shadow.h"
+#include "svm.h"
+
+#define NV_NESTED_DEPTH 16       /* machines in one chain, machine 0 included */
+#define NV_NESTED_MACHINES 128   /* that L0 remembers */
+
+/* What VMRUN saves of the processor and #VMEXIT loads. */
+struct nv_nested_host {
+	struct nv_vmcb_segment es, cs, ss, ds, gdtr, idtr;
+	uint64_t efer, cr0, cr3, cr4, rflags, rip, rsp, rax, pat;
+};
+
+struct nv_machine {
+	struct nv_machine *parent;       /* whose guest it is; NULL: machine 0 */
+	struct nv_machine *child;        /* the guest that it runs; NULL: it executes code itself, or is not in the chain */
+	uint64_t address;                /* of the block that its parent runs it with, in the parent's physical memory */
+	uint64_t used;                   /* when VMRUN made it active last; 0: free */
+	uint64_t hsave, vm_cr;
+	uint8_t depth;
+	uint8_t svme;                    /* EFER.SVME as it sees it */
+	uint8_t gif;
+	uint8_t asked;                   /* its write to EFER went to a machine below: asked_svme is what it wants */
+	uint8_t asked_svme;
+	uint8_t shown_flag, true_flag;   /* RFLAGS.IF as its parent was told, of a machine that runs a guest, and as it is */
+	uint64_t held;                   /* an interrupt that its parent injected while it ran a guest, as EVENTINJ; 0: none */
+	uint64_t resumed;                /* the event whose delivery was interrupted when a machine below took over, as EVENTINJ */
+	uint64_t soft_next;              /* where the software interrupt returns to that its parent injected; 0: none */
+	uint64_t seen_rip, seen_rsp, seen_cr3; /* its state as its parent was told */
+	struct nv_vmcb guest;            /* the control block that it runs its guest with, as VMRUN read it */
+	struct nv_nested_host host;      /* its own state meanwhile */
+	uint32_t composed[6];            /* intercepts of guest, and of the machines below */
+	uint64_t tsc_offset;             /* likewise, the sum */
+};
+
+/* The shadow tables of one depth: whose they are. */
+struct nv_nested_tables {
+	struct nv_shadow shadow;
+	const struct nv_machine *machine;
+	uint64_t nested_cr3;
+	uint32_t asid;
+	uint32_t pad;
+};
+
+struct nv_nested {
+	struct nv_svm *svm;
+	struct nv_vcpu *vcpu;
+	struct nv_machine *active;
+	struct nv_shadow *shadow;        /* machine 0's */
+	uint8_t *maps;                   /* NV_NESTED_DEPTH of NV_NESTED_MAPS: the I/O and MSR permissions maps that machines compose */
+	uint64_t maps_physical;
+	const uint8_t *own_ports, *own_msrs; /* what L0 intercepts */
+	uint8_t *ram;                    /* L0's memory for the tower */
+	uint64_t ram_physical, ram_size;
+	uint64_t physical_reserved;      /* bits that no physical address has */
+	uint64_t cr4_allowed;            /* bits that level n may set */
+	uint64_t clock;
+	uint32_t revision;               /* of machine 0's tables, when the others were made */
+	uint8_t level;                   /* machine 0's */
+	uint8_t visible;                 /* level n sees SVM */
+	uint8_t flush;                   /* the processor's TLB is to forget */
+	uint8_t too_deep;                /* a VMRUN needed more machines than there are */
+	uint8_t lost;                    /* a machine's memory for its block is gone while that runs its guest */
+	uint64_t reflected[NV_NESTED_DEPTH]; /* exits that went to the machine of this depth */
+	uint64_t entered[NV_NESTED_DEPTH];   /* VMRUNs of the machine of this depth */
+	uint64_t served[NV_NESTED_DEPTH];    /* other SVM instructions of its, done by L0 */
+	struct nv_machine machines[NV_NESTED_MACHINES];
+	struct nv_nested_tables tables[NV_NESTED_DEPTH]; /* [0] is not used */
+	struct nv_paging walks[NV_NESTED_DEPTH]; /* through the tables of machine d's guest */
+};
+
+#define NV_NESTED_PORTS 0x3000
+#define NV_NESTED_MSRS 0x2000
+#define NV_NESTED_MAPS 0x5000    /* ports, then MSRs */
+
+/* The fields svm, vcpu, shadow, maps to ram_size, and level are the caller's to set before, and the pool of each table's shadow. */
+void nv_nested_init(struct nv_nested *nested);
+
+/* An nv_serve_fn for SVM's instructions. device: struct nv_svm. */
+int nv_nested_serve(void *device, uint64_t offset, struct nv_event *event);
+
+#endif

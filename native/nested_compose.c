@@ -1,0 +1,119 @@
+#include "nested_internal.h"
+
+#include <string.h>
+
+#define PAGE 4096ull
+#define FLUSH_ALL 1          /* of tlb_control */
+
+static uint8_t *ports_of(const struct nv_nested *nested, int depth)
+{
+	return nested->maps + (size_t)depth * NV_NESTED_MAPS;
+}
+
+static void add_page(uint64_t *to, const uint64_t *from)
+{
+	for (size_t i = 0; i < PAGE / 8; i++)
+		to[i] |= from ? from[i] : ~0ull;
+}
+
+static void add_map(struct nv_nested *nested, struct nv_machine *machine, uint8_t *to, uint64_t map, uint64_t size)
+{
+	struct nv_nested_place place;
+
+	for (uint64_t offset = 0; offset < size; offset += PAGE)
+		add_page((uint64_t *)(to + offset),
+			 (const uint64_t *)nv_nested_page(nested, machine, (map & ~(PAGE - 1)) + offset, 0, &place));
+}
+
+/* What the machine's block intercepts goes on top of what the machines below it do. Machine d's maps are at depth d. */
+void nv_nested_compose_maps(struct nv_nested *nested, struct nv_machine *machine)
+{
+	const struct nv_machine *parent = machine->parent;
+	const struct nv_vmcb *guest = &machine->guest;
+	uint8_t *ports = ports_of(nested, machine->depth), *msrs = ports + NV_NESTED_PORTS;
+	int below = machine->depth - 1;
+
+	memcpy(ports, parent ? ports_of(nested, below) : nested->own_ports, NV_NESTED_PORTS);
+	memcpy(msrs, parent ? ports_of(nested, below) + NV_NESTED_PORTS : nested->own_msrs, NV_NESTED_MSRS);
+	if (intercepts(guest->intercept, EXIT_IOIO))
+		add_map(nested, machine, ports, guest->iopm, NV_NESTED_PORTS);
+	if (intercepts(guest->intercept, EXIT_MSR))
+		add_map(nested, machine, msrs, guest->msrpm, NV_NESTED_MSRS);
+	for (int i = 0; i < 6; i++)
+		machine->composed[i] = guest->intercept[i] | (parent ? parent->composed[i] : 0);
+	machine->tsc_offset = guest->tsc_offset + (parent ? parent->tsc_offset : 0);
+}
+
+/* How the processor treats external interrupts, which are machine 0's. */
+static void compose_interrupts(struct nv_nested *nested)
+{
+	struct nv_svm *svm = nested->svm;
+	struct nv_vmcb *block = svm->block;
+	struct nv_nested_route route = nv_nested_route(nested, nested->machines);
+	uint32_t bit = 1u << EXIT_INTR % 32;
+	int own = intercepts(svm->wanted, EXIT_INTR) || svm->step.active;
+
+	svm->switched.mailbox->enabled = 0;
+	if (own) {
+		block->intercept[EXIT_INTR / 32] |= bit;
+		return;
+	}
+	block->intercept[EXIT_INTR / 32] &= ~bit;
+	if (route.turn == NV_TURN_BLOCKED) {
+		/* L0 takes it and keeps it. V_INTR_MASKING would hold it back, too, but where KVM waits for such an interrupt's window it
+		 * gives level n vector 0 (Linux 6.1) */
+		block->intercept[EXIT_INTR / 32] |= bit;
+		svm->switched.mailbox->acknowledge = 1;
+		return;
+	}
+	if (route.machine)
+		block->intercept[EXIT_INTR / 32] |= bit;
+	if (route.masked) {
+		block->virtual_interrupt |= V_INTR_MASKING;
+		svm->switched.mailbox->enabled = 1;
+	}
+}
+
+void nv_nested_compose(struct nv_nested *nested)
+{
+	struct nv_svm *svm = nested->svm;
+	struct nv_vmcb *block = svm->block;
+	const struct nv_machine *active = nested->active, *parent = active->parent;
+	uint64_t maps = nested->maps_physical;
+
+	nv_nested_follow(nested);
+	compose_interrupts(nested);
+	block->asid = 1 + active->depth;
+	block->tlb_control = nested->flush ? FLUSH_ALL : 0;
+	if (!parent) {
+		const struct nv_shadow *shadow = nested->shadow;
+
+		block->nested_cr3 = shadow->physical + shadow->root * PAGE;
+		block->tsc_offset = 0;
+		block->iopm = NV_SWITCHER_BASE + NV_SWITCHER_IOPM;
+		block->msrpm = NV_SWITCHER_BASE + NV_SWITCHER_MSRPM;
+		return;
+	}
+	struct nv_nested_tables *tables = &nested->tables[active->depth];
+
+	/* the drop above may have taken the tables */
+	if (!tables->machine)
+		nv_nested_use_tables(nested, nested->active, 1);
+	if (tables->shadow.stale) {
+		tables->shadow.stale = 0;
+		nested->shadow->stale = 1;
+	}
+	for (int i = 0; i < 6; i++) {
+		uint32_t composed = parent->composed[i];
+
+		if (i == EXIT_INTR / 32)
+			composed &= ~(1u << EXIT_INTR % 32 | 1u << EXIT_VINTR % 32);
+		block->intercept[i] |= composed;
+	}
+	if (svm->step.active && svm->step.code != NV_SVM_NO_CODE)
+		block->intercept[svm->step.code / 32] &= ~(1u << svm->step.code % 32);
+	block->nested_cr3 = tables->shadow.physical + tables->shadow.root * PAGE;
+	block->tsc_offset = parent->tsc_offset;
+	block->iopm = maps + (uint64_t)parent->depth * NV_NESTED_MAPS;
+	block->msrpm = block->iopm + NV_NESTED_PORTS;
+}

@@ -1,0 +1,94 @@
+#include "nested_internal.h"
+
+#include <string.h>
+
+enum { INVLPGA = 0x7a, VMRUN = 0x80, VMLOAD = 0x82, VMSAVE = 0x83, STGI = 0x84, CLGI = 0x85, SKINIT = 0x86 };
+
+static int fault(struct nv_svm *svm, struct nv_event *event, int vector)
+{
+	nv_svm_inject(svm, NV_EVENT_EXCEPTION, vector, vector == GP, 0);
+	event->retry = 1;
+	return NV_HANDLED;
+}
+
+/* RAX names a block: a page of the machine's memory. */
+static uint64_t operand(const struct nv_svm *svm)
+{
+	uint64_t rax = svm->switched.mailbox->regs[NV_REG_RAX];
+
+	return code_bits(svm->block) == 64 ? rax : (uint32_t)rax;
+}
+
+/* Those that work on a block (AMD APM vol. 3, chapter 4). A machine below that does not give its memory hears of that first, and the
+ * instruction happens again. */
+static int use_block(struct nv_nested *nested, struct nv_event *event, uint64_t code, uint64_t next_rip)
+{
+	struct nv_svm *svm = nested->svm;
+	struct nv_mailbox *mailbox = svm->switched.mailbox;
+	uint64_t address = operand(svm);
+	struct nv_nested_place place;
+
+	if (address & 0xfff || address & nested->physical_reserved)
+		return fault(svm, event, GP);
+	if (!nv_nested_page(nested, nested->active, address, 1, &place))
+		return nv_nested_refused(nested, &place, NPF_FINAL) ? NV_HANDLED : fault(svm, event, GP);
+	if (code == VMRUN) {
+		nv_nested_run(nested, address, next_rip);
+		event->retry = !nested->too_deep;
+		return nested->too_deep ? NV_DECLINED : NV_HANDLED;
+	}
+	nested->served[nested->active->depth]++;
+	if (code == VMLOAD)
+		mailbox->load = place.leaf.to;
+	else
+		mailbox->store = place.leaf.to;
+	*register_of(svm, NV_REG_RIP) = next_rip;
+	return NV_HANDLED;
+}
+
+int nv_nested_serve(void *device, uint64_t offset, struct nv_event *event)
+{
+	struct nv_svm *svm = device;
+	struct nv_nested *nested = svm->nested;
+	struct nv_machine *active = nested->active;
+	uint64_t code = event->raw, next_rip = *register_of(svm, NV_REG_RIP) + event->advance;
+
+	(void)offset;
+	if (!nested->visible || !active->svme || !event->advance)
+		return NV_DECLINED;
+	if (code != SKINIT && svm->block->cpl)
+		return fault(svm, event, GP);
+	event->retry = 1; /* RIP is set here */
+	svm->block->interrupt_shadow &= ~SHADOWED;
+	switch (code) {
+	case VMRUN:
+	case VMLOAD:
+	case VMSAVE:
+		return use_block(nested, event, code, next_rip);
+	case STGI:
+		active->gif = 1;
+		break;
+	case CLGI:
+		active->gif = 0;
+		break;
+	case INVLPGA:
+		nested->flush = 1;
+		break;
+	default:
+		return fault(svm, event, UD); /* SKINIT: CPUID does not show it */
+	}
+	nested->served[active->depth]++;
+	*register_of(svm, NV_REG_RIP) = next_rip;
+	return NV_HANDLED;
+}
+
+void nv_nested_init(struct nv_nested *nested)
+{
+	struct nv_machine *machine = nested->machines;
+
+	nested->active = machine;
+	machine->used = nested->clock = 1;
+	machine->gif = 1;
+	nested->svm->switched.paging->back = nv_nested_back;
+	nested->svm->switched.paging->context = nested;
+}

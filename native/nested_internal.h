@@ -1,0 +1,95 @@
+/* What the files of the svm front-end share. */
+#ifndef NV_NESTED_INTERNAL_H
+#define NV_NESTED_INTERNAL_H
+
+#include "nested.h"
+#include "svm_internal.h"
+
+/* Fields of virtual_interrupt (AMD APM vol. 2, 15.21). */
+#define V_PRIORITY(field) ((field) >> 16 & 15)
+#define V_VECTOR(field) ((uint8_t)((field) >> 32))
+
+#define NESTED_PAGING 1ull       /* of nested_paging */
+
+#define NPF_FINAL (1ull << 32)   /* the guest's own address */
+#define NPF_TABLES (1ull << 33)  /* one of its page tables */
+
+#define EXIT_INVALID (~0ull)
+
+/* nested_memory.c: where machine's physical address leads to, through all tables below. */
+struct nv_nested_place {
+	struct nv_shadow_leaf leaf;
+	struct nv_machine *refuses;  /* of NV_NESTED_REFUSED: whose tables do */
+	uint64_t address;            /* in its guest's memory; or of NV_NESTED_VIOLATION, in machine 0's */
+	uint64_t error;              /* as EXITINFO1's lower half */
+};
+
+enum { NV_NESTED_MAPPED, NV_NESTED_REFUSED, NV_NESTED_VIOLATION };
+
+int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, uint32_t access, struct nv_nested_place *place);
+
+/* A page of its physical memory that this process can read, and write if asked; NULL: there is none, and place says why. */
+uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int write, struct nv_nested_place *place);
+
+/* Forgets the tables of machines from this depth on; of all, when machine 0's have changed. */
+void nv_nested_drop(struct nv_nested *nested, int depth);
+void nv_nested_follow(struct nv_nested *nested);
+
+/* The tables that a machine needs, made to fit its parent's block. */
+void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int flush);
+
+/* An nv_paging's `back` of the active machine. */
+uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
+
+/* nested_check.c: whether VMRUN takes the block. */
+int nv_nested_valid(const struct nv_nested *nested, const struct nv_vmcb *block);
+
+/* nested_owner.c: the machine whose guest's exit this is; NULL: L0's, or a Python level's. May change the code to the one that the
+ * machine's intercepts give it. */
+struct nv_machine *nv_nested_owner(struct nv_nested *nested, uint64_t *code, uint64_t info_1);
+
+/* nested_route.c: what becomes of an interrupt or NMI for a machine. */
+enum nv_nested_turn {
+	NV_TURN_BLOCKED,             /* it waits for the machine's or its guest's GIF */
+	NV_TURN_WAITS,               /* it waits for the active machine's RFLAGS.IF, or the end of its interrupt shadow */
+	NV_TURN_TAKES,               /* the active machine takes it by its IDT */
+	NV_TURN_EXITS,               /* it is an exit to `machine` */
+};
+
+struct nv_nested_route {
+	enum nv_nested_turn turn;
+	struct nv_machine *machine;  /* of NV_TURN_EXITS, and of NV_TURN_WAITS if it would be one */
+	uint8_t masked;              /* the active machine's RFLAGS.IF does not count */
+};
+
+struct nv_nested_route nv_nested_route(const struct nv_nested *nested, struct nv_machine *machine);
+struct nv_nested_route nv_nested_route_nmi(const struct nv_nested *nested, struct nv_machine *machine);
+
+/* nested_run.c: VMRUN and #VMEXIT. run: of a block that the active machine can write. reflect: the active machine stops for an exit of
+ * `to`'s guest. */
+struct nv_nested_exit {
+	uint64_t code, info_1, info_2;
+	uint64_t next_rip;           /* 0: the exit is no instruction's */
+};
+
+void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip);
+void nv_nested_reflect(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_exit *exit);
+void nv_nested_activate(struct nv_nested *nested, struct nv_machine *machine);
+
+/* nested_exit.c. exit: 1 when the exit of the active machine went to another one. fault: 1 when the nested page fault did or is filled,
+ * 0 when it is for the levels below. */
+int nv_nested_exit(struct nv_nested *nested);
+int nv_nested_fault(struct nv_nested *nested, uint64_t error, uint64_t address);
+int nv_nested_refused(struct nv_nested *nested, const struct nv_nested_place *place, uint64_t kind);
+
+/* nested_interrupt.c: before an entry. deliver: interrupts and NMIs become exits, or what the active machine takes. waits: something must
+ * stop the active machine once it takes interrupts. urgent: or at once, behind what it takes now. */
+void nv_nested_deliver(struct nv_nested *nested);
+int nv_nested_waits(struct nv_nested *nested);
+int nv_nested_urgent(struct nv_nested *nested);
+
+/* nested_compose.c: before an entry, after the block has what L0 wants. */
+void nv_nested_compose(struct nv_nested *nested);
+void nv_nested_compose_maps(struct nv_nested *nested, struct nv_machine *machine);
+
+#endif

@@ -1,0 +1,124 @@
+#include "nested_internal.h"
+
+#include <stddef.h>
+
+static void reflect(struct nv_nested *nested, struct nv_machine *machine, uint64_t code)
+{
+	nv_nested_reflect(nested, machine, &(struct nv_nested_exit){.code = code});
+}
+
+/* A virtual interrupt that the parent's block has for its guest; V_TPR may hold it back. */
+static int has_virtual(const struct nv_nested *nested, const struct nv_machine *machine)
+{
+	uint64_t field = machine->parent->guest.virtual_interrupt;
+	uint64_t priority = machine == nested->active ? nested->svm->block->virtual_interrupt & V_TPR : field & V_TPR;
+
+	return field & V_IRQ && (field & V_IGNORES_TPR || V_PRIORITY(field) > (priority & 15));
+}
+
+/* What comes from outside goes to the lowest machine that intercepts it. Gives 1 when the active machine changed. */
+static int deliver_outside(struct nv_nested *nested)
+{
+	const struct nv_pending *pending = &nested->svm->switched.pending;
+	struct nv_nested_route route;
+
+	if (pending->nmi && !pending->nmi_masked) {
+		route = nv_nested_route_nmi(nested, nested->machines);
+		if (route.turn == NV_TURN_EXITS) {
+			reflect(nested, route.machine, EXIT_NMI);
+			return 1;
+		}
+	}
+	if (nv_pending_highest(pending) < 0)
+		return 0;
+	route = nv_nested_route(nested, nested->machines);
+	if (route.turn != NV_TURN_EXITS)
+		return 0;
+	reflect(nested, route.machine, EXIT_INTR);
+	return 1;
+}
+
+/* Interrupts that a machine has for its guest, in the chain from there. */
+static int deliver_inside(struct nv_nested *nested, struct nv_machine *machine)
+{
+	struct nv_machine *parent = machine->parent;
+	struct nv_nested_route route;
+
+	if (machine->held && EVENT_KIND_OF(machine->held) == NV_EVENT_NMI) {
+		route = nv_nested_route_nmi(nested, machine);
+	} else if (machine->held || has_virtual(nested, machine)) {
+		route = nv_nested_route(nested, machine);
+	} else {
+		return 0;
+	}
+	if (route.turn != NV_TURN_TAKES && route.turn != NV_TURN_EXITS)
+		return 0;
+	if (!machine->held && intercepts(parent->guest.intercept, EXIT_VINTR)) {
+		reflect(nested, parent, EXIT_VINTR);
+		return 1;
+	}
+	if (route.turn == NV_TURN_EXITS) {
+		reflect(nested, route.machine, EVENT_KIND_OF(machine->held) == NV_EVENT_NMI ? EXIT_NMI : EXIT_INTR);
+		return 1;
+	}
+	if (machine->held) {
+		nested->svm->injection = machine->held;
+		machine->held = 0;
+		return 1;
+	}
+	nested->svm->injection = EVENT_VALID | V_VECTOR(parent->guest.virtual_interrupt);
+	parent->guest.virtual_interrupt &= ~V_IRQ;
+	return 1;
+}
+
+void nv_nested_deliver(struct nv_nested *nested)
+{
+	struct nv_svm *svm = nested->svm;
+
+	for (int turns = 0; turns < NV_NESTED_DEPTH; turns++) {
+		struct nv_machine *machine = nested->machines;
+		int changed;
+
+		/* these come first, and what is next stops the active machine behind them */
+		if (svm->injection || svm->interrupted || svm->step.active || svm->synthetic)
+			return;
+		changed = deliver_outside(nested);
+		while (!changed && machine->child) {
+			machine = machine->child;
+			changed = deliver_inside(nested, machine);
+		}
+		if (!changed)
+			return;
+	}
+}
+
+/* Whether there is an interrupt for a machine, held by its parent or pending in machine 0. */
+static int has_interrupt(const struct nv_nested *nested, const struct nv_machine *machine)
+{
+	return machine->parent ? machine->held || has_virtual(nested, machine) : nv_pending_highest(&nested->svm->switched.pending) >= 0;
+}
+
+int nv_nested_waits(struct nv_nested *nested)
+{
+	for (struct nv_machine *machine = nested->machines->child; machine; machine = machine->child)
+		if (has_interrupt(nested, machine) && nv_nested_route(nested, machine).turn != NV_TURN_BLOCKED)
+			return 1;
+	return 0;
+}
+
+int nv_nested_urgent(struct nv_nested *nested)
+{
+	const struct nv_svm *svm = nested->svm;
+	struct nv_nested_route route;
+
+	if (!svm->entering)
+		return 0;
+	for (struct nv_machine *machine = nested->machines; machine; machine = machine->child) {
+		if (!has_interrupt(nested, machine))
+			continue;
+		route = nv_nested_route(nested, machine);
+		if (route.masked && route.turn == NV_TURN_EXITS)
+			return 1;
+	}
+	return 0;
+}

@@ -1,0 +1,182 @@
+#include "nested_internal.h"
+
+#include <stddef.h>
+
+#define PAGE 4096ull
+#define CR0_WP_PG (1ull << 16 | 1ull << 31)
+#define CR4_TABLES (1ull << 4 | 1ull << 5 | 1ull << 12) /* PSE, PAE, LA57 */
+#define EFER_NXE (1ull << 11)
+
+static struct nv_shadow *shadow_of(struct nv_nested *nested, const struct nv_machine *machine)
+{
+	return machine->depth ? &nested->tables[machine->depth].shadow : nested->shadow;
+}
+
+void nv_nested_drop(struct nv_nested *nested, int depth)
+{
+	for (int i = depth; i < NV_NESTED_DEPTH; i++) {
+		struct nv_nested_tables *tables = &nested->tables[i];
+
+		if (!tables->machine)
+			continue;
+		nv_shadow_renew(&tables->shadow);
+		tables->machine = NULL;
+		nested->flush = 1;
+	}
+}
+
+void nv_nested_follow(struct nv_nested *nested)
+{
+	if (nested->revision == nested->shadow->revision)
+		return;
+	nested->revision = nested->shadow->revision;
+	nv_nested_drop(nested, 1);
+}
+
+void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int flush)
+{
+	struct nv_nested_tables *tables = &nested->tables[machine->depth];
+	const struct nv_vmcb *block = &machine->parent->guest;
+	uint64_t nested_cr3 = block->nested_paging & NESTED_PAGING ? block->nested_cr3 : ~0ull;
+
+	if (!tables->shadow.used) {
+		nv_shadow_reset(&tables->shadow);
+		tables->shadow.stale = 0; /* nobody has seen them yet */
+	}
+	if (flush || tables->machine != machine || tables->nested_cr3 != nested_cr3 || tables->asid != block->asid)
+		nv_nested_drop(nested, machine->depth);
+	tables->machine = machine;
+	tables->nested_cr3 = nested_cr3;
+	tables->asid = block->asid;
+}
+
+static int access_kind(uint32_t access)
+{
+	return access == NV_RIGHT_EXECUTE ? NV_PAGING_FETCH : access == NV_RIGHT_WRITE ? NV_PAGING_WRITE : NV_PAGING_READ;
+}
+
+static int refused(struct nv_nested_place *place, struct nv_machine *machine, uint64_t address, uint64_t error)
+{
+	place->refuses = machine;
+	place->address = address;
+	place->error = error;
+	return NV_NESTED_REFUSED;
+}
+
+/* What a walk through one machine's tables needs to read them. */
+struct tables_at {
+	struct nv_nested *nested;
+	struct nv_machine *machine;
+	struct nv_nested_place *place;
+	int result;
+};
+
+static const uint64_t no_memory = ~0ull; /* what reading a hole gives */
+
+static uint8_t *read_table(void *context, uint64_t physical, int write)
+{
+	struct tables_at *at = context;
+	uint8_t *host = nv_nested_page(at->nested, at->machine, physical, write, at->place);
+
+	if (host || write)
+		return host;
+	if (at->place->refuses) {
+		at->result = NV_NESTED_REFUSED;
+		return NULL;
+	}
+	return (uint8_t *)&no_memory;
+}
+
+/* By the nested page tables of the machine, to its own memory. Their format is that of its own tables (AMD APM vol. 2, 15.25.3), and
+ * every access is a user's (15.25.5). */
+static int walk(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, uint32_t access, uint64_t *to,
+		struct nv_shadow_leaf *leaf, struct nv_nested_place *place)
+{
+	struct nv_paging *paging = &nested->walks[machine->depth];
+	struct tables_at at = {.nested = nested, .machine = machine, .place = place};
+	int result;
+
+	paging->cr0 = CR0_WP_PG;
+	paging->cr3 = machine->guest.nested_cr3;
+	paging->cr4 = machine->host.cr4 & CR4_TABLES;
+	paging->efer = machine->host.efer;
+	paging->reserved = nested->physical_reserved & ~(0xfffull << 52);
+	paging->user = 1;
+	paging->context = &at;
+	paging->back = read_table;
+	if (!(paging->efer & EFER_LMA) && address >> 32)
+		return refused(place, machine, address, NPF_USER);
+	place->refuses = NULL;
+	result = nv_paging_walk(paging, address, access_kind(access), to);
+	if (at.result)
+		return at.result; /* a machine below does not let it reach its tables */
+	if (result)
+		return refused(place, machine, address, paging->error | (access == NV_RIGHT_EXECUTE ? NPF_FETCH : 0));
+	/* large pages of 4 MiB, which old tables have, are two of ours */
+	leaf->level = paging->leaf;
+	leaf->rights = NV_RIGHT_READ;
+	if (paging->writable && !paging->clean)
+		leaf->rights |= NV_RIGHT_WRITE; /* the first write sets the dirty bit */
+	if (paging->executable)
+		leaf->rights |= NV_RIGHT_EXECUTE;
+	return NV_NESTED_MAPPED;
+}
+
+static int place_in_machine_0(struct nv_nested *nested, uint64_t address, uint32_t access, struct nv_nested_place *place)
+{
+	if (nv_shadow_fill(nested->shadow, address, access) == NV_SHADOW_FILLED && nv_shadow_look(nested->shadow, address, &place->leaf))
+		return NV_NESTED_MAPPED;
+	place->refuses = NULL;
+	place->address = address;
+	return NV_NESTED_VIOLATION;
+}
+
+int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, uint32_t access, struct nv_nested_place *place)
+{
+	struct nv_shadow *shadow = shadow_of(nested, machine);
+	struct nv_machine *parent = machine->parent;
+	struct nv_shadow_leaf leaf = {.rights = NV_RIGHT_READ | NV_RIGHT_WRITE | NV_RIGHT_EXECUTE, .level = 3};
+	uint64_t to = address;
+	int result;
+
+	if (!parent)
+		return place_in_machine_0(nested, address, access, place);
+	if (nv_shadow_look(shadow, address, &place->leaf) && !(access & ~place->leaf.rights))
+		return NV_NESTED_MAPPED;
+	if (parent->guest.nested_paging & NESTED_PAGING) {
+		result = address & nested->physical_reserved ? refused(place, parent, address, NPF_USER | NPF_RESERVED | NPF_PRESENT) :
+							      walk(nested, parent, address, access, &to, &leaf, place);
+		if (result)
+			return result;
+	}
+	result = nv_nested_place(nested, parent, to, access, place);
+	if (result)
+		return result;
+	if (place->leaf.level > leaf.level)
+		place->leaf.level = leaf.level;
+	place->leaf.rights &= leaf.rights;
+	nv_shadow_place(shadow, address, &place->leaf);
+	return NV_NESTED_MAPPED;
+}
+
+uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int write, struct nv_nested_place *place)
+{
+	place->refuses = NULL;
+	if (nv_nested_place(nested, machine, address, write ? NV_RIGHT_WRITE : NV_RIGHT_READ, place))
+		return NULL;
+	place->refuses = NULL;
+	if (place->leaf.to - nested->ram_physical < nested->ram_size)
+		return nested->ram + (place->leaf.to - nested->ram_physical);
+	/* below L0's memory machine 0's addresses are KVM's */
+	return place->leaf.to < nested->ram_physical ? nv_paging_slot(nested->svm->switched.paging, place->leaf.to, write) : NULL;
+}
+
+uint8_t *nv_nested_back(void *context, uint64_t physical, int write)
+{
+	struct nv_nested *nested = context;
+	struct nv_nested_place place;
+
+	if (!nested->active->depth)
+		return nv_paging_slot(nested->svm->switched.paging, physical, write);
+	return nv_nested_page(nested, nested->active, physical, write, &place);
+}

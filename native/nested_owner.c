@@ -1,0 +1,74 @@
+#include "nested_internal.h"
+
+#include <stddef.h>
+
+#define PAGE 4096ull
+
+enum { CR0_READ = 0x00, CR0_WRITE = 0x10, CR0_SELECTIVE = 0x65, MSRS_OUTSIDE = -1 };
+
+/* A byte of a map in the machine's memory; where it has none, everything is intercepted. */
+static uint8_t map_byte(struct nv_nested *nested, struct nv_machine *machine, uint64_t map, uint64_t offset)
+{
+	struct nv_nested_place place;
+	const uint8_t *host = nv_nested_page(nested, machine, (map & ~(PAGE - 1)) + offset, 0, &place);
+
+	return host ? *host : 0xff;
+}
+
+/* AMD APM vol. 2, 15.10.1: a bit for each byte that the access touches; the map goes on behind the last port. */
+static int wants_port(struct nv_nested *nested, struct nv_machine *machine, uint64_t info)
+{
+	unsigned int port = info >> 16 & 0xffff, size = info >> 4 & 7;
+
+	for (unsigned int i = port; i < port + (size ? size : 1); i++)
+		if (map_byte(nested, machine, machine->guest.iopm, i / 8) >> i % 8 & 1)
+			return 1;
+	return 0;
+}
+
+/* Where an MSR's two bits are in the map, by bit; MSRS_OUTSIDE: nowhere (AMD APM vol. 2, 15.11). */
+static int msr_bit(uint32_t index)
+{
+	static const uint32_t first[] = {0, 0xc0000000, 0xc0010000};
+
+	for (int i = 0; i < 3; i++)
+		if (index - first[i] < 0x2000)
+			return i * 0x4000 + 2 * (index - first[i]);
+	return MSRS_OUTSIDE;
+}
+
+static int wants_msr(struct nv_nested *nested, struct nv_machine *machine, int write)
+{
+	int bit = msr_bit(*register_of(nested->svm, NV_REG_RCX));
+
+	if (bit == MSRS_OUTSIDE)
+		return 1;
+	bit += write;
+	return map_byte(nested, machine, machine->guest.msrpm, bit / 8) >> bit % 8 & 1;
+}
+
+static int wants(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t info)
+{
+	if (!intercepts(machine->guest.intercept, code))
+		return 0;
+	if (code == EXIT_IOIO)
+		return wants_port(nested, machine, info);
+	if (code == EXIT_MSR)
+		return wants_msr(nested, machine, info & 1);
+	return 1;
+}
+
+struct nv_machine *nv_nested_owner(struct nv_nested *nested, uint64_t *code, uint64_t info)
+{
+	/* what comes from outside reaches the lowest machine first, what the active machine does the highest */
+	if (*code >= EXIT_INTR && *code <= EXIT_INIT) {
+		for (struct nv_machine *machine = nested->machines; machine->child; machine = machine->child)
+			if (wants(nested, machine, *code, info))
+				return machine;
+		return NULL;
+	}
+	for (struct nv_machine *machine = nested->active->parent; machine; machine = machine->parent)
+		if (wants(nested, machine, *code, info))
+			return machine;
+	return NULL;
+}

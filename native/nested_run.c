@@ -1,0 +1,339 @@
+#include "nested_internal.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#define DR7_OFF 0x400
+#define RFLAGS_RESERVED 2ull
+
+/* The state that VMRUN loads of a block and #VMEXIT stores in it. RAX, RSP, RIP and RFLAGS are in the mailbox meanwhile. */
+static void copy_state(struct nv_vmcb *to, const struct nv_vmcb *from)
+{
+	to->es = from->es;
+	to->cs = from->cs;
+	to->ss = from->ss;
+	to->ds = from->ds;
+	to->gdtr = from->gdtr;
+	to->idtr = from->idtr;
+	to->cpl = from->cpl;
+	to->efer = from->efer;
+	to->cr4 = from->cr4;
+	to->cr3 = from->cr3;
+	to->cr0 = from->cr0;
+	to->dr7 = from->dr7;
+	to->dr6 = from->dr6;
+	to->cr2 = from->cr2;
+}
+
+static void save_host(struct nv_nested *nested, struct nv_machine *machine, uint64_t next_rip)
+{
+	const struct nv_vmcb *block = nested->svm->block;
+
+	machine->host = (struct nv_nested_host){
+		.es = block->es, .cs = block->cs, .ss = block->ss, .ds = block->ds, .gdtr = block->gdtr, .idtr = block->idtr,
+		.efer = block->efer, .cr0 = block->cr0, .cr3 = block->cr3, .cr4 = block->cr4, .pat = block->guest_pat,
+		.rflags = *register_of(nested->svm, NV_REG_RFLAGS),
+		.rip = next_rip,
+		.rsp = *register_of(nested->svm, NV_REG_RSP),
+		.rax = *register_of(nested->svm, NV_REG_RAX),
+	};
+}
+
+/* AMD APM vol. 2, 15.6. */
+static void load_host(struct nv_nested *nested, const struct nv_machine *machine)
+{
+	const struct nv_nested_host *host = &machine->host;
+	struct nv_vmcb *block = nested->svm->block;
+
+	block->es = host->es;
+	block->cs = host->cs;
+	block->ss = host->ss;
+	block->ds = host->ds;
+	block->gdtr = host->gdtr;
+	block->idtr = host->idtr;
+	block->efer = host->efer;
+	block->cr0 = host->cr0 | CR0_PE;
+	block->cr3 = host->cr3;
+	block->cr4 = host->cr4;
+	block->guest_pat = host->pat;
+	block->dr7 = DR7_OFF;
+	block->cpl = 0;
+	block->interrupt_shadow = 0;
+	*register_of(nested->svm, NV_REG_RFLAGS) = host->rflags | RFLAGS_RESERVED;
+	*register_of(nested->svm, NV_REG_RIP) = host->rip;
+	*register_of(nested->svm, NV_REG_RSP) = host->rsp;
+	*register_of(nested->svm, NV_REG_RAX) = host->rax;
+}
+
+void nv_nested_activate(struct nv_nested *nested, struct nv_machine *machine)
+{
+	uint64_t *task_priority = &nested->svm->block->virtual_interrupt;
+
+	nested->active = machine;
+	nested->vcpu->level = nested->level + machine->depth;
+	*task_priority = machine->parent ? machine->parent->guest.virtual_interrupt & V_TPR : 0;
+}
+
+/* The machine of a block of the parent's; one that VMRUN did not use for the longest time makes place for a new one. */
+static struct nv_machine *guest_of(struct nv_nested *nested, struct nv_machine *parent, uint64_t address)
+{
+	struct nv_machine *oldest = NULL;
+
+	for (struct nv_machine *one = nested->machines + 1; one < nested->machines + NV_NESTED_MACHINES; one++) {
+		if (one->used && one->parent == parent && one->address == address)
+			return one;
+		if (!oldest || one->used < oldest->used)
+			oldest = one;
+	}
+	return oldest;
+}
+
+static int in_chain(const struct nv_nested *nested, const struct nv_machine *machine)
+{
+	for (const struct nv_machine *one = nested->active; one; one = one->parent)
+		if (one == machine)
+			return 1;
+	return 0;
+}
+
+/* Forgets a machine and the guests that it ran: their blocks are no one's now. */
+static void forget(struct nv_nested *nested, struct nv_machine *machine)
+{
+	for (struct nv_machine *one = nested->machines + 1; one < nested->machines + NV_NESTED_MACHINES; one++)
+		if (one->used && one->parent == machine && one != machine)
+			forget(nested, one);
+	if (machine->depth && nested->tables[machine->depth].machine == machine)
+		nv_nested_drop(nested, machine->depth);
+	memset(machine, 0, sizeof *machine);
+}
+
+static struct nv_machine *take_guest(struct nv_nested *nested, struct nv_machine *parent, uint64_t address)
+{
+	struct nv_machine *machine = guest_of(nested, parent, address);
+
+	if (machine->used && machine->parent == parent && machine->address == address)
+		return machine;
+	if (machine->used) {
+		if (in_chain(nested, machine))
+			return NULL;
+		forget(nested, machine);
+	}
+	machine->parent = parent;
+	machine->address = address;
+	machine->depth = parent->depth + 1;
+	machine->gif = 1;
+	return machine;
+}
+
+/* A guest that its hypervisor resumes keeps something of what it was; otherwise the block has become another's, or was reset. */
+static int is_another(const struct nv_machine *machine, const struct nv_vmcb *block)
+{
+	return machine->seen_rip != block->rip && machine->seen_rsp != block->rsp && machine->seen_cr3 != block->cr3;
+}
+
+static void restart(struct nv_machine *machine)
+{
+	for (struct nv_machine *one = machine->child; one; one = one->child) {
+		one->parent->child = NULL;
+		one->resumed = one->held = 0;
+	}
+	machine->gif = 1;
+	machine->svme = 0;
+	machine->held = 0;
+}
+
+static void load_guest(struct nv_nested *nested, const struct nv_machine *parent, const struct nv_machine *machine)
+{
+	const struct nv_vmcb *from = &parent->guest;
+	struct nv_vmcb *block = nested->svm->block;
+	uint64_t rflags = from->rflags | RFLAGS_RESERVED;
+
+	/* of a guest that runs one the parent was told another RFLAGS.IF: it changes only if the parent changed that */
+	if (machine->child && !!(rflags & RFLAGS_IF) == machine->shown_flag)
+		rflags = (rflags & ~RFLAGS_IF) | (machine->true_flag ? RFLAGS_IF : 0);
+	copy_state(block, from);
+	if (from->nested_paging & NESTED_PAGING)
+		block->guest_pat = from->guest_pat;
+	block->interrupt_shadow = from->interrupt_shadow & SHADOWED;
+	*register_of(nested->svm, NV_REG_RFLAGS) = rflags;
+	*register_of(nested->svm, NV_REG_RIP) = from->rip;
+	*register_of(nested->svm, NV_REG_RSP) = from->rsp;
+	*register_of(nested->svm, NV_REG_RAX) = from->rax;
+}
+
+/* The event that the parent injects, at the machine that it runs. A software interrupt returns to the saved next RIP, which is offered
+ * whether the processor has it or not. */
+static void inject(struct nv_nested *nested, struct nv_machine *machine, uint64_t event, uint64_t next_rip)
+{
+	struct nv_svm *svm = nested->svm;
+	int kind = EVENT_KIND_OF(event), vector = EVENT_VECTOR(event);
+	int soft = kind == NV_EVENT_SOFTWARE_INTERRUPT || (kind == NV_EVENT_EXCEPTION && (vector == BP || vector == OF));
+
+	machine->soft_next = 0;
+	if (!(event & EVENT_VALID))
+		return;
+	svm->injection = event;
+	svm->soft_injected = soft;
+	svm->soft_rip = *register_of(svm, NV_REG_RIP);
+	if (!soft || !next_rip)
+		return;
+	if (svm->saves_next_rip) {
+		svm->block->next_rip = next_rip;
+		return;
+	}
+	machine->soft_next = next_rip;
+	*register_of(svm, NV_REG_RIP) = next_rip;
+}
+
+/* An event for a machine that runs a guest: its block may want it. */
+static void inject_below(struct nv_nested *nested, struct nv_machine *machine, uint64_t event)
+{
+	struct nv_svm *svm = nested->svm;
+	uint64_t code = EXIT_EXCEPTION + EVENT_VECTOR(event);
+	struct nv_machine *owner;
+
+	if (!(event & EVENT_VALID))
+		return;
+	if (EVENT_KIND_OF(event) == NV_EVENT_INTERRUPT || EVENT_KIND_OF(event) == NV_EVENT_NMI) {
+		machine->held = event;
+		return;
+	}
+	owner = EVENT_KIND_OF(event) == NV_EVENT_EXCEPTION ? nv_nested_owner(nested, &code, 0) : NULL;
+	if (owner && owner->depth >= machine->depth)
+		nv_nested_reflect(nested, owner, &(struct nv_nested_exit){code, event >> 32, svm->block->cr2, 0});
+	else
+		svm->injection = event;
+}
+
+/* All that the machine's guests need, when the chain goes on above it. */
+static void resume_chain(struct nv_nested *nested, struct nv_machine *machine)
+{
+	for (; machine->child; machine = machine->child) {
+		nv_nested_compose_maps(nested, machine);
+		nv_nested_use_tables(nested, machine->child, 0);
+	}
+	nv_nested_activate(nested, machine);
+	nested->svm->interrupted = machine->resumed;
+	machine->resumed = 0;
+}
+
+/* What the hypervisor's answer to a write to EFER was: an exception, or none. */
+static void conclude_efer(struct nv_machine *machine, const struct nv_vmcb *block)
+{
+	if (!machine->asked)
+		return;
+	machine->asked = 0;
+	if (!(block->event_injection & EVENT_VALID && EVENT_KIND_OF(block->event_injection) == NV_EVENT_EXCEPTION))
+		machine->svme = machine->asked_svme;
+}
+
+static void refuse(struct nv_nested *nested, struct nv_vmcb *block, uint64_t next_rip)
+{
+	block->exit_code = EXIT_INVALID;
+	block->exit_info_1 = block->exit_info_2 = block->exit_interrupt_info = 0;
+	nested->active->gif = 0;
+	*register_of(nested->svm, NV_REG_RIP) = next_rip;
+}
+
+void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip)
+{
+	struct nv_machine *parent = nested->active, *machine;
+	int fresh;
+	struct nv_nested_place place;
+	struct nv_vmcb *block = (struct nv_vmcb *)nv_nested_page(nested, parent, address, 1, &place);
+
+	nested->entered[parent->depth]++;
+	memcpy(&parent->guest, block, sizeof parent->guest);
+	if (!nv_nested_valid(nested, &parent->guest)) {
+		refuse(nested, block, next_rip);
+		return;
+	}
+	machine = parent->depth + 1 < NV_NESTED_DEPTH ? take_guest(nested, parent, address) : NULL;
+	if (!machine) {
+		nested->too_deep = 1;
+		return;
+	}
+	if (machine->child && is_another(machine, &parent->guest))
+		restart(machine);
+	fresh = !machine->used;
+	machine->used = ++nested->clock;
+	conclude_efer(machine, &parent->guest);
+	save_host(nested, parent, next_rip);
+	parent->child = machine;
+	parent->gif = 1;
+	nv_nested_compose_maps(nested, parent);
+	nv_nested_use_tables(nested, machine, fresh || parent->guest.tlb_control);
+	load_guest(nested, parent, machine);
+	resume_chain(nested, machine);
+	if (nested->active != machine)
+		inject_below(nested, machine, parent->guest.event_injection);
+	else
+		inject(nested, machine, parent->guest.event_injection, parent->guest.next_rip);
+}
+
+/* What its parent is told of the state of a machine that runs a guest: that guest's, but whether the machine takes interrupts. */
+static void show_flag(struct nv_nested *nested, struct nv_machine *machine)
+{
+	uint64_t *rflags = register_of(nested->svm, NV_REG_RFLAGS);
+	struct nv_nested_route route = nv_nested_route(nested, machine);
+
+	machine->true_flag = !!(*rflags & RFLAGS_IF);
+	machine->shown_flag = route.masked ? route.turn != NV_TURN_BLOCKED : machine->true_flag;
+	*rflags = (*rflags & ~RFLAGS_IF) | (machine->shown_flag ? RFLAGS_IF : 0);
+}
+
+static void store_guest(struct nv_nested *nested, const struct nv_machine *to, struct nv_machine *machine, struct nv_vmcb *block)
+{
+	const struct nv_vmcb *from = nested->svm->block;
+
+	copy_state(block, from);
+	if (to->guest.nested_paging & NESTED_PAGING)
+		block->guest_pat = from->guest_pat;
+	block->rflags = *register_of(nested->svm, NV_REG_RFLAGS);
+	block->rip = machine->seen_rip = *register_of(nested->svm, NV_REG_RIP);
+	block->rsp = machine->seen_rsp = *register_of(nested->svm, NV_REG_RSP);
+	block->rax = *register_of(nested->svm, NV_REG_RAX);
+	block->interrupt_shadow = from->interrupt_shadow & SHADOWED;
+	machine->seen_cr3 = from->cr3;
+}
+
+void nv_nested_reflect(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_exit *exit)
+{
+	struct nv_svm *svm = nested->svm;
+	struct nv_machine *machine = to->child, *active = nested->active;
+	struct nv_nested_place place;
+	struct nv_vmcb *block = (struct nv_vmcb *)nv_nested_page(nested, to, machine->address, 1, &place);
+
+	if (!block) {
+		nested->lost = 1;
+		return;
+	}
+	block->next_rip = exit->next_rip;
+	if (machine == active) {
+		block->exit_interrupt_info = svm->vectoring;
+		to->guest.virtual_interrupt = (to->guest.virtual_interrupt & ~V_TPR) | (svm->block->virtual_interrupt & V_TPR);
+		if (machine->soft_next && svm->soft_injected) {
+			/* where it would be on a processor that saves the next RIP */
+			*register_of(svm, NV_REG_RIP) = svm->soft_rip;
+			block->next_rip = machine->soft_next;
+		}
+	} else {
+		block->exit_interrupt_info = 0;
+		active->resumed = svm->interrupted;
+		show_flag(nested, machine);
+	}
+	store_guest(nested, to, machine, block);
+	block->exit_code = exit->code;
+	block->exit_info_1 = exit->info_1;
+	block->exit_info_2 = exit->info_2;
+	block->virtual_interrupt = to->guest.virtual_interrupt;
+	block->event_injection = to->guest.event_injection & ~EVENT_VALID;
+	to->child = NULL;
+	to->gif = 0;
+	svm->injection = svm->interrupted = svm->vectoring = 0;
+	svm->soft_injected = 0;
+	svm->switched.faulted = 0;
+	load_host(nested, to);
+	nested->reflected[to->depth]++;
+	nv_nested_activate(nested, to);
+}

@@ -1,0 +1,108 @@
+"""SVM by software, for level n and for what its hypervisors run: native/nested.h with its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from nestvmm._native import ffi, lib
+from nestvmm.devices import Server
+from nestvmm.engines.guest_paging import physical_bits
+from nestvmm.engines.shadow import Shadow
+from nestvmm.engines.switcher import Switcher
+from nestvmm.kvm import CpuidEntry, HostMemory, Vm
+from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.scope import Scope
+
+__all__ = ["Nested"]
+
+_PAGE: Final = 4096
+_SVM: Final = (0x80000001, 1 << 2)
+_FEATURES: Final = 0x8000000A
+# NP, NRIPS, FlushByAsid; the last two whether the processor has them or not (AMD APM vol. 3, E.4.9).
+_OFFERED: Final = 1 << 0 | 1 << 3 | 1 << 6
+_ASIDS: Final = 0x8000
+_ALL: Final = (1 << 64) - 1
+
+# CR4's bits that every such processor has, and those that come with a CPUID bit: leaf, register, bit (AMD APM vol. 2,
+# 3.1.3).
+_CR4: Final = 0x7FF
+_CR4_BITS: Final = {
+    11: (7, "ecx", 2),
+    12: (7, "ecx", 16),
+    16: (7, "ebx", 0),
+    17: (1, "ecx", 17),
+    18: (1, "ecx", 26),
+    20: (7, "ebx", 7),
+    21: (7, "ebx", 20),
+    22: (7, "ecx", 3),
+}
+
+
+class Nested:
+    """The software SVM of one vCPU; a context manager that frees its tables' memory.
+
+    slot:  of KVM's memory slots, for the tables
+    """
+
+    def __init__(self, vm: Vm, slot: int, switcher: Switcher, memory: HostMemory) -> None:
+        per_depth = lib.NV_NESTED_TABLE_COUNT
+        self._table_memory = HostMemory((lib.NV_NESTED_DEPTH - 1) * per_depth * _PAGE)
+        vm.set_memory_region(slot, lib.NV_NESTED_TABLES, self._table_memory.size, self._table_memory.address)
+        self.c: Any = ffi.new("struct nv_nested *")
+        c = self.c
+        c.maps = switcher.place(lib.NV_SWITCHER_NESTED, "uint8_t *")
+        c.maps_physical = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_NESTED
+        c.own_ports = switcher.place(lib.NV_SWITCHER_IOPM, "uint8_t *")
+        c.own_msrs = switcher.place(lib.NV_SWITCHER_MSRPM, "uint8_t *")
+        c.ram, c.ram_size = ffi.cast("uint8_t *", memory.address), memory.size
+        for depth in range(1, lib.NV_NESTED_DEPTH):
+            shadow = c.tables[depth].shadow
+            offset = (depth - 1) * per_depth * _PAGE
+            shadow.pool = ffi.cast("uint64_t *", self._table_memory.address + offset)
+            shadow.physical = lib.NV_NESTED_TABLES + offset
+            shadow.pages = per_depth
+            shadow.format = lib.NV_SHADOW_NPT
+
+    def __enter__(self) -> Nested:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._table_memory.close()
+
+    def attach(self, shadow: Shadow) -> None:
+        """Starts; the engine's own part of `struct nv_svm` is complete."""
+        self.c.shadow = shadow.c
+        self.c.ram_physical = shadow.ram
+        lib.nv_nested_init(self.c)
+
+    def overstrained(self) -> str:
+        """Why L0 cannot do what a level asked for; empty: it can."""
+        level = self.c.level + self.c.active.depth
+        if self.c.too_deep:
+            return (
+                f"level {level} wants to run level {level + 1}; L0 has room for {lib.NV_NESTED_DEPTH} levels of images"
+            )
+        if self.c.lost:
+            return f"a level below level {level} has taken away the memory of the control block that it is run by"
+        return ""
+
+    def server(self, svm: Any) -> tuple[Scope, Server]:
+        """What answers SVM's instructions; `svm` is the cffi `struct nv_svm *`."""
+        return Scope(ExitReason.SVM_INSTRUCTION), Server(ffi.addressof(lib, "nv_nested_serve"), svm)
+
+    def show(self, entries: Sequence[CpuidEntry]) -> list[CpuidEntry]:
+        """Level n's CPUID, with what belongs to SVM if it shows SVM."""
+        leaf, bit = _SVM
+        c = self.c
+        c.visible = any(entry.function == leaf and entry.ecx & bit for entry in entries)
+        c.physical_reserved = _ALL & -(1 << physical_bits(entries))
+        c.cr4_allowed = _CR4 | sum(1 << bit for bit, where in _CR4_BITS.items() if _has(entries, *where))
+        if not c.visible:
+            return list(entries)
+        features = CpuidEntry(function=_FEATURES, eax=1, ebx=_ASIDS, edx=_OFFERED)
+        return [*(entry for entry in entries if entry.function != _FEATURES), features]
+
+
+def _has(entries: Sequence[CpuidEntry], leaf: int, register: str, bit: int) -> bool:
+    return any(entry.function == leaf and not entry.index and getattr(entry, register) >> bit & 1 for entry in entries)

@@ -1,0 +1,165 @@
+"""Guests at CPL 3, in 32-bit protected mode and in real mode, both without paging: for every engine with a switcher.
+
+What they keep: EAX and EBX behind the instruction, and the RIP that a handler found on its stack.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from exception_cases import CODE_32, GDT, LGDT, LJMP, STACK, TABLES, user
+from guest_code import IRETQ, RESULTS, UD2, done, keep, rax, rbx, with_handlers
+from reason_cases import keep_both, run, watch
+
+LEAF = 0x40000123
+CODE_16, DATA = 0x60, 0x18
+LOW, LOW_HANDLER, IVT = 0x40000, 0x800, 0x41000
+IDT_32, HANDLER_32 = 0x145000, 0x146000
+VECTORS = (4, 6, 13, 0x55)
+TASK, NEW_TASK, NEW_CODE = 0x68, 0x147000, 0x147800
+
+# Instruction, its reason, and what it is called with in EAX.
+INSTRUCTIONS: dict[str, tuple[str, bytes, int]] = {
+    "cpuid": ("cpuid", b"\x0f\xa2", LEAF),
+    "rdtsc": ("rdtsc", b"\x0f\x31", 0),
+    "hlt": ("hlt", b"\xf4", 0),
+    "cr0 read": ("cr-read", b"\x0f\x20\xc3", 0),
+    "cr4 write": ("cr-write", b"\x0f\x22\xe0", 0x80),
+    "int 0x55": ("software-interrupt", b"\xcd\x55", 0),
+    "into": ("software-interrupt", b"\xce", 0x7FFFFFFF),
+    "pushf": ("pushf", b"\x9c\x58", 0),  # and POP to EAX
+    "ud": ("exception", UD2, 0),
+}
+QUALIFIERS = {"cr4 write": 4, "ud": 6}
+SET_OVERFLOW = b"\x83\xc0\x01"  # add $1, %eax
+
+# From compatibility mode: paging off, EFER.LME off, flat segments of 32 bits.
+LEAVE_PAGING = b"\x0f\x20\xc0\x25\xff\xff\xff\x7f\x0f\x22\xc0"
+LEAVE_LONG = b"\xb9\x80\0\0\xc0\x0f\x32\x25\xff\xfe\xff\xff\x0f\x30"
+FLAT = b"\xb8" + struct.pack("<I", DATA) + b"\x8e\xd0\x8e\xd8\x8e\xc0" + b"\xbc" + struct.pack("<I", STACK)
+LIDT_32 = b"\x0f\x01\x1d" + struct.pack("<I", GDT + 0x110)
+PROTECTED = LEAVE_PAGING + LEAVE_LONG + FLAT + LIDT_32
+KEEP_32 = b"\xa3" + struct.pack("<I", RESULTS) + b"\x89\x1d" + struct.pack("<I", RESULTS + 8)
+EXIT = b"\xb0\x00\xe6\xf4"  # mov $0, %al; out %al, $0xf4
+KEEP_RIP_32 = b"\x8b\x04\x24\xa3" + struct.pack("<I", RESULTS + 16)
+
+# From 16-bit protected mode at LOW; DS stays flat. Then stores with operands and addresses of 32 bits.
+LIDT_16 = b"\x66\x67\x0f\x01\x1d" + struct.pack("<I", GDT + 0x118)
+LEAVE_PROTECTION = LIDT_16 + b"\x0f\x20\xc0\x24\xfe\x0f\x22\xc0"
+REAL_STACK = b"\xb8\x00\x30\x8e\xd0\x66\xbc\xf0\xff\0\0"
+KEEP_16 = b"\x66\x67\xa3" + struct.pack("<I", RESULTS) + b"\x66\x67\x89\x1d" + struct.pack("<I", RESULTS + 8)
+KEEP_IP = b"\x66\x31\xc0\x58\x50\x66\x67\xa3" + struct.pack("<I", RESULTS + 16)
+
+GATE_32 = struct.pack("<HHHH", HANDLER_32 & 0xFFFF, CODE_32, 0x8E00, HANDLER_32 >> 16)
+MEMORY = {
+    **TABLES,
+    GDT + 0x110: struct.pack("<HI", 0x7FF, IDT_32),
+    GDT + 0x118: struct.pack("<HI", 0x3FF, IVT),
+    **{IDT_32 + 8 * vector: GATE_32 for vector in VECTORS},
+    **{IVT + 4 * vector: struct.pack("<HH", LOW_HANDLER, LOW >> 4) for vector in VECTORS},
+}
+
+
+def move_32(register: bytes, value: int) -> bytes:
+    return register + struct.pack("<I", value)
+
+
+def body(name: str) -> tuple[bytes, bytes]:
+    """What stands before the instruction, in code of 32 bits, and the instruction."""
+    _, code, eax = INSTRUCTIONS[name]
+    return move_32(b"\xbb", 0) + move_32(b"\xb8", eax) + (SET_OVERFLOW if name == "into" else b""), code
+
+
+def enter_protected() -> bytes:
+    """32-bit protected mode without paging."""
+    far = LGDT + rax(CODE_32) + b"\x50\x48\x8d\x05\x03\0\0\0\x50\x48\xcb"  # lea 3(%rip), %rax; push; lretq
+    return far + PROTECTED
+
+
+def protected(name: str) -> tuple[bytes, bytes]:
+    """The guest's image, and what stands before its instruction."""
+    setup, code = body(name)
+    before = enter_protected() + setup
+    return before + code + KEEP_32 + EXIT, before
+
+
+def real(name: str) -> tuple[bytes, bytes]:
+    """What lies at LOW, and what stands there before the instruction."""
+    setup, code = body(name)
+    setup = b"".join(b"\x66" + part for part in (setup[:5], setup[5:10])) + (b"\x66" + setup[10:]) * (name == "into")
+    far = LEAVE_PROTECTION + b"\xea" + struct.pack("<HH", len(LEAVE_PROTECTION) + 5, LOW >> 4)
+    before = far + REAL_STACK + setup
+    return before + code + KEEP_16 + EXIT, before
+
+
+def levels(name: str, does: str) -> list[object]:
+    """Level 1 watches, under a level that does not care."""
+    options = {"first": QUALIFIERS[name], "last": QUALIFIERS[name]} if name in QUALIFIERS else {}
+    return [watch(INSTRUCTIONS[name][0], does, **options), "logger"]
+
+
+def in_protected(engine: str, name: str, does: str) -> dict[str, object]:
+    memory = {**MEMORY, HANDLER_32: handler_of(name, KEEP_RIP_32 + EXIT, KEEP_RIP_32 + b"\xcf")}
+    return run(engine, protected(name)[0], levels(name, does), 3, memory)  # type: ignore[arg-type]
+
+
+def in_real(engine: str, name: str, does: str) -> dict[str, object]:
+    handler = handler_of(name, KEEP_IP + EXIT, KEEP_IP + b"\xcf")
+    memory = {**MEMORY, LOW: real(name)[0], LOW + LOW_HANDLER: handler}
+    enter = enter_protected() + LJMP + struct.pack("<IH", 0, CODE_16)
+    return run(engine, enter, levels(name, does), 3, memory)  # type: ignore[arg-type]
+
+
+def handler_of(name: str, fault: bytes, trap: bytes) -> bytes:
+    """A fault's handler does not return."""
+    return trap if name in ("int 0x55", "into") else fault
+
+
+def user_code(name: str) -> bytes:
+    """Before the instruction, at CPL 3."""
+    gate = b"\xc6\x04\x25" + struct.pack("<IB", 0x110000 + 16 * 0x55 + 5, 0xEE)  # its DPL becomes 3
+    return gate + user(rbx(0) + rax(INSTRUCTIONS[name][2]))
+
+
+def in_user(engine: str, name: str, does: str) -> dict[str, object]:
+    trap = b"\x48\x8b\x04\x24" + keep(2) + IRETQ
+    code = user_code(name) + INSTRUCTIONS[name][1] + keep_both() + done()
+    return run(engine, with_handlers(code, {0x55: trap}), levels(name, does), 3, TABLES)  # type: ignore[arg-type]
+
+
+def faults_in_real(engine: str) -> dict[str, object]:
+    """#GP at CPUID; in real mode without an error code, so that its handler finds IP on top."""
+    memory = {**MEMORY, LOW: real("cpuid")[0], LOW + LOW_HANDLER: KEEP_IP + EXIT}
+    enter = enter_protected() + LJMP + struct.pack("<IH", 0, CODE_16)
+    return run(engine, enter, [watch("cpuid", "fault")], 3, memory)
+
+
+def task_switch(engine: str) -> dict[str, object]:
+    """A far JMP to a TSS, which starts at NEW_CODE; that keeps EBX, as the TSS has it, and TR."""
+    code = enter_protected() + b"\xb8\x30\0\0\0\x0f\x00\xd8" + LJMP + struct.pack("<IH", 0, TASK) + EXIT
+    words = [0] * 26
+    words[8], words[9], words[13], words[14] = NEW_CODE, 2, 0x1234, STACK  # EIP, EFLAGS, EBX, ESP
+    words[18:24] = [DATA, CODE_32, DATA, DATA, 0, 0]
+    new = b"\x0f\x00\xc8" + KEEP_32 + EXIT  # str %eax
+    memory = {**MEMORY, NEW_TASK: struct.pack("<26I", *words), NEW_CODE: new}
+    return run(engine, code, [watch("task-switch", "decline")], 3, memory)
+
+
+# What each mode runs, and how level 1 answers.
+MODES = {
+    "protected": (in_protected, ("cpuid", "hlt", "cr0 read", "cr4 write", "int 0x55", "into", "pushf", "ud")),
+    "real": (in_real, ("cpuid", "hlt", "int 0x55", "into", "pushf", "ud")),
+    "user": (in_user, ("cpuid", "rdtsc", "int 0x55")),
+}
+ANSWERS = {"ud": ("skip", "decline"), "hlt": ("answer",), "pushf": ("decline",)}
+
+CASES = {
+    **{
+        f"{mode} {name} {does}": (lambda engine, enter=enter, name=name, does=does: enter(engine, name, does))
+        for mode, (enter, names) in MODES.items()
+        for name in names
+        for does in ANSWERS.get(name, ("answer", "decline"))
+    },
+    "real fault": faults_in_real,
+    "task switch": task_switch,
+}

@@ -1,0 +1,78 @@
+"""Towers of minivisors of heights 2 to 8 and 16, flat: every answer is right, and the cost of one does not grow."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import guest
+
+from nestvmm.lab import Lab
+
+pytestmark = pytest.mark.svm_lab
+
+TESTS = Path(__file__).parents[1]
+HEIGHTS = [2, 3, 4, 5, 6, 7, 8, 16]
+TOO_HIGH = 17
+VALUE = 0x123456789ABCDEF
+
+
+@pytest.fixture(scope="module")
+def found(svm_lab: Lab) -> dict[str, Any]:
+    """All heights, run in one go in the lab."""
+    guest("minivisor")
+    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    words = [str(height) for height in [*HEIGHTS, TOO_HIGH]]
+    command = [sys.executable, str(TESTS / "frontends" / "tower_cases.py"), *words]
+    result = svm_lab.run(command, env={"PYTHONPATH": path}, timeout=300)
+    assert result.status == 0, result.stderr.decode()
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def cost(case: dict[str, Any], kind: str) -> int:
+    """The least cycles of one exit of the innermost guest to its own hypervisor."""
+    match = re.search(rf"^rtt {kind} count 20 min ([0-9]+) median", case["out"], re.MULTILINE)
+    assert match is not None, case["out"]
+    return int(match[1])
+
+
+@pytest.mark.parametrize("height", HEIGHTS)
+def test_every_level_answers_the_innermost_guest(height: int, found: dict[str, Any]) -> None:
+    case = found[str(height)]
+    lines = case["out"].splitlines()
+    assert (case["status"], case["message"], lines[-1]) == (0, "", f"level {height}: 0 wrong")
+    below = range(1, height)
+    assert lines[: height - 1] == [
+        f"minivisor {level}: SVM, its guest has {0x4000000 - level * 0x200000:#x} bytes at 0x200000" for level in below
+    ]
+    assert lines[height - 1] == f"marks {' '.join(str(level) for level in below)}"
+    answers = [f"hypercall {level}: {(VALUE * 31 + level) % 2**64:#x}" for level in below]
+    assert lines[height + 1 : 2 * height] == answers
+
+
+@pytest.mark.parametrize("height", HEIGHTS)
+def test_only_the_owner_runs_for_an_exit(height: int, found: dict[str, Any]) -> None:
+    """Sixty of the exits are measured ones to level n-1: no level below sees any of them."""
+    case = found[str(height)]
+    reflected = case["reflected"]
+    assert reflected[height - 2] >= 60
+    assert all(count < 60 for count in reflected[: height - 2])
+    assert reflected[height - 1 :] == [0] * (16 - height + 1)
+    assert case["entered"][: height - 1] == [count + 1 for count in reflected[: height - 1]]
+
+
+@pytest.mark.parametrize("kind", ["cpuid", "hypercall", "port"])
+def test_the_cost_of_an_exit_is_flat(kind: str, found: dict[str, Any]) -> None:
+    assert cost(found["8"], kind) < 1.3 * cost(found["2"], kind)
+
+
+def test_a_level_too_many_is_a_clear_error(found: dict[str, Any]) -> None:
+    case = found[str(TOO_HIGH)]
+    assert case["status"] == 255
+    assert "level 16 wants to run level 17; L0 has room for 16 levels of images" in case["message"]
