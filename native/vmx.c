@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include "direct.h"
 
@@ -275,6 +276,16 @@ static void refused(struct nv_vmx *vmx)
 	vmx->refused = 1;
 }
 
+/* KVM forgets at an exit of its nested guest that an interrupt waits until that takes it, and thinks of it only at the next interrupt.
+ * Setting the state that the vCPU has makes it look. */
+static int look_for_interrupts(struct nv_vcpu *vcpu)
+{
+	struct kvm_mp_state running = {.mp_state = KVM_MP_STATE_RUNNABLE};
+	struct nv_vmx *vmx = vcpu->engine;
+
+	return vmx->missed && vmx->halts && ioctl(vcpu->fd, KVM_SET_MP_STATE, &running) ? -errno : 0;
+}
+
 static int vmx_enter(struct nv_vcpu *vcpu)
 {
 	struct nv_vmx *vmx = vcpu->engine;
@@ -287,6 +298,9 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 		if (vmx->synthetic)
 			return 0;
 		nv_vmx_prepare(vmx);
+		result = look_for_interrupts(vcpu);
+		if (result)
+			return result;
 	} else if (needs_outside(vmx)) {
 		result = nv_switched_summon(vcpu);
 		if (result)
@@ -305,6 +319,7 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 		return 0;
 	save_block(vmx);
 	nv_vmx_interrupted(vmx);
+	vmx->missed = !takes_interrupts(vmx);
 	return sort_exit(vcpu);
 }
 

@@ -39,6 +39,7 @@ struct nv_vmx {
 	uint32_t refusal;        /* VM-instruction error, when an entry was refused */
 	uint8_t refused;
 	uint8_t synthetic;       /* a reason to report without an exit */
+	uint8_t missed;          /* level n took no interrupts at its exit: KVM has to look for them again */
 	uint8_t timer_armed;     /* the preemption timer runs */
 	uint8_t acknowledges;    /* the next exit for an interrupt acknowledges it */
 	uint8_t holds;           /* an interrupt waits in KVM until level n takes interrupts */

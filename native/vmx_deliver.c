@@ -232,6 +232,9 @@ void nv_vmx_prepare(struct nv_vmx *vmx)
 	const struct nv_pending *pending = &vmx->switched.pending;
 	uint64_t windows = 0;
 
+	/* KVM delivers what it has pending rather than telling that level n takes interrupts */
+	if (takes_interrupts(vmx))
+		vmx->holds = 0;
 	if (!(vmx->wanted.pin & PIN_INTERRUPTS))
 		vmx->holds = vmx->acknowledges = 0;
 	put_event(vmx, next_event(vmx));

@@ -14,7 +14,7 @@ import event_cases
 import exception_cases
 import reason_cases
 import state_cases
-from guest_code import RESULTS, cpuid, done, keep, rdmsr, store, until, with_handlers
+from guest_code import RESULTS, STI, cpuid, done, keep, out, rdmsr, store, until, with_handlers
 from reason_cases import run, watch
 from svm_cases import switcher_memory
 
@@ -91,8 +91,8 @@ class Breaking(Hypervisor):
 
 
 def timer(engine: str, cycles: int) -> dict[str, object]:
-    """The guest waits until level 1 ends the wait."""
-    code = b"\x66\xba\0\x50\xee" + until(0) + done()
+    """The guest waits until level 1 ends the wait; with interrupts on: Bochs hangs where a nested guest has them off."""
+    code = STI + out(0x5000, 0) + until(0) + done()
     return run(engine, code, [LevelSpec(HERE + "Timer", {"cycles": cycles})], 1)
 
 
