@@ -91,7 +91,7 @@ class Breaking(Hypervisor):
 
 
 def timer(engine: str, cycles: int) -> dict[str, object]:
-    """The guest waits until level 1 ends the wait; with interrupts on: Bochs hangs where a nested guest has them off."""
+    """The guest waits until level 1 ends the wait; with interrupts on, or Bochs hangs."""
     code = STI + out(0x5000, 0) + until(0) + done()
     return run(engine, code, [LevelSpec(HERE + "Timer", {"cycles": cycles})], 1)
 
