@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "completion_state.h"
+#include "registers.h"
 
 #include <cpuid.h>
 #include <errno.h>
@@ -12,27 +13,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-#define RFLAGS_TF (1ull << 8)
-#define RFLAGS_RF (1ull << 16)
-#define RFLAGS_VM (1ull << 17)
-#define RFLAGS_AC (1ull << 18)
-#define CR0_PE (1ull << 0)
-#define CR0_MP (1ull << 1)
-#define CR0_EM (1ull << 2)
-#define CR0_TS (1ull << 3)
-#define CR4_OSFXSR (1ull << 9)
-#define CR4_OSXSAVE (1ull << 18)
-#define CR4_PKE (1ull << 22)
-#define CR4_CET (1ull << 23)
-#define CR4_PKS (1ull << 24)
-#define EFER_LMA (1ull << 10)
-#define DR6_BS (1ull << 14)
-
 #define SHARED (KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS)
-
-#define UD 6
-#define NM 7
-#define DB 1
 
 /* XCR0: x87 and SSE, AVX, AVX-512 */
 #define X87_SSE 3ull

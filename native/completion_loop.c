@@ -6,9 +6,9 @@
 #pragma GCC optimize("no-tree-loop-distribute-patterns")
 
 #include "completion_operand.h"
+#include "registers.h"
 
 #define STATUS_FLAGS 0x8d5ull
-#define RFLAGS_AC (1ull << 18)
 
 /* Translated code leaves RSP and memory below it as a C function does. An exception in it continues at the label, by
  * completion.c's signal handler, with RSP as it was here. */

@@ -4,13 +4,11 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "registers.h"
 #include "switcher/mailbox.h"
 #include "table.h"
 
 enum { EAX, EBX, ECX, EDX };
-
-#define CR4_OSXSAVE (1ull << 18)
-#define CR4_PKE (1ull << 22)
 
 #define LEAF_1_OSXSAVE (1u << 27)
 #define LEAF_7_OSPKE (1u << 4)

@@ -65,8 +65,6 @@ struct nv_nested {
 	const uint8_t *own_ports, *own_msrs; /* what L0 intercepts */
 	uint8_t *ram;                    /* L0's memory for the tower */
 	uint64_t ram_physical, ram_size;
-	uint64_t physical_reserved;      /* bits that no physical address has */
-	uint64_t cr4_allowed;            /* bits that level n may set */
 	uint64_t clock;
 	uint32_t revision;               /* of machine 0's tables, when the others were made */
 	uint8_t level;                   /* machine 0's */

@@ -4,7 +4,6 @@
 #define MOVED_REGISTER (1ull << 63)
 
 enum { DR_LAST = 0x3f, SVM_FIRST = 0x80, SVM_LAST = 0x86, INVLPGA = 0x7a, VMMCALL = 0x81, EFER = 0xc0000080 };
-#define EFER_SVME (1ull << 12)
 
 /* What the processor, or one with the features that L0 offers, tells of the exit. */
 static void describe(struct nv_nested *nested, uint64_t code, struct nv_nested_exit *exit)

@@ -28,7 +28,7 @@ static int use_block(struct nv_nested *nested, struct nv_event *event, uint64_t 
 	uint64_t address = operand(svm);
 	struct nv_nested_place place;
 
-	if (address & 0xfff || address & nested->physical_reserved)
+	if (address & 0xfff || address & nested->svm->limits.physical_reserved)
 		return fault(svm, event, GP);
 	if (!nv_nested_page(nested, nested->active, address, 1, &place))
 		return nv_nested_refused(nested, &place, NPF_FINAL) ? NV_HANDLED : fault(svm, event, GP);

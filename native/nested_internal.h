@@ -9,7 +9,6 @@
 #define V_PRIORITY(field) ((field) >> 16 & 15)
 #define V_VECTOR(field) ((uint8_t)((field) >> 32))
 
-#define NESTED_PAGING 1ull       /* of nested_paging */
 
 #define NPF_FINAL (1ull << 32)   /* the guest's own address */
 #define NPF_TABLES (1ull << 33)  /* one of its page tables */
@@ -40,9 +39,6 @@ void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, 
 
 /* An nv_paging's `back` of the active machine. */
 uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
-
-/* nested_check.c: whether VMRUN takes the block. */
-int nv_nested_valid(const struct nv_nested *nested, const struct nv_vmcb *block);
 
 /* nested_owner.c: the machine whose guest's exit this is; NULL: L0's, or a Python level's. May change the code to the one that the
  * machine's intercepts give it. */

@@ -3,9 +3,8 @@
 #include <stddef.h>
 
 #define PAGE 4096ull
-#define CR0_WP_PG (1ull << 16 | 1ull << 31)
-#define CR4_TABLES (1ull << 4 | 1ull << 5 | 1ull << 12) /* PSE, PAE, LA57 */
-#define EFER_NXE (1ull << 11)
+
+#define CR4_TABLES (CR4_PSE | CR4_PAE | CR4_LA57)
 
 static struct nv_shadow *shadow_of(struct nv_nested *nested, const struct nv_machine *machine)
 {
@@ -96,11 +95,11 @@ static int walk(struct nv_nested *nested, struct nv_machine *machine, uint64_t a
 	struct tables_at at = {.nested = nested, .machine = machine, .place = place};
 	int result;
 
-	paging->cr0 = CR0_WP_PG;
+	paging->cr0 = CR0_WP | CR0_PG;
 	paging->cr3 = machine->guest.nested_cr3;
 	paging->cr4 = machine->host.cr4 & CR4_TABLES;
 	paging->efer = machine->host.efer;
-	paging->reserved = nested->physical_reserved & ~(0xfffull << 52);
+	paging->reserved = nested->svm->limits.physical_reserved & ~(0xfffull << 52);
 	paging->user = 1;
 	paging->context = &at;
 	paging->back = read_table;
@@ -144,7 +143,7 @@ int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64
 	if (nv_shadow_look(shadow, address, &place->leaf) && !(access & ~place->leaf.rights))
 		return NV_NESTED_MAPPED;
 	if (parent->guest.nested_paging & NESTED_PAGING) {
-		result = address & nested->physical_reserved ? refused(place, parent, address, NPF_USER | NPF_RESERVED | NPF_PRESENT) :
+		result = address & nested->svm->limits.physical_reserved ? refused(place, parent, address, NPF_USER | NPF_RESERVED | NPF_PRESENT) :
 							      walk(nested, parent, address, access, &to, &leaf, place);
 		if (result)
 			return result;

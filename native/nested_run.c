@@ -1,4 +1,5 @@
 #include "nested_internal.h"
+#include "svm_rules.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -244,7 +245,7 @@ void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip
 
 	nested->entered[parent->depth]++;
 	memcpy(&parent->guest, block, sizeof parent->guest);
-	if (!nv_nested_valid(nested, &parent->guest)) {
+	if (!nv_svm_valid(&nested->svm->limits, &parent->guest)) {
 		refuse(nested, block, next_rip);
 		return;
 	}

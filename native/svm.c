@@ -18,9 +18,6 @@ _Static_assert(offsetof(struct nv_vmcb, rip) == 0x578, "AMD APM vol. 2, table B-
 _Static_assert(offsetof(struct nv_vmcb, rax) == 0x5f8, "AMD APM vol. 2, table B-2");
 _Static_assert(offsetof(struct nv_vmcb, cr2) == 0x640, "AMD APM vol. 2, table B-2");
 
-/* Bits of a nested page fault's error code, EXITINFO1 (AMD APM vol. 2, 15.25.6). */
-enum { ERROR_WRITE = 1 << 1, ERROR_FETCH = 1 << 4 };
-
 static void save_block(struct nv_svm *svm)
 {
 	*register_of(svm, NV_REG_RAX) = svm->block->rax;

@@ -60,6 +60,13 @@ struct nv_svm_step {
 
 struct nv_nested;
 
+/* What level n's processor, as its CPUID shows it, lets level n set. */
+struct nv_svm_limits {
+	uint64_t physical_reserved; /* bits that no physical address has */
+	uint64_t cr4_allowed;
+	uint64_t efer_allowed;   /* without LMA and SVME */
+};
+
 struct nv_svm {
 	struct nv_switched switched;
 	struct nv_nested *nested; /* level n's own SVM */
@@ -69,7 +76,7 @@ struct nv_svm {
 	uint64_t entering;       /* what level n takes at the entry that is prepared, as EVENTINJ; 0: nothing */
 	uint64_t interrupted;    /* the event whose delivery the last exit interrupted, as EVENTINJ; 0: none */
 	uint64_t vectoring;      /* as the last exit tells, software interrupts included; 0: none */
-	uint64_t efer_allowed;   /* bits that level n may set */
+	struct nv_svm_limits limits;
 	uint64_t soft_rip;       /* where the instruction of the last software interrupt is that L0 injected */
 	uint32_t synthetic;      /* enum nv_reason of an event that no exit of the processor tells; 0: none */
 	uint8_t operand;         /* general register that the pending access to a control or debug register moves */

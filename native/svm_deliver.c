@@ -2,17 +2,6 @@
 
 #include <string.h>
 
-/* A contributory exception, whose delivery does not survive another one (AMD APM vol. 2, table 8-8). */
-static int contributory(int vector)
-{
-	return vector == 0 || (vector >= 10 && vector <= 13) || vector == 21 || vector == 29 || vector == 30;
-}
-
-static int has_error_code(int vector)
-{
-	return vector == DF || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21 || vector == 29 || vector == 30;
-}
-
 static uint64_t event_of(int kind, uint8_t vector, int with_error, uint32_t error_code)
 {
 	return EVENT_VALID | (uint64_t)kind << EVENT_KIND | vector | (with_error ? EVENT_ERROR_CODE | (uint64_t)error_code << 32 : 0);
@@ -35,13 +24,15 @@ static uint64_t combine(struct nv_svm *svm, uint64_t event)
 {
 	int first = EVENT_VECTOR(svm->interrupted), second = EVENT_VECTOR(event);
 
-	if (first == DF && (contributory(second) || second == PF)) {
+	switch (nv_exception_combine(first, second)) {
+	case NV_COMBINED_SHUTDOWN:
 		svm->synthetic = NV_REASON_SHUTDOWN;
 		return 0;
-	}
-	if ((contributory(first) && contributory(second)) || (first == PF && (second == PF || contributory(second))))
+	case NV_COMBINED_DOUBLE_FAULT:
 		return event_of(NV_EVENT_EXCEPTION, DF, 1, 0);
-	return event;
+	default:
+		return event;
+	}
 }
 
 void nv_svm_inject(struct nv_svm *svm, int kind, uint8_t vector, int with_error, uint32_t error_code)
@@ -67,7 +58,7 @@ void nv_svm_raise(struct nv_svm *svm)
 	if (vector == BP || vector == OF)
 		nv_svm_inject_soft(svm, NV_EVENT_EXCEPTION, vector, 1);
 	else
-		nv_svm_inject(svm, NV_EVENT_EXCEPTION, vector, has_error_code(vector), block->exit_info_1);
+		nv_svm_inject(svm, NV_EVENT_EXCEPTION, vector, nv_exception_has_error_code(vector), block->exit_info_1);
 }
 
 void nv_svm_inject_soft(struct nv_svm *svm, int kind, uint8_t vector, uint8_t length)

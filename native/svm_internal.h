@@ -2,6 +2,7 @@
 #ifndef NV_SVM_INTERNAL_H
 #define NV_SVM_INTERNAL_H
 
+#include "registers.h"
 #include "svm.h"
 
 /* Exit codes (AMD APM vol. 2, appendix C). */
@@ -23,32 +24,19 @@ enum {
 	EXIT_MSR = 0x7c,
 	EXIT_TASK_SWITCH = 0x7d,
 	EXIT_SHUTDOWN = 0x7f,
+	EXIT_VMRUN = 0x80,
 	EXIT_ICEBP = 0x88,
 	EXIT_NPF = 0x400,
 };
 
-enum { DB = 1, BP = 3, OF = 4, UD = 6, DF = 8, GP = 13, PF = 14 };
-
-#define CR0_PE 1ull
-#define RFLAGS_TF (1ull << 8)
-#define RFLAGS_IF (1ull << 9)
-#define DR6_BS (1ull << 14)
-#define DR6_CAUSES 0x200full   /* breakpoints and access to debug registers */
-#define EFER_LMA (1ull << 10)
 #define SHADOWED 1ull          /* of interrupt_shadow */
 
 /* Attributes of a segment (15.5.1). */
 #define SEGMENT_LONG 0x200
 #define SEGMENT_BIG 0x400
 
+#define NESTED_PAGING 1ull      /* of nested_paging */
 #define NO_INTERRUPT 256       /* of the mailbox's interrupt: the switcher took none */
-
-/* EVENTINJ and EXITINTINFO (AMD APM vol. 2, 15.20 and 15.7.2). */
-#define EVENT_VALID (1ull << 31)
-#define EVENT_ERROR_CODE (1ull << 11)
-#define EVENT_KIND 8
-#define EVENT_VECTOR(event) ((uint8_t)(event))
-#define EVENT_KIND_OF(event) ((int)((event) >> EVENT_KIND & 7))
 
 /* Bits of a nested page fault's error code, EXITINFO1 (AMD APM vol. 2, 15.25.6). */
 #define NPF_PRESENT 1ull

@@ -1,9 +1,6 @@
 #include "nested_internal.h"
 
 #define EFER 0xc0000080
-#define EFER_SVME (1ull << 12)
-#define EFER_LME (1ull << 8)
-#define CR0_PG (1ull << 31)
 
 /* AMD APM vol. 2, 15.30. */
 #define VM_CR 0xc0010114
@@ -19,7 +16,7 @@ static int write_efer(struct nv_svm *svm, uint64_t value)
 	int svme = !!(value & EFER_SVME);
 
 	value &= ~(EFER_LMA | EFER_SVME); /* LMA is the processor's */
-	if (value & ~svm->efer_allowed || ((value ^ block->efer) & EFER_LME && block->cr0 & CR0_PG))
+	if (value & ~svm->limits.efer_allowed || ((value ^ block->efer) & EFER_LME && block->cr0 & CR0_PG))
 		return 0;
 	if (svme && (!svm->nested->visible || machine->vm_cr & VM_CR_SVMDIS))
 		return 0;
@@ -43,7 +40,7 @@ static int write_vm_cr(struct nv_machine *machine, uint64_t value)
 
 static int write_hsave(const struct nv_nested *nested, struct nv_machine *machine, uint64_t value)
 {
-	if (value & 0xfff || value & nested->physical_reserved)
+	if (value & 0xfff || value & nested->svm->limits.physical_reserved)
 		return 0;
 	machine->hsave = value;
 	return 1;

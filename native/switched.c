@@ -113,9 +113,9 @@ int nv_switched_recall(struct nv_vcpu *vcpu)
 	result = nv_switched_summon(vcpu);
 	if (result)
 		return result;
-	/* a kick must not end the entry that takes the NMI; it is found again afterwards, for it also sets the flag */
-	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 	do {
+		/* a kick must not end the entry that takes the NMI; it is found again afterwards, for it also sets the flag */
+		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 		result = vcpu->ops->enter(vcpu);
 	} while ((result == -EINTR || result == -EAGAIN) && switched->recalling);
 	/* when something else came first, the NMI is still to come */

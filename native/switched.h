@@ -5,18 +5,12 @@
 
 #include <linux/kvm.h>
 
+#include "exception.h"
 #include "fetch.h"
 #include "pending.h"
 #include "shadow.h"
 #include "switcher/mailbox.h"
 #include "vcpu.h"
-
-/* What an event is that level n takes at its next entry; by the numbers of EVENTINJ and of the VM-entry interruption-information
- * field (AMD APM vol. 2, 15.20; Intel SDM vol. 3, 25.8.3). */
-#define NV_EVENT_INTERRUPT 0
-#define NV_EVENT_NMI 2
-#define NV_EVENT_EXCEPTION 3
-#define NV_EVENT_SOFTWARE_INTERRUPT 4
 
 struct nv_switched {
 	struct nv_mailbox *mailbox;

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <sys/ioctl.h>
 
-#define DR6_BD (1ull << 13)
 #define DR6_ONES 0xffff0ff0
 #define DR6_SETTABLE 0xe00f
 #define DR7_GD (1ull << 13)

@@ -1,18 +1,5 @@
 #include "vmx_internal.h"
 
-#define CR0_PE 1
-
-/* A contributory exception, whose delivery does not survive another one (Intel SDM vol. 3, table 6-5). */
-static int contributory(int vector)
-{
-	return vector == 0 || (vector >= 10 && vector <= 13) || vector == 21;
-}
-
-static int has_error_code(int vector)
-{
-	return vector == DF || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21;
-}
-
 static uint64_t event_of(int kind, uint8_t vector)
 {
 	return EVENT_VALID | (uint64_t)kind << EVENT_KIND | vector;
@@ -50,15 +37,16 @@ static uint64_t combine(struct nv_vmx *vmx, uint64_t event)
 {
 	int first = EVENT_VECTOR(vmx->interrupted), second = EVENT_VECTOR(event);
 
-	if (first == DF && (contributory(second) || second == PF)) {
+	switch (nv_exception_combine(first, second)) {
+	case NV_COMBINED_SHUTDOWN:
 		vmx->synthetic = NV_REASON_SHUTDOWN;
 		return 0;
-	}
-	if ((contributory(first) && contributory(second)) || (first == PF && (second == PF || contributory(second)))) {
+	case NV_COMBINED_DOUBLE_FAULT:
 		vmx->injection_error = 0;
 		return event_of(NV_EVENT_EXCEPTION, DF) | EVENT_ERROR_CODE;
+	default:
+		return event;
 	}
-	return event;
 }
 
 static void inject(struct nv_vmx *vmx, uint64_t event, uint64_t error_code, uint64_t length)
@@ -78,7 +66,7 @@ int nv_vmx_inject(struct nv_vcpu *vcpu, int kind, uint8_t vector, uint32_t error
 	uint64_t event = event_of(kind, vector);
 	int result;
 
-	if (kind == NV_EVENT_EXCEPTION && has_error_code(vector)) {
+	if (kind == NV_EVENT_EXCEPTION && nv_exception_has_error_code(vector)) {
 		/* an entry checks that an error code is there exactly when it must be: not in real mode (27.2.1.3) */
 		result = nv_vmx_exchange(vcpu, &cr0, 1);
 		if (result)

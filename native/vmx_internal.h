@@ -2,6 +2,7 @@
 #ifndef NV_VMX_INTERNAL_H
 #define NV_VMX_INTERNAL_H
 
+#include "registers.h"
 #include "vmx.h"
 
 /* Basic exit reasons (Intel SDM vol. 3, appendix C). */
@@ -43,8 +44,6 @@ enum {
 	BASIC_TPAUSE = 68,
 };
 
-enum { DB = 1, BP = 3, UD = 6, DF = 8, GP = 13, PF = 14 };
-
 /* What is read after an exit, as far as its reason needs it: indices into the block's `exit`. */
 enum {
 	GOT_RIP,
@@ -62,17 +61,12 @@ enum {
 	GOT_INSTRUCTION,
 };
 
-#define RFLAGS_TF (1ull << 8)
-#define RFLAGS_IF (1ull << 9)
-#define DR6_BS (1ull << 14)
-#define DR6_CAUSES 0x200full   /* breakpoints and access to debug registers */
 #define CS_LONG (1ull << 13)
 #define CS_BIG (1ull << 14)
-#define EFER_LMA (1ull << 10)
 
 /* CR0.NE and CR4.VMXE, which VMX keeps set; level n's own are in the read shadows. */
-#define CR0_FIXED 0x20ull
-#define CR4_FIXED 0x2000ull
+#define CR0_FIXED CR0_NE
+#define CR4_FIXED CR4_VMXE
 
 /* Controls (25.6.1, 25.6.2). */
 #define PIN_INTERRUPTS (1ull << 0)
@@ -85,13 +79,8 @@ enum {
 /* In the exit reason: the entry failed. */
 #define ENTRY_FAILED (1ull << 31)
 
-/* Interruption information, of an exit, of IDT vectoring and of an entry alike (25.9.2). */
-#define EVENT_VALID (1ull << 31)
+/* Of interruption information (25.9.2): the exit came out of an IRET that had unblocked NMIs. */
 #define EVENT_UNBLOCKED (1ull << 12)
-#define EVENT_ERROR_CODE (1ull << 11)
-#define EVENT_KIND 8
-#define EVENT_VECTOR(event) ((uint8_t)(event))
-#define EVENT_KIND_OF(event) ((int)((event) >> EVENT_KIND & 7))
 
 /* Interruptibility (25.4.2): STI and MOV SS shadow an instruction. */
 #define SHADOWED 3ull

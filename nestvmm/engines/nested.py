@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
-from nestvmm.engines.guest_paging import physical_bits
 from nestvmm.engines.shadow import Shadow
 from nestvmm.engines.switcher import Switcher
 from nestvmm.kvm import CpuidEntry, HostMemory, Vm
@@ -22,21 +21,6 @@ _FEATURES: Final = 0x8000000A
 # NP, NRIPS, FlushByAsid; the last two whether the processor has them or not (AMD APM vol. 3, E.4.9).
 _OFFERED: Final = 1 << 0 | 1 << 3 | 1 << 6
 _ASIDS: Final = 0x8000
-_ALL: Final = (1 << 64) - 1
-
-# CR4's bits that every such processor has, and those that come with a CPUID bit: leaf, register, bit (AMD APM vol. 2,
-# 3.1.3).
-_CR4: Final = 0x7FF
-_CR4_BITS: Final = {
-    11: (7, "ecx", 2),
-    12: (7, "ecx", 16),
-    16: (7, "ebx", 0),
-    17: (1, "ecx", 17),
-    18: (1, "ecx", 26),
-    20: (7, "ebx", 7),
-    21: (7, "ebx", 20),
-    22: (7, "ecx", 3),
-}
 
 
 class Nested:
@@ -94,15 +78,8 @@ class Nested:
     def show(self, entries: Sequence[CpuidEntry]) -> list[CpuidEntry]:
         """Level n's CPUID, with what belongs to SVM if it shows SVM."""
         leaf, bit = _SVM
-        c = self.c
-        c.visible = any(entry.function == leaf and entry.ecx & bit for entry in entries)
-        c.physical_reserved = _ALL & -(1 << physical_bits(entries))
-        c.cr4_allowed = _CR4 | sum(1 << bit for bit, where in _CR4_BITS.items() if _has(entries, *where))
-        if not c.visible:
+        self.c.visible = any(entry.function == leaf and entry.ecx & bit for entry in entries)
+        if not self.c.visible:
             return list(entries)
         features = CpuidEntry(function=_FEATURES, eax=1, ebx=_ASIDS, edx=_OFFERED)
         return [*(entry for entry in entries if entry.function != _FEATURES), features]
-
-
-def _has(entries: Sequence[CpuidEntry], leaf: int, register: str, bit: int) -> bool:
-    return any(entry.function == leaf and not entry.index and getattr(entry, register) >> bit & 1 for entry in entries)

@@ -12,11 +12,10 @@ from typing import Any, ClassVar, Final
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.engines.engine import EngineConfig, MsrRange
-from nestvmm.engines.guest_paging import physical_bits
 from nestvmm.engines.msr_filter import msr_ranges
 from nestvmm.engines.nested import Nested
-from nestvmm.engines.svm_checks import broken_rules
 from nestvmm.engines.svm_intercepts import msr_map, port_map, vectors
+from nestvmm.engines.svm_rules import broken_rules, limit
 from nestvmm.engines.switched import SLOT_NESTED, SwitchedEngine
 from nestvmm.engines.switcher import switcher_sregs
 from nestvmm.errors import HostError
@@ -33,9 +32,6 @@ _CPUID_NEXT_RIP: Final = 1 << 3
 _EFER_SVME: Final = 1 << 12
 _MSR_HSAVE: Final = 0xC0010117
 _MSR_EFER: Final = 0xC0000080
-
-# EFER's bits SCE, LME, NXE and FFXSR, each with its CPUID bit in EDX of 0x80000001 (AMD APM vol. 2, 3.1.7).
-_EFER_BITS: Final = ((1 << 0, 1 << 11), (1 << 8, 1 << 29), (1 << 11, 1 << 20), (1 << 14, 1 << 25))
 
 # What level n must never do to the switcher's processor; L0 answers where no level does.
 _ALWAYS: Final = tuple(
@@ -136,8 +132,7 @@ class SvmEngine(SwitchedEngine):
         """What level n's CPUID reports."""
         entries = self.nested.show(entries)
         super().set_cpuid(entries)
-        shown = next((entry.edx for entry in entries if entry.function == _CPUID_SVM[0]), 0)
-        self._c.efer_allowed = sum(bit for bit, feature in _EFER_BITS if shown & feature)
+        limit(ffi.addressof(self._c, "limits"), entries)
 
     def _largest_page(self, entries: list[CpuidEntry]) -> int:
         leaf, bit = _CPUID_1G_PAGES
@@ -202,7 +197,7 @@ class SvmEngine(SwitchedEngine):
 
     def refusal(self, code: int, information: int) -> str:
         """The rules of VMRUN that the block breaks."""
-        rules = broken_rules(self._block, physical_bits(self.supported_cpuid()))
+        rules = broken_rules(ffi.addressof(self._c, "limits"), self._block)
         return f"{'; '.join(rules)} (AMD APM vol. 2, 15.5.1)" if rules else super().refusal(code, information)
 
     def _inject(self, kind: int, vector: int, error_code: int | None) -> None:

@@ -1,0 +1,44 @@
+/* Bits of registers, and the vectors of exceptions: AMD APM vol. 2, 3.1 and 8.2; Intel SDM vol. 3, 2.3 to 2.5 and 6.3. */
+#ifndef NV_REGISTERS_H
+#define NV_REGISTERS_H
+
+#define CR0_PE (1ull << 0)
+#define CR0_MP (1ull << 1)
+#define CR0_EM (1ull << 2)
+#define CR0_TS (1ull << 3)
+#define CR0_NE (1ull << 5)
+#define CR0_WP (1ull << 16)
+#define CR0_NW (1ull << 29)
+#define CR0_CD (1ull << 30)
+#define CR0_PG (1ull << 31)
+
+#define CR4_PSE (1ull << 4)
+#define CR4_PAE (1ull << 5)
+#define CR4_OSFXSR (1ull << 9)
+#define CR4_LA57 (1ull << 12)
+#define CR4_VMXE (1ull << 13)
+#define CR4_OSXSAVE (1ull << 18)
+#define CR4_SMEP (1ull << 20)
+#define CR4_SMAP (1ull << 21)
+#define CR4_PKE (1ull << 22)
+#define CR4_CET (1ull << 23)
+#define CR4_PKS (1ull << 24)
+
+#define EFER_LME (1ull << 8)
+#define EFER_LMA (1ull << 10)
+#define EFER_NXE (1ull << 11)
+#define EFER_SVME (1ull << 12)
+
+#define RFLAGS_TF (1ull << 8)
+#define RFLAGS_IF (1ull << 9)
+#define RFLAGS_RF (1ull << 16)
+#define RFLAGS_VM (1ull << 17)
+#define RFLAGS_AC (1ull << 18)
+
+#define DR6_CAUSES 0x200full     /* breakpoints and access to debug registers */
+#define DR6_BD (1ull << 13)
+#define DR6_BS (1ull << 14)
+
+enum { DB = 1, BP = 3, OF = 4, UD = 6, NM = 7, DF = 8, GP = 13, PF = 14 };
+
+#endif

@@ -1,0 +1,98 @@
+"""The rules of VMRUN: a block that breaks one is told that one, and `nv_svm_valid` says no to exactly those."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nestvmm._native import ffi, lib
+from nestvmm.engines.svm_rules import broken_rules, limit
+from nestvmm.kvm import CpuidEntry
+
+ENTRIES = [
+    CpuidEntry(function=0x80000001, edx=1 << 11 | 1 << 20 | 1 << 29),  # SYSCALL, NX, long mode
+    CpuidEntry(function=0x80000008, eax=40),
+]
+VALID, EXCEPTION, NMI_VECTOR = 1 << 31, 3 << 8, 2
+
+
+def limits() -> Any:
+    limits = ffi.new("struct nv_svm_limits *")
+    limit(limits, ENTRIES)
+    return limits
+
+
+def sound_block() -> Any:
+    block = ffi.new("struct nv_vmcb *")
+    block.intercept[4] = 1
+    block.asid = 1
+    block.efer, block.cr4, block.cr0 = 0x1500, 0x20, 0x80000031
+    block.dr7, block.dr6 = 0x400, 0xFFFF0FF0
+    block.nested_paging, block.guest_pat = 1, 0x0007040600070406
+    block.cs.attributes = 0xA9B
+    return block
+
+
+def field(name: str, value: int) -> Callable[[Any], None]:
+    return lambda block: setattr(block, name, value)
+
+
+def no_vmrun(block: Any) -> None:
+    block.intercept[4] = 0
+
+
+def two_sizes(block: Any) -> None:
+    block.cs.attributes |= 0x400
+
+
+BREAKS: dict[str, Callable[[Any], None]] = {
+    "VMRUN is not intercepted": no_vmrun,
+    "the ASID is 0": field("asid", 0),
+    "the I/O permissions map lies beyond the last physical address": field("iopm", (1 << 40) - 0x2000),
+    "the MSR permissions map lies beyond the last physical address": field("msrpm", (1 << 40) - 0x1000),
+    "TLB_CONTROL is none of 0, 1, 3 and 7": field("tlb_control", 2),
+    "the nested page tables lie beyond the last physical address": field("nested_cr3", 1 << 40),
+    "G_PAT has a type of memory that there is not": field("guest_pat", 2),
+    "the injected event is of no type that there is": field("event_injection", VALID | 1 << 8),
+    "the injected exception's vector is no exception's": field("event_injection", VALID | EXCEPTION | NMI_VECTOR),
+    "EFER.SVME is clear": field("efer", 0x500),
+    "EFER has reserved bits: 0x4002": field("efer", 0x5502),
+    "CR0.NW is set and CR0.CD is clear": field("cr0", 0xA0000031),
+    "CR0 has bits above 31": field("cr0", 1 << 32 | 0x80000031),
+    "CR3 lies beyond the last physical address": field("cr3", 1 << 40),
+    "CR4 has reserved bits: 0x10000000000": field("cr4", 1 << 40 | 0x20),
+    "DR6 has bits above 31": field("dr6", 1 << 32),
+    "DR7 has bits above 31": field("dr7", 1 << 32),
+    "EFER.LME and CR0.PG are set and CR4.PAE is clear": field("cr4", 0),
+    "EFER.LME and CR0.PG are set and CR0.PE is clear": field("cr0", 0x80000030),
+    "CS.L and CS.D are both set in long mode": two_sizes,
+}
+
+
+def test_a_sound_block_breaks_none() -> None:
+    assert broken_rules(limits(), sound_block()) == []
+    assert lib.nv_svm_valid(limits(), sound_block())
+
+
+def test_every_rule_is_here() -> None:
+    assert len(BREAKS) == lib.NV_SVM_RULES
+
+
+@pytest.mark.parametrize("rule", BREAKS)
+def test_a_broken_rule_is_told(rule: str) -> None:
+    block = sound_block()
+    BREAKS[rule](block)
+    assert broken_rules(limits(), block) == [rule]
+    assert not lib.nv_svm_valid(limits(), block)
+
+
+@given(st.sets(st.sampled_from(sorted(BREAKS))))
+def test_a_block_is_valid_if_no_rule_says_otherwise(rules: set[str]) -> None:
+    block = sound_block()
+    for rule in sorted(rules):
+        BREAKS[rule](block)
+    assert bool(lib.nv_svm_valid(limits(), block)) == (not broken_rules(limits(), block))
