@@ -21,7 +21,7 @@ static void describe(struct nv_nested *nested, uint64_t code, struct nv_nested_e
 	if (code == EXIT_SWINT)
 		exit->info_1 = event.qualifier;
 	if (code <= DR_LAST && event.size)
-		exit->info_1 = MOVED_REGISTER | svm->operand;
+		exit->info_1 = MOVED_REGISTER | svm->switched.operand;
 }
 
 /* A machine below learns that this one writes EFER, and says by its answer whether it may. */

@@ -222,22 +222,6 @@ static void skip(struct nv_svm *svm, const struct nv_event *event)
 	}
 }
 
-static void give_answer(struct nv_svm *svm, const struct nv_event *event)
-{
-	switch (event->reason) {
-	case NV_REASON_RDMSR:
-		*register_of(svm, NV_REG_RAX) = (uint32_t)event->value;
-		*register_of(svm, NV_REG_RDX) = event->value >> 32;
-		break;
-	case NV_REASON_CR_READ:
-	case NV_REASON_DR_READ:
-		*register_of(svm, svm->operand) = event->size == 4 ? (uint32_t)event->value : event->value;
-		break;
-	default:
-		break;
-	}
-}
-
 static void svm_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 {
 	struct nv_svm *svm = vcpu->engine;
@@ -255,7 +239,7 @@ static void svm_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 		return;
 	}
 	if (event->size)
-		give_answer(svm, event);
+		nv_switched_answer(&svm->switched, event);
 	if (event->advance)
 		skip(svm, event);
 	else if (event->reason == NV_REASON_EMULATION_FAILURE)

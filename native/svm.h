@@ -79,7 +79,6 @@ struct nv_svm {
 	struct nv_svm_limits limits;
 	uint64_t soft_rip;       /* where the instruction of the last software interrupt is that L0 injected */
 	uint32_t synthetic;      /* enum nv_reason of an event that no exit of the processor tells; 0: none */
-	uint8_t operand;         /* general register that the pending access to a control or debug register moves */
 	uint8_t soft_injected;   /* what level n takes is such an interrupt; without next-RIP save RIP is behind the instruction already */
 	uint8_t saves_next_rip;  /* the processor does */
 	uint8_t window;          /* the block stops level n as soon as it can take an interrupt */

@@ -69,9 +69,9 @@ static void decode_move(struct nv_svm *svm, struct nv_event *event)
 	if (event->instruction_length < 3 || opcode[0] != 0x0f || opcode[1] < 0x20 || opcode[1] > 0x23)
 		return;
 	event->size = code_bits(svm->block) == 64 ? 8 : 4;
-	svm->operand = (opcode[2] & 7) | (rex & 1) << 3;
+	svm->switched.operand = (opcode[2] & 7) | (rex & 1) << 3;
 	if (event->direction == NV_WRITE) {
-		event->value = *register_of(svm, svm->operand);
+		event->value = *register_of(svm, svm->switched.operand);
 		if (event->size == 4)
 			event->value = (uint32_t)event->value;
 	}

@@ -134,7 +134,8 @@ static void set_intercepts(struct nv_svm *svm)
 	vectors[EXIT_NMI / 32] |= 1u << EXIT_NMI % 32;
 	if (svm->window)
 		vectors[EXIT_VINTR / 32] |= 1u << EXIT_VINTR % 32;
-	if (svm->switched.pending.nmi_masked)
+	/* also the one that ends the NMI which this entry delivers */
+	if (svm->switched.pending.nmi_masked || (svm->entering && EVENT_KIND_OF(svm->entering) == NV_EVENT_NMI))
 		vectors[EXIT_IRET / 32] |= 1u << EXIT_IRET % 32;
 	/* to set RIP back */
 	if (svm->soft_injected && !svm->saves_next_rip)

@@ -58,6 +58,24 @@ int nv_switched_enter(struct nv_vcpu *vcpu)
 	return 0;
 }
 
+void nv_switched_answer(struct nv_switched *switched, const struct nv_event *event)
+{
+	uint64_t *regs = switched->mailbox->regs;
+
+	switch (event->reason) {
+	case NV_REASON_RDMSR:
+		regs[NV_REG_RAX] = (uint32_t)event->value;
+		regs[NV_REG_RDX] = event->value >> 32;
+		break;
+	case NV_REASON_CR_READ:
+	case NV_REASON_DR_READ:
+		regs[switched->operand] = event->size == 4 ? (uint32_t)event->value : event->value;
+		break;
+	default:
+		break;
+	}
+}
+
 int nv_switched_outside(const struct nv_switched *switched)
 {
 	return switched->mailbox->state == NV_SWITCHER_OUTSIDE;

@@ -21,6 +21,7 @@ struct nv_switched {
 	int vm_fd;
 	uint32_t faulted;        /* the access (NV_RIGHT_*) at fault_address that level n's maps did not allow; 0: none */
 	uint64_t fault_address;
+	uint8_t operand;         /* general register that the pending access to a control or debug register moves */
 	uint8_t rung;            /* the last exit came by the doorbell */
 	uint8_t recalling;       /* the next NMI is nv_switched_summon's; one of level n's that comes with it is lost */
 };
@@ -33,6 +34,9 @@ int nv_switched_fill(struct nv_switched *switched, uint64_t address, uint32_t ac
 
 /* As nv_direct_decode, with level n's addresses. */
 void nv_switched_decode(struct nv_vcpu *vcpu, struct nv_event *event);
+
+/* The answer to a read of an MSR, or of a control or debug register, in level n's registers. */
+void nv_switched_answer(struct nv_switched *switched, const struct nv_event *event);
 
 /* Whether level n's registers are in the mailbox and its control block is L0's to change. */
 int nv_switched_outside(const struct nv_switched *switched);

@@ -357,22 +357,6 @@ static void skip(struct nv_vcpu *vcpu, const struct nv_event *event)
 		nv_vmx_put(vmx, NV_VMCS_GUEST_PENDING_DEBUG, DR6_BS);
 }
 
-static void give_answer(struct nv_vmx *vmx, const struct nv_event *event)
-{
-	switch (event->reason) {
-	case NV_REASON_RDMSR:
-		*register_of(vmx, NV_REG_RAX) = (uint32_t)event->value;
-		*register_of(vmx, NV_REG_RDX) = event->value >> 32;
-		break;
-	case NV_REASON_CR_READ:
-	case NV_REASON_DR_READ:
-		*register_of(vmx, vmx->operand) = event->size == 4 ? (uint32_t)event->value : event->value;
-		break;
-	default:
-		break;
-	}
-}
-
 static void vmx_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 {
 	struct nv_vmx *vmx = vcpu->engine;
@@ -388,7 +372,7 @@ static void vmx_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 		return;
 	}
 	if (event->size)
-		give_answer(vmx, event);
+		nv_switched_answer(&vmx->switched, event);
 	if (event->advance)
 		skip(vcpu, event);
 	else if (event->reason == NV_REASON_EMULATION_FAILURE)

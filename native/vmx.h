@@ -45,7 +45,6 @@ struct nv_vmx {
 	uint8_t holds;           /* an interrupt waits in KVM until level n takes interrupts */
 	uint8_t nmi_wanted;      /* a level claims NMIs */
 	uint8_t halts;           /* KVM wakes level n from HLT, which an in-kernel irqchip can */
-	uint8_t operand;         /* the register that MOV to or from a control or debug register moves */
 	struct nv_vmx_step step;
 	struct nv_event stopped; /* the port access that a step executes now: what its exit told of it */
 };

@@ -79,7 +79,7 @@ int nv_vmx_pass_dr(struct nv_vcpu *vcpu)
 		number += 2;
 	if (vcpu->event.direction == NV_WRITE)
 		return write_register(vcpu, &debug, number, vcpu->event.value);
-	*register_of(vmx, vmx->operand) = number == 7 ? dr7.value : number == 6 ? debug.dr6 : debug.db[number];
+	*register_of(vmx, vmx->switched.operand) = number == 7 ? dr7.value : number == 6 ? debug.dr6 : debug.db[number];
 	vcpu->event.size = 0;
 	return 1;
 }

@@ -103,9 +103,9 @@ static void decode_move(struct nv_vmx *vmx, struct nv_event *event)
 	if (basic_of(vmx) == BASIC_CR && cr_access(vmx) >= CR_CLTS)
 		return;
 	event->size = got(vmx, GOT_CS_RIGHTS) & CS_LONG ? 8 : 4;
-	vmx->operand = got(vmx, GOT_QUALIFICATION) >> 8 & 15;
+	vmx->switched.operand = got(vmx, GOT_QUALIFICATION) >> 8 & 15;
 	if (event->direction == NV_WRITE) {
-		event->value = *register_of(vmx, vmx->operand);
+		event->value = *register_of(vmx, vmx->switched.operand);
 		if (event->size == 4)
 			event->value = (uint32_t)event->value;
 	}

@@ -1,8 +1,8 @@
 /* World switches between L0 and level n by SVM: nothing else. L0 prepares the control block and the mailbox; an exit that the
  * block intercepts rings the doorbell. General registers only: FPU, debug registers and the VMLOAD set stay level n's.
- * RSP is the mailbox, VMRUN keeps it. GIF stays 0 after the first exit, so nothing
- * interrupts the code below, unless it wants it. */
+ * RSP is the mailbox, VMRUN keeps it. GIF stays 0 after the first exit, so nothing interrupts the code below, unless it wants it. */
 #include "mailbox.h"
+#include "registers.inc"
 
 #define VMCB_EXIT_CODE 0x70
 #define EXIT_INTR 0x60
@@ -27,38 +27,12 @@ enable:
 	je	enter
 	sti
 enter:
-	mov	0x08(%rsp), %rcx
-	mov	0x10(%rsp), %rdx
-	mov	0x18(%rsp), %rbx
-	mov	0x28(%rsp), %rbp
-	mov	0x30(%rsp), %rsi
-	mov	0x38(%rsp), %rdi
-	mov	0x40(%rsp), %r8
-	mov	0x48(%rsp), %r9
-	mov	0x50(%rsp), %r10
-	mov	0x58(%rsp), %r11
-	mov	0x60(%rsp), %r12
-	mov	0x68(%rsp), %r13
-	mov	0x70(%rsp), %r14
-	mov	0x78(%rsp), %r15
+	load_registers
 	mov	NV_MAILBOX_BLOCK(%rsp), %rax
 	movq	$NV_SWITCHER_RUNNING, NV_MAILBOX_STATE(%rsp)
 	vmrun	%rax
 	cli
-	mov	%rcx, 0x08(%rsp)
-	mov	%rdx, 0x10(%rsp)
-	mov	%rbx, 0x18(%rsp)
-	mov	%rbp, 0x28(%rsp)
-	mov	%rsi, 0x30(%rsp)
-	mov	%rdi, 0x38(%rsp)
-	mov	%r8, 0x40(%rsp)
-	mov	%r9, 0x48(%rsp)
-	mov	%r10, 0x50(%rsp)
-	mov	%r11, 0x58(%rsp)
-	mov	%r12, 0x60(%rsp)
-	mov	%r13, 0x68(%rsp)
-	mov	%r14, 0x70(%rsp)
-	mov	%r15, 0x78(%rsp)
+	save_registers
 	/* an intercepted interrupt or NMI is still pending (AMD APM vol. 2, 15.13): take it here, or it stops level n for ever, unless
 	 * level n itself intercepts interrupts */
 	mov	NV_SWITCHER_BLOCK - NV_SWITCHER_MAILBOX + VMCB_EXIT_CODE(%rsp), %rax
@@ -90,6 +64,5 @@ take_nmi:
 	clgi
 	lidt	NV_MAILBOX_IDT(%rsp)
 	jmp	ring
-
 
 #include "gates.inc"

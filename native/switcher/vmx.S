@@ -2,6 +2,7 @@
  * controls ask for rings the doorbell. General registers only: FPU, debug registers and XCR0 stay level n's.
  * RSP is the mailbox, and so is the VMCS's host RSP. RFLAGS.IF stays 0; an NMI is noted for L0. */
 #include "mailbox.h"
+#include "registers.inc"
 #include "vmx_block.h"
 
 #define BLOCK (NV_SWITCHER_BLOCK - NV_SWITCHER_MAILBOX)
@@ -43,20 +44,7 @@ written:
 	jne	exchange
 	cmpq	$0, BLOCK+NV_VMX_LAUNCHED(%rsp)
 	mov	0x00(%rsp), %rax
-	mov	0x08(%rsp), %rcx
-	mov	0x10(%rsp), %rdx
-	mov	0x18(%rsp), %rbx
-	mov	0x28(%rsp), %rbp
-	mov	0x30(%rsp), %rsi
-	mov	0x38(%rsp), %rdi
-	mov	0x40(%rsp), %r8
-	mov	0x48(%rsp), %r9
-	mov	0x50(%rsp), %r10
-	mov	0x58(%rsp), %r11
-	mov	0x60(%rsp), %r12
-	mov	0x68(%rsp), %r13
-	mov	0x70(%rsp), %r14
-	mov	0x78(%rsp), %r15
+	load_registers
 	je	launch
 	vmresume
 	jmp	refused
@@ -102,20 +90,7 @@ again:
 /* The VMCS's host RIP. */
 	.org NV_SWITCHER_VMX_EXIT
 	mov	%rax, 0x00(%rsp)
-	mov	%rcx, 0x08(%rsp)
-	mov	%rdx, 0x10(%rsp)
-	mov	%rbx, 0x18(%rsp)
-	mov	%rbp, 0x28(%rsp)
-	mov	%rsi, 0x30(%rsp)
-	mov	%rdi, 0x38(%rsp)
-	mov	%r8, 0x40(%rsp)
-	mov	%r9, 0x48(%rsp)
-	mov	%r10, 0x50(%rsp)
-	mov	%r11, 0x58(%rsp)
-	mov	%r12, 0x60(%rsp)
-	mov	%r13, 0x68(%rsp)
-	mov	%r14, 0x70(%rsp)
-	mov	%r15, 0x78(%rsp)
+	save_registers
 	mov	$EXIT_REASON, %eax
 	vmread	%rax, %rdx
 	mov	%rdx, BLOCK+NV_VMX_REASON(%rsp)

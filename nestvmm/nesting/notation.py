@@ -15,13 +15,14 @@ from nestvmm.x86.event import Direction
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
 from nestvmm.x86.instruction import key_range
 
-__all__ = ["parse_designation", "parse_scopes"]
+__all__ = ["HIGHEST", "parse_designation", "parse_scopes"]
 
 # One word for what is two reasons to KVM and VMX.
 _ALIASES = {"msr": (ExitReason.RDMSR, ExitReason.WRMSR)}
 
 _DIRECTIONS = {"r": Direction.READ, "w": Direction.WRITE}
-_HIGHEST = {
+#: The highest qualifier of each kind that has a bound.
+HIGHEST = {
     Qualifier.PORT: 0xFFFF,
     Qualifier.MSR: 0xFFFFFFFF,
     Qualifier.PHYSICAL: (1 << 52) - 1,
@@ -89,7 +90,7 @@ def _range(text: str, reason: ExitReason, whole: str) -> tuple[int, int]:
         raise UsageError(f"designation {whole!r}: expected a {kind.value}, FIRST-LAST or FIRST+COUNT, not {text!r}")
     first = _number(match[1])
     last = first if match[3] is None else _number(match[3]) if match[2] == "-" else first + _number(match[3]) - 1
-    highest = _HIGHEST.get(kind, QUALIFIER_MAX)
+    highest = HIGHEST.get(kind, QUALIFIER_MAX)
     if not first <= last <= highest:
         raise UsageError(f"designation {whole!r}: {kind.value} {first:#x} to {last:#x} is not within 0 to {highest:#x}")
     return first, last

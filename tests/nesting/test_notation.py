@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nestvmm.errors import UsageError
 from nestvmm.nesting.designation import QUALIFIER_MAX, Ceiling, Scope
 from nestvmm.nesting.level_option import parse_level
-from nestvmm.nesting.notation import parse_designation, parse_scopes
+from nestvmm.nesting.notation import HIGHEST, parse_designation, parse_scopes
 from nestvmm.nesting.sizes import parse_number, parse_size
 from nestvmm.x86.event import Direction
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
@@ -103,22 +103,6 @@ def test_a_wrong_designation_is_refused(text: str, levels: int, message: str) ->
         parse_designation(text, levels)
 
 
-_HIGHEST = {
-    Qualifier.PORT: 0xFFFF,
-    Qualifier.MSR: 0xFFFFFFFF,
-    Qualifier.PHYSICAL: (1 << 52) - 1,
-    Qualifier.VECTOR: 255,
-    Qualifier.LEAF: 0xFFFFFFFF,
-    Qualifier.CONTROL: 15,
-    Qualifier.DEBUG: 15,
-    Qualifier.TABLE: 3,
-    Qualifier.EXTENDED: 0xFFFFFFFF,
-    Qualifier.COUNTER: 0xFFFFFFFF,
-    Qualifier.SELECTOR: 0xFFFF,
-    Qualifier.OFFSET: 0xFFF,
-}
-
-
 @st.composite
 def scopes(draw: st.DrawFn) -> Scope:
     reason = draw(st.sampled_from(list(ExitReason)))
@@ -131,7 +115,7 @@ def scopes(draw: st.DrawFn) -> Scope:
         prefix = draw(st.binary(min_size=1, max_size=8).filter(lambda code: instruction_key(code) == code))
         first, last = prefix.ljust(8, b"\0"), prefix.ljust(8, b"\xff")
         return Scope(reason, int.from_bytes(first, "big"), int.from_bytes(last, "big"), direction)
-    first, last = sorted(draw(st.tuples(*[st.integers(0, _HIGHEST.get(kind, QUALIFIER_MAX))] * 2)))
+    first, last = sorted(draw(st.tuples(*[st.integers(0, HIGHEST.get(kind, QUALIFIER_MAX))] * 2)))
     return Scope(reason, first, last, direction)
 
 
