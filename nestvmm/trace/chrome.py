@@ -1,8 +1,8 @@
 """A run's events in Chrome's trace-event format, which ui.perfetto.dev opens.
 
-Each level is a process with a thread for each vCPU. An event is three slices: level n's, from its entry to the exit; L0's,
-from there until the answer is level n's, with all that is known of the event; and within that time, at the level that
-handled it, the handler's, to which an arrow leads from level n's. One line holds one slice.
+Each level is a process with a thread for each vCPU. An event is three slices: level n's, from its entry to the exit;
+L0's, from there until the answer is level n's, with all that is known of the event; and within that time, at the level
+that handled it, the handler's, to which an arrow leads from level n's. One line holds one slice.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class Chrome:
 
 
 def _track(level: int) -> dict[str, object]:
-    """Numbers of a level's process and its vCPU's thread; 0 would be the idle task's."""
-    return {"pid": level + 1, "tid": 100 * (level + 1)}
+    """Numbers of a level's process and of its first thread, vCPU 0; number 0 would be the idle task's."""
+    return {"pid": level + 1, "tid": level + 1}
 
 
 def _named(kind: str, level: int, arguments: dict[str, object]) -> dict[str, object]:

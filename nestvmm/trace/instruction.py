@@ -173,4 +173,5 @@ def _port_size(instruction: Instruction, direction: Direction) -> int:
 
 def _touches_memory(instruction: Instruction, size: int) -> bool:
     """Whether it reads or writes so much memory, or more, of which KVM hands over a part."""
-    return instruction.memory_size != 0 and MemorySizeExt.size(instruction.memory_size) >= size
+    memory = any(instruction.op_kind(number) >= OpKind.MEMORY_SEG_SI for number in range(instruction.op_count))
+    return memory and MemorySizeExt.size(instruction.memory_size) >= size

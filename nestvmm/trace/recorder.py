@@ -1,7 +1,7 @@
 """Takes a run's events from the ring that the C run loop fills to a file, in one of two formats.
 
-    run loop ──record──> ring ──a thread in C──> file
-        └──the first event of a site──> Python: what all events of that site have in common
+run loop ──record──> ring ──a thread in C──> file
+    └──the first event of a site──> Python: what all events of that site have in common
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Recorder:
         self._check()
 
     def drain(self) -> None:
-        """Describes the site that the trace waits for, or waits for room; raises HostError when the file takes no more."""
+        """Describes the site that the trace waits for, or waits for room; HostError when the file takes no more."""
         self._check()
         if self._trace.wanted:
             self._describe()
