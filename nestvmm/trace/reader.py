@@ -60,7 +60,7 @@ def _event(path: Path, number: int, line: bytes) -> Traced | None:
     """What a line says; None for one that is no exit, or was cut off."""
     text = line.strip().rstrip(b",")
     if not text.startswith(b"{") or not text.endswith(b"}"):
-        cut_off = not line.endswith(b"\n")
+        cut_off = not line.endswith(b"\n") and len(line) < _LINE_MAX
         if text in (b"]}", b"") or cut_off or text.startswith(b'{"displayTimeUnit"'):
             return None
         raise _not_ours(path, number)
@@ -69,7 +69,7 @@ def _event(path: Path, number: int, line: bytes) -> Traced | None:
         if "ph" in fields:
             return _slice(fields) if fields.get("cat") == EXIT else None
         return _line(fields)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise _not_ours(path, number) from None
 
 
