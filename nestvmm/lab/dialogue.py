@@ -27,7 +27,10 @@ class Dialogue(Input):
         self._exchanges = exchanges
         self._ears, self._mouth = os.pipe()
         super().__init__(self._ears)
-        self._begin()
+        self.stdout = b""
+        self.stderr = b""
+        self._answered = 0
+        self._seen = 0  # of stdout, when the last answer was typed
 
     def __enter__(self) -> Self:
         return self
@@ -60,11 +63,6 @@ class Dialogue(Input):
             pass
         os.set_blocking(self._ears, True)
         self.wanted = False
-        self._begin()
+        self.stdout = self.stderr = b""
+        self._answered = self._seen = 0
         return True
-
-    def _begin(self) -> None:
-        self.stdout = b""
-        self.stderr = b""
-        self._answered: int = 0
-        self._seen: int = 0  # of stdout, when the last answer was typed
