@@ -68,6 +68,7 @@ struct nv_nested {
 	uint64_t clock;
 	uint32_t revision;               /* of machine 0's tables, when the others were made */
 	uint8_t level;                   /* machine 0's */
+	uint8_t nesting;                 /* levels above this one have the SVM that their hypervisor gives them, not L0's; 0: none has */
 	uint8_t visible;                 /* level n sees SVM */
 	uint8_t flush;                   /* the processor's TLB is to forget */
 	uint8_t too_deep;                /* a VMRUN needed more machines than there are */

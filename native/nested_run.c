@@ -259,6 +259,8 @@ void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip
 	fresh = !machine->used;
 	machine->used = ++nested->clock;
 	conclude_efer(machine, &parent->guest);
+	if (nests_by_itself(nested, machine))
+		machine->svme = 1; /* as the block's EFER says */
 	save_host(nested, parent, next_rip);
 	parent->child = machine;
 	parent->gif = 1;
