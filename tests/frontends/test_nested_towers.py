@@ -1,6 +1,6 @@
 """Towers of minivisors. Flat, of heights 2 to 8 and 16: every answer is right, and the cost of one does not grow.
 
-The same images as a cascade, in which each level nests the next: every answer is right, and the lowest one runs for each.
+The same images as a cascade, in which each level nests the next: every answer is right, and level 1 runs for each.
 """
 
 from __future__ import annotations
