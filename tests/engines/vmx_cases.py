@@ -12,6 +12,7 @@ from pathlib import Path
 
 import event_cases
 import exception_cases
+import mode_cases
 import reason_cases
 import state_cases
 from guest_code import RESULTS, STI, cpuid, done, keep, out, rdmsr, store, until, with_handlers
@@ -133,6 +134,7 @@ def _for_vmx(cases: dict[str, object]) -> dict[str, object]:
 GROUPS = {
     "instructions": {**_for_vmx(reason_cases.possible("vmx")), **_for_vmx(state_cases.CASES), **CASES},
     "events": {**exception_cases.CASES, **_for_vmx(event_cases.CASES)},
+    "modes": mode_cases.CASES,
 }
 
 if __name__ == "__main__":
