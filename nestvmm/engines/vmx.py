@@ -212,6 +212,8 @@ class VmxEngine(SwitchedEngine):
             return False
         if super().let_pass():
             return True
+        if self._carries_msr():
+            return False
         passed = lib.nv_vmx_pass(self.vcpu)
         self._check(min(passed, 0))
         return bool(passed)
