@@ -25,7 +25,7 @@ LAYERS = [
     {"devices", "loaders"},
     {"engines", "frontends", "hypervisors"},
     {"nesting"},
-    {"lab", "trace"},
+    {"lab", "stats", "trace"},
     {"bench"},
     {"cli"},
     {"__main__"},
