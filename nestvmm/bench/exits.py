@@ -97,7 +97,7 @@ class ExitCase:
             if runs:
                 yield Row(
                     self.name,
-                    f"{engine}, L{height}, {handler} at L{level}, by {clock}",
+                    f"{engine}, L{height}, {handler or 'nothing'} at L{level}, {clock}'s clock",
                     engine=engine,
                     level=height,
                     handler=handler,

@@ -57,6 +57,14 @@ def _row(choice: Choice, engine: str, kind: str, height: int) -> Row:
     figures = on_images(
         choice.guests, words[kind], runs=choice.runs or RUNS, count=_COUNT, height=height, engine=engine
     )
-    row = Row("depth", f"{kind}, L{height}", engine=engine, level=height, mode=FLAT, clock="guest", runs=figures.guest)
+    row = Row(
+        "depth",
+        f"{kind}, {engine}, L{height}, {FLAT}",
+        engine=engine,
+        level=height,
+        mode=FLAT,
+        clock="guest",
+        runs=figures.guest,
+    )
     handler = "C" if height == 1 else "image"
     return replace(row, handler=handler, handler_level=owner, us_per_unit=choice.us_per_cycle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -9,24 +10,13 @@ from nestvmm.bench import Document, Row
 
 __all__ = ["print_document"]
 
-# For a file or a pipe, where rich would take 80.
-_WIDTH = 150
-_COLUMNS = (
-    ("what", "left"),
-    ("engine", "left"),
-    ("guest", "left"),
-    ("served by", "left"),
-    ("clock", "left"),
-    ("minimum", "right"),
-    ("median", "right"),
-    ("95 % of the median", "right"),
-    ("us", "right"),
-    ("ratio", "right"),
-    ("95 %", "right"),
-    ("goal", "right"),
-    ("runs", "right"),
-)
-_MET = {True: "met", False: "missed"}
+# For a file or a pipe, where rich would take 80: room for all columns.
+_WIDTH = 160
+_COLUMNS = ("what", "minimum", "median", "95 %", "us", "ratio", "95 %", "to", "goal", "met", "runs", "outliers")
+_LEFT = ("what", "to", "met")
+# From here on, digits behind the point say nothing.
+_PLAIN = 100
+_MET = {True: "met", False: "missed", None: ""}
 
 
 def print_document(document: Document, about: dict[str, str]) -> None:
@@ -44,43 +34,47 @@ def print_document(document: Document, about: dict[str, str]) -> None:
     )
     for case in dict.fromkeys(row.case for row in document.rows):
         rows = [row for row in document.rows if row.case == case]
-        console.print(_table(f"{case}: {about.get(case, '')}", rows))
-        for row in rows:
-            if row.note or row.source:
-                console.print(f"   {row.what}: {': '.join(part for part in (row.note, row.source) if part)}")
+        units = ", ".join(dict.fromkeys(row.unit for row in rows))
+        console.print(f"\n{case}: {about.get(case, '')} [{units}]", markup=False)
+        console.print(_table(rows))
+        notes = {": ".join(part for part in (row.note, row.source) if part): row.what for row in rows}
+        for note, what in notes.items():
+            if note:
+                console.print(f"   {what.partition(',')[0]}: {note}", markup=False)
     console.print(f"{len(document.rows)} figures in {document.seconds:.0f} s")
 
 
-def _table(title: str, rows: list[Row]) -> Table:
-    table = Table(title=title, title_justify="left")
+def _table(rows: list[Row]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     cells = [_cells(row) for row in rows]
-    for number, (heading, justify) in enumerate(_COLUMNS):
-        if any(line[number] for line in cells):
-            table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     used = [number for number in range(len(_COLUMNS)) if any(line[number] for line in cells)]
+    for number in used:
+        heading = _COLUMNS[number]
+        table.add_column(heading, justify="left" if heading in _LEFT else "right", no_wrap=True)
     for line in cells:
         table.add_row(*(line[number] for number in used))
     return table
 
 
 def _cells(row: Row) -> list[str]:
-    ratio = "" if row.ratio is None else f"{row.ratio:.3f} {row.against}"
-    met = "" if row.goal is None or row.met is None else f"<= {row.goal:.2f} {_MET[row.met]}"
     return [
         row.what,
-        row.engine,
-        "" if row.level is None else f"L{row.level}",
-        "" if row.handler_level is None else f"{row.handler} L{row.handler_level}".strip(),
-        row.clock,
         _number(row.minimum),
-        "" if row.median is None else f"{_number(row.median)} {row.unit}",
+        _number(row.median),
         _interval(row.low, row.high),
-        "" if row.unit == "us" else _number(row.microseconds(row.median)),
-        ratio,
-        "" if row.ratio_low is None or row.ratio_high is None else f"{row.ratio_low:.3f}-{row.ratio_high:.3f}",
-        met,
-        f"{len(row.runs)}" + (f", {len(row.outliers)} out" if row.outliers else ""),
+        _number(row.microseconds(row.median)) if row.unit == "cycles" else "",
+        _ratio(row.ratio),
+        "" if row.ratio_low is None or row.ratio_high is None else f"{_ratio(row.ratio_low)}-{_ratio(row.ratio_high)}",
+        row.against,
+        "" if row.goal is None else f"<= {row.goal:.2f}",
+        _MET[row.met],
+        str(len(row.runs) or ""),
+        str(len(row.outliers) or ""),
     ]
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _interval(low: float | None, high: float | None) -> str:
@@ -88,6 +82,7 @@ def _interval(low: float | None, high: float | None) -> str:
 
 
 def _number(value: float | None) -> str:
+    """Three digits at least."""
     if value is None:
         return ""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+    return f"{value:,.0f}" if abs(value) >= _PLAIN else f"{value:.3g}"
