@@ -85,4 +85,4 @@ def _number(value: float | None) -> str:
     """Three digits at least."""
     if value is None:
         return ""
-    return f"{value:,.0f}" if abs(value) >= _PLAIN else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= _PLAIN else f"{value:#.3g}"
