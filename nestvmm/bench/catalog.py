@@ -9,6 +9,7 @@ from nestvmm.bench.completion import Completion
 from nestvmm.bench.exits import EXIT_CASES
 from nestvmm.bench.flat import FlatDepth
 from nestvmm.bench.linux import LinuxBoot
+from nestvmm.bench.linux_peer import LinuxPeer
 from nestvmm.bench.published import Published
 from nestvmm.bench.qemu import Peer
 from nestvmm.bench.startup import Startup
@@ -23,6 +24,7 @@ CASES: Final[tuple[Case, ...]] = (
     *EXIT_CASES,
     FlatDepth(),
     Peer(),
+    LinuxPeer(),
     Published(),
     Completion(),
     Startup(),

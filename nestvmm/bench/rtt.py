@@ -40,9 +40,9 @@ def image(guests: Path, name: str, file: str | None = None) -> Path:
     return path
 
 
-def guest_figures(text: str, runs: int) -> tuple[float, ...]:
-    """The medians that rtt printed, without the warm-up."""
-    found = re.findall(r"^rtt \S+ count \d+ min \d+ median (\d+) cycles\r?$", text, re.MULTILINE)
+def guest_figures(text: str, runs: int, kind: str = r"\S+") -> tuple[float, ...]:
+    """The medians that rtt printed, of one kind where it printed several, without the warm-up."""
+    found = re.findall(rf"^rtt {kind} count \d+ min \d+ median (\d+) cycles\r*$", text, re.MULTILINE)
     if len(found) != WARM_UP + runs:
         raise HostError(f"the guest rtt printed {text!r:.300}, not {WARM_UP + runs} runs; `make guests` builds it anew")
     return tuple(float(one) for one in found[WARM_UP:])
