@@ -7,6 +7,7 @@ there is nothing to measure.
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,6 +32,8 @@ _START = bytes.fromhex("0f20e0 480d00060000 0f22e0")
 _CODE = {"POPCNT": bytes.fromhex("f3480fb8c3"), "MULSD": bytes.fromhex("f20f59c8")}
 _SAMPLES = 200
 _WARM_UP = 20
+# Seconds within which the guest stops unless its instruction runs natively, for ever.
+_PATIENCE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +72,24 @@ def _measure(row: Row, code: bytes, limit: int, samples: int) -> Row:
             taken = []
             for number in range(_WARM_UP + samples):
                 started, before = lib.nv_ticks(), engine.completer.total
-                if not _complete(engine):
-                    return replace(row, note="this host's KVM needs no help with it")
+                if not (_complete(engine) if number else _needed(engine)):
+                    return replace(row, note="this machine's KVM needs no help with it")
                 count = engine.completer.total - before
                 if number >= _WARM_UP:
                     taken.append((lib.nv_ticks() - started) * clock.ns_per_tick() / 1000 / max(count, 1))
                 engine.completer.limit = limit
     return replace(row, runs=tuple(taken))
+
+
+def _needed(engine: DirectEngine) -> bool:
+    """Completes the first one. False: the guest runs by itself, and is stopped."""
+    alarm = threading.Timer(_PATIENCE, engine.kick)
+    alarm.start()
+    try:
+        return _complete(engine)
+    finally:
+        alarm.cancel()
+        alarm.join()
 
 
 def _complete(engine: DirectEngine) -> bool:
