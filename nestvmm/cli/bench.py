@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -75,11 +74,6 @@ def _heights(context: click.Context, parameter: click.Parameter, value: str | No
     "--resume",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Keeps in FILE what is done, and goes on there when called again with the same options.",
-)
-@click.option(
-    "--depth",
-    is_flag=True,
-    help="Measures, instead, what an exit costs by depth in the SVM lab: flat, and as a cascade.",
 )
 @click.option(
     "--guests",
