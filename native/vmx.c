@@ -396,6 +396,7 @@ static const struct nv_engine_ops vmx_ops = {
 	.enter = vmx_enter,
 	.decode = vmx_decode,
 	.complete = vmx_complete,
+	.rip = nv_switched_rip,
 };
 
 void nv_vmx_init(struct nv_vcpu *vcpu, struct nv_vmx *vmx, int fd, struct kvm_run *run, uint8_t level)

@@ -80,6 +80,7 @@ class SvmEngine(SwitchedEngine):
         svm: Any = ffi.new("struct nv_svm *")
         self.nested = self._open.enter_context(Nested(self._vm, SLOT_NESTED, self._switcher, config.memory))
         svm.nested = self.nested.c
+        svm.nested.nesting = config.nesting
         self._block = svm.block = self._switcher.place(lib.NV_SWITCHER_BLOCK, "struct nv_vmcb *")
         self._cr4 = ffi.addressof(self._block, "cr4")
         features = [entry.edx for entry in self._kvm.get_supported_cpuid() if entry.function == _CPUID_FEATURES]
