@@ -81,6 +81,7 @@ void nv_nested_compose(struct nv_nested *nested)
 	const struct nv_machine *active = nested->active, *parent = active->parent;
 	uint64_t maps = nested->maps_physical;
 
+	nested->walked = 0;
 	nv_nested_follow(nested);
 	compose_interrupts(nested);
 	block->asid = 1 + active->depth;

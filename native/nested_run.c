@@ -75,20 +75,6 @@ void nv_nested_activate(struct nv_nested *nested, struct nv_machine *machine)
 	*task_priority = machine->parent ? machine->parent->guest.virtual_interrupt & V_TPR : 0;
 }
 
-/* The machine of a block of the parent's; one that VMRUN did not use for the longest time makes place for a new one. */
-static struct nv_machine *guest_of(struct nv_nested *nested, struct nv_machine *parent, uint64_t address)
-{
-	struct nv_machine *oldest = NULL;
-
-	for (struct nv_machine *one = nested->machines + 1; one < nested->machines + NV_NESTED_MACHINES; one++) {
-		if (one->used && one->parent == parent && one->address == address)
-			return one;
-		if (!oldest || one->used < oldest->used)
-			oldest = one;
-	}
-	return oldest;
-}
-
 static int in_chain(const struct nv_nested *nested, const struct nv_machine *machine)
 {
 	for (const struct nv_machine *one = nested->active; one; one = one->parent)
@@ -97,28 +83,53 @@ static int in_chain(const struct nv_nested *nested, const struct nv_machine *mac
 	return 0;
 }
 
+/* Nothing is lost with it but its tables: it has not used SVM, and its parent is not in the middle of running it. */
+static int is_plain(const struct nv_machine *machine)
+{
+	return !machine->svme && !machine->vm_cr && !machine->hsave && machine->gif && !machine->held && !machine->resumed &&
+	       !machine->child && machine->parent->child != machine;
+}
+
 /* Forgets a machine and the guests that it ran: their blocks are no one's now. */
 static void forget(struct nv_nested *nested, struct nv_machine *machine)
 {
 	for (struct nv_machine *one = nested->machines + 1; one < nested->machines + NV_NESTED_MACHINES; one++)
-		if (one->used && one->parent == machine && one != machine)
+		if (one->used && one->parent == machine)
 			forget(nested, one);
-	if (machine->depth && nested->tables[machine->depth].machine == machine)
+	if (nested->tables[machine->depth].machine == machine)
 		nv_nested_drop(nested, machine->depth);
 	memset(machine, 0, sizeof *machine);
 }
 
+/* A machine that is free, or becomes so: a plain one if there is, and of those that VMRUN did not use for the longest time. */
+static struct nv_machine *make_place(struct nv_nested *nested)
+{
+	struct nv_machine *victim = NULL;
+
+	for (struct nv_machine *one = nested->machines + 1; one < nested->machines + NV_NESTED_MACHINES; one++) {
+		if (!one->used)
+			return one;
+		if (in_chain(nested, one))
+			continue;
+		if (!victim || is_plain(one) > is_plain(victim) || (is_plain(one) == is_plain(victim) && one->used < victim->used))
+			victim = one;
+	}
+	/* one that is in the middle of running it is nothing without it; the chain is shorter than there are machines */
+	while (victim->parent->child == victim && !in_chain(nested, victim->parent))
+		victim = victim->parent;
+	forget(nested, victim);
+	return victim;
+}
+
+/* The machine of a block of the parent's. */
 static struct nv_machine *take_guest(struct nv_nested *nested, struct nv_machine *parent, uint64_t address)
 {
-	struct nv_machine *machine = guest_of(nested, parent, address);
+	struct nv_machine *machine = nested->machines + 1;
 
-	if (machine->used && machine->parent == parent && machine->address == address)
-		return machine;
-	if (machine->used) {
-		if (in_chain(nested, machine))
-			return NULL;
-		forget(nested, machine);
-	}
+	for (; machine < nested->machines + NV_NESTED_MACHINES; machine++)
+		if (machine->used && machine->parent == parent && machine->address == address)
+			return machine;
+	machine = make_place(nested);
 	machine->parent = parent;
 	machine->address = address;
 	machine->depth = parent->depth + 1;
@@ -153,6 +164,7 @@ static void load_guest(struct nv_nested *nested, const struct nv_machine *parent
 	if (machine->child && !!(rflags & RFLAGS_IF) == machine->shown_flag)
 		rflags = (rflags & ~RFLAGS_IF) | (machine->true_flag ? RFLAGS_IF : 0);
 	copy_state(block, from);
+	block->cpl &= 3; /* the field is a byte, the processor's CPL two bits */
 	if (from->nested_paging & NESTED_PAGING)
 		block->guest_pat = from->guest_pat;
 	block->interrupt_shadow = from->interrupt_shadow & SHADOWED;
