@@ -25,6 +25,15 @@ static void add_map(struct nv_nested *nested, struct nv_machine *machine, uint8_
 			 (const uint64_t *)nv_nested_page(nested, machine, (map & ~(PAGE - 1)) + offset, 0, &place));
 }
 
+int nv_nested_map_refused(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t map, uint64_t size,
+			  struct nv_nested_place *place)
+{
+	for (uint64_t offset = 0; intercepts(machine->guest.intercept, code) && offset < size; offset += PAGE)
+		if (!nv_nested_page(nested, machine, (map & ~(PAGE - 1)) + offset, 0, place) && place->refuses)
+			return 1;
+	return 0;
+}
+
 /* What the machine's block intercepts goes on top of what the machines below it do. Machine d's maps are at depth d. */
 void nv_nested_compose_maps(struct nv_nested *nested, struct nv_machine *machine)
 {

@@ -248,6 +248,19 @@ static void refuse(struct nv_nested *nested, struct nv_vmcb *block, uint64_t nex
 	*register_of(nested->svm, NV_REG_RIP) = next_rip;
 }
 
+/* The tables of a machine below do not let the parent reach a permissions map of its block: that machine hears of it, and VMRUN happens
+ * again. */
+static int maps_refused(struct nv_nested *nested, struct nv_machine *parent)
+{
+	const struct nv_vmcb *guest = &parent->guest;
+	struct nv_nested_place place;
+
+	if (nv_nested_map_refused(nested, parent, EXIT_IOIO, guest->iopm, NV_NESTED_PORTS, &place) ||
+	    nv_nested_map_refused(nested, parent, EXIT_MSR, guest->msrpm, NV_NESTED_MSRS, &place))
+		return nv_nested_refused(nested, &place, NPF_FINAL);
+	return 0;
+}
+
 void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip)
 {
 	struct nv_machine *parent = nested->active, *machine;
@@ -255,17 +268,20 @@ void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip
 	struct nv_nested_place place;
 	struct nv_vmcb *block = (struct nv_vmcb *)nv_nested_page(nested, parent, address, 1, &place);
 
-	nested->entered[parent->depth]++;
 	memcpy(&parent->guest, block, sizeof parent->guest);
 	if (!nv_svm_valid(&nested->svm->limits, &parent->guest)) {
+		nested->entered[parent->depth]++;
 		refuse(nested, block, next_rip);
 		return;
 	}
+	if (maps_refused(nested, parent))
+		return;
 	machine = parent->depth + 1 < NV_NESTED_DEPTH ? take_guest(nested, parent, address) : NULL;
 	if (!machine) {
 		nested->too_deep = 1;
 		return;
 	}
+	nested->entered[parent->depth]++;
 	if (machine->child && is_another(machine, &parent->guest))
 		restart(machine);
 	fresh = !machine->used;
@@ -318,7 +334,9 @@ void nv_nested_reflect(struct nv_nested *nested, struct nv_machine *to, const st
 	struct nv_vmcb *block = (struct nv_vmcb *)nv_nested_page(nested, to, machine->address, 1, &place);
 
 	if (!block) {
-		nested->lost = 1;
+		/* a machine below gives it back, and the active one comes to the exit again */
+		if (!nv_nested_refused(nested, &place, NPF_FINAL))
+			nested->lost = 1;
 		return;
 	}
 	block->next_rip = exit->next_rip;
