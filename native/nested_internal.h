@@ -15,6 +15,14 @@
 
 #define EXIT_INVALID (~0ull)
 
+#define TLB_FLUSH_ALL 1          /* of tlb_control */
+
+/* Whether the machine's SVM is what its parent makes of it: L0 gives it what a processor gives a guest. */
+static inline int nests_by_itself(const struct nv_nested *nested, const struct nv_machine *machine)
+{
+	return nested->nesting && nested->level + machine->depth > nested->nesting;
+}
+
 /* nested_memory.c: where machine's physical address leads to, through all tables below. */
 struct nv_nested_place {
 	struct nv_shadow_leaf leaf;
@@ -30,12 +38,13 @@ int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64
 /* A page of its physical memory that this process can read, and write if asked; NULL: there is none, and place says why. */
 uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int write, struct nv_nested_place *place);
 
-/* Forgets the tables of machines from this depth on; of all, when machine 0's have changed. */
-void nv_nested_drop(struct nv_nested *nested, int depth);
+/* Empties the tables of a machine and of those that run on it; of all, when machine 0's have changed. release: it needs none any more. */
+void nv_nested_drop(struct nv_nested *nested, const struct nv_machine *machine);
 void nv_nested_follow(struct nv_nested *nested);
+void nv_nested_release(struct nv_nested *nested, struct nv_machine *machine);
 
-/* The tables that a machine needs, made to fit its parent's block. */
-void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int flush);
+/* The tables that a machine needs, made to fit its parent's block. enters: by VMRUN, which flushes as TLB_CONTROL says. */
+void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int enters);
 
 /* An nv_paging's `back` of the active machine. */
 uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);

@@ -96,8 +96,8 @@ static void forget(struct nv_nested *nested, struct nv_machine *machine)
 	for (struct nv_machine *one = nested->machines + 1; one < nested->machines + NV_NESTED_MACHINES; one++)
 		if (one->used && one->parent == machine)
 			forget(nested, one);
-	if (nested->tables[machine->depth].machine == machine)
-		nv_nested_drop(nested, machine->depth);
+	if (machine->tables)
+		nv_nested_release(nested, machine);
 	memset(machine, 0, sizeof *machine);
 }
 
@@ -264,7 +264,6 @@ static int maps_refused(struct nv_nested *nested, struct nv_machine *parent)
 void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip)
 {
 	struct nv_machine *parent = nested->active, *machine;
-	int fresh;
 	struct nv_nested_place place;
 	struct nv_vmcb *block = (struct nv_vmcb *)nv_nested_page(nested, parent, address, 1, &place);
 
@@ -284,14 +283,15 @@ void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip
 	nested->entered[parent->depth]++;
 	if (machine->child && is_another(machine, &parent->guest))
 		restart(machine);
-	fresh = !machine->used;
 	machine->used = ++nested->clock;
 	conclude_efer(machine, &parent->guest);
+	if (nests_by_itself(nested, machine))
+		machine->svme = 1; /* as the block's EFER says */
 	save_host(nested, parent, next_rip);
 	parent->child = machine;
 	parent->gif = 1;
 	nv_nested_compose_maps(nested, parent);
-	nv_nested_use_tables(nested, machine, fresh || parent->guest.tlb_control);
+	nv_nested_use_tables(nested, machine, 1);
 	load_guest(nested, parent, machine);
 	resume_chain(nested, machine);
 	if (nested->active != machine)

@@ -27,7 +27,8 @@ from guest_code import (
 )
 from svm_code import BLOCK, EXIT_CODE, INFO_1, INFO_2, RIP, enable, image, keep_field, make_block, vmrun
 
-from nestvmm.nesting import LevelSpec, Region, Tower
+from nestvmm.nesting import LevelSpec, Tower
+from nestvmm.nesting.memory import Region
 
 MIB = 1 << 20
 HOLE = 0x3FF00000

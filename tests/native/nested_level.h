@@ -17,7 +17,7 @@
 #define RAM_PHYSICAL ((NV_SHADOW_WINDOWS - (1ull << 30)) & ~((1ull << 30) - 1))
 #define LEVEL_PHYSICAL (RAM_PHYSICAL + GUARDS * PAGE)
 #define PHYSICAL_BITS 40
-#define TABLE_PAGES 24u                     /* of a depth: so few that they run out */
+#define TABLE_PAGES 24u                     /* of each machine that has them: so few that they run out */
 
 #define CHECK(condition)                                                                   \
 	do {                                                                               \
@@ -78,14 +78,14 @@ static inline void check_chain(void)
 static inline void check_entry(void)
 {
 	const struct nv_machine *active = nested.active;
-	const struct nv_shadow *tables = active->depth ? &nested.tables[active->depth].shadow : &shadow;
+	const struct nv_shadow *tables = active->depth ? &nested.tables[active->tables].shadow : &shadow;
 	uint64_t maps = active->depth ? nested.maps_physical + (active->depth - 1) * NV_NESTED_MAPS : 0;
 
 	check_chain();
 	CHECK(block->nested_paging == 1 && block->nested_cr3 == tables->physical + tables->root * PAGE);
 	CHECK(block->iopm == (active->depth ? maps : NV_SWITCHER_BASE + NV_SWITCHER_IOPM));
 	CHECK(block->msrpm == (active->depth ? maps + NV_NESTED_PORTS : NV_SWITCHER_BASE + NV_SWITCHER_MSRPM));
-	CHECK(block->asid == 1u + active->depth && block->efer & EFER_SVME && block->cpl < 4);
+	CHECK(block->asid == 1u + active->tables && !active->tables == !active->depth && block->efer & EFER_SVME && block->cpl < 4);
 	CHECK(!active->depth || intercepts(block->intercept, EXIT_VMRUN));
 	for (int i = 0; i < 6; i++)
 		CHECK(!(svm.wanted[i] & ~block->intercept[i]) || svm.step.active);
@@ -99,7 +99,7 @@ static inline void check_entry(void)
 
 static inline void start(void)
 {
-	for (unsigned int i = 0; i < NV_NESTED_DEPTH; i++) {
+	for (unsigned int i = 0; i < NV_NESTED_SETS; i++) {
 		uint64_t *pool = nested.tables[i].shadow.pool;
 
 		memset(&nested.tables[i], 0, sizeof nested.tables[i]);
@@ -156,7 +156,7 @@ static inline void prepare(void)
 	nv_shadow_set(&shadow, ranges, 3, 0, ~0ull);
 	block = zeroed(PAGE);
 	run = zeroed(2 * PAGE);
-	for (int i = 0; i < NV_NESTED_DEPTH; i++)
+	for (int i = 0; i < NV_NESTED_SETS; i++)
 		nested.tables[i].shadow.pool = zeroed(TABLE_PAGES * PAGE);
 	nested.shadow = &shadow;
 	nested.maps = zeroed(NV_NESTED_DEPTH * NV_NESTED_MAPS);
