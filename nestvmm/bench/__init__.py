@@ -12,7 +12,7 @@ The cases:
     switch              CPUID through the switcher, against svm_loop, the least that a program does to run by VMRUN
     exits               every kind of exit, measured by the guest (rtt), with hypervisors that answer (answers)
     depth               an exit's cost by the guest's level, flat and as a cascade
-    qemu, linux_peer    the same guest under QEMU: at level 1, and at level 2 below Linux; published: what others published
+    qemu, linux_peer    the same guest under QEMU, at level 1 and, below Linux, at level 2; published: what others found
     completion          an instruction that L0 completes because KVM cannot emulate it
     startup             from exec to the guest's first byte
     linux               a stock kernel's boot under svm against direct
