@@ -14,6 +14,7 @@ from nestvmm.bench.published import Published
 from nestvmm.bench.qemu import Peer
 from nestvmm.bench.startup import Startup
 from nestvmm.bench.switch import Switch
+from nestvmm.bench.tracing import Parts, Tracing
 from nestvmm.bench.trips import RoundTrips
 
 __all__ = ["CASES"]
@@ -26,6 +27,8 @@ CASES: Final[tuple[Case, ...]] = (
     Peer(),
     LinuxPeer(),
     Published(),
+    Parts(),
+    Tracing(),
     Completion(),
     Startup(),
     LinuxBoot(),
