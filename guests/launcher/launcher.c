@@ -17,9 +17,11 @@ enum { RAM = 64 << 20, TSS = 0xfffbd000, CPUID_MAX = 256 };
 /* The guest's first MiB: six page tables, its command line, a stack. */
 enum { PAGE = 4096, TABLES = 0x1000, DIRECTORIES = 4, COMMAND_LINE = 0x8000, COMMAND_MAX = PAGE, STACK = 0x10000 };
 enum { CODE = 0x08, DATA = 0x10, PRESENT = 3, LARGE = 0x83 };
-enum { SERIAL = 0x3f8, LINE_STATUS = SERIAL + 5, READY = 0x60, DEBUG_EXIT = 0xf4 };
+/* While the line control has DIVISOR, the data port is the baud rate's. */
+enum { SERIAL = 0x3f8, LINE_CONTROL = SERIAL + 3, DIVISOR = 0x80, LINE_STATUS = SERIAL + 5, READY = 0x60, DEBUG_EXIT = 0xf4 };
 
 static uint8_t *ram;
+static uint8_t line_control;
 
 static int check(int result, const char *what)
 {
@@ -102,7 +104,9 @@ static void serve_port(const struct kvm_run *run, uint8_t *data)
 		memset(data, 0xff, size);
 		if (run->io.port == LINE_STATUS)
 			*data = READY;
-	} else if (run->io.port == SERIAL) {
+	} else if (run->io.port == LINE_CONTROL) {
+		line_control = *data;
+	} else if (run->io.port == SERIAL && !(line_control & DIVISOR)) {
 		fwrite(data, 1, size, stdout);
 	} else if (run->io.port == DEBUG_EXIT) {
 		exit(*data);

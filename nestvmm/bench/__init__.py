@@ -11,8 +11,8 @@ The cases:
     trips               round trips of a port read against a bare loop; course: their guest and its towers
     switch              CPUID through the switcher, against svm_loop, the least that a program does to run by VMRUN
     exits               every kind of exit, measured by the guest (rtt), with hypervisors that answer (answers)
-    flat                an exit's cost by depth
-    qemu, published     the same guest under QEMU; what others published
+    depth               an exit's cost by the guest's level, flat and as a cascade
+    qemu, linux_peer    the same guest under QEMU, at level 1 and, below Linux, at level 2; published: what others found
     completion          an instruction that L0 completes because KVM cannot emulate it
     startup             from exec to the guest's first byte
     linux               a stock kernel's boot under svm against direct

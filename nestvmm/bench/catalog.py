@@ -6,8 +6,8 @@ from typing import Final
 
 from nestvmm.bench.case import Case
 from nestvmm.bench.completion import Completion
+from nestvmm.bench.depth import Depth
 from nestvmm.bench.exits import EXIT_CASES
-from nestvmm.bench.flat import FlatDepth
 from nestvmm.bench.linux import LinuxBoot
 from nestvmm.bench.linux_peer import LinuxPeer
 from nestvmm.bench.published import Published
@@ -23,7 +23,7 @@ CASES: Final[tuple[Case, ...]] = (
     RoundTrips(),
     Switch(),
     *EXIT_CASES,
-    FlatDepth(),
+    Depth(),
     Peer(),
     LinuxPeer(),
     Published(),

@@ -71,8 +71,13 @@ def on_levels(
     return Figures(guest_figures(text, runs), tuple(one / count for one in ticks))
 
 
-def on_images(guests: Path, words: str, *, runs: int, count: int, height: int, engine: str) -> Figures:
-    """rtt at level `height` on hypervisor images at all levels below; at level 1, it is alone."""
+def on_images(
+    guests: Path, words: str, *, runs: int, count: int, height: int, engine: str, cascade: bool = False
+) -> Figures:
+    """rtt at level `height` on hypervisor images at all levels below; at level 1, it is alone.
+
+    cascade:  each image nests the next one by itself
+    """
     line = f"{words} count={count} runs={WARM_UP + runs}"
     rtt = image(guests, "rtt")
     if height == 1:
@@ -82,7 +87,8 @@ def on_images(guests: Path, words: str, *, runs: int, count: int, height: int, e
     with tempfile.NamedTemporaryFile(prefix="nestvmm-", suffix=".elf") as file:
         Path(file.name).write_bytes(stack(minivisor, [*above, Stacked(rtt.read_bytes(), line)]))
         guest = GuestSpec(Path(file.name), append="level=1", memory=_MEMORY)
-        text, _ = _run(TowerSpec(guest, engine=engine, timeout=_TIMEOUT))
+        designate = (f"{engine}-instruction=L1",) if cascade else ()
+        text, _ = _run(TowerSpec(guest, engine=engine, designate=designate, timeout=_TIMEOUT))
     return Figures(guest_figures(text, runs))
 
 

@@ -7,8 +7,10 @@ from rich.console import Console
 from rich.table import Table
 
 from nestvmm.bench import Document, Row
+from nestvmm.bench.depth import Depth
+from nestvmm.bench.row import CASCADE, FLAT
 
-__all__ = ["print_document"]
+__all__ = ["depth_lines", "print_document"]
 
 # For a file or a pipe, where rich would take 80: room for all columns.
 _WIDTH = 160
@@ -16,6 +18,7 @@ _COLUMNS = ("what", "minimum", "median", "95 %", "us", "ratio", "95 %", "to", "g
 _LEFT = ("what", "to", "met")
 # From here on, digits behind the point say nothing.
 _PLAIN = 100
+_DEPTH = Depth.name
 _MET = {True: "met", False: "missed", None: ""}
 
 
@@ -37,6 +40,8 @@ def print_document(document: Document, about: dict[str, str]) -> None:
         units = ", ".join(dict.fromkeys(row.unit for row in rows))
         console.print(f"\n{case}: {about.get(case, '')} [{units}]", markup=False)
         console.print(_table(rows))
+        if case == _DEPTH:
+            _print_depth(console, rows)
         notes = {": ".join(part for part in (row.note, row.source) if part): row.what for row in rows}
         for note, what in notes.items():
             if note:
@@ -54,6 +59,39 @@ def _table(rows: list[Row]) -> Table:
     for line in cells:
         table.add_row(*(line[number] for number in used))
     return table
+
+
+def _print_depth(console: Console, rows: list[Row]) -> None:
+    """Flat beside cascade, level by level."""
+    kinds = list(dict.fromkeys(_kind(row) for row in rows))
+    for engine in dict.fromkeys(row.engine for row in rows):
+        console.print(f"\nmedians by the guest's level, {engine} engine", markup=False)
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for heading in ("guest", *(text for kind in kinds for text in (f"{kind} flat", "cascade", "ratio"))):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for line in depth_lines(rows, engine):
+            table.add_row(*line)
+        console.print(table)
+
+
+def depth_lines(rows: list[Row], engine: str) -> list[list[str]]:
+    """For each level: the level, then of each kind of exit its flat and its cascaded median, and the ratio."""
+    rows = [row for row in rows if row.engine == engine]
+    kinds = list(dict.fromkeys(_kind(row) for row in rows))
+    found = {(row.level, _kind(row), row.mode): row for row in rows}
+    nothing = Row(_DEPTH)
+    lines = []
+    for level in sorted({row.level for row in rows if row.level is not None}):
+        line = [f"L{level}"]
+        for kind in kinds:
+            flat, cascade = (found.get((level, kind, mode), nothing) for mode in (FLAT, CASCADE))
+            line += [_number(flat.median), _number(cascade.median), _ratio(cascade.ratio)]
+        lines.append(line)
+    return lines
+
+
+def _kind(row: Row) -> str:
+    return row.what.partition(",")[0]
 
 
 def _cells(row: Row) -> list[str]:

@@ -59,11 +59,9 @@ class VcpuState:
         """Keeps what differs from the registers at the exit."""
         if self._values is None:
             self.regs()
-        new = self._new_regs
-        for name in compress(_NAMES, map(ne, _values(regs), self._values or ())):
-            new[name] = 0
-        for name in new:
-            new[name] = getattr(regs, name) & 0xFFFFFFFFFFFFFFFF
+        # those of before may be as they were again
+        for name in (*self._new_regs, *compress(_NAMES, map(ne, _values(regs), self._values or ()))):
+            self._new_regs[name] = getattr(regs, name) & 0xFFFFFFFFFFFFFFFF
             self.changed = True
 
     def sregs(self) -> Sregs:
