@@ -7,6 +7,7 @@ startup     from exec to the guest's first byte, against QEMU
 completion  an instruction that L0 completes because KVM cannot emulate it
 linux       a stock kernel's boot in the SVM lab, under svm against direct
 depth       an exit of the innermost guest by its level, in the SVM lab: flat, and as a cascade
+twice       the same above Linux's KVM at level 1, and again at level 2
 lab         the port read's cost in the SVM lab, where the clock counts instructions
 paired      medians and their confidence intervals
 row         one line of the result
@@ -19,6 +20,7 @@ from nestvmm.bench.linux import measure_linux
 from nestvmm.bench.row import Row
 from nestvmm.bench.startup import measure_startup
 from nestvmm.bench.trips import measure_trips
+from nestvmm.bench.twice import measure_twice
 
 __all__ = [
     "KINDS",
@@ -30,4 +32,5 @@ __all__ = [
     "measure_linux",
     "measure_startup",
     "measure_trips",
+    "measure_twice",
 ]

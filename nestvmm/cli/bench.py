@@ -21,6 +21,7 @@ from nestvmm.bench import (
     measure_linux,
     measure_startup,
     measure_trips,
+    measure_twice,
 )
 from nestvmm.errors import UsageError
 
@@ -47,12 +48,19 @@ _STARTS, _QUICK_STARTS = 9, 1
     help="Measures, instead, what an exit costs by depth in the SVM lab: flat, and as a cascade.",
 )
 @click.option(
+    "--twice",
+    is_flag=True,
+    help="Only what exits cost where Linux's KVM is at level 1 and again at level 2: both ways.",
+)
+@click.option(
     "--guests",
     type=click.Path(path_type=Path),
     default=_GUESTS,
     help="Where the guests are that `make guests` built. [guests/ of the checkout]",
 )
-def bench(*, quick: bool, json_file: str | None, no_qemu: bool, lab: bool, depth: bool, guests: Path) -> None:
+def bench(
+    *, quick: bool, json_file: str | None, no_qemu: bool, lab: bool, depth: bool, twice: bool, guests: Path
+) -> None:
     """Measure what an exit costs on this host, and how soon a guest starts.
 
     Ratios are taken within this run: the things that are compared take turns, and a ratio is the median over the
@@ -63,12 +71,14 @@ def bench(*, quick: bool, json_file: str | None, no_qemu: bool, lab: bool, depth
       nestvmm bench
       nestvmm bench --quick --no-qemu
       nestvmm bench --lab --json bench.json
-      nestvmm bench --depth
+      nestvmm bench --depth --twice
     """
-    if depth:
-        depths = measure_depth(guests)
-        if not _write(json_file, [row.as_dict() for row in depths]):
-            _print_depths(depths)
+    if depth or twice:
+        depths = measure_depth(guests) if depth else []
+        twices = measure_twice(guests) if twice else []
+        if not _write(json_file, [row.as_dict() for row in [*depths, *twices]]):
+            _print_depths("Cycles of an exit of the guest at level n to the hypervisor at level n-1", depths)
+            _print_depths("The same where Linux's KVM is that hypervisor", twices)
         return
     rows = measure_trips(_QUICK_BATCHES if quick else _BATCHES)
     rows += measure_completion()
@@ -103,11 +113,10 @@ def _console() -> Console:
     return console
 
 
-def _print_depths(depths: Sequence[Depth]) -> None:
-    table = Table(
-        title="Cycles of an exit of the guest at level n to the hypervisor at level n-1 (SVM lab, instructions)",
-        title_justify="left",
-    )
+def _print_depths(title: str, depths: Sequence[Depth]) -> None:
+    if not depths:
+        return
+    table = Table(title=f"{title} (SVM lab: instructions)", title_justify="left")
     table.add_column("level", justify="right")
     for kind in KINDS:
         for heading in (f"{kind}, flat", "cascade", "ratio"):
