@@ -151,7 +151,7 @@ void nv_vmx_decode(struct nv_vmx *vmx, struct nv_event *event)
 	if (row->other && (basic == BASIC_EXCEPTION ? is_nmi(vmx) : event->direction == NV_WRITE))
 		event->reason = row->other;
 	event->qualifier = qualifier_of(vmx, row);
-	event->info = nv_vmx_depth(basic) > GOT_QUALIFICATION ? got(vmx, GOT_QUALIFICATION) : 0;
+	event->info = depth_of(vmx) > GOT_QUALIFICATION ? got(vmx, GOT_QUALIFICATION) : 0;
 	if (row->length)
 		event->advance = event->length = got(vmx, GOT_LENGTH);
 	switch (event->reason) {
@@ -164,6 +164,11 @@ void nv_vmx_decode(struct nv_vmx *vmx, struct nv_event *event)
 	case NV_REASON_EXCEPTION:
 		event->info = got(vmx, GOT_INTERRUPTION) & EVENT_ERROR_CODE ? got(vmx, GOT_INTERRUPTION_ERROR) : 0;
 		event->value = event->qualifier == PF || event->qualifier == DB ? got(vmx, GOT_QUALIFICATION) : 0;
+		break;
+	case NV_REASON_TASK_SWITCH:
+		/* of CALL, IRET and JMP; it is not done, so level n goes on where the handler says */
+		if (event->info >> TASK_SWITCH_SOURCE != TASK_SWITCH_GATE)
+			event->length = got(vmx, GOT_LENGTH);
 		break;
 	case NV_REASON_NMI:
 		event->qualifier = 0;

@@ -13,6 +13,7 @@ from typing import TextIO
 import click
 
 from nestvmm.cli.account_file import account_file
+from nestvmm.cli.observed import observed
 from nestvmm.cli.signals import ended_by_signals
 from nestvmm.cli.terminal import console_input
 from nestvmm.errors import UsageError
@@ -62,10 +63,13 @@ Exit status:
 @click.option("--unclaimed", type=click.Choice(["ignore", "error"]), help="Accesses that nobody claims. [ignore]")
 @click.option("--timeout", metavar="S", type=float, help="Ends the run after S seconds with status 124.")
 @click.option("--stats", is_flag=True, help="Prints who handled what, on standard error.")
+@click.option("--stats-interval", metavar="S", type=float, help="Shows exits per second every S seconds.")
+@click.option("--stats-jsonl", metavar="FILE", help="Writes them as JSON lines instead.")
+@click.option("--stats-prometheus", metavar="FILE", help="Keeps the counters in a file as Prometheus's text instead.")
 @click.option(
     "--json", "json_file", metavar="FILE", help="Writes the account as JSON; `-`: standard output, without the guest's."
 )
-@click.option("--trace", metavar="FILE", help="Writes each event as a JSON line.")
+@click.option("--trace", metavar="FILE", help="Writes each event: FILE.json for ui.perfetto.dev, else JSON lines.")
 @click.option("--dry-run", is_flag=True, help="Builds the tower, says what would run, and stops.")
 @click.option("--raw-exit-status", is_flag=True, help="QEMU's rule for the debug-exit port: (value << 1) | 1.")
 def run(**options: object) -> int:
@@ -139,13 +143,14 @@ def _run(spec: TowerSpec, options: dict[str, object]) -> int:
     json_file, trace = options["json_file"], options["trace"]
     with account_file(None if json_file is None else str(json_file)) as file:
         with ExitStack() as stack:
-            tower = stack.enter_context(Tower(spec, raw_exit_status=raw_exit_status))
             clock = Clock()
+            tower = stack.enter_context(Tower(spec, raw_exit_status=raw_exit_status))
             drain = None
             if trace is not None:
-                from nestvmm.trace import JsonLines  # noqa: PLC0415 - only runs that trace wait for it
+                from nestvmm.trace import Recorder  # noqa: PLC0415 - only runs that trace wait for it
 
-                drain = stack.enter_context(JsonLines(Path(str(trace)), tower, clock)).drain
+                drain = stack.enter_context(Recorder(Path(str(trace)), tower, clock)).drain
+            stack.enter_context(observed(tower, clock, options))
             result, seconds = _go(Runner(tower, drain=drain))
             account = Account.of(tower, clock, seconds)
         _report(account, result, stats=bool(options["stats"]), file=file)

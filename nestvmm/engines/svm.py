@@ -166,13 +166,11 @@ class SvmEngine(SwitchedEngine):
         return True
 
     def _passes(self) -> bool:
-        """Whether the processor, or KVM, can do what was stopped: not what L0 must carry over to KVM's terms."""
-        event = self.vcpu.event
-        if event.reason in (ExitReason.RDMSR, ExitReason.WRMSR):
-            return not any(one.first <= event.qualifier <= one.last for one in self._own_msrs())
-        if event.reason == ExitReason.HLT:
+        """Whether the processor, or KVM, can do what was stopped."""
+        reason = self.vcpu.event.reason
+        if reason == ExitReason.HLT:
             return self._config.machine == "pc"
-        return bool(event.reason != ExitReason.NESTED_PAGE_FAULT)
+        return bool(reason != ExitReason.NESTED_PAGE_FAULT) and not self._carries_msr()
 
     def overstrained(self) -> str:
         """Levels beyond those that L0 has room for, or a control block whose memory was taken away."""

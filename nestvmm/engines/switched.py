@@ -226,6 +226,13 @@ class SwitchedEngine(DirectEngine):
             return False
         return self._shadow.concede(event.qualifier, execute=event.direction == Direction.EXECUTE)
 
+    def _carries_msr(self) -> bool:
+        """Whether the event is of an MSR that the processor must not do: L0 carries it over to KVM's terms."""
+        event = self.vcpu.event
+        return event.reason in (ExitReason.RDMSR, ExitReason.WRMSR) and any(
+            one.first <= event.qualifier <= one.last for one in self._own_msrs()
+        )
+
     def settle(self) -> None:
         """Lets level n take the answer to its event: by KVM only if KVM holds its registers."""
         if self._outside():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from operator import attrgetter
+from itertools import compress
+from operator import attrgetter, ne
 from typing import TYPE_CHECKING
 
 from nestvmm.engines import Engine
 from nestvmm.kvm import Regs, Sregs
+from nestvmm.nesting.exception import wrong_exception
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
 from nestvmm.nesting.memory import MemoryMap, Region
 from nestvmm.nesting.propagation import Effects
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["GuestView", "VcpuState"]
 
 _EFER = 0xC0000080
-_NMI = 2
 _NAMES = Regs.__match_args__
 _values = attrgetter(*_NAMES)
 
@@ -58,10 +59,10 @@ class VcpuState:
         """Keeps what differs from the registers at the exit."""
         if self._values is None:
             self.regs()
-        for name, value, before in zip(_NAMES, _values(regs), self._values or (), strict=True):
-            if value != before or name in self._new_regs:
-                self._new_regs[name] = value & 0xFFFFFFFFFFFFFFFF
-                self.changed = True
+        # those of before may be as they were again
+        for name in (*self._new_regs, *compress(_NAMES, map(ne, _values(regs), self._values or ()))):
+            self._new_regs[name] = getattr(regs, name) & 0xFFFFFFFFFFFFFFFF
+            self.changed = True
 
     def sregs(self) -> Sregs:
         """Segment and control registers with the changes so far."""
@@ -186,8 +187,8 @@ class GuestView:
 
     def inject(self, vector: int, error_code: int | None = None) -> None:
         """Injects an exception."""
-        if not 0 <= vector <= 31 or vector == _NMI:
-            raise ValueError(f"exceptions are 0 to 31, without 2, not {vector}")
+        if wrong := wrong_exception(vector, error_code):
+            raise ValueError(wrong)
         self._state.inject(vector, error_code)
 
     def request_interrupt_window(self) -> None:

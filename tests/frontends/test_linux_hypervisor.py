@@ -58,7 +58,4 @@ def test_its_kvm_runs_a_guest(lab: SvmLab, initrd: Path) -> None:
     lines = [line.strip() for line in result.stdout.decode(errors="replace").splitlines()]
     assert "status 0" in lines, result.stdout[-2000:].decode(errors="replace")
     said = next(line for line in lines if line.startswith("port "))
-    assert re.fullmatch(r"port 42 37 mmio 1234567 feedbeef cpuid abcd1234 ticks 5", said)
-    figures = re.findall(r"^rtt (\w+) count 20 min (\d+) median \d+ cycles$", "\n".join(lines), re.MULTILINE)
-    assert [kind for kind, _ in figures] == ["cpuid", "hypercall", "port"]
-    assert all(int(least) > 1000 for _, least in figures), "each is an exit"
+    assert re.fullmatch(r"port 42 37 mmio 1234567 feedbeef cpuid abcd1234 ticks 5 cycles [0-9]+", said)
