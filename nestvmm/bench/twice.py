@@ -72,7 +72,7 @@ _DESIGNATIONS: Final = {FLAT: "svm-instruction=L0", CASCADE: "svm-instruction=L1
 class Twice:
     """The case."""
 
-    name: ClassVar[str] = "linux-twice"
+    name: ClassVar[str] = "twice"
     about: ClassVar[str] = "an exit to Linux's KVM at level 1, and above that again at level 2: flat, and as a cascade"
 
     def steps(self, choice: Choice) -> Iterator[Step]:
