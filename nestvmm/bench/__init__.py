@@ -16,6 +16,7 @@ The cases:
     qemu, linux_peer    the same guest under QEMU, at level 1 and, below Linux, at level 2; published: what others found
     completion          an instruction that L0 completes because KVM cannot emulate it
     startup             from exec to the guest's first byte
+    twice               the same again above Linux's KVM, at level 3, flat and as a cascade
     linux               a stock kernel's boot under svm against direct
 """
 
