@@ -75,8 +75,9 @@ def test_the_table(some: Some) -> None:
         ["in Python", "145,000", "150,000", "150,000-155,000", "75,000", *MISSED, "10", "3"],
         ["there"],
         ["there: not here: a book"],
-        ["4 figures in 0 s"],
+        [table[-1]],
     ]
+    assert re.fullmatch(r"4 figures in \d+ s", table[-1])
 
 
 def test_what_is_asked_for_is_what_a_case_gets(some: Some, tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_going_on(some: Some, tmp_path: Path) -> None:
     assert some.calls == 2
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[:-1]))
-    assert bench("--resume", file) == first
+    assert bench("--resume", file).splitlines()[:-1] == first.splitlines()[:-1]
     assert some.calls == 3
     with pytest.raises(UsageError, match="another choice"):
         bench("--resume", file, "--runs", 11)
