@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import svm_code as svm
-from guest_code import cpuid, done, keep, load, rax, rbx, rcx, rdmsr, repeat, store, wrmsr
+from guest_code import cpuid, done, keep, load, rax, rbx, rcx, rdi, rdmsr, repeat, store, wrmsr
 from nested_cases import keep_at, nested_tables, run
 from svm_code import (
     BLOCK,
@@ -248,6 +248,25 @@ def two_guests() -> dict[str, object]:
     return run(image(code + turn * 2 + repeat(50, turn) + done(), VMMCALL), 0)
 
 
+def reset() -> dict[str, object]:
+    """Level 1 stops level 3, goes on with it, and then starts level 2 anew: by all of its state, and as at reset."""
+    block, level_3, anew, tables = 0x180000, svm.GUEST + 0x4000, svm.GUEST + 0x8000, 0x1A0000
+    code = enable() + make_block({svm.FIRST_VECTOR: svm.CPUID | svm.IOIO}) + store(svm.IOPM + 0x80 // 8, 1, 1)
+    start = AGAIN + store(BLOCK + svm.EFER_FIELD, 0x1D00) + vmrun()
+    code += start + keep_at(0, EXIT_CODE) + skip() + vmrun() + keep_at(1, EXIT_CODE) + keep_at(2, svm.RAX)
+    copy = svm.control_register(3) + b"\x48\x89\xc6" + rdi(tables) + rcx(512) + b"\xf3\x48\xa5"
+    code += start + keep_at(3, EXIT_CODE) + copy + store(BLOCK + svm.CR3, tables)
+    code += store(BLOCK + RIP, anew) + store(BLOCK + svm.RSP, 0x158000) + vmrun()
+    code += keep_at(4, EXIT_CODE) + keep_at(5, svm.RAX)
+    code += start + keep_at(6, EXIT_CODE) + store(0x14FFF0, 0xD9010F) + store(BLOCK + RIP, 0xFFF0)
+    code += store(BLOCK + svm.CS, 0xF000 | 0x9B << 16 | 0xFFFF << 32) + store(BLOCK + svm.CS + 8, 0x140000)
+    code += store(BLOCK + svm.CR0, 0x10) + store(BLOCK + svm.CR4, 0) + store(BLOCK + svm.EFER_FIELD, 0x1000)
+    code += store(BLOCK + svm.RAX, 0x77) + vmrun() + keep_at(7, EXIT_CODE) + keep_at(8, svm.RAX) + done()
+    level_2 = enable() + make_block(at=block, guest=level_3) + vmrun(block) + load(block + EXIT_CODE) + VMMCALL
+    guest = level_2.ljust(0x4000, b"\x90") + b"\xe6\x80" + VMMCALL
+    return run(image(code, guest.ljust(0x8000, b"\x90") + rax(0x55) + VMMCALL), 9)
+
+
 def features() -> dict[str, object]:
     return run(image(cpuid(0x8000000A) + keep(0) + rbx(0) + b"\x48\x89\xd0" + keep(1) + done(), b""), 2)
 
@@ -270,6 +289,7 @@ CASES = {
     "skinit": skinit,
     "shadow paging": shadow_paging,
     "two guests": two_guests,
+    "reset": reset,
     "features": features,
 }
 
