@@ -212,7 +212,7 @@ def selective(levels: list[LevelSpec]) -> dict[str, object]:
     read, write = b"\x0f\x20\xc0", b"\x0f\x22\xc0"
     guest = read + b"\x48\x83\xc8\x08" + write  # TS
     guest += read + b"\x48\x0d\x00\x00\x04\x00" + write  # AM, at 0x13
-    guest += b"\x0f\x01\xf0" + b"\x0f\x06" + VMMCALL  # lmsw %ax, at 0x16
+    guest += b"\x0c\x04\x0f\x01\xf0" + b"\x0f\x06" + VMMCALL  # or $4, %al; lmsw %ax, at 0x18
     return run(image(code + done(), guest), 7, levels)
 
 
