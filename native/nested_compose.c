@@ -62,24 +62,24 @@ static void compose_interrupts(struct nv_nested *nested)
 	int own = intercepts(svm->wanted, EXIT_INTR) || svm->step.active;
 
 	svm->switched.mailbox->enabled = 0;
+	if (route.masked) {
+		block->virtual_interrupt |= V_INTR_MASKING; /* and CR8 is the block's V_TPR */
+		svm->switched.mailbox->enabled = 1;
+	}
 	if (own) {
 		block->intercept[EXIT_INTR / 32] |= bit;
 		return;
 	}
 	block->intercept[EXIT_INTR / 32] &= ~bit;
 	if (route.turn == NV_TURN_BLOCKED) {
-		/* L0 takes it and keeps it. V_INTR_MASKING would hold it back, too, but where KVM waits for such an interrupt's window it
-		 * gives level n vector 0 (Linux 6.1) */
+		/* L0 takes it and keeps it. RFLAGS.IF outside would hold it back, too, but where KVM waits for such an interrupt's window
+		 * it gives level n vector 0 (Linux 6.1) */
 		block->intercept[EXIT_INTR / 32] |= bit;
 		svm->switched.mailbox->acknowledge = 1;
 		return;
 	}
 	if (route.machine)
 		block->intercept[EXIT_INTR / 32] |= bit;
-	if (route.masked) {
-		block->virtual_interrupt |= V_INTR_MASKING;
-		svm->switched.mailbox->enabled = 1;
-	}
 }
 
 void nv_nested_compose(struct nv_nested *nested)

@@ -137,9 +137,18 @@ static struct nv_machine *take_guest(struct nv_nested *nested, struct nv_machine
 	return machine;
 }
 
-/* A guest that its hypervisor resumes keeps something of what it was; otherwise the block has become another's, or was reset. */
+/* Where a processor starts after a reset (AMD APM vol. 2, table 14-1). */
+static int is_at_reset(const struct nv_vmcb *block)
+{
+	return block->rip == 0xfff0 && block->cs.selector == 0xf000 && !(block->cr0 & CR0_PE);
+}
+
+/* Nothing in a block says that the machine is in the middle of running a guest: only L0 knows. A guest that its hypervisor resumes keeps
+ * something of what it was; otherwise the block has become another's, or was reset. */
 static int is_another(const struct nv_machine *machine, const struct nv_vmcb *block)
 {
+	if (is_at_reset(block) && machine->seen_rip != block->rip)
+		return 1;
 	return machine->seen_rip != block->rip && machine->seen_rsp != block->rsp && machine->seen_cr3 != block->cr3;
 }
 

@@ -39,6 +39,6 @@
 #define DR6_BD (1ull << 13)
 #define DR6_BS (1ull << 14)
 
-enum { DB = 1, BP = 3, OF = 4, UD = 6, NM = 7, DF = 8, GP = 13, PF = 14 };
+enum { DB = 1, NMI = 2, BP = 3, OF = 4, UD = 6, NM = 7, DF = 8, GP = 13, PF = 14 };
 
 #endif
