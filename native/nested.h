@@ -12,6 +12,7 @@
 #ifndef NV_NESTED_H
 #define NV_NESTED_H
 
+#include "nested_vmx.h"
 #include "shadow.h"
 #include "svm.h"
 
@@ -44,19 +45,25 @@ struct nv_machine {
 	struct nv_nested_host host;      /* its own state meanwhile */
 	uint32_t composed[6];            /* intercepts of guest, and of the machines below */
 	uint64_t tsc_offset;             /* likewise, the sum */
+	struct nv_nested_vmx_machine vmx;
 };
 
 /* The shadow tables of one depth: whose they are. */
 struct nv_nested_tables {
 	struct nv_shadow shadow;
 	const struct nv_machine *machine;
-	uint64_t nested_cr3;
-	uint32_t asid;
+	uint64_t root;
+	uint32_t tag;
 	uint32_t pad;
 };
 
+struct nv_nested_ops;
+
 struct nv_nested {
-	struct nv_svm *svm;
+	struct nv_svm *svm;              /* the engine; NULL: it is the other one */
+	struct nv_vmx *vmx;
+	struct nv_switched *switched;    /* what both have */
+	const struct nv_nested_ops *ops;
 	struct nv_vcpu *vcpu;
 	struct nv_machine *active;
 	struct nv_shadow *shadow;        /* machine 0's */
@@ -67,10 +74,12 @@ struct nv_nested {
 	uint64_t ram_physical, ram_size;
 	uint64_t clock;
 	uint32_t revision;               /* of machine 0's tables, when the others were made */
+	struct nv_nested_vmx_limits vmx_limits;
 	uint8_t level;                   /* machine 0's */
-	uint8_t visible;                 /* level n sees SVM */
+	uint8_t visible;                 /* level n sees SVM, or VMX */
 	uint8_t flush;                   /* the processor's TLB is to forget */
 	uint8_t too_deep;                /* a VMRUN needed more machines than there are */
+	int32_t failed;                  /* why L0 could not go on, a negative errno; 0: it could */
 	uint8_t lost;                    /* a machine's memory for its block is gone while that runs its guest */
 	uint64_t reflected[NV_NESTED_DEPTH]; /* exits that went to the machine of this depth */
 	uint64_t entered[NV_NESTED_DEPTH];   /* VMRUNs of the machine of this depth */
@@ -89,5 +98,9 @@ void nv_nested_init(struct nv_nested *nested);
 
 /* An nv_serve_fn for SVM's instructions. device: struct nv_svm. */
 int nv_nested_serve(void *device, uint64_t offset, struct nv_event *event);
+
+/* The same for VMX. device: struct nv_vmx. */
+void nv_nested_vmx_init(struct nv_nested *nested);
+int nv_nested_vmx_serve(void *device, uint64_t offset, struct nv_event *event);
 
 #endif

@@ -35,18 +35,18 @@ void nv_nested_follow(struct nv_nested *nested)
 void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int flush)
 {
 	struct nv_nested_tables *tables = &nested->tables[machine->depth];
-	const struct nv_vmcb *block = &machine->parent->guest;
-	uint64_t nested_cr3 = block->nested_paging & NESTED_PAGING ? block->nested_cr3 : ~0ull;
+	uint32_t tag = 0;
+	uint64_t root = nested->ops->root(machine->parent, &tag);
 
 	if (!tables->shadow.used) {
 		nv_shadow_reset(&tables->shadow);
 		tables->shadow.stale = 0; /* nobody has seen them yet */
 	}
-	if (flush || tables->machine != machine || tables->nested_cr3 != nested_cr3 || tables->asid != block->asid)
+	if (flush || tables->machine != machine || tables->root != root || tables->tag != tag)
 		nv_nested_drop(nested, machine->depth);
 	tables->machine = machine;
-	tables->nested_cr3 = nested_cr3;
-	tables->asid = block->asid;
+	tables->root = root;
+	tables->tag = tag;
 }
 
 static int access_kind(uint32_t access)
@@ -103,6 +103,8 @@ static int walk(struct nv_nested *nested, struct nv_machine *machine, uint64_t a
 	paging->user = 1;
 	paging->context = &at;
 	paging->back = read_table;
+	if (address & nested->svm->limits.physical_reserved)
+		return refused(place, machine, address, NPF_USER | NPF_RESERVED | NPF_PRESENT);
 	if (!(paging->efer & EFER_LMA) && address >> 32)
 		return refused(place, machine, address, NPF_USER);
 	place->refuses = NULL;
@@ -121,6 +123,14 @@ static int walk(struct nv_nested *nested, struct nv_machine *machine, uint64_t a
 	return NV_NESTED_MAPPED;
 }
 
+static uint64_t root(const struct nv_machine *machine, uint32_t *tag)
+{
+	*tag = machine->guest.asid;
+	return machine->guest.nested_paging & NESTED_PAGING ? machine->guest.nested_cr3 : NV_NESTED_UNPAGED;
+}
+
+const struct nv_nested_ops nv_nested_svm_ops = {.root = root, .walk = walk};
+
 static int place_in_machine_0(struct nv_nested *nested, uint64_t address, uint32_t access, struct nv_nested_place *place)
 {
 	if (nv_shadow_fill(nested->shadow, address, access) == NV_SHADOW_FILLED && nv_shadow_look(nested->shadow, address, &place->leaf))
@@ -136,15 +146,15 @@ int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64
 	struct nv_machine *parent = machine->parent;
 	struct nv_shadow_leaf leaf = {.rights = NV_RIGHT_READ | NV_RIGHT_WRITE | NV_RIGHT_EXECUTE, .level = 3};
 	uint64_t to = address;
+	uint32_t tag;
 	int result;
 
 	if (!parent)
 		return place_in_machine_0(nested, address, access, place);
 	if (nv_shadow_look(shadow, address, &place->leaf) && !(access & ~place->leaf.rights))
 		return NV_NESTED_MAPPED;
-	if (parent->guest.nested_paging & NESTED_PAGING) {
-		result = address & nested->svm->limits.physical_reserved ? refused(place, parent, address, NPF_USER | NPF_RESERVED | NPF_PRESENT) :
-							      walk(nested, parent, address, access, &to, &leaf, place);
+	if (nested->ops->root(parent, &tag) != NV_NESTED_UNPAGED) {
+		result = nested->ops->walk(nested, parent, address, access, &to, &leaf, place);
 		if (result)
 			return result;
 	}
@@ -167,7 +177,7 @@ uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, ui
 	if (place->leaf.to - nested->ram_physical < nested->ram_size)
 		return nested->ram + (place->leaf.to - nested->ram_physical);
 	/* below L0's memory machine 0's addresses are KVM's */
-	return place->leaf.to < nested->ram_physical ? nv_paging_slot(nested->svm->switched.paging, place->leaf.to, write) : NULL;
+	return place->leaf.to < nested->ram_physical ? nv_paging_slot(nested->switched->paging, place->leaf.to, write) : NULL;
 }
 
 uint8_t *nv_nested_back(void *context, uint64_t physical, int write)
@@ -176,6 +186,6 @@ uint8_t *nv_nested_back(void *context, uint64_t physical, int write)
 	struct nv_nested_place place;
 
 	if (!nested->active->depth)
-		return nv_paging_slot(nested->svm->switched.paging, physical, write);
+		return nv_paging_slot(nested->switched->paging, physical, write);
 	return nv_nested_page(nested, nested->active, physical, write, &place);
 }

@@ -108,7 +108,7 @@ static void forget(struct nv_nested *nested, struct nv_machine *machine)
 	memset(machine, 0, sizeof *machine);
 }
 
-static struct nv_machine *take_guest(struct nv_nested *nested, struct nv_machine *parent, uint64_t address)
+struct nv_machine *nv_nested_take_guest(struct nv_nested *nested, struct nv_machine *parent, uint64_t address)
 {
 	struct nv_machine *machine = guest_of(nested, parent, address);
 
@@ -132,7 +132,7 @@ static int is_another(const struct nv_machine *machine, const struct nv_vmcb *bl
 	return machine->seen_rip != block->rip && machine->seen_rsp != block->rsp && machine->seen_cr3 != block->cr3;
 }
 
-static void restart(struct nv_machine *machine)
+void nv_nested_restart(struct nv_machine *machine)
 {
 	for (struct nv_machine *one = machine->child; one; one = one->child) {
 		one->parent->child = NULL;
@@ -249,13 +249,13 @@ void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip
 		refuse(nested, block, next_rip);
 		return;
 	}
-	machine = parent->depth + 1 < NV_NESTED_DEPTH ? take_guest(nested, parent, address) : NULL;
+	machine = parent->depth + 1 < NV_NESTED_DEPTH ? nv_nested_take_guest(nested, parent, address) : NULL;
 	if (!machine) {
 		nested->too_deep = 1;
 		return;
 	}
 	if (machine->child && is_another(machine, &parent->guest))
-		restart(machine);
+		nv_nested_restart(machine);
 	fresh = !machine->used;
 	machine->used = ++nested->clock;
 	conclude_efer(machine, &parent->guest);

@@ -1,4 +1,4 @@
-#include "vmx_internal.h"
+#include "nested_vmx_internal.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -26,7 +26,7 @@ _Static_assert(sizeof(((struct nv_vmx_block *)0)->exit) == NV_VMX_EXIT_READS * s
 _Static_assert(sizeof(((struct nv_vmx_block *)0)->write) == NV_VMX_WRITES * sizeof(struct nv_vmx_field), "the counts");
 _Static_assert(sizeof(((struct nv_vmx_block *)0)->read) == NV_VMX_READS * sizeof(struct nv_vmx_field), "the counts");
 
-/* In the order of GOT_RIP to GOT_INSTRUCTION. */
+/* In the order of GOT_RIP to GOT_SS_RIGHTS. */
 static const uint16_t exit_fields[] = {
 	NV_VMCS_GUEST_RIP,
 	NV_VMCS_GUEST_RSP,
@@ -41,6 +41,7 @@ static const uint16_t exit_fields[] = {
 	NV_VMCS_EXIT_ERROR_CODE,
 	NV_VMCS_GUEST_PHYSICAL_ADDRESS,
 	NV_VMCS_EXIT_INSTRUCTION,
+	NV_VMCS_GUEST_SS_RIGHTS,
 };
 
 void nv_vmx_put(struct nv_vmx *vmx, uint64_t encoding, uint64_t value)
@@ -232,17 +233,27 @@ static int step_exit(struct nv_vcpu *vcpu)
 	return result ? result : trapped && !step->own_trap ? -EAGAIN : 0;
 }
 
+/* Whether the tables of level n, or of the machine above it that is active, allow the access now; or another machine hears of it. */
+static int fill(struct nv_vmx *vmx)
+{
+	if (vmx->nested->active->depth)
+		return nv_nested_vmx_violation(vmx->nested);
+	return nv_switched_fill(&vmx->switched, got(vmx, GOT_PHYSICAL), access_of(got(vmx, GOT_QUALIFICATION)));
+}
+
 /* Whether the table hears of the exit: 0; -EAGAIN: level n goes on. */
 static int sort_exit(struct nv_vcpu *vcpu)
 {
 	struct nv_vmx *vmx = vcpu->engine;
 	int result;
 
-	if (vmx->block->reason & ENTRY_FAILED)
+	if (vmx->block->reason & ENTRY_FAILED && !vmx->nested->active->depth)
 		return 0;
-	if (basic_of(vmx) == BASIC_EPT_VIOLATION &&
-	    nv_switched_fill(&vmx->switched, got(vmx, GOT_PHYSICAL), access_of(got(vmx, GOT_QUALIFICATION))))
-		return -EAGAIN;
+	if (!(vmx->block->reason & ENTRY_FAILED) && basic_of(vmx) == BASIC_EPT_VIOLATION) {
+		result = fill(vmx);
+		if (result)
+			return goes_on(result);
+	}
 	if (vmx->switched.recalling && is_nmi(vmx)) {
 		vmx->switched.recalling = 0;
 		return vmx->step.active ? goes_on(nv_vmx_step_end(vcpu, 0)) : -EAGAIN;
@@ -252,6 +263,9 @@ static int sort_exit(struct nv_vcpu *vcpu)
 		if (result)
 			return result;
 	}
+	result = nv_nested_vmx_exit(vmx->nested);
+	if (result)
+		return goes_on(result);
 	return own_exit(vcpu);
 }
 
@@ -295,10 +309,15 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 		if (__atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST))
 			return -EINTR;
 		vmx->switched.rung = 1;
-		if (vmx->synthetic)
-			return 0;
+		result = vmx->nested->lost ? -EIO : vmx->nested->failed;
+		if (!result && !vmx->synthetic)
+			result = nv_nested_vmx_deliver(vmx->nested);
+		if (result || vmx->synthetic)
+			return result;
 		nv_vmx_prepare(vmx);
 		result = look_for_interrupts(vcpu);
+		if (!result && nv_nested_vmx_urgent(vmx->nested))
+			result = nv_switched_summon(vcpu);
 		if (result)
 			return result;
 	} else if (needs_outside(vmx)) {
@@ -379,14 +398,6 @@ static void vmx_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 		nv_vmx_end_shadow(vmx);
 }
 
-int nv_vmx_refuse_msr(void *device, uint64_t offset, struct nv_event *event)
-{
-	(void)device;
-	(void)offset;
-	event->fault = 1;
-	return NV_HANDLED;
-}
-
 static const struct nv_engine_ops vmx_ops = {
 	.enter = vmx_enter,
 	.decode = vmx_decode,
@@ -403,6 +414,9 @@ void nv_vmx_init(struct nv_vcpu *vcpu, struct nv_vmx *vmx, int fd, struct kvm_ru
 		block->depth[basic] = nv_vmx_depth(basic);
 	nv_vcpu_init(vcpu, &vmx_ops, level);
 	vcpu->engine = vmx;
+	vmx->nested->vmx = vmx;
+	vmx->nested->vcpu = vcpu;
+	vmx->nested->level = level;
 	vcpu->fd = fd;
 	vcpu->run = run;
 }

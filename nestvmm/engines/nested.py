@@ -1,9 +1,9 @@
-"""SVM by software, for level n and for what its hypervisors run: native/nested.h with its memory."""
+"""SVM or VMX by software, for level n and for what its hypervisors run: native/nested.h with its memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Self
 
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
@@ -26,8 +26,11 @@ _ASIDS: Final = 0x8000
 class Nested:
     """The software SVM of one vCPU; a context manager that frees its tables' memory.
 
-    slot:  of KVM's memory slots, for the tables
+    slot:    of KVM's memory slots, for the tables
+    tables:  their format, NV_SHADOW_*
     """
+
+    tables: ClassVar[int] = lib.NV_SHADOW_NPT
 
     def __init__(self, vm: Vm, slot: int, switcher: Switcher, memory: HostMemory) -> None:
         per_depth = lib.NV_NESTED_TABLE_COUNT
@@ -46,9 +49,9 @@ class Nested:
             shadow.pool = ffi.cast("uint64_t *", self._table_memory.address + offset)
             shadow.physical = lib.NV_NESTED_TABLES + offset
             shadow.pages = per_depth
-            shadow.format = lib.NV_SHADOW_NPT
+            shadow.format = self.tables
 
-    def __enter__(self) -> Nested:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -58,6 +61,9 @@ class Nested:
         """Starts; the engine's own part of `struct nv_svm` is complete."""
         self.c.shadow = shadow.c
         self.c.ram_physical = shadow.ram
+        self._init()
+
+    def _init(self) -> None:
         lib.nv_nested_init(self.c)
 
     def overstrained(self) -> str:

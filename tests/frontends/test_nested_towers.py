@@ -28,7 +28,7 @@ def found(svm_lab: Lab) -> dict[str, Any]:
     guest("minivisor")
     path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     words = [str(height) for height in [*HEIGHTS, TOO_HIGH]]
-    command = [sys.executable, str(TESTS / "frontends" / "tower_cases.py"), *words]
+    command = [sys.executable, str(TESTS / "frontends" / "tower_cases.py"), "svm", *words]
     result = svm_lab.run(command, env={"PYTHONPATH": path}, timeout=300)
     assert result.status == 0, result.stderr.decode()
     found: dict[str, Any] = json.loads(result.stdout)

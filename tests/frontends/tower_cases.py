@@ -1,6 +1,6 @@
-"""Runs in the SVM lab: towers of minivisors, flat; prints how each ended, as JSON.
+"""Runs in a lab: towers of minivisors, flat; prints how each ended, as JSON.
 
-usage: tower_cases.py [HEIGHT ...]
+usage: tower_cases.py svm|vmx [HEIGHT ...]
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ MEMORY = 64 << 20
 COUNT = 20
 
 
-def tower(height: int, guest: str, append: str = "") -> bytes:
+def tower(vendor: str, height: int, guest: str, append: str = "") -> bytes:
     """An image: minivisors at levels 1 to height - 1, and a guest of guests/ on top."""
-    minivisor = (GUESTS / "minivisor" / "minivisor-svm.elf").read_bytes()
+    minivisor = (GUESTS / "minivisor" / f"minivisor-{vendor}.elf").read_bytes()
     levels = [Stacked(minivisor, f"level={level}") for level in range(2, height)]
     top = Stacked((GUESTS / guest / f"{guest}.elf").read_bytes(), f"level={height} {append}")
     return stack(minivisor, [*levels, top])
 
 
-def run(image: bytes) -> dict[str, object]:
+def run(vendor: str, image: bytes) -> dict[str, object]:
     with tempfile.NamedTemporaryFile() as file, tempfile.TemporaryFile() as out:
         file.write(image)
         file.flush()
         guest = GuestSpec(Path(file.name), append="level=1", memory=MEMORY)
-        with Tower(TowerSpec(guest, engine="svm", timeout=60), stdout=out.fileno()) as built:
+        with Tower(TowerSpec(guest, engine=vendor, timeout=60), stdout=out.fileno()) as built:
             result = Runner(built).run(stdout=out.fileno())
             nested = built.engine.nested.c  # type: ignore[attr-defined]
             counts = {name: list(getattr(nested, name)) for name in ("entered", "reflected", "served")}
@@ -48,7 +48,8 @@ def run(image: bytes) -> dict[str, object]:
 
 if __name__ == "__main__":
     found = {}
-    for height in [int(word) for word in sys.argv[1:]] or range(2, 9):
+    vendor, *heights = sys.argv[1:]
+    for height in [int(word) for word in heights] or range(2, 9):
         print(height, file=sys.stderr, flush=True)
-        found[height] = run(tower(height, "innermost", f"walk=2 count={COUNT}"))
+        found[height] = run(vendor, tower(vendor, height, "innermost", f"walk=2 count={COUNT}"))
     print(json.dumps(found))
