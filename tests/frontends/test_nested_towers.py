@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command import guest
+from tower_checks import check_answers, check_owners, cost
 
 from nestvmm.lab import Lab
 
@@ -19,7 +19,6 @@ pytestmark = pytest.mark.svm_lab
 TESTS = Path(__file__).parents[1]
 HEIGHTS = [2, 3, 4, 5, 6, 7, 8, 16]
 TOO_HIGH = 17
-VALUE = 0x123456789ABCDEF
 
 
 @pytest.fixture(scope="module")
@@ -35,36 +34,14 @@ def found(svm_lab: Lab) -> dict[str, Any]:
     return found
 
 
-def cost(case: dict[str, Any], kind: str) -> int:
-    """The least cycles of one exit of the innermost guest to its own hypervisor."""
-    match = re.search(rf"^rtt {kind} count 20 min ([0-9]+) median", case["out"], re.MULTILINE)
-    assert match is not None, case["out"]
-    return int(match[1])
-
-
 @pytest.mark.parametrize("height", HEIGHTS)
 def test_every_level_answers_the_innermost_guest(height: int, found: dict[str, Any]) -> None:
-    case = found[str(height)]
-    lines = case["out"].splitlines()
-    assert (case["status"], case["message"], lines[-1]) == (0, "", f"level {height}: 0 wrong")
-    below = range(1, height)
-    assert lines[: height - 1] == [
-        f"minivisor {level}: SVM, its guest has {0x4000000 - level * 0x200000:#x} bytes at 0x200000" for level in below
-    ]
-    assert lines[height - 1] == f"marks {' '.join(str(level) for level in below)}"
-    answers = [f"hypercall {level}: {(VALUE * 31 + level) % 2**64:#x}" for level in below]
-    assert lines[height + 1 : 2 * height] == answers
+    check_answers("SVM", height, found[str(height)])
 
 
 @pytest.mark.parametrize("height", HEIGHTS)
 def test_only_the_owner_runs_for_an_exit(height: int, found: dict[str, Any]) -> None:
-    """Sixty of the exits are measured ones to level n-1: no level below sees any of them."""
-    case = found[str(height)]
-    reflected = case["reflected"]
-    assert reflected[height - 2] >= 60
-    assert all(count < 60 for count in reflected[: height - 2])
-    assert reflected[height - 1 :] == [0] * (16 - height + 1)
-    assert case["entered"][: height - 1] == [count + 1 for count in reflected[: height - 1]]
+    check_owners(height, found[str(height)])
 
 
 @pytest.mark.parametrize("kind", ["cpuid", "hypercall", "port"])
