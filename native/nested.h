@@ -18,6 +18,7 @@
 
 #define NV_NESTED_DEPTH 16       /* machines in one chain, machine 0 included */
 #define NV_NESTED_MACHINES 128   /* that L0 remembers */
+#define NV_NESTED_SETS 16        /* of shadow tables: [0] is not used, and a chain needs one for each machine but the first */
 
 /* What VMRUN saves of the processor and #VMEXIT loads. */
 struct nv_nested_host {
@@ -32,6 +33,7 @@ struct nv_machine {
 	uint64_t used;                   /* when VMRUN made it active last; 0: free */
 	uint64_t hsave, vm_cr;
 	uint8_t depth;
+	uint8_t tables;                  /* its shadow tables' number; 0: it has none */
 	uint8_t svme;                    /* EFER.SVME as it sees it */
 	uint8_t gif;
 	uint8_t asked;                   /* its write to EFER went to a machine below: asked_svme is what it wants */
@@ -48,10 +50,11 @@ struct nv_machine {
 	struct nv_nested_vmx_machine vmx;
 };
 
-/* The shadow tables of one depth: whose they are. */
+/* The shadow tables of one machine, and of which of its parent's tables they are made. A machine keeps them while it does not run, until
+ * another one needs them. */
 struct nv_nested_tables {
 	struct nv_shadow shadow;
-	const struct nv_machine *machine;
+	struct nv_machine *machine;      /* NULL: nobody's */
 	uint64_t root;
 	uint32_t tag;
 	uint32_t pad;
@@ -76,6 +79,7 @@ struct nv_nested {
 	uint32_t revision;               /* of machine 0's tables, when the others were made */
 	struct nv_nested_vmx_limits vmx_limits;
 	uint8_t level;                   /* machine 0's */
+	uint8_t nesting;                 /* levels above this one have the SVM that their hypervisor gives them, not L0's; 0: none has */
 	uint8_t visible;                 /* level n sees SVM, or VMX */
 	uint8_t flush;                   /* the processor's TLB is to forget */
 	uint8_t too_deep;                /* a VMRUN needed more machines than there are */
@@ -85,7 +89,7 @@ struct nv_nested {
 	uint64_t entered[NV_NESTED_DEPTH];   /* VMRUNs of the machine of this depth */
 	uint64_t served[NV_NESTED_DEPTH];    /* other SVM instructions of its, done by L0 */
 	struct nv_machine machines[NV_NESTED_MACHINES];
-	struct nv_nested_tables tables[NV_NESTED_DEPTH]; /* [0] is not used */
+	struct nv_nested_tables tables[NV_NESTED_SETS];
 	struct nv_paging walks[NV_NESTED_DEPTH]; /* through the tables of machine d's guest */
 };
 

@@ -58,7 +58,7 @@ int nv_nested_exit(struct nv_nested *nested)
 		return 1;
 	}
 	/* by default L0 does what a machine that it knows to have SVM asks of it */
-	if (is_svm(code) && nested->active->svme)
+	if (is_svm(code) && nested->active->svme && !nests_by_itself(nested, nested->active))
 		return 0;
 	owner = nv_nested_owner(nested, &code, svm->block->exit_info_1);
 	if (!owner || code == EXIT_NPF)

@@ -15,6 +15,12 @@
 
 #define EXIT_INVALID (~0ull)
 
+/* Whether the machine's SVM is what its parent makes of it: L0 gives it what a processor gives a guest. */
+static inline int nests_by_itself(const struct nv_nested *nested, const struct nv_machine *machine)
+{
+	return nested->nesting && nested->level + machine->depth > nested->nesting;
+}
+
 /* nested_memory.c: of tables in SVM's format. */
 extern const struct nv_nested_ops nv_nested_svm_ops;
 

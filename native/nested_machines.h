@@ -30,9 +30,12 @@ int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64
 /* A page of its physical memory that this process can read, and write if asked; NULL: there is none, and place says why. */
 uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int write, struct nv_nested_place *place);
 
-/* Forgets the tables of machines from this depth on; of all, when machine 0's have changed. */
-void nv_nested_drop(struct nv_nested *nested, int depth);
+/* Empties the tables of a machine and of those that run on it; of these alone; of all, when machine 0's have changed. release: it needs
+ * none any more. */
+void nv_nested_drop(struct nv_nested *nested, const struct nv_machine *machine);
+void nv_nested_drop_guests(struct nv_nested *nested, const struct nv_machine *machine);
 void nv_nested_follow(struct nv_nested *nested);
+void nv_nested_release(struct nv_nested *nested, struct nv_machine *machine);
 
 /* The tables that a machine needs, made to fit its parent's block. */
 void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int flush);

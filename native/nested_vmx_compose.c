@@ -97,10 +97,9 @@ static void compose_interrupts(struct nv_nested *nested, struct nv_vmx_controls 
 
 void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wanted)
 {
-	struct nv_machine *active = nested->active;
-	const struct nv_machine *parent = active->parent;
+	const struct nv_machine *active = nested->active, *parent = active->parent;
 	const struct nv_virtual_vmcs *block;
-	struct nv_nested_tables *tables = &nested->tables[active->depth];
+	struct nv_nested_tables *tables = &nested->tables[active->tables];
 	const struct nv_shadow *shadow = nested->shadow;
 
 	nv_nested_follow(nested);
@@ -108,9 +107,6 @@ void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wan
 		wanted->ept_pointer = (shadow->physical + shadow->root * PAGE) | EPT_POINTER;
 		return;
 	}
-	/* the drop above may have taken the tables */
-	if (!tables->machine)
-		nv_nested_use_tables(nested, active, 1);
 	if (tables->shadow.stale) {
 		tables->shadow.stale = 0;
 		nested->shadow->stale = 1;

@@ -291,7 +291,7 @@ static int invept(struct nv_nested *nested)
 		return fail(nested, FAIL_INVALIDATION);
 	if (type == INVEPT_ONE && !nv_nested_vmx_valid_eptp(&nested->vmx_limits, descriptor[0]))
 		return fail(nested, FAIL_INVALIDATION);
-	nv_nested_drop(nested, nested->active->depth + 1);
+	nv_nested_drop_guests(nested, nested->active);
 	return succeed(nested);
 }
 

@@ -250,6 +250,7 @@ static const struct nv_engine_ops svm_ops = {
 	.enter = svm_enter,
 	.decode = svm_decode,
 	.complete = svm_complete,
+	.rip = nv_switched_rip,
 };
 
 void nv_svm_init(struct nv_vcpu *vcpu, struct nv_svm *svm, int fd, struct kvm_run *run, uint8_t level)

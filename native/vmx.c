@@ -51,9 +51,10 @@ void nv_vmx_put(struct nv_vmx *vmx, uint64_t encoding, uint64_t value)
 
 	for (i = 0; i < block->writes && block->write[i].encoding != encoding; i++)
 		;
-	/* fewer fields are used than there is room for */
-	if (i == NV_VMX_WRITES)
+	if (i == NV_VMX_WRITES) {
+		vmx->overflowed = 1;
 		return;
+	}
 	block->write[i].encoding = encoding;
 	block->write[i].value = value;
 	if (i == block->writes)
@@ -91,6 +92,8 @@ int nv_vmx_exchange(struct nv_vcpu *vcpu, struct nv_vmx_field *fields, uint32_t 
 
 	if (count > NV_VMX_READS || !nv_switched_outside(&vmx->switched))
 		return -EINVAL;
+	if (vmx->overflowed)
+		return -ENOSPC;
 	memcpy(block->read, fields, count * sizeof *fields);
 	block->reads = count;
 	block->command = NV_VMX_EXCHANGE;
@@ -315,6 +318,8 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 		if (result || vmx->synthetic)
 			return result;
 		nv_vmx_prepare(vmx);
+		if (vmx->overflowed)
+			return -ENOSPC;
 		result = look_for_interrupts(vcpu);
 		if (!result && nv_nested_vmx_urgent(vmx->nested))
 			result = nv_switched_summon(vcpu);
@@ -402,6 +407,7 @@ static const struct nv_engine_ops vmx_ops = {
 	.enter = vmx_enter,
 	.decode = vmx_decode,
 	.complete = vmx_complete,
+	.rip = nv_switched_rip,
 };
 
 void nv_vmx_init(struct nv_vcpu *vcpu, struct nv_vmx *vmx, int fd, struct kvm_run *run, uint8_t level)

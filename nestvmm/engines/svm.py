@@ -80,6 +80,7 @@ class SvmEngine(SwitchedEngine):
         svm: Any = ffi.new("struct nv_svm *")
         self.nested = self._open.enter_context(Nested(self._vm, SLOT_NESTED, self._switcher, config.memory))
         svm.nested = self.nested.c
+        svm.nested.nesting = config.nesting
         self._block = svm.block = self._switcher.place(lib.NV_SWITCHER_BLOCK, "struct nv_vmcb *")
         self._cr4 = ffi.addressof(self._block, "cr4")
         features = [entry.edx for entry in self._kvm.get_supported_cpuid() if entry.function == _CPUID_FEATURES]
@@ -165,13 +166,11 @@ class SvmEngine(SwitchedEngine):
         return True
 
     def _passes(self) -> bool:
-        """Whether the processor, or KVM, can do what was stopped: not what L0 must carry over to KVM's terms."""
-        event = self.vcpu.event
-        if event.reason in (ExitReason.RDMSR, ExitReason.WRMSR):
-            return not any(one.first <= event.qualifier <= one.last for one in self._own_msrs())
-        if event.reason == ExitReason.HLT:
+        """Whether the processor, or KVM, can do what was stopped."""
+        reason = self.vcpu.event.reason
+        if reason == ExitReason.HLT:
             return self._config.machine == "pc"
-        return bool(event.reason != ExitReason.NESTED_PAGE_FAULT)
+        return bool(reason != ExitReason.NESTED_PAGE_FAULT) and not self._carries_msr()
 
     def overstrained(self) -> str:
         """Levels beyond those that L0 has room for, or a control block whose memory was taken away."""

@@ -132,7 +132,13 @@ def timer() -> dict[str, object]:
     controls = {vmx.PIN: vmx.PIN_PLAIN | 1 << 6, vmx.EXIT: vmx.EXIT_PLAIN | 1 << 22, vmx.TIMER: 0}
     code = enable() + make_block(controls) + launch() + keep_fields(0, vmx.REASON, vmx.RIP)
     code += vmwrite(vmx.TIMER, 1 << 20) + enter() + keep_fields(2, vmx.REASON, vmx.TIMER) + skip()
-    code += vmwrite(vmx.TIMER, 1 << 12) + vmwrite(vmx.RFLAGS, 0x202) + enter() + keep_fields(4, vmx.REASON, vmx.TIMER) + done()
+    code += (
+        vmwrite(vmx.TIMER, 1 << 12)
+        + vmwrite(vmx.RFLAGS, 0x202)
+        + enter()
+        + keep_fields(4, vmx.REASON, vmx.TIMER)
+        + done()
+    )
     return run(image(code, VMCALL + b"\xf3\x90\xeb\xfc"), 6)
 
 
