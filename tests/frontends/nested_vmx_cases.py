@@ -157,6 +157,7 @@ def instructions() -> dict[str, object]:
         code += tried(body)  # 0 to 11: CR4.VMXE is clear
     cr4 = vmx.control_register(4) + b"\x48\x0d\x00\x20\x00\x00" + vmx.set_control_register(4)
     cr0 = vmx.control_register(0) + b"\x48\x83\xc8\x20" + vmx.set_control_register(0)
+    code += vmx.control_register(0) + b"\x48\x83\xe0\xdf" + vmx.set_control_register(0)
     code += cr4 + tried(everything[0])  # 12: FEATURE_CONTROL is not locked
     code += tried(wrmsr(vmx.FEATURE_CONTROL, 2)) + wrmsr(vmx.FEATURE_CONTROL, 5)  # 13
     code += tried(wrmsr(vmx.FEATURE_CONTROL, 0))  # 14: locked

@@ -1,4 +1,4 @@
-"""Towers of minivisors, heights 2 to 4, on VMX by software: all answers are right, and the cost of one does not grow."""
+"""Towers of minivisors on VMX by software, of heights 2 to 4: all answers are right, the cost of one does not grow."""
 
 from __future__ import annotations
 

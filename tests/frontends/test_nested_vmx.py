@@ -19,6 +19,7 @@ VMCALL, IO, RDMSR, WRMSR, CR, EXCEPTION, INTERRUPT = 18, 30, 31, 32, 28, 0, 1
 WINDOW, NMI_WINDOW, TIMER, VIOLATION, MISCONFIGURATION = 7, 8, 52, 48, 49
 FAILED = 1 << 31
 INVALID, VALID = 1, 0x40  # CF, ZF
+FLAGS = INVALID | VALID
 UNDEFINED, PROTECTION, PAGE_FAULT = 0x106, 0x10D, 0x10E
 
 
@@ -49,13 +50,15 @@ def test_level_1_answers_level_2s_cpuid(found: dict[str, Any]) -> None:
 @pytest.mark.parametrize("rule", CONTROLS)
 def test_an_entry_refuses_controls(rule: str, found: dict[str, Any]) -> None:
     case = found["controls"]
-    assert rows(case)[case["names"].index(rule)][:2] == [VALID, 7]
+    flags, error = rows(case)[case["names"].index(rule)][:2]
+    assert (flags & FLAGS, error) == (VALID, 7)
 
 
 @pytest.mark.parametrize("rule", HOST_STATE)
 def test_an_entry_refuses_a_host_state(rule: str, found: dict[str, Any]) -> None:
     case = found["host"]
-    assert rows(case)[case["names"].index(rule)][:2] == [VALID, 8]
+    flags, error = rows(case)[case["names"].index(rule)][:2]
+    assert (flags & FLAGS, error) == (VALID, 8)
 
 
 @pytest.mark.parametrize("rule", GUEST_STATE)
