@@ -133,7 +133,6 @@ int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const
 
 /* nested_vmx_state.c: the guest's and the host's state between a block and what the processor runs. told: the exit was the processor's,
  * and what it tells is the guest's hypervisor's to know. efer, cr0, cr4: as they are now. */
-#define STATE_FIELDS 56
 int nv_nested_vmx_save_guest(struct nv_nested *nested, struct nv_virtual_vmcs *block, int told, uint64_t *efer);
 void nv_nested_vmx_load_guest(struct nv_nested *nested, const struct nv_virtual_vmcs *block, uint64_t efer);
 void nv_nested_vmx_load_host(struct nv_nested *nested, const struct nv_virtual_vmcs *block, uint64_t efer, int nmi_masked);

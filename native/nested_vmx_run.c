@@ -125,8 +125,10 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 	struct nv_vmx_field efer = {NV_VMCS_GUEST_EFER, 0};
 	uint64_t qualification, address = parent->vmx.current;
 	int64_t failed;
-	int result = nv_vmx_exchange(nested->vcpu, &efer, 1), fresh;
+	int result = nv_vmx_store(nested->vcpu, NULL, 0), fresh;
 
+	if (!result)
+		result = nv_vmx_exchange(nested->vcpu, &efer, 1);
 	if (result)
 		return result;
 	memcpy(block, page, sizeof *block);

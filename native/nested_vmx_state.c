@@ -24,18 +24,19 @@ static const uint16_t guest_fields[] = {
 	NV_VMCS_GUEST_PDPTE0, NV_VMCS_GUEST_PDPTE0 + 2, NV_VMCS_GUEST_PDPTE0 + 4, NV_VMCS_GUEST_PDPTE0 + 6,
 };
 
-static const uint16_t other_fields[] = {
-	NV_VMCS_GUEST_DR7, NV_VMCS_GUEST_DEBUGCTL, NV_VMCS_GUEST_EFER,
+static const uint16_t moved_fields[] = {NV_VMCS_GUEST_DR7, NV_VMCS_GUEST_DEBUGCTL, NV_VMCS_GUEST_EFER};
+enum { AT_DR7, AT_DEBUGCTL, AT_EFER };
+
+static const uint16_t told_fields[] = {
 	NV_VMCS_EXIT_QUALIFICATION, NV_VMCS_GUEST_LINEAR_ADDRESS, NV_VMCS_EXIT_INSTRUCTION, NV_VMCS_GUEST_PHYSICAL_ADDRESS,
 };
 
-enum { AT_DR7, AT_DEBUGCTL, AT_EFER, AT_QUALIFICATION, AT_LINEAR, AT_INSTRUCTION, AT_PHYSICAL };
-
 #define SEGMENT_FIELDS 32
 #define GUEST_FIELDS (sizeof guest_fields / sizeof guest_fields[0])
-#define OTHER_FIELDS (sizeof other_fields / sizeof other_fields[0])
+#define MOVED_FIELDS (sizeof moved_fields / sizeof moved_fields[0])
+#define TOLD_FIELDS (sizeof told_fields / sizeof told_fields[0])
+#define STATE_FIELDS (SEGMENT_FIELDS + GUEST_FIELDS + MOVED_FIELDS)
 
-_Static_assert(SEGMENT_FIELDS + GUEST_FIELDS + OTHER_FIELDS == STATE_FIELDS, "the header's number");
 _Static_assert(STATE_FIELDS <= NV_VMX_READS, "one exchange");
 
 static uint32_t segment_field(int i)
@@ -45,35 +46,39 @@ static uint32_t segment_field(int i)
 	return first[i % 4] + 2 * (i / 4);
 }
 
-static void save_moved(struct nv_nested *nested, struct nv_virtual_vmcs *block, const struct nv_vmx_field *other)
+static void save_moved(struct nv_nested *nested, struct nv_virtual_vmcs *block, const struct nv_vmx_field *moved)
 {
 	uint64_t exits = field_of(block, NV_VMCS_EXIT_CONTROLS), entry = field_of(block, NV_VMCS_ENTRY_CONTROLS), pat;
 
 	if (exits & EXIT_SAVES_DEBUG) {
-		set_field(block, NV_VMCS_GUEST_DR7, other[AT_DR7].value);
-		set_field(block, NV_VMCS_GUEST_DEBUGCTL, other[AT_DEBUGCTL].value);
+		set_field(block, NV_VMCS_GUEST_DR7, moved[AT_DR7].value);
+		set_field(block, NV_VMCS_GUEST_DEBUGCTL, moved[AT_DEBUGCTL].value);
 	}
 	if (exits & EXIT_SAVES_EFER)
-		set_field(block, NV_VMCS_GUEST_EFER, other[AT_EFER].value);
+		set_field(block, NV_VMCS_GUEST_EFER, moved[AT_EFER].value);
 	if (exits & EXIT_SAVES_PAT && !nv_nested_vmx_get_msr(nested, PAT, &pat))
 		set_field(block, NV_VMCS_GUEST_PAT, pat);
-	entry = (entry & ~ENTRY_LONG_MODE) | (other[AT_EFER].value & EFER_LMA ? ENTRY_LONG_MODE : 0);
+	entry = (entry & ~ENTRY_LONG_MODE) | (moved[AT_EFER].value & EFER_LMA ? ENTRY_LONG_MODE : 0);
 	set_field(block, NV_VMCS_ENTRY_CONTROLS, entry);
 }
 
 int nv_nested_vmx_save_guest(struct nv_nested *nested, struct nv_virtual_vmcs *block, int told, uint64_t *efer)
 {
 	struct nv_vmx *vmx = nested->vmx;
-	struct nv_vmx_field fields[STATE_FIELDS], *plain = fields + SEGMENT_FIELDS, *other = plain + GUEST_FIELDS;
+	struct nv_vmx_field fields[STATE_FIELDS], *plain = fields + SEGMENT_FIELDS, *moved = plain + GUEST_FIELDS, said[TOLD_FIELDS];
 	int result;
 
+	for (unsigned int i = 0; i < TOLD_FIELDS; i++)
+		said[i].encoding = told_fields[i];
 	for (int i = 0; i < SEGMENT_FIELDS; i++)
 		fields[i].encoding = segment_field(i);
 	for (unsigned int i = 0; i < GUEST_FIELDS; i++)
 		plain[i].encoding = guest_fields[i];
-	for (unsigned int i = 0; i < OTHER_FIELDS; i++)
-		other[i].encoding = other_fields[i];
-	result = nv_vmx_exchange(nested->vcpu, fields, STATE_FIELDS);
+	for (unsigned int i = 0; i < MOVED_FIELDS; i++)
+		moved[i].encoding = moved_fields[i];
+	result = nv_vmx_store(nested->vcpu, said, told ? TOLD_FIELDS : 0);
+	if (!result)
+		result = nv_vmx_exchange(nested->vcpu, fields, STATE_FIELDS);
 	if (result)
 		return result;
 	for (int i = 0; i < SEGMENT_FIELDS + (int)GUEST_FIELDS; i++)
@@ -82,11 +87,10 @@ int nv_nested_vmx_save_guest(struct nv_nested *nested, struct nv_virtual_vmcs *b
 	set_field(block, NV_VMCS_GUEST_RIP, *register_of(vmx, NV_REG_RIP));
 	set_field(block, NV_VMCS_GUEST_RSP, *register_of(vmx, NV_REG_RSP));
 	set_field(block, NV_VMCS_GUEST_RFLAGS, *register_of(vmx, NV_REG_RFLAGS));
-	save_moved(nested, block, other);
-	if (told)
-		for (unsigned int i = AT_QUALIFICATION; i <= AT_PHYSICAL; i++)
-			set_field(block, other[i].encoding, other[i].value);
-	*efer = other[AT_EFER].value;
+	save_moved(nested, block, moved);
+	for (unsigned int i = 0; told && i < TOLD_FIELDS; i++)
+		set_field(block, said[i].encoding, said[i].value);
+	*efer = moved[AT_EFER].value;
 	return 0;
 }
 

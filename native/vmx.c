@@ -18,6 +18,7 @@ _Static_assert(offsetof(struct nv_vmx_block, vmcs) == NV_VMX_VMCS, "the assemble
 _Static_assert(offsetof(struct nv_vmx_block, depth) == NV_VMX_DEPTH, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_vmx_block, exit) == NV_VMX_EXIT_READ, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_vmx_block, write) == NV_VMX_WRITE, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_vmx_block, loaded) == NV_VMX_LOADED, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_vmx_block, read) == NV_VMX_READ, "the assembler's offsets");
 _Static_assert(GOT_INTERRUPTION == NV_VMX_INTERRUPTION, "the assembler's index");
 _Static_assert(sizeof(struct nv_vmx_block) <= NV_SWITCHER_IDT - NV_SWITCHER_BLOCK, "two pages");
@@ -49,6 +50,8 @@ void nv_vmx_put(struct nv_vmx *vmx, uint64_t encoding, uint64_t value)
 	struct nv_vmx_block *block = vmx->block;
 	uint64_t i;
 
+	if (nv_vmx_put_in_memory(vmx, encoding, value))
+		return;
 	for (i = 0; i < block->writes && block->write[i].encoding != encoding; i++)
 		;
 	if (i == NV_VMX_WRITES) {
@@ -83,7 +86,7 @@ static int enter_switcher(struct nv_vcpu *vcpu)
 	return -EAGAIN;
 }
 
-int nv_vmx_exchange(struct nv_vcpu *vcpu, struct nv_vmx_field *fields, uint32_t count)
+int nv_vmx_command(struct nv_vcpu *vcpu, uint64_t command, struct nv_vmx_field *fields, uint32_t count)
 {
 	struct nv_vmx *vmx = vcpu->engine;
 	struct nv_vmx_block *block = vmx->block;
@@ -96,7 +99,7 @@ int nv_vmx_exchange(struct nv_vcpu *vcpu, struct nv_vmx_field *fields, uint32_t 
 		return -ENOSPC;
 	memcpy(block->read, fields, count * sizeof *fields);
 	block->reads = count;
-	block->command = NV_VMX_EXCHANGE;
+	block->command = command;
 	do {
 		/* a kick must not end it; it is found again afterwards, for it also sets the flag */
 		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
@@ -111,6 +114,11 @@ int nv_vmx_exchange(struct nv_vcpu *vcpu, struct nv_vmx_field *fields, uint32_t 
 	block->writes = 0;
 	memcpy(fields, block->read, count * sizeof *fields);
 	return 0;
+}
+
+int nv_vmx_exchange(struct nv_vcpu *vcpu, struct nv_vmx_field *fields, uint32_t count)
+{
+	return nv_vmx_get_from_memory(vcpu->engine, fields, count) ? 0 : nv_vmx_command(vcpu, NV_VMX_EXCHANGE, fields, count);
 }
 
 static void save_block(struct nv_vmx *vmx)

@@ -54,6 +54,11 @@ struct nv_vmx {
 	uint8_t holds;           /* an interrupt waits in KVM until level n takes interrupts */
 	uint8_t nmi_wanted;      /* a level claims NMIs */
 	uint8_t halts;           /* KVM wakes level n from HLT, which an in-kernel irqchip can */
+	uint8_t probed;          /* whether `places` has been looked for */
+	uint8_t placed;          /* and found */
+	uint8_t *memory;         /* of the VMCS */
+	uint8_t *probe;          /* of another one, for looking */
+	uint16_t places[512];    /* where fields lie in it, by nested_vmx's order; 0: not known */
 	struct nv_vmx_step step;
 	struct nv_event stopped; /* the port access that a step executes now: what its exit told of it */
 };

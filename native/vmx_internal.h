@@ -139,6 +139,15 @@ static inline int cr_access(const struct nv_vmx *vmx)
 	return got(vmx, GOT_QUALIFICATION) >> 4 & 3;
 }
 
+/* vmx.c: what the switcher does besides entering level n, NV_VMX_EXCHANGE or NV_VMX_STORE; as nv_vmx_exchange. */
+int nv_vmx_command(struct nv_vcpu *vcpu, uint64_t command, struct nv_vmx_field *fields, uint32_t count);
+
+/* vmx_memory.c. store: reads fields, as nv_vmx_exchange, and makes the VMCS be in memory, where that is known to work. put, get: whether the
+ * VMCS is in memory, and has been changed or read there. */
+int nv_vmx_store(struct nv_vcpu *vcpu, struct nv_vmx_field *fields, uint32_t count);
+int nv_vmx_put_in_memory(struct nv_vmx *vmx, uint64_t encoding, uint64_t value);
+int nv_vmx_get_from_memory(const struct nv_vmx *vmx, struct nv_vmx_field *fields, uint32_t count);
+
 /* vmx_decode.c: the exit, or what vmx->synthetic or vmx->refused says, as an event. depth: how much of `exit` a reason has. */
 void nv_vmx_decode(struct nv_vmx *vmx, struct nv_event *event);
 uint8_t nv_vmx_depth(uint32_t basic);

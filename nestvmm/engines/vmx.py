@@ -137,6 +137,10 @@ class VmxEngine(SwitchedEngine):
         for name, place in (("vmxon", lib.NV_SWITCHER_VMXON), ("vmcs", lib.NV_SWITCHER_VMCS)):
             setattr(vmx.block, name, base + place)
             self._switcher.place(place, "uint32_t *")[0] = revision
+        vmx.memory, vmx.probe = (
+            self._switcher.place(place, "uint8_t *") for place in (lib.NV_SWITCHER_VMCS, lib.NV_SWITCHER_PROBE)
+        )
+        self._switcher.place(lib.NV_SWITCHER_PROBE, "uint32_t *")[0] = revision
         found = controls((), self._vcpu.get_msrs(CAPABILITIES))
         vmx.entry_controls = found.entry
         fields = {
