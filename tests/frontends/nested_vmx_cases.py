@@ -100,7 +100,7 @@ def paging() -> dict[str, object]:
     for number, entry in enumerate(
         (0, 0x200000 | 0xB2, 0x200000 | 0xB4, 0x200000 | 0x97, 0x201000 | 0xB7, 1 << 51 | 0xB7)
     ):
-        code += store(LEAF, entry) + again + keep_fields(16 + 4 * number, *told)
+        code += store(LEAF, entry) + vmwrite(vmx.RIP, vmx.GUEST) + again + keep_fields(16 + 4 * number, *told)
     code += store(LEAF, 0x200000 | 0xB7) + store(vmx.EPT, (vmx.EPT + 0x1000) | 0x87) + again + keep_fields(40, *told)
     code += vmwrite(vmx.EPT_POINTER, 0x3FFFF01E) + enter() + keep_fields(44, *told)
     # a table that is its own: each level finds it again
