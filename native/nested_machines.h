@@ -30,6 +30,10 @@ int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64
 /* A page of its physical memory that this process can read, and write if asked; NULL: there is none, and place says why. */
 uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int write, struct nv_nested_place *place);
 
+/* Of a map in its memory: a byte, and a page added to what makes the guest exit. Where it has no memory, every bit is set. */
+uint8_t nv_nested_map_byte(struct nv_nested *nested, struct nv_machine *machine, uint64_t address);
+void nv_nested_add_map_page(struct nv_nested *nested, struct nv_machine *machine, uint8_t *to, uint64_t from);
+
 /* Empties the tables of a machine and of those that run on it; of these alone; of all, when machine 0's have changed. release: it needs
  * none any more. */
 void nv_nested_drop(struct nv_nested *nested, const struct nv_machine *machine);

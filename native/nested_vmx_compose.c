@@ -15,28 +15,14 @@ static uint8_t *maps_of(const struct nv_nested *nested, int depth)
 	return nested->maps + (size_t)depth * NV_NESTED_MAPS;
 }
 
-static void add_page(uint64_t *to, const uint64_t *from)
-{
-	for (size_t i = 0; i < PAGE / 8; i++)
-		to[i] |= from ? from[i] : ~0ull;
-}
-
-/* A page of the machine's memory; where it has none, everything exits. */
-static void add_map(struct nv_nested *nested, struct nv_machine *machine, uint8_t *to, uint64_t from)
-{
-	struct nv_nested_place place;
-
-	add_page((uint64_t *)to, (const uint64_t *)nv_nested_page(nested, machine, from, 0, &place));
-}
-
 static void add_ports(struct nv_nested *nested, struct nv_machine *machine, uint8_t *ports)
 {
 	const struct nv_virtual_vmcs *block = &machine->vmx.block;
 	uint64_t primary = field_of(block, NV_VMCS_PRIMARY_CONTROLS);
 
 	if (primary & PRIMARY_PORT_MAPS) {
-		add_map(nested, machine, ports, field_of(block, NV_VMCS_IO_BITMAP_A));
-		add_map(nested, machine, ports + PAGE, field_of(block, NV_VMCS_IO_BITMAP_B));
+		nv_nested_add_map_page(nested, machine, ports, field_of(block, NV_VMCS_IO_BITMAP_A));
+		nv_nested_add_map_page(nested, machine, ports + PAGE, field_of(block, NV_VMCS_IO_BITMAP_B));
 	} else if (primary & PRIMARY_ALL_PORTS) {
 		memset(ports, 0xff, 2 * PAGE);
 	}
@@ -55,7 +41,7 @@ void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *mac
 	memcpy(msrs, parent ? maps_of(nested, below) + NV_NESTED_PORTS : nested->own_msrs, PAGE);
 	add_ports(nested, machine, ports);
 	if (field_of(block, NV_VMCS_PRIMARY_CONTROLS) & PRIMARY_MSR_MAP)
-		add_map(nested, machine, msrs, field_of(block, NV_VMCS_MSR_BITMAP));
+		nv_nested_add_map_page(nested, machine, msrs, field_of(block, NV_VMCS_MSR_BITMAP));
 	else
 		memset(msrs, 0xff, PAGE);
 	own->primary = field_of(block, NV_VMCS_PRIMARY_CONTROLS) | (parent ? parent->vmx.primary : 0);

@@ -50,19 +50,6 @@ static int list_beyond(const struct entry *e, uint32_t count, uint32_t list)
 	return entries && (beyond(e, address, MSR_LIST_ENTRY) || (address + entries * MSR_LIST_ENTRY - 1) & e->limits->physical_reserved);
 }
 
-static int canonical(uint64_t address)
-{
-	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
-
-static int types_of_memory(uint64_t pat)
-{
-	for (int i = 0; i < 64; i += 8)
-		if (pat >> i & 0xf8 || (pat >> i & 7) == 2 || (pat >> i & 7) == 3)
-			return 0;
-	return 1;
-}
-
 static int pin(const struct entry *e, uint64_t bit) { return !!(get(e, NV_VMCS_PIN_CONTROLS) & bit); }
 static int primary(const struct entry *e, uint64_t bit) { return !!(get(e, NV_VMCS_PRIMARY_CONTROLS) & bit); }
 static int secondary(const struct entry *e, uint64_t bit) { return !!(secondary_of(e->block) & bit); }
@@ -150,8 +137,8 @@ static int unfixed(const struct entry *e, uint32_t encoding, int fixed)
 RULE(host_cr0) { return unfixed(e, NV_VMCS_HOST_CR0, CR0_FIXED0); }
 RULE(host_cr4) { return unfixed(e, NV_VMCS_HOST_CR4, CR4_FIXED0); }
 RULE(host_cr3) { return !!(get(e, NV_VMCS_HOST_CR3) & e->limits->physical_reserved); }
-RULE(host_sysenter) { return !canonical(get(e, NV_VMCS_HOST_SYSENTER_ESP)) || !canonical(get(e, NV_VMCS_HOST_SYSENTER_EIP)); }
-RULE(host_pat) { return exits(e, EXIT_LOADS_PAT) && !types_of_memory(get(e, NV_VMCS_HOST_PAT)); }
+RULE(host_sysenter) { return !is_canonical(get(e, NV_VMCS_HOST_SYSENTER_ESP)) || !is_canonical(get(e, NV_VMCS_HOST_SYSENTER_EIP)); }
+RULE(host_pat) { return exits(e, EXIT_LOADS_PAT) && !is_pat(get(e, NV_VMCS_HOST_PAT)); }
 
 RULE(host_efer)
 {
@@ -179,7 +166,7 @@ RULE(host_ss) { return !exits(e, EXIT_HOST_64) && !get(e, NV_VMCS_HOST_SS); }
 RULE(host_bases)
 {
 	for (uint32_t field = NV_VMCS_HOST_FS_BASE; field <= NV_VMCS_HOST_IDTR_BASE; field += 2)
-		if (!canonical(get(e, field)))
+		if (!is_canonical(get(e, field)))
 			return 1;
 	return 0;
 }
@@ -189,7 +176,7 @@ RULE(host_size) { return e->long_mode != exits(e, EXIT_HOST_64); }
 RULE(guest_size) { return !exits(e, EXIT_HOST_64) && get(e, NV_VMCS_ENTRY_CONTROLS) & ENTRY_LONG_MODE; }
 RULE(host_pcid) { return !exits(e, EXIT_HOST_64) && get(e, NV_VMCS_HOST_CR4) & CR4_PCIDE; }
 RULE(host_pae) { return exits(e, EXIT_HOST_64) && !(get(e, NV_VMCS_HOST_CR4) & CR4_PAE); }
-RULE(host_rip) { return exits(e, EXIT_HOST_64) ? !canonical(get(e, NV_VMCS_HOST_RIP)) : get(e, NV_VMCS_HOST_RIP) >> 32 != 0; }
+RULE(host_rip) { return exits(e, EXIT_HOST_64) ? !is_canonical(get(e, NV_VMCS_HOST_RIP)) : get(e, NV_VMCS_HOST_RIP) >> 32 != 0; }
 
 static const rule_fn control_rules[] = {
 	pin_controls, primary_controls, secondary_controls, cr3_targets, port_maps, msr_map, virtual_nmis, nmi_window, vpid_zero,

@@ -53,11 +53,6 @@ static uint32_t rights(const struct guest *g, int segment) { return get(g, NV_VM
 static int usable(const struct guest *g, int segment) { return !(rights(g, segment) & UNUSABLE); }
 static int virtual_8086(const struct guest *g) { return !!(g->rflags & RFLAGS_VM); }
 
-static int canonical(uint64_t address)
-{
-	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
-
 /* 27.3.1.1: control and debug registers, MSRs. */
 RULE(cr0_fixed)
 {
@@ -73,19 +68,9 @@ RULE(long_mode) { return g->long_mode && (!(g->cr0 & CR0_PG) || !(g->cr4 & CR4_P
 RULE(pcid) { return !g->long_mode && g->cr4 & CR4_PCIDE; }
 RULE(cr3) { return !!(get(g, NV_VMCS_GUEST_CR3) & g->limits->physical_reserved); }
 RULE(dr7) { return g->entry & ENTRY_LOADS_DEBUG && get(g, NV_VMCS_GUEST_DR7) >> 32; }
-RULE(sysenter) { return !canonical(get(g, NV_VMCS_GUEST_SYSENTER_ESP)) || !canonical(get(g, NV_VMCS_GUEST_SYSENTER_EIP)); }
+RULE(sysenter) { return !is_canonical(get(g, NV_VMCS_GUEST_SYSENTER_ESP)) || !is_canonical(get(g, NV_VMCS_GUEST_SYSENTER_EIP)); }
 
-RULE(pat)
-{
-	uint64_t value = get(g, NV_VMCS_GUEST_PAT);
-
-	if (!(g->entry & ENTRY_LOADS_PAT))
-		return 0;
-	for (int i = 0; i < 64; i += 8)
-		if (value >> i & 0xf8 || (value >> i & 7) == 2 || (value >> i & 7) == 3)
-			return 1;
-	return 0;
-}
+RULE(pat) { return g->entry & ENTRY_LOADS_PAT && !is_pat(get(g, NV_VMCS_GUEST_PAT)); }
 
 RULE(efer)
 {
@@ -108,9 +93,9 @@ RULE(bases)
 	for (int i = ES; i <= GS; i++)
 		if (virtual_8086(g) && base(g, i) != selector(g, i) << 4)
 			return 1;
-	if (!canonical(base(g, TR)) || !canonical(base(g, FS)) || !canonical(base(g, GS)))
+	if (!is_canonical(base(g, TR)) || !is_canonical(base(g, FS)) || !is_canonical(base(g, GS)))
 		return 1;
-	if ((usable(g, LDTR) && !canonical(base(g, LDTR))) || base(g, CS) >> 32)
+	if ((usable(g, LDTR) && !is_canonical(base(g, LDTR))) || base(g, CS) >> 32)
 		return 1;
 	return (usable(g, SS) && base(g, SS) >> 32) || (usable(g, DS) && base(g, DS) >> 32) || (usable(g, ES) && base(g, ES) >> 32);
 }
@@ -205,7 +190,7 @@ RULE(local_segment)
 /* 27.3.1.3: descriptor tables. */
 RULE(tables)
 {
-	return !canonical(get(g, NV_VMCS_GUEST_GDTR_BASE)) || !canonical(get(g, NV_VMCS_GUEST_IDTR_BASE)) ||
+	return !is_canonical(get(g, NV_VMCS_GUEST_GDTR_BASE)) || !is_canonical(get(g, NV_VMCS_GUEST_IDTR_BASE)) ||
 	       get(g, NV_VMCS_GUEST_GDTR_LIMIT) >> 16 || get(g, NV_VMCS_GUEST_IDTR_LIMIT) >> 16;
 }
 
@@ -214,7 +199,7 @@ RULE(rip)
 {
 	uint64_t value = get(g, NV_VMCS_GUEST_RIP);
 
-	return g->long_mode && rights(g, CS) & CS_LONG ? !canonical(value) : value >> 32 != 0;
+	return g->long_mode && rights(g, CS) & CS_LONG ? !is_canonical(value) : value >> 32 != 0;
 }
 
 RULE(rflags) { return g->rflags & RFLAGS_RESERVED || !(g->rflags & RFLAGS_ONE); }

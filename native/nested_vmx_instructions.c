@@ -295,11 +295,6 @@ static int invept(struct nv_nested *nested)
 	return succeed(nested);
 }
 
-static int canonical(uint64_t address)
-{
-	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
-
 /* The processor that KVM makes forgets linear addresses at each entry. */
 static int invvpid(struct nv_nested *nested)
 {
@@ -309,7 +304,7 @@ static int invvpid(struct nv_nested *nested)
 	if (result)
 		return result;
 	if (type > INVVPID_LAST || descriptor[0] >> 16 || (type != INVVPID_ALL && !descriptor[0]) ||
-	    (type == INVVPID_ADDRESS && !canonical(descriptor[1])))
+	    (type == INVVPID_ADDRESS && !is_canonical(descriptor[1])))
 		return fail(nested, FAIL_INVALIDATION);
 	return succeed(nested);
 }

@@ -54,11 +54,6 @@ static uint64_t offset_of(struct nv_vmx *vmx, uint64_t information)
 	}
 }
 
-static int canonical(uint64_t address)
-{
-	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
-
 /* Where the operand is; and the walk through the active machine's own tables is prepared. */
 int nv_nested_vmx_locate(struct nv_nested *nested, struct nv_nested_vmx_operand *operand)
 {
@@ -87,7 +82,7 @@ int nv_nested_vmx_locate(struct nv_nested *nested, struct nv_nested_vmx_operand 
 		return offset > fields[5].value ? nv_nested_vmx_fault(nested, segment == SEGMENT_SS ? STACK_FAULT : GP, 0) : 0;
 	}
 	operand->address = offset + (segment >= SEGMENT_FS ? fields[4].value : 0);
-	if (!canonical(operand->address))
+	if (!is_canonical(operand->address))
 		return nv_nested_vmx_fault(nested, segment == SEGMENT_SS ? STACK_FAULT : GP, 0);
 	return 0;
 }

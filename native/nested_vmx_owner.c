@@ -29,15 +29,6 @@ static uint64_t primary(const struct nv_machine *machine)
 	return field_of(&machine->vmx.block, NV_VMCS_PRIMARY_CONTROLS);
 }
 
-/* A byte of a map in the machine's memory; where it has none, everything exits. */
-static uint8_t map_byte(struct nv_nested *nested, struct nv_machine *machine, uint64_t address)
-{
-	struct nv_nested_place place;
-	const uint8_t *host = nv_nested_page(nested, machine, address, 0, &place);
-
-	return host ? *host : 0xff;
-}
-
 /* 26.1.3: an access that wraps around the last port exits, too. */
 static int wants_port(struct nv_nested *nested, struct nv_machine *machine)
 {
@@ -49,7 +40,7 @@ static int wants_port(struct nv_nested *nested, struct nv_machine *machine)
 	for (unsigned int i = port; i < port + size; i++) {
 		uint64_t map = field_of(&machine->vmx.block, i < 0x8000 ? NV_VMCS_IO_BITMAP_A : NV_VMCS_IO_BITMAP_B);
 
-		if (i > 0xffff || map_byte(nested, machine, map + i % 0x8000 / 8) >> i % 8 & 1)
+		if (i > 0xffff || nv_nested_map_byte(nested, machine, map + i % 0x8000 / 8) >> i % 8 & 1)
 			return 1;
 	}
 	return 0;
@@ -68,7 +59,7 @@ static int wants_msr(struct nv_nested *nested, struct nv_machine *machine, int w
 		bit += MSRS + (index - HIGH_MSRS);
 	else
 		return 1;
-	return map_byte(nested, machine, field_of(&machine->vmx.block, NV_VMCS_MSR_BITMAP) + bit / 8) >> bit % 8 & 1;
+	return nv_nested_map_byte(nested, machine, field_of(&machine->vmx.block, NV_VMCS_MSR_BITMAP) + bit / 8) >> bit % 8 & 1;
 }
 
 /* 25.6.3: for page faults mask and match turn the bit round. */

@@ -95,6 +95,7 @@ class VmxEngine(SwitchedEngine):
     emulates: ClassVar[frozenset[str]] = frozenset({"vmx"})
     tables: ClassVar[int] = lib.NV_SHADOW_EPT
     needs: ClassVar[str] = "a KVM that offers its guests VMX: kvm_intel with nested=1"
+    nested: NestedVmx
 
     @staticmethod
     def offered(entries: list[CpuidEntry]) -> bool:
@@ -127,9 +128,6 @@ class VmxEngine(SwitchedEngine):
         self._fill_block(vmx, sregs)
         self._set_block_sregs(initial)
         return vmx
-
-    def _attach_nested(self) -> None:
-        self.nested.attach(self._shadow)
 
     def _fill_block(self, vmx: Any, sregs: Sregs) -> None:
         base = lib.NV_SWITCHER_BASE
@@ -234,20 +232,6 @@ class VmxEngine(SwitchedEngine):
         passed = lib.nv_vmx_pass(self.vcpu)
         self._check(min(passed, 0))
         return bool(passed)
-
-    def overstrained(self) -> str:
-        """Levels beyond those that L0 has room for, or a control block whose memory was taken away."""
-        return self.nested.overstrained()
-
-    def run(self) -> int:
-        """Runs level n until a RunStatus."""
-        try:
-            return super().run()
-        except HostError:
-            why = self.nested.overstrained()
-            if why:
-                raise HostError(why) from None
-            raise
 
     def _check(self, status: int) -> None:
         if self._c.overflowed:
