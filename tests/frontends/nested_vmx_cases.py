@@ -10,6 +10,7 @@ import traceback
 import vmx_code as vmx
 from guest_code import cpuid, done, keep, load, out, rax, rcx, rdmsr, rdx, store, with_handlers, wrmsr
 from nested_vmx_events import EVENT_CASES
+from nested_vmx_random import RANDOM_CASES
 from nested_vmx_rules import CONTROLS, GUEST_STATE, HOST_STATE
 from nested_vmx_run import SECONDARY_ON, ept_tables, run
 from vmx_code import (
@@ -283,6 +284,7 @@ CASES = {
     "registers": registers,
     "controls of instructions": instruction_controls,
     **EVENT_CASES,
+    **RANDOM_CASES,
 }
 
 if __name__ == "__main__":

@@ -244,3 +244,16 @@ def test_an_interrupt_that_the_exit_acknowledges_is_told(found: dict[str, Any]) 
 def test_an_nmi_from_below_is_an_exit(found: dict[str, Any]) -> None:
     case = found["nmi"]
     assert case["kept"] == [EXCEPTION, 1 << 31 | 2 << 8 | 2, GUEST + 0x15, 0, 0, 0, VMCALL]
+
+
+def test_random_fields_end_as_the_manual_says(found: dict[str, Any]) -> None:
+    """Each of 400 VMCSs with three other fields ends by an error number, a failed entry, or an exit."""
+    case = found["random"]
+    assert (case["status"], case["kept"][0]) == (0, 400)
+    verdicts = rows({"kept": case["kept"][0x200:]}, 2)
+    assert {flags & FLAGS for flags, _ in verdicts} == {0, VALID}
+    failed = sum(reason in (FAILED | 33, FAILED | 34) for flags, reason in verdicts if not flags)
+    refused = sum(flags & FLAGS == VALID for flags, _ in verdicts)
+    assert failed > 40
+    assert refused > 40
+    assert failed + refused < 400
