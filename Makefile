@@ -33,7 +33,7 @@ test: build guests
 	NESTVMM_REQUIRE='$(NESTVMM_REQUIRE)' $(BIN)/python -m pytest $(ARGS)
 
 bench: build guests
-	$(BIN)/nestvmm bench --lab $(ARGS)
+	$(BIN)/nestvmm bench --peer qemu $(ARGS)
 
 # The guests' own Makefile compiles them with warnings as errors.
 lint: build guests

@@ -19,6 +19,7 @@
 #define NV_NESTED_DEPTH 16       /* machines in one chain, machine 0 included */
 #define NV_NESTED_MACHINES 128   /* that L0 remembers */
 #define NV_NESTED_SETS 16        /* of shadow tables: [0] is not used, and a chain needs one for each machine but the first */
+#define NV_NESTED_WALKS 0x40000  /* through nested page tables of machines for one exit: each machine's may lead through those below */
 
 /* What VMRUN saves of the processor and #VMEXIT loads. */
 struct nv_nested_host {
@@ -47,6 +48,8 @@ struct nv_machine {
 	struct nv_nested_host host;      /* its own state meanwhile */
 	uint32_t composed[6];            /* intercepts of guest, and of the machines below */
 	uint64_t tsc_offset;             /* likewise, the sum */
+	uint64_t paused;                 /* TSC at its guest's last PAUSE that exited */
+	uint16_t pauses;                 /* that its guest may still do without an exit */
 	struct nv_nested_vmx_machine vmx;
 };
 
@@ -85,6 +88,9 @@ struct nv_nested {
 	uint8_t too_deep;                /* a VMRUN needed more machines than there are */
 	int32_t failed;                  /* why L0 could not go on, a negative errno; 0: it could */
 	uint8_t lost;                    /* a machine's memory for its block is gone while that runs its guest */
+	uint8_t endless;                 /* a translation leads through more of the page tables of machines than L0 reads */
+	uint64_t pause_ticks;            /* the least time between two exits of PAUSE, which is L0's own; 0: not known */
+	uint32_t walked;                 /* through those tables, since the last entry */
 	uint64_t reflected[NV_NESTED_DEPTH]; /* exits that went to the machine of this depth */
 	uint64_t entered[NV_NESTED_DEPTH];   /* VMRUNs of the machine of this depth */
 	uint64_t served[NV_NESTED_DEPTH];    /* other SVM instructions of its, done by L0 */

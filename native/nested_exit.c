@@ -1,9 +1,8 @@
 #include "nested_internal.h"
 
 #define NPF_KIND (NPF_FINAL | NPF_TABLES)
-#define MOVED_REGISTER (1ull << 63)
 
-enum { DR_LAST = 0x3f, SVM_FIRST = 0x80, SVM_LAST = 0x86, INVLPGA = 0x7a, VMMCALL = 0x81, EFER = 0xc0000080 };
+enum { SVM_FIRST = 0x80, SVM_LAST = 0x86, INVLPGA = 0x7a, VMMCALL = 0x81, EFER = 0xc0000080 };
 
 /* What the processor, or one with the features that L0 offers, tells of the exit. */
 static void describe(struct nv_nested *nested, uint64_t code, struct nv_nested_exit *exit)
@@ -18,10 +17,7 @@ static void describe(struct nv_nested *nested, uint64_t code, struct nv_nested_e
 		exit->next_rip = *register_of(svm, NV_REG_RIP) + event.advance;
 	if (code == EXIT_IOIO)
 		exit->info_2 = exit->next_rip;
-	if (code == EXIT_SWINT)
-		exit->info_1 = event.qualifier;
-	if (code <= DR_LAST && event.size)
-		exit->info_1 = MOVED_REGISTER | svm->switched.operand;
+	exit->info_1 = nv_nested_assist(nested, code, &event, exit->info_1);
 }
 
 /* A machine below learns that this one writes EFER, and says by its answer whether it may. */
@@ -61,6 +57,14 @@ int nv_nested_exit(struct nv_nested *nested)
 	if (is_svm(code) && nested->active->svme && !nests_by_itself(nested, nested->active))
 		return 0;
 	owner = nv_nested_owner(nested, &code, svm->block->exit_info_1);
+	if (!owner && code == EXIT_PAUSE && !intercepts(svm->wanted, code)) {
+		struct nv_event event;
+
+		/* the filters of all machines let it pass */
+		nv_svm_decode(svm, &event);
+		nv_svm_skip(svm, &event);
+		return 1;
+	}
 	if (!owner || code == EXIT_NPF)
 		return 0;
 	if (code == EXIT_INTR && svm->switched.mailbox->acknowledge)
@@ -72,6 +76,17 @@ int nv_nested_exit(struct nv_nested *nested)
 		ask_efer(nested, code);
 	nv_nested_reflect(nested, owner, &exit);
 	return 1;
+}
+
+void nv_nested_raise(struct nv_nested *nested, int vector, int has_error_code)
+{
+	uint64_t code = EXIT_EXCEPTION + vector;
+	struct nv_machine *owner = nv_nested_owner(nested, &code, 0);
+
+	if (owner)
+		nv_nested_reflect(nested, owner, &(struct nv_nested_exit){.code = code});
+	else
+		nv_svm_inject(nested->svm, NV_EVENT_EXCEPTION, vector, has_error_code, 0);
 }
 
 int nv_nested_refused(struct nv_nested *nested, const struct nv_nested_place *place, uint64_t kind)
@@ -92,7 +107,7 @@ int nv_nested_fault(struct nv_nested *nested, uint64_t error, uint64_t address)
 
 	nv_nested_follow(nested);
 	result = nv_nested_place(nested, nested->active, address, access, &place);
-	if (result == NV_NESTED_MAPPED)
+	if (result == NV_NESTED_MAPPED || nested->endless)
 		return 1;
 	if (result == NV_NESTED_REFUSED)
 		return nv_nested_refused(nested, &place, place.refuses == nested->active->parent ? error & NPF_KIND : NPF_TABLES);

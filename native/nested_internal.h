@@ -7,13 +7,16 @@
 
 /* Fields of virtual_interrupt (AMD APM vol. 2, 15.21). */
 #define V_PRIORITY(field) ((field) >> 16 & 15)
+#define V_GIF (1ull << 9)
+#define V_GIF_ENABLE (1ull << 25)
 #define V_VECTOR(field) ((uint8_t)((field) >> 32))
 
 
-#define NPF_FINAL (1ull << 32)   /* the guest's own address */
-#define NPF_TABLES (1ull << 33)  /* one of its page tables */
-
 #define EXIT_INVALID (~0ull)
+#define EXIT_DR_LAST 0x3f        /* of moves to and from control and debug registers */
+#define MOVED_REGISTER (1ull << 63) /* EXITINFO1 has its number */
+
+#define TLB_FLUSH_ALL 1          /* of tlb_control */
 
 /* Whether the machine's SVM is what its parent makes of it: L0 gives it what a processor gives a guest. */
 static inline int nests_by_itself(const struct nv_nested *nested, const struct nv_machine *machine)
@@ -62,6 +65,19 @@ int nv_nested_exit(struct nv_nested *nested);
 int nv_nested_fault(struct nv_nested *nested, uint64_t error, uint64_t address);
 int nv_nested_refused(struct nv_nested *nested, const struct nv_nested_place *place, uint64_t kind);
 
+/* L0 raises an exception, of error code 0 if any, for what the active machine did: it takes that, or it is an exit. */
+void nv_nested_raise(struct nv_nested *nested, int vector, int has_error_code);
+
+/* nested_filter.c: whether an exit is one for an intercept that does not mean all. selects: of the selective write of CR0. pause: of PAUSE by
+ * the machine's guest. */
+int nv_nested_selects(struct nv_nested *nested);
+int nv_nested_pause(struct nv_nested *nested, struct nv_machine *machine);
+
+/* nested_assist.c. assist: the exit's EXITINFO1, `info` where decode assists say nothing. tell_bytes: the code that a page fault (with this
+ * error code) stopped goes to the block. */
+uint64_t nv_nested_assist(struct nv_nested *nested, uint64_t code, const struct nv_event *event, uint64_t info);
+void nv_nested_tell_bytes(struct nv_nested *nested, uint64_t code, uint64_t error, struct nv_vmcb *to);
+
 /* nested_interrupt.c: before an entry. deliver: interrupts and NMIs become exits, or what the active machine takes. waits: something must
  * stop the active machine once it takes interrupts. urgent: or at once, behind what it takes now. */
 void nv_nested_deliver(struct nv_nested *nested);
@@ -70,6 +86,11 @@ int nv_nested_urgent(struct nv_nested *nested);
 
 /* nested_compose.c: before an entry, after the block has what L0 wants. */
 void nv_nested_compose(struct nv_nested *nested);
+/* Whether a permissions map of the machine's block, which this exit's intercept needs, lies where a machine below has not given it memory:
+ * place says which. */
+int nv_nested_map_refused(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t map, uint64_t size,
+			  struct nv_nested_place *place);
+
 void nv_nested_compose_maps(struct nv_nested *nested, struct nv_machine *machine);
 
 #endif

@@ -80,21 +80,22 @@ static void take_tables(struct nv_nested *nested, struct nv_machine *machine)
 	machine->tables = taken - nested->tables;
 }
 
-void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int flush)
+void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int enters)
 {
 	struct nv_nested_tables *tables;
 	uint32_t tag = 0;
 	uint64_t root = nested->ops->root(machine->parent, &tag);
+	int fresh = !machine->tables;
 
-	if (!machine->tables) {
+	if (fresh)
 		take_tables(nested, machine);
-		flush = 1;
-	}
 	tables = &nested->tables[machine->tables];
-	if (flush || tables->root != root || tables->tag != tag)
+	if (fresh || tables->root != root || tables->tag != tag)
 		nv_nested_drop(nested, machine);
 	tables->root = root;
 	tables->tag = tag;
+	if (enters && nested->ops->flush)
+		nested->ops->flush(nested, machine->parent);
 }
 
 static int access_kind(uint32_t access)
@@ -127,8 +128,8 @@ static uint8_t *read_table(void *context, uint64_t physical, int write)
 
 	if (host || write)
 		return host;
-	if (at->place->refuses) {
-		at->result = NV_NESTED_REFUSED;
+	if (at->place->refuses || at->nested->endless) {
+		at->result = at->place->refuses ? NV_NESTED_REFUSED : NV_NESTED_VIOLATION;
 		return NULL;
 	}
 	return (uint8_t *)&no_memory;
@@ -141,6 +142,7 @@ static int walk(struct nv_nested *nested, struct nv_machine *machine, uint64_t a
 {
 	struct nv_paging *paging = &nested->walks[machine->depth];
 	struct tables_at at = {.nested = nested, .machine = machine, .place = place};
+	uint64_t kind = access == NV_RIGHT_EXECUTE ? NPF_FETCH : access == NV_RIGHT_WRITE ? NPF_WRITE : 0;
 	int result;
 
 	paging->cr0 = CR0_WP | CR0_PG;
@@ -151,11 +153,15 @@ static int walk(struct nv_nested *nested, struct nv_machine *machine, uint64_t a
 	paging->user = 1;
 	paging->context = &at;
 	paging->back = read_table;
-	if (address & nested->svm->limits.physical_reserved)
-		return refused(place, machine, address, NPF_USER | NPF_RESERVED | NPF_PRESENT);
-	if (!(paging->efer & EFER_LMA) && address >> 32)
-		return refused(place, machine, address, NPF_USER);
 	place->refuses = NULL;
+	if (++nested->walked > NV_NESTED_WALKS) {
+		nested->endless = 1;
+		return NV_NESTED_VIOLATION;
+	}
+	if (address & nested->svm->limits.physical_reserved)
+		return refused(place, machine, address, NPF_USER | NPF_RESERVED | NPF_PRESENT | kind);
+	if (address >> (paging->efer & EFER_LMA ? NV_SHADOW_ADDRESS_BITS : 32))
+		return refused(place, machine, address, NPF_USER | kind);
 	result = nv_paging_walk(paging, address, access_kind(access), to);
 	if (at.result)
 		return at.result; /* a machine below does not let it reach its tables */
@@ -177,7 +183,19 @@ static uint64_t root(const struct nv_machine *machine, uint32_t *tag)
 	return machine->guest.nested_paging & NESTED_PAGING ? machine->guest.nested_cr3 : NV_NESTED_UNPAGED;
 }
 
-const struct nv_nested_ops nv_nested_svm_ops = {.root = root, .walk = walk};
+/* What the processor forgets of the parent's guests by TLB_CONTROL: of all, or of an ASID (AMD APM vol. 2, 15.16.2). */
+static void flush(struct nv_nested *nested, const struct nv_machine *parent)
+{
+	const struct nv_vmcb *block = &parent->guest;
+
+	if (!block->tlb_control)
+		return;
+	for (struct nv_nested_tables *one = nested->tables + 1; one < nested->tables + NV_NESTED_SETS; one++)
+		if (one->machine && one->machine->parent == parent && (block->tlb_control == TLB_FLUSH_ALL || one->tag == block->asid))
+			nv_nested_drop(nested, one->machine);
+}
+
+const struct nv_nested_ops nv_nested_svm_ops = {.root = root, .walk = walk, .flush = flush};
 
 static int place_in_machine_0(struct nv_nested *nested, uint64_t address, uint32_t access, struct nv_nested_place *place)
 {
@@ -212,7 +230,10 @@ int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64
 	if (place->leaf.level > leaf.level)
 		place->leaf.level = leaf.level;
 	place->leaf.rights &= leaf.rights;
-	nv_shadow_place(shadow, address, &place->leaf);
+	if (nv_shadow_place(shadow, address, &place->leaf)) {
+		nv_nested_drop(nested, machine); /* its guests may have what was there */
+		nested->flush = 1;
+	}
 	return NV_NESTED_MAPPED;
 }
 
@@ -226,6 +247,14 @@ uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, ui
 		return nested->ram + (place->leaf.to - nested->ram_physical);
 	/* below L0's memory machine 0's addresses are KVM's */
 	return place->leaf.to < nested->ram_physical ? nv_paging_slot(nested->switched->paging, place->leaf.to, write) : NULL;
+}
+
+int nv_nested_nothing(struct nv_nested *nested, uint64_t address)
+{
+	struct nv_nested_place place;
+
+	return nv_nested_place(nested, nested->active, address, NV_RIGHT_READ, &place) == NV_NESTED_MAPPED &&
+	       !nv_nested_page(nested, nested->active, address, 0, &place);
 }
 
 uint8_t *nv_nested_back(void *context, uint64_t physical, int write)

@@ -4,7 +4,7 @@
 
 #define PAGE 4096ull
 
-enum { CR0_READ = 0x00, CR0_WRITE = 0x10, CR0_SELECTIVE = 0x65, MSRS_OUTSIDE = -1 };
+enum { CR0_WRITE = 0x10, CR0_SELECTIVE = 0x65, MSRS_OUTSIDE = -1 };
 
 /* The low bits of a map's address are ignored. */
 static uint8_t map_byte(struct nv_nested *nested, struct nv_machine *machine, uint64_t map, uint64_t offset)
@@ -52,7 +52,25 @@ static int wants(struct nv_nested *nested, struct nv_machine *machine, uint64_t 
 		return wants_port(nested, machine, info);
 	if (code == EXIT_MSR)
 		return wants_msr(nested, machine, info & 1);
+	if (code == EXIT_PAUSE)
+		return nv_nested_pause(nested, machine);
 	return 1;
+}
+
+/* A write of CR0 that the processor stopped for one machine may be one for another, by the other intercept. */
+static struct nv_machine *owner_of_cr0(struct nv_nested *nested, uint64_t *code)
+{
+	int selected = nv_nested_selects(nested);
+
+	for (struct nv_machine *machine = nested->active->parent; machine; machine = machine->parent) {
+		int whole = intercepts(machine->guest.intercept, CR0_WRITE);
+
+		if (!whole && !(selected && intercepts(machine->guest.intercept, CR0_SELECTIVE)))
+			continue;
+		*code = whole ? CR0_WRITE : CR0_SELECTIVE;
+		return machine;
+	}
+	return NULL;
 }
 
 struct nv_machine *nv_nested_owner(struct nv_nested *nested, uint64_t *code, uint64_t info)
@@ -64,6 +82,8 @@ struct nv_machine *nv_nested_owner(struct nv_nested *nested, uint64_t *code, uin
 				return machine;
 		return NULL;
 	}
+	if (nested->active->depth && (*code == CR0_WRITE || *code == CR0_SELECTIVE))
+		return owner_of_cr0(nested, code);
 	for (struct nv_machine *machine = nested->active->parent; machine; machine = machine->parent)
 		if (wants(nested, machine, *code, info))
 			return machine;

@@ -88,6 +88,7 @@ void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wan
 	struct nv_nested_tables *tables = &nested->tables[active->tables];
 	const struct nv_shadow *shadow = nested->shadow;
 
+	nested->walked = 0;
 	nv_nested_follow(nested);
 	if (!parent) {
 		wanted->ept_pointer = (shadow->physical + shadow->root * PAGE) | EPT_POINTER;

@@ -1,5 +1,7 @@
 #include "nested_vmx_internal.h"
 
+#include <stddef.h>
+
 /* Bits of an entry (Intel SDM vol. 3, 29.3.2). Rights are in the order of NV_RIGHT_*. */
 #define RIGHTS 7ull
 #define LARGE (1ull << 7)
@@ -76,8 +78,8 @@ static int read_entry(struct nv_nested *nested, struct nv_machine *machine, uint
 {
 	const uint64_t *host = (const uint64_t *)nv_nested_page(nested, machine, at, 0, place);
 
-	if (!host && place->refuses)
-		return NV_NESTED_REFUSED;
+	if (!host && (place->refuses || nested->endless))
+		return nested->endless ? NV_NESTED_VIOLATION : NV_NESTED_REFUSED;
 	*entry = host ? __atomic_load_n(host, __ATOMIC_RELAXED) : ~0ull;
 	return NV_NESTED_MAPPED;
 }
@@ -86,14 +88,21 @@ static int walk(struct nv_nested *nested, struct nv_machine *machine, uint64_t a
 		struct nv_shadow_leaf *leaf, struct nv_nested_place *place)
 {
 	uint64_t table = field_of(&machine->vmx.block, NV_VMCS_EPT_POINTER) & ADDRESS, entry, rights = RIGHTS;
+	int result;
 
-	if (address >> 48)
+	place->refuses = NULL;
+	if (++nested->walked > NV_NESTED_WALKS) {
+		nested->endless = 1;
+		return NV_NESTED_VIOLATION;
+	}
+	if (address >> NV_SHADOW_ADDRESS_BITS)
 		return refused(place, machine, address, access, 0);
 	for (int level = ROOT_LEVEL;; level--) {
 		uint64_t offset = size_of(level) - 1;
 
-		if (read_entry(nested, machine, table + 8 * (address / size_of(level) % 512), &entry, place))
-			return NV_NESTED_REFUSED;
+		result = read_entry(nested, machine, table + 8 * (address / size_of(level) % 512), &entry, place);
+		if (result)
+			return result;
 		if (!(entry & RIGHTS))
 			return refused(place, machine, address, access, 0);
 		if (malformed(&nested->vmx_limits, entry, level))

@@ -93,7 +93,7 @@ int nv_nested_vmx_violation(struct nv_nested *nested)
 
 	nv_nested_follow(nested);
 	result = nv_nested_place(nested, nested->active, got(vmx, GOT_PHYSICAL), access, &place);
-	if (result == NV_NESTED_MAPPED)
+	if (result == NV_NESTED_MAPPED || nested->endless)
 		return 1;
 	if (result == NV_NESTED_REFUSED)
 		/* of a machine further below the address is one of its guest's own, or of that one's tables */

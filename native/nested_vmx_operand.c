@@ -17,23 +17,55 @@
 enum { SEGMENT_SS = 2, SEGMENT_FS = 4 };
 enum { STACK_FAULT = 12 };
 
+/* One that a machine's exception bitmap may want (qualification: of #PF), and that else the active machine takes. */
+static int raise(struct nv_nested *nested, int vector, uint32_t error_code, uint64_t qualification)
+{
+	struct nv_nested_vmx_exit exit = {
+		.reason = BASIC_EXCEPTION,
+		.qualification = qualification,
+		.interruption = EVENT_VALID | NV_EVENT_EXCEPTION << EVENT_KIND | vector,
+		.error_code = error_code,
+	};
+	int result;
+
+	if (nv_exception_has_error_code(vector))
+		exit.interruption |= EVENT_ERROR_CODE;
+	for (struct nv_machine *owner = nested->active->parent; owner; owner = owner->parent)
+		if (nv_nested_vmx_wants_exception(owner, vector, error_code)) {
+			result = nv_nested_vmx_reflect(nested, owner, &exit);
+			return result ? result : 1;
+		}
+	result = nv_vmx_inject(nested->vcpu, NV_EVENT_EXCEPTION, vector, error_code);
+	return result ? result : 1;
+}
+
 int nv_nested_vmx_fault(struct nv_nested *nested, int vector, uint32_t error_code)
 {
-	int result = nv_vmx_inject(nested->vcpu, NV_EVENT_EXCEPTION, vector, error_code);
+	return raise(nested, vector, error_code, 0);
+}
 
-	return result ? result : 1;
+static int wants_fault(const struct nv_nested *nested, uint32_t error_code)
+{
+	for (const struct nv_machine *owner = nested->active->parent; owner; owner = owner->parent)
+		if (nv_nested_vmx_wants_exception(owner, PF, error_code))
+			return 1;
+	return 0;
 }
 
 static int page_fault(struct nv_nested *nested, uint64_t address)
 {
+	uint32_t error_code = nested->switched->paging->error;
 	struct kvm_sregs sregs;
 
-	if (ioctl(nested->vcpu->fd, KVM_GET_SREGS, &sregs))
-		return -errno;
-	sregs.cr2 = address;
-	if (ioctl(nested->vcpu->fd, KVM_SET_SREGS, &sregs))
-		return -errno;
-	return nv_nested_vmx_fault(nested, PF, nested->switched->paging->error);
+	/* an exit leaves CR2 alone (26.2) */
+	if (!wants_fault(nested, error_code)) {
+		if (ioctl(nested->vcpu->fd, KVM_GET_SREGS, &sregs))
+			return -errno;
+		sregs.cr2 = address;
+		if (ioctl(nested->vcpu->fd, KVM_SET_SREGS, &sregs))
+			return -errno;
+	}
+	return raise(nested, PF, error_code, address);
 }
 
 static uint64_t offset_of(struct nv_vmx *vmx, uint64_t information)

@@ -117,6 +117,24 @@ static void resume(struct nv_vmx *vmx, struct nv_machine *machine)
 	machine->resumed = 0;
 }
 
+/* A machine below that does not give a map's memory hears of that first, and the instruction happens again. */
+static int maps_refused(struct nv_nested *nested, struct nv_machine *parent)
+{
+	const struct nv_virtual_vmcs *block = &parent->vmx.block;
+	uint64_t primary = field_of(block, NV_VMCS_PRIMARY_CONTROLS);
+	const uint64_t maps[] = {
+		primary & PRIMARY_PORT_MAPS ? field_of(block, NV_VMCS_IO_BITMAP_A) : NO_VMCS,
+		primary & PRIMARY_PORT_MAPS ? field_of(block, NV_VMCS_IO_BITMAP_B) : NO_VMCS,
+		primary & PRIMARY_MSR_MAP ? field_of(block, NV_VMCS_MSR_BITMAP) : NO_VMCS,
+	};
+	struct nv_nested_place place;
+
+	for (unsigned int i = 0; i < sizeof maps / sizeof maps[0]; i++)
+		if (maps[i] != NO_VMCS && !nv_nested_page(nested, parent, maps[i], 0, &place) && place.refuses)
+			return nv_nested_vmx_refused(nested, &place);
+	return 0;
+}
+
 int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 {
 	struct nv_vmx *vmx = nested->vmx;
@@ -125,7 +143,7 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 	struct nv_vmx_field efer = {NV_VMCS_GUEST_EFER, 0};
 	uint64_t qualification, address = parent->vmx.current;
 	int64_t failed;
-	int result = nv_vmx_store(nested->vcpu, NULL, 0), fresh;
+	int result = nv_vmx_store(nested->vcpu, NULL, 0);
 
 	if (!result)
 		result = nv_vmx_exchange(nested->vcpu, &efer, 1);
@@ -135,6 +153,9 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 	result = nv_nested_vmx_check_block(nested, block, efer.value & EFER_LMA && got(vmx, GOT_CS_RIGHTS) & CS_LONG);
 	if (result)
 		return result;
+	result = maps_refused(nested, parent);
+	if (result)
+		return result < 0 ? result : 0;
 	nested->entered[parent->depth]++;
 	parent->vmx.nmi_masked = !!(vmx->interruptibility & NMI_MASKED);
 	if (nv_nested_vmx_check_guest(nested, block, &qualification))
@@ -155,11 +176,10 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 	if (failed)
 		return fail_late(nested, parent, efer.value, BASIC_MSR_LOADING, failed);
 	page->launched = block->launched = 1;
-	fresh = !machine->used;
 	machine->used = ++nested->clock;
 	parent->child = machine;
 	nv_nested_vmx_compose_maps(nested, parent);
-	nv_nested_use_tables(nested, machine, fresh);
+	nv_nested_use_tables(nested, machine, 1);
 	start_timer(nested, parent);
 	last = last_of(nested, machine);
 	nv_nested_vmx_activate(nested, last, field_of(block, NV_VMCS_GUEST_CR0), field_of(block, NV_VMCS_GUEST_CR4));

@@ -92,6 +92,9 @@ static int sort_exit(struct nv_svm *svm)
 {
 	struct nv_vmcb *block = svm->block;
 
+	/* KVM would try again for ever. A processor reads ones there, and cannot deliver the exception that comes of it by such tables */
+	if (block->exit_code == EXIT_NPF && block->exit_info_1 & NPF_TABLES && nv_nested_nothing(svm->nested, block->exit_info_2))
+		block->exit_code = EXIT_SHUTDOWN;
 	if (block->exit_code == EXIT_NPF && !(block->exit_info_1 & NPF_RESERVED) && fill(svm))
 		return -EAGAIN;
 	if (block->exit_code == EXIT_NMI && svm->switched.recalling) {
@@ -145,7 +148,7 @@ static int svm_enter(struct nv_vcpu *vcpu)
 		if (__atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST))
 			return -EINTR;
 		svm->switched.rung = 1;
-		if (svm->nested->lost)
+		if (svm->nested->lost || svm->nested->endless)
 			return -EIO;
 		if (svm->synthetic || nmi_window(svm))
 			return 0;
@@ -204,8 +207,7 @@ static void discard_signal(struct nv_vcpu *vcpu)
 	ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &events);
 }
 
-/* The instruction is done, and level n stands behind it. */
-static void skip(struct nv_svm *svm, const struct nv_event *event)
+void nv_svm_skip(struct nv_svm *svm, const struct nv_event *event)
 {
 	struct nv_vmcb *block = svm->block;
 	uint64_t *rip = register_of(svm, NV_REG_RIP);
@@ -235,13 +237,13 @@ static void svm_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 	if (event->retry)
 		return;
 	if (event->fault) {
-		nv_svm_inject(svm, NV_EVENT_EXCEPTION, GP, 1, 0);
+		nv_nested_raise(svm->nested, GP, 1);
 		return;
 	}
 	if (event->size)
 		nv_switched_answer(&svm->switched, event);
 	if (event->advance)
-		skip(svm, event);
+		nv_svm_skip(svm, event);
 	else if (event->reason == NV_REASON_EMULATION_FAILURE)
 		svm->block->interrupt_shadow &= ~SHADOWED;
 }

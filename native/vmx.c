@@ -320,7 +320,7 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 		if (__atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST))
 			return -EINTR;
 		vmx->switched.rung = 1;
-		result = vmx->nested->lost ? -EIO : vmx->nested->failed;
+		result = vmx->nested->lost || vmx->nested->endless ? -EIO : vmx->nested->failed;
 		if (!result && !vmx->synthetic)
 			result = nv_nested_vmx_deliver(vmx->nested);
 		if (result || vmx->synthetic)
@@ -400,7 +400,7 @@ static void vmx_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 	if (event->retry)
 		return;
 	if (event->fault) {
-		nv_vmx_inject(vcpu, NV_EVENT_EXCEPTION, GP, 0);
+		nv_nested_vmx_fault(vmx->nested, GP, 0);
 		return;
 	}
 	if (event->size)

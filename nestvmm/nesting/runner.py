@@ -260,7 +260,8 @@ class Runner:
             for above, hypervisor in self._listeners:
                 if above > level:
                     self._propagate(above, hypervisor, value)
-        self._settle()
+        if self._state.touched:
+            self._settle()
 
     def _propagate(self, level: int, hypervisor: Hypervisor, value: int) -> None:
         event = self._present(level)
