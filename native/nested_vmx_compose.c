@@ -86,14 +86,11 @@ void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wan
 	const struct nv_machine *active = nested->active, *parent = active->parent;
 	const struct nv_virtual_vmcs *block;
 	struct nv_nested_tables *tables = &nested->tables[active->tables];
-	const struct nv_shadow *shadow = nested->shadow;
 
 	nested->walked = 0;
 	nv_nested_follow(nested);
-	if (!parent) {
-		wanted->ept_pointer = (shadow->physical + shadow->root * PAGE) | EPT_POINTER;
+	if (!parent)
 		return;
-	}
 	if (tables->shadow.stale) {
 		tables->shadow.stale = 0;
 		nested->shadow->stale = 1;
@@ -108,8 +105,9 @@ void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wan
 	wanted->cr0_mask = (wanted->cr0_mask == CR0_FIXED ? 0 : wanted->cr0_mask) | field_of(block, NV_VMCS_CR0_MASK);
 	wanted->cr4_mask = (wanted->cr4_mask == CR4_FIXED ? 0 : wanted->cr4_mask) | field_of(block, NV_VMCS_CR4_MASK);
 	wanted->tsc_offset = parent->tsc_offset;
-	wanted->ports = nested->maps_physical + (uint64_t)parent->depth * NV_NESTED_MAPS;
-	wanted->msr_bitmap = wanted->ports + NV_NESTED_PORTS;
+	wanted->ports_a = nested->maps_physical + (uint64_t)parent->depth * NV_NESTED_MAPS;
+	wanted->ports_b = wanted->ports_a + PAGE;
+	wanted->msr_bitmap = wanted->ports_a + NV_NESTED_PORTS;
 	compose_interrupts(nested, wanted);
 	compose_timer(nested, wanted);
 }

@@ -12,7 +12,7 @@ struct nv_vmx_controls {
 	uint64_t pin, primary, secondary, exit, exceptions;
 	uint64_t cr0_mask, cr4_mask; /* bits whose change exits, and which level n reads from the shadows */
 	uint64_t msr_bitmap;
-	uint64_t ports, ports_b; /* the I/O bitmaps; ports_b, which is behind the other, only of `now` */
+	uint64_t ports_a, ports_b; /* the I/O bitmaps */
 	uint64_t ept_pointer;
 	uint64_t tsc_offset;
 };

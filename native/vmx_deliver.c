@@ -1,5 +1,7 @@
 #include "nested_vmx_internal.h"
 
+#include <string.h>
+
 static uint64_t event_of(int kind, uint8_t vector)
 {
 	return EVENT_VALID | (uint64_t)kind << EVENT_KIND | vector;
@@ -103,6 +105,9 @@ void nv_vmx_interrupted(struct nv_vmx *vmx)
 		/* a task switch is the delivery, if it came of one; what led to a shutdown is over */
 		if (basic_of(vmx) == BASIC_TASK_SWITCH || basic_of(vmx) == BASIC_TRIPLE_FAULT)
 			return;
+		/* an exception that came out of an INT is the instruction's, which level n comes to again unless a level skips it */
+		if (basic_of(vmx) == BASIC_EXCEPTION && EVENT_KIND_OF(event) >= NV_EVENT_SOFTWARE_INTERRUPT)
+			return;
 		vmx->interrupted = event & ~EVENT_UNBLOCKED;
 		vmx->interrupted_error = got(vmx, GOT_VECTORING_ERROR);
 		vmx->interrupted_length = got(vmx, GOT_LENGTH);
@@ -174,9 +179,14 @@ static void put_control(struct nv_vmx *vmx, uint64_t *now, uint64_t encoding, ui
 
 static void put_controls(struct nv_vmx *vmx, uint64_t windows)
 {
-	struct nv_vmx_controls wanted = vmx->wanted;
+	struct nv_vmx_controls wanted;
 	const struct nv_vmx_step *step = &vmx->step;
+	int more = windows || vmx->timer_armed || vmx->holds || vmx->acknowledges || step->active;
 
+	/* mostly nothing changes */
+	if (!more && !vmx->nested->active->depth && !memcmp(&vmx->now, &vmx->wanted, sizeof vmx->now))
+		return;
+	wanted = vmx->wanted;
 	if (step->active) {
 		wanted.cr0_mask &= ~step->off.cr0_mask;
 		wanted.cr4_mask &= ~step->off.cr4_mask;
@@ -211,8 +221,8 @@ static void put_controls(struct nv_vmx *vmx, uint64_t windows)
 	put_control(vmx, &vmx->now.cr0_mask, NV_VMCS_CR0_MASK, wanted.cr0_mask);
 	put_control(vmx, &vmx->now.cr4_mask, NV_VMCS_CR4_MASK, wanted.cr4_mask);
 	put_control(vmx, &vmx->now.msr_bitmap, NV_VMCS_MSR_BITMAP, wanted.msr_bitmap);
-	put_control(vmx, &vmx->now.ports, NV_VMCS_IO_BITMAP_A, wanted.ports);
-	put_control(vmx, &vmx->now.ports_b, NV_VMCS_IO_BITMAP_B, wanted.ports + PAGE);
+	put_control(vmx, &vmx->now.ports_a, NV_VMCS_IO_BITMAP_A, wanted.ports_a);
+	put_control(vmx, &vmx->now.ports_b, NV_VMCS_IO_BITMAP_B, wanted.ports_b);
 	put_control(vmx, &vmx->now.ept_pointer, NV_VMCS_EPT_POINTER, wanted.ept_pointer);
 	put_control(vmx, &vmx->now.tsc_offset, NV_VMCS_TSC_OFFSET, wanted.tsc_offset);
 }

@@ -16,8 +16,9 @@ from nestvmm.bench.startup import Startup
 from nestvmm.bench.switch import Switch
 from nestvmm.bench.tracing import Parts, Tracing
 from nestvmm.bench.trips import RoundTrips
+from nestvmm.bench.twice import Twice
 
-__all__ = ["CASES"]
+__all__ = ["CASES", "LONG"]
 
 CASES: Final[tuple[Case, ...]] = (
     RoundTrips(),
@@ -32,4 +33,8 @@ CASES: Final[tuple[Case, ...]] = (
     Completion(),
     Startup(),
     LinuxBoot(),
+    Twice(),
 )
+
+#: Cases that take many minutes: measured when they are asked for by name.
+LONG: Final = frozenset({Twice.name})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from nestvmm.bench.case import Case, Choice, Step
-from nestvmm.bench.catalog import CASES
+from nestvmm.bench.catalog import CASES, LONG
 from nestvmm.bench.document import HOST, Environment, here
 from nestvmm.bench.session import Keeper, Watcher, measure, plan
 from nestvmm.engines import SvmEngine, VmxEngine
@@ -23,7 +23,7 @@ ENGINES = ("direct", "svm", "vmx")
 class Request:
     """What the user wants; empty: everything.
 
-    cases:    names in the catalogue
+    cases:    names in the catalogue; empty: all but the long ones
     machine:  what the environment is to be called
     others:   see case.Choice
     """
@@ -64,7 +64,8 @@ def prepare(request: Request) -> tuple[Environment, dict[str, tuple[Case, Step]]
         icount=request.icount,
         emulated=request.machine != HOST,
     )
-    steps = plan([case for case in CASES if not request.cases or case.name in request.cases], choice)
+    wanted_cases = request.cases or [case.name for case in CASES if case.name not in LONG]
+    steps = plan([case for case in CASES if case.name in wanted_cases], choice)
     if not steps:
         wanted = ", ".join(request.cases)
         engines = ", ".join(choice.engines)
