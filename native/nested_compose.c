@@ -9,19 +9,10 @@ static uint8_t *ports_of(const struct nv_nested *nested, int depth)
 	return nested->maps + (size_t)depth * NV_NESTED_MAPS;
 }
 
-static void add_page(uint64_t *to, const uint64_t *from)
-{
-	for (size_t i = 0; i < PAGE / 8; i++)
-		to[i] |= from ? from[i] : ~0ull;
-}
-
 static void add_map(struct nv_nested *nested, struct nv_machine *machine, uint8_t *to, uint64_t map, uint64_t size)
 {
-	struct nv_nested_place place;
-
 	for (uint64_t offset = 0; offset < size; offset += PAGE)
-		add_page((uint64_t *)(to + offset),
-			 (const uint64_t *)nv_nested_page(nested, machine, (map & ~(PAGE - 1)) + offset, 0, &place));
+		nv_nested_add_map_page(nested, machine, to + offset, (map & ~(PAGE - 1)) + offset);
 }
 
 int nv_nested_map_refused(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t map, uint64_t size,

@@ -6,13 +6,10 @@
 
 enum { MSRS_OUTSIDE = -1 };
 
-/* A byte of a map in the machine's memory; where it has none, everything is intercepted. */
+/* The low bits of a map's address are ignored. */
 static uint8_t map_byte(struct nv_nested *nested, struct nv_machine *machine, uint64_t map, uint64_t offset)
 {
-	struct nv_nested_place place;
-	const uint8_t *host = nv_nested_page(nested, machine, (map & ~(PAGE - 1)) + offset, 0, &place);
-
-	return host ? *host : 0xff;
+	return nv_nested_map_byte(nested, machine, (map & ~(PAGE - 1)) + offset);
 }
 
 /* AMD APM vol. 2, 15.10.1: a bit for each byte that the access touches; the map goes on behind the last port. */
