@@ -4,15 +4,12 @@
 
 #define PAGE 4096ull
 
-enum { CR0_WRITE = 0x10, CR0_SELECTIVE = 0x65, MSRS_OUTSIDE = -1 };
+enum { MSRS_OUTSIDE = -1 };
 
-/* A byte of a map in the machine's memory; where it has none, everything is intercepted. */
+/* The low bits of a map's address are ignored. */
 static uint8_t map_byte(struct nv_nested *nested, struct nv_machine *machine, uint64_t map, uint64_t offset)
 {
-	struct nv_nested_place place;
-	const uint8_t *host = nv_nested_page(nested, machine, (map & ~(PAGE - 1)) + offset, 0, &place);
-
-	return host ? *host : 0xff;
+	return nv_nested_map_byte(nested, machine, (map & ~(PAGE - 1)) + offset);
 }
 
 /* AMD APM vol. 2, 15.10.1: a bit for each byte that the access touches; the map goes on behind the last port. */
@@ -66,11 +63,11 @@ static struct nv_machine *owner_of_cr0(struct nv_nested *nested, uint64_t *code)
 	int selected = nv_nested_selects(nested);
 
 	for (struct nv_machine *machine = nested->active->parent; machine; machine = machine->parent) {
-		int whole = intercepts(machine->guest.intercept, CR0_WRITE);
+		int whole = intercepts(machine->guest.intercept, EXIT_CR0_WRITE);
 
-		if (!whole && !(selected && intercepts(machine->guest.intercept, CR0_SELECTIVE)))
+		if (!whole && !(selected && intercepts(machine->guest.intercept, EXIT_CR0_SELECTIVE)))
 			continue;
-		*code = whole ? CR0_WRITE : CR0_SELECTIVE;
+		*code = whole ? EXIT_CR0_WRITE : EXIT_CR0_SELECTIVE;
 		return machine;
 	}
 	return NULL;
@@ -85,7 +82,7 @@ struct nv_machine *nv_nested_owner(struct nv_nested *nested, uint64_t *code, uin
 				return machine;
 		return NULL;
 	}
-	if (nested->active->depth && (*code == CR0_WRITE || *code == CR0_SELECTIVE))
+	if (nested->active->depth && (*code == EXIT_CR0_WRITE || *code == EXIT_CR0_SELECTIVE))
 		return owner_of_cr0(nested, code);
 	for (struct nv_machine *machine = nested->active->parent; machine; machine = machine->parent)
 		if (wants(nested, machine, *code, info))

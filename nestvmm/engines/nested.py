@@ -1,34 +1,28 @@
-"""SVM by software, for level n and for what its hypervisors run: native/nested.h with its memory."""
+"""SVM or VMX by software, for level n and for what its hypervisors run: native/nested.h with its memory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Final, Self
 
 from nestvmm._native import ffi, lib
-from nestvmm.devices import Server
 from nestvmm.engines.shadow import Shadow
 from nestvmm.engines.switcher import Switcher
-from nestvmm.kvm import CpuidEntry, HostMemory, Vm
-from nestvmm.x86.exit_reason import ExitReason
-from nestvmm.x86.scope import Scope
+from nestvmm.kvm import HostMemory, Vm
 
 __all__ = ["Nested"]
 
 _PAGE: Final = 4096
-_SVM: Final = (0x80000001, 1 << 2)
-_FEATURES: Final = 0x8000000A
-# NP, and whether the processor has them or not: NRIPS, VmcbClean, FlushByAsid, DecodeAssists, PauseFilter,
-# PauseFilterThreshold, VmsaveVirt, VGIF (AMD APM vol. 3, E.4.9).
-_OFFERED: Final = sum(1 << bit for bit in (0, 3, 5, 6, 7, 10, 12, 15, 16))
-_ASIDS: Final = 0x8000
 
 
-class Nested:
-    """The software SVM of one vCPU; a context manager that frees its tables' memory.
+class Nested(ABC):
+    """The software SVM or VMX of one vCPU; a context manager that frees its tables' memory.
 
-    slot:  of KVM's memory slots, for the tables
+    slot:    of KVM's memory slots, for the tables
+    tables:  their format, NV_SHADOW_*
     """
+
+    tables: ClassVar[int]
 
     def __init__(self, vm: Vm, slot: int, switcher: Switcher, memory: HostMemory) -> None:
         pages = lib.NV_NESTED_TABLE_COUNT
@@ -47,19 +41,23 @@ class Nested:
             shadow.pool = ffi.cast("uint64_t *", self._table_memory.address + offset)
             shadow.physical = lib.NV_NESTED_TABLES + offset
             shadow.pages = pages
-            shadow.format = lib.NV_SHADOW_NPT
+            shadow.format = self.tables
 
-    def __enter__(self) -> Nested:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._table_memory.close()
 
     def attach(self, shadow: Shadow) -> None:
-        """Starts; the engine's own part of `struct nv_svm` is complete."""
+        """Starts; the engine's own part of its struct is complete."""
         self.c.shadow = shadow.c
         self.c.ram_physical = shadow.ram
-        lib.nv_nested_init(self.c)
+        self._init()
+
+    @abstractmethod
+    def _init(self) -> None:
+        """The vendor's part of `attach`."""
 
     def overstrained(self) -> str:
         """Why L0 cannot do what a level asked for; empty: it can."""
@@ -73,16 +71,3 @@ class Nested:
         if self.c.endless:
             return f"the nested page tables of level {level} and of those below lead through too many of each other"
         return ""
-
-    def server(self, svm: Any) -> tuple[Scope, Server]:
-        """What answers SVM's instructions; `svm` is the cffi `struct nv_svm *`."""
-        return Scope(ExitReason.SVM_INSTRUCTION), Server(ffi.addressof(lib, "nv_nested_serve"), svm)
-
-    def show(self, entries: Sequence[CpuidEntry]) -> list[CpuidEntry]:
-        """Level n's CPUID, with what belongs to SVM if it shows SVM."""
-        leaf, bit = _SVM
-        self.c.visible = any(entry.function == leaf and entry.ecx & bit for entry in entries)
-        if not self.c.visible:
-            return list(entries)
-        features = CpuidEntry(function=_FEATURES, eax=1, ebx=_ASIDS, edx=_OFFERED)
-        return [*(entry for entry in entries if entry.function != _FEATURES), features]
