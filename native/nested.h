@@ -67,7 +67,7 @@ struct nv_nested {
 	uint64_t ram_physical, ram_size;
 	uint64_t clock;
 	uint32_t revision;               /* of machine 0's tables, when the others were made */
-	uint8_t level;                   /* machine 0's */
+	uint8_t levels[NV_NESTED_DEPTH]; /* of the machine's code, by depth */
 	uint8_t visible;                 /* level n sees SVM */
 	uint8_t flush;                   /* the processor's TLB is to forget */
 	uint8_t too_deep;                /* a VMRUN needed more machines than there are */
@@ -84,7 +84,7 @@ struct nv_nested {
 #define NV_NESTED_MSRS 0x2000
 #define NV_NESTED_MAPS 0x5000    /* ports, then MSRs */
 
-/* The fields svm, vcpu, shadow, maps to ram_size, and level are the caller's to set before, and the pool of each table's shadow. */
+/* The fields svm, vcpu, shadow, maps to ram_size, and levels are the caller's to set before, and the pool of each table's shadow. */
 void nv_nested_init(struct nv_nested *nested);
 
 /* An nv_serve_fn for SVM's instructions. device: struct nv_svm. */

@@ -71,7 +71,7 @@ void nv_nested_activate(struct nv_nested *nested, struct nv_machine *machine)
 	uint64_t *task_priority = &nested->svm->block->virtual_interrupt;
 
 	nested->active = machine;
-	nested->vcpu->level = nested->level + machine->depth;
+	nested->vcpu->level = nested->levels[machine->depth];
 	*task_priority = machine->parent ? machine->parent->guest.virtual_interrupt & V_TPR : 0;
 }
 

@@ -258,7 +258,6 @@ void nv_svm_init(struct nv_vcpu *vcpu, struct nv_svm *svm, int fd, struct kvm_ru
 	vcpu->engine = svm;
 	svm->nested->svm = svm;
 	svm->nested->vcpu = vcpu;
-	svm->nested->level = level;
 	vcpu->fd = fd;
 	vcpu->run = run;
 }

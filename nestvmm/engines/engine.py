@@ -78,7 +78,8 @@ class EngineConfig:
     """What an engine needs to build level n's machine.
 
     machine:    "pc" (in-kernel irqchip and PIT) or "bare"
-    level:      n
+    level:      n; with images, the lowest one's
+    above:      the levels of the machine code above that, ascending: what each machine's guest is
     memory:     L0's memory; slots say which of it level n sees, and where
     wanted:     the events that levels above L0 claim
     l0_msrs:    MSRs of features that L0 emulates; unlike wanted ones they leave alone what else KVM does not know
@@ -94,6 +95,7 @@ class EngineConfig:
     l0_msrs: Sequence[MsrRange] = ()
     io_intercepts: bool = False
     reported: Sequence[Span] = ()
+    above: Sequence[int] = ()
 
 
 class Engine(Protocol):

@@ -26,15 +26,19 @@ _ASIDS: Final = 0x8000
 class Nested:
     """The software SVM of one vCPU; a context manager that frees its tables' memory.
 
-    slot:  of KVM's memory slots, for the tables
+    slot:    of KVM's memory slots, for the tables
+    levels:  of machine 0's code, of machine 1's, and so on; what is above them follows by one each
     """
 
-    def __init__(self, vm: Vm, slot: int, switcher: Switcher, memory: HostMemory) -> None:
+    def __init__(self, vm: Vm, slot: int, switcher: Switcher, memory: HostMemory, levels: Sequence[int]) -> None:
         per_depth = lib.NV_NESTED_TABLE_COUNT
         self._table_memory = HostMemory((lib.NV_NESTED_DEPTH - 1) * per_depth * _PAGE)
         vm.set_memory_region(slot, lib.NV_NESTED_TABLES, self._table_memory.size, self._table_memory.address)
         self.c: Any = ffi.new("struct nv_nested *")
         c = self.c
+        for depth in range(lib.NV_NESTED_DEPTH):
+            beyond = depth - len(levels) + 1
+            c.levels[depth] = levels[depth] if beyond <= 0 else levels[-1] + beyond
         c.maps = switcher.place(lib.NV_SWITCHER_NESTED, "uint8_t *")
         c.maps_physical = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_NESTED
         c.own_ports = switcher.place(lib.NV_SWITCHER_IOPM, "uint8_t *")
@@ -62,7 +66,7 @@ class Nested:
 
     def overstrained(self) -> str:
         """Why L0 cannot do what a level asked for; empty: it can."""
-        level = self.c.level + self.c.active.depth
+        level = self.c.levels[self.c.active.depth]
         if self.c.too_deep:
             return (
                 f"level {level} wants to run level {level + 1}; L0 has room for {lib.NV_NESTED_DEPTH} levels of images"

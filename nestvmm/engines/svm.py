@@ -78,7 +78,9 @@ class SvmEngine(SwitchedEngine):
 
     def _start_switcher(self, config: EngineConfig) -> Any:
         svm: Any = ffi.new("struct nv_svm *")
-        self.nested = self._open.enter_context(Nested(self._vm, SLOT_NESTED, self._switcher, config.memory))
+        self.nested = self._open.enter_context(
+            Nested(self._vm, SLOT_NESTED, self._switcher, config.memory, [config.level, *config.above])
+        )
         svm.nested = self.nested.c
         self._block = svm.block = self._switcher.place(lib.NV_SWITCHER_BLOCK, "struct nv_vmcb *")
         self._cr4 = ffi.addressof(self._block, "cr4")

@@ -175,7 +175,8 @@ def test_numbers_are_bytes_without_a_unit() -> None:
     ],
 )
 def test_level_option(text: str, expected: tuple[str, dict[str, object]]) -> None:
-    name, options = parse_level(text)
+    level = parse_level(text)
+    name, options = level.hypervisor, level.options
     assert (name, options) == expected
     assert [type(value) for value in options.values()] == [type(value) for value in expected[1].values()]
 
@@ -200,7 +201,8 @@ def test_a_wrong_level_option_is_refused(text: str, message: str) -> None:
 @given(st.text(max_size=40))
 def test_no_text_is_anything_but_a_level_or_a_usage_error(text: str) -> None:
     try:
-        name, options = parse_level(text)
+        level = parse_level(text)
+        name, options = level.hypervisor, level.options
     except UsageError:
         return
     assert name

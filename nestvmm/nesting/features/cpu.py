@@ -39,16 +39,17 @@ class Address(NamedTuple):
 
 
 class Cpu:
-    """What an emulator reads and changes; valid during one event.
+    """What an emulator reads and changes; valid during one event."""
 
-    level: whose software caused the event
-    """
-
-    def __init__(self, level: int, engine: Engine, state: VcpuState, memory: LevelMemory) -> None:
-        self.level = level
+    def __init__(self, engine: Engine, state: VcpuState, memory: LevelMemory) -> None:
         self._engine = engine
         self._state = state
         self._memory = memory
+
+    @property
+    def level(self) -> int:
+        """Whose software caused the event."""
+        return int(self._engine.vcpu.level)
 
     @property
     def regs(self) -> Regs:

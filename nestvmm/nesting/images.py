@@ -1,0 +1,114 @@
+"""Levels of machine code: images that use SVM, among Python hypervisors.
+
+Each piece of code that the processor executes is a machine of the engine's (native/nested.h): machine 0 is the lowest
+image's, the last one the guest's. The Python hypervisors below a machine's code, down to the next image, are its own:
+
+    L4 guest               machine 1   its own: L3, L2
+    L3, L2 Python
+    L1 minivisor.elf       machine 0   its own: none
+
+An image finds the one above it, past all Python levels, as nestvmm.loaders.stack says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nestvmm.engines import SvmEngine, VmxEngine, choose_engine
+from nestvmm.engines.direct import DirectEngine
+from nestvmm.errors import HostError, UsageError
+from nestvmm.hypervisors import Hypervisor
+from nestvmm.hypervisors.find import make_hypervisor
+from nestvmm.loaders import Stacked, read_file
+from nestvmm.nesting.features.request import Request
+from nestvmm.nesting.spec import TowerSpec
+from nestvmm.x86.exit_reason import ExitReason
+
+__all__ = ["ImageLevel", "check_images", "engine_for", "make_levels", "name_of", "stacked"]
+
+# Features of an engine that give images virtualization by software.
+_FRONT_ENDS = frozenset({"svm"})
+
+
+class ImageLevel(Hypervisor):
+    """An image's place among a tower's hypervisors: what it wants of its guest its control blocks say as it runs."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def make_levels(spec: TowerSpec) -> list[Hypervisor]:
+    """The objects of levels 1 to n-1. Raises UsageError and HypervisorError as make_hypervisor does."""
+    return [
+        make_hypervisor(level.hypervisor, level.options, number)
+        if level.image is None
+        else ImageLevel(level.image.name)
+        for number, level in enumerate(spec.levels, start=1)
+    ]
+
+
+def name_of(hypervisor: Hypervisor) -> str:
+    """What messages and accounts call it: its class, or its file."""
+    return hypervisor.name if isinstance(hypervisor, ImageLevel) else type(hypervisor).__name__
+
+
+def check_images(spec: TowerSpec, wanted: Sequence[Request]) -> None:
+    """Raises UsageError for what no tower with these images can be.
+
+    wanted:  what each level, L0 first, is to expose or hide
+    """
+    lowest = spec.code[0]
+    if lowest == spec.height:
+        return
+    for level in range(lowest, spec.height):
+        if spec.levels[level - 1].image is None:
+            raise UsageError(f"L{level} {spec.levels[level - 1].hypervisor}: it stands above an image")
+        if wanted[level]:
+            raise UsageError(
+                f"expose L{level}: {_path(spec, lowest)} at L{lowest} is an image, and what levels above it see is "
+                "what its own CPUID and intercepts give; expose and hide below it"
+            )
+    for key, value in ("initrd", spec.guest.initrd), ("address", spec.guest.address):
+        if value is not None:
+            raise UsageError(
+                f"the guest has {key}, but {_path(spec, spec.code[-2])} at L{spec.code[-2]} loads it: an ELF64 "
+                "executable with a command line, and no more"
+            )
+
+
+def _path(spec: TowerSpec, level: int) -> str:
+    return str(spec.levels[level - 1].image)
+
+
+def engine_for(spec: TowerSpec, reasons: frozenset[ExitReason], machine: str) -> type[DirectEngine]:
+    """As choose_engine; below images one that gives them virtualization, or direct, where KVM nests them itself.
+
+    Raises HostError when this host has none, or that engine cannot do it.
+    """
+    images = spec.code[0] < spec.height
+    if not images:
+        return choose_engine(spec.engine, reasons, machine)
+    who = f"L{spec.code[0]} {_path(spec, spec.code[0])} is an image"
+    if spec.engine == "auto":
+        able = [one for one in (SvmEngine, VmxEngine) if one.emulates & _FRONT_ENDS]
+        for one in able:
+            if one.works_here():
+                return one
+        names = " or ".join(one.name for one in able)
+        raise HostError(f"{who}, which needs the {names} engine: {able[0].needs}; `nestvmm doctor` says more")
+    engine = choose_engine(spec.engine, reasons, machine)
+    if engine is not DirectEngine and not engine.emulates & _FRONT_ENDS:
+        raise HostError(f"{who}, and the {engine.name} engine has no software SVM for it; the svm engine has")
+    return engine
+
+
+def stacked(spec: TowerSpec) -> list[Stacked]:
+    """What lies behind the lowest image: those above it and the guest. Raises UsageError and ImageError."""
+    if spec.code[0] == spec.height:
+        return []
+    above = [(number, spec.levels[number - 1]) for number in spec.code[1:-1]]
+    files = [(number, level.image, level.append) for number, level in above]
+    files.append((spec.height, spec.guest.kernel, spec.guest.append))
+    return [
+        Stacked(read_file(str(path), spec.guest.memory), append, f"L{number} {path}") for number, path, append in files
+    ]
