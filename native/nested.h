@@ -55,6 +55,18 @@ struct nv_nested_tables {
 	uint32_t pad;
 };
 
+struct nv_nested_exit {
+	uint64_t code, info_1, info_2;
+	uint64_t next_rip;       /* 0: the exit is no instruction's */
+};
+
+/* A port access that goes to a machine although KVM does it already, as levels above the machine declined it: it is as if it had not. */
+struct nv_nested_undo {
+	struct nv_machine *to;   /* NULL: there is none */
+	struct nv_nested_exit exit;
+	uint64_t regs[NV_REGS];  /* before it */
+};
+
 struct nv_nested {
 	struct nv_svm *svm;
 	struct nv_vcpu *vcpu;
@@ -72,6 +84,7 @@ struct nv_nested {
 	uint8_t flush;                   /* the processor's TLB is to forget */
 	uint8_t too_deep;                /* a VMRUN needed more machines than there are */
 	uint8_t lost;                    /* a machine's memory for its block is gone while that runs its guest */
+	struct nv_nested_undo undo;
 	uint64_t reflected[NV_NESTED_DEPTH]; /* exits that went to the machine of this depth */
 	uint64_t entered[NV_NESTED_DEPTH];   /* VMRUNs of the machine of this depth */
 	uint64_t served[NV_NESTED_DEPTH];    /* other SVM instructions of its, done by L0 */
@@ -80,12 +93,26 @@ struct nv_nested {
 	struct nv_paging walks[NV_NESTED_DEPTH]; /* through the tables of machine d's guest */
 };
 
+/* What the machine of one depth has claimed of its guest, in the designation table. */
+struct nv_nested_claim {
+	struct nv_nested *nested;
+	uint8_t depth;
+	uint8_t beyond;                  /* and what those above it have claimed */
+};
+
 #define NV_NESTED_PORTS 0x3000
 #define NV_NESTED_MSRS 0x2000
 #define NV_NESTED_MAPS 0x5000    /* ports, then MSRs */
 
 /* The fields svm, vcpu, shadow, maps to ram_size, and levels are the caller's to set before, and the pool of each table's shadow. */
 void nv_nested_init(struct nv_nested *nested);
+
+/* An nv_serve_fn for a machine's claim: it takes those exits that its control block asks for. device: struct nv_nested_claim. */
+int nv_nested_take(void *device, uint64_t offset, struct nv_event *event);
+
+/* Copies from or to the physical memory of the machine of this depth in the chain, of the active one for -1; gives how many bytes of
+ * `size` it has, and lets it write. */
+uint64_t nv_nested_copy(struct nv_nested *nested, int depth, uint64_t address, uint8_t *data, uint64_t size, int write);
 
 /* An nv_serve_fn for SVM's instructions. device: struct nv_svm. */
 int nv_nested_serve(void *device, uint64_t offset, struct nv_event *event);

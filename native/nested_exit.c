@@ -1,76 +1,61 @@
 #include "nested_internal.h"
 
+#include "svm_exits.h"
+
+#include <stddef.h>
+
 #define NPF_KIND (NPF_FINAL | NPF_TABLES)
-#define MOVED_REGISTER (1ull << 63)
-
-enum { DR_LAST = 0x3f, SVM_FIRST = 0x80, SVM_LAST = 0x86, INVLPGA = 0x7a, VMMCALL = 0x81, EFER = 0xc0000080 };
-
-/* What the processor, or one with the features that L0 offers, tells of the exit. */
-static void describe(struct nv_nested *nested, uint64_t code, struct nv_nested_exit *exit)
+/* The machine's claim of the event among all turns. */
+static const struct nv_claim *claim_of(const struct nv_table *table, const struct nv_event *event, uint8_t level)
 {
-	struct nv_svm *svm = nested->svm;
-	const struct nv_vmcb *block = svm->block;
-	struct nv_event event;
+	const struct nv_claim *claim = &table->claims[nv_table_lookup(table, event)];
 
-	*exit = (struct nv_nested_exit){.code = code, .info_1 = block->exit_info_1, .info_2 = block->exit_info_2};
-	nv_svm_decode(svm, &event);
-	if (event.advance)
-		exit->next_rip = *register_of(svm, NV_REG_RIP) + event.advance;
-	if (code == EXIT_IOIO)
-		exit->info_2 = exit->next_rip;
-	if (code == EXIT_SWINT)
-		exit->info_1 = event.qualifier;
-	if (code <= DR_LAST && event.size)
-		exit->info_1 = MOVED_REGISTER | svm->switched.operand;
+	while (claim != table->claims && !(claim->level <= level && claim->server && table->servers[claim->server].serve == nv_nested_take))
+		claim = &table->claims[claim->next];
+	return claim;
 }
 
-/* A machine below learns that this one writes EFER, and says by its answer whether it may. */
-static void ask_efer(struct nv_nested *nested, uint64_t code)
+void nv_nested_reflect_now(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_exit *exit)
 {
-	struct nv_svm *svm = nested->svm;
+	const struct nv_exit_row *row = nv_svm_exit_row(exit->code);
+	struct nv_vcpu *vcpu = nested->vcpu;
+	const struct nv_claim *claim;
+	struct nv_event event = {
+		.qualifier = row->source == NV_FROM_PHYSICAL ? exit->info_2 : row->source == NV_FROM_CODE_5 ? exit->code & 31 : 0,
+		.info = exit->info_1,
+		.ticks = nv_ticks(),
+		.raw = exit->code,
+		.count = 1,
+		.reason = row->reason,
+		.level = vcpu->level,
+		.handler = nested->levels[to->depth],
+		.served = 1,
+	};
 
-	if (code != EXIT_MSR || !(svm->block->exit_info_1 & 1) || (uint32_t)*register_of(svm, NV_REG_RCX) != EFER)
-		return;
-	nested->active->asked = 1;
-	nested->active->asked_svme = !!(*register_of(svm, NV_REG_RAX) & EFER_SVME);
-}
-
-static int is_svm(uint64_t code)
-{
-	return (code >= SVM_FIRST && code <= SVM_LAST && code != VMMCALL) || code == INVLPGA;
+	nv_nested_reflect(nested, to, exit);
+	vcpu->exits++;
+	claim = claim_of(vcpu->table, &event, event.handler);
+	event.slot = claim == vcpu->table->claims ? event.reason : claim->slot;
+	nv_counter_add(&vcpu->counters[event.slot], nv_ticks() - event.ticks, 1);
+	if (vcpu->trace.record)
+		nv_trace_add(&vcpu->trace, &event, nv_ticks());
 }
 
 int nv_nested_exit(struct nv_nested *nested)
 {
-	struct nv_svm *svm = nested->svm;
-	uint64_t code = svm->block->exit_code;
-	struct nv_machine *owner;
-	struct nv_nested_exit exit;
+	const struct nv_svm *svm = nested->svm;
+	struct nv_nested_exit exit = {.code = svm->block->exit_code};
+	struct nv_machine *owner = NULL;
 
 	if (!nested->active->depth)
 		return 0;
-	if (code == EXIT_VINTR)
-		return 0; /* it is L0's window */
-	if (code == EXIT_INVALID) {
-		/* the processor is stricter than VMRUN's checks here */
-		exit = (struct nv_nested_exit){.code = code};
-		nv_nested_reflect(nested, nested->active->parent, &exit);
-		return 1;
-	}
-	/* by default L0 does what a machine that it knows to have SVM asks of it */
-	if (is_svm(code) && nested->active->svme)
+	if (exit.code == EXIT_INVALID)
+		owner = nested->active->parent; /* the processor is stricter than VMRUN's checks here */
+	else if (exit.code == EXIT_INTR && !svm->switched.mailbox->acknowledge)
+		owner = nv_nested_owner(nested, exit.code, 0); /* one that L0 took is pending, and delivered from there, as an NMI is */
+	if (!owner)
 		return 0;
-	owner = nv_nested_owner(nested, &code, svm->block->exit_info_1);
-	if (!owner || code == EXIT_NPF)
-		return 0;
-	if (code == EXIT_INTR && svm->switched.mailbox->acknowledge)
-		return 0; /* it is pending, and delivered from there */
-	if (code == EXIT_NMI)
-		return 0; /* likewise */
-	describe(nested, code, &exit);
-	if (owner == nested->active->parent)
-		ask_efer(nested, code);
-	nv_nested_reflect(nested, owner, &exit);
+	nv_nested_reflect_now(nested, owner, &exit);
 	return 1;
 }
 
@@ -80,7 +65,7 @@ int nv_nested_refused(struct nv_nested *nested, const struct nv_nested_place *pl
 
 	if (!place->refuses)
 		return 0;
-	nv_nested_reflect(nested, place->refuses, &exit);
+	nv_nested_reflect_now(nested, place->refuses, &exit);
 	return 1;
 }
 

@@ -40,9 +40,9 @@ void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, 
 /* An nv_paging's `back` of the active machine. */
 uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
 
-/* nested_owner.c: the machine whose guest's exit this is; NULL: L0's, or a Python level's. May change the code to the one that the
- * machine's intercepts give it. */
-struct nv_machine *nv_nested_owner(struct nv_nested *nested, uint64_t *code, uint64_t info_1);
+/* nested_owner.c: the machine whose guest's exit this is; NULL: L0's, or a Python level's. wants: whether it is this machine's. */
+struct nv_machine *nv_nested_owner(struct nv_nested *nested, uint64_t code, uint64_t info_1);
+int nv_nested_wants(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t info_1);
 
 /* nested_route.c: what becomes of an interrupt or NMI for a machine. */
 enum nv_nested_turn {
@@ -63,19 +63,22 @@ struct nv_nested_route nv_nested_route_nmi(const struct nv_nested *nested, struc
 
 /* nested_run.c: VMRUN and #VMEXIT. run: of a block that the active machine can write. reflect: the active machine stops for an exit of
  * `to`'s guest. */
-struct nv_nested_exit {
-	uint64_t code, info_1, info_2;
-	uint64_t next_rip;           /* 0: the exit is no instruction's */
-};
-
 void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip);
 void nv_nested_reflect(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_exit *exit);
 void nv_nested_activate(struct nv_nested *nested, struct nv_machine *machine);
 
-/* nested_exit.c. exit: 1 when the exit of the active machine went to another one. fault: 1 when the nested page fault did or is filled,
- * 0 when it is for the levels below. */
+/* nested_exit.c: what needs no turn in the designation table. exit: 1 when the exit of the active machine went to another one. fault: 1
+ * when the nested page fault did or is filled, 0 when it is for the levels below. reflect_now: tells the table's counters and trace. */
 int nv_nested_exit(struct nv_nested *nested);
+void nv_nested_reflect_now(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_exit *exit);
 int nv_nested_fault(struct nv_nested *nested, uint64_t error, uint64_t address);
+
+/* nested_take.c. wanted: some machine's block asks for such exits. first: one of them takes the exit before any Python level. undo: a
+ * port access that has happened is undone and becomes an exit. */
+int nv_nested_wanted(const struct nv_nested *nested, uint64_t code);
+int nv_nested_first(struct nv_nested *nested);
+int nv_nested_undo(struct nv_nested *nested);
+
 int nv_nested_refused(struct nv_nested *nested, const struct nv_nested_place *place, uint64_t kind);
 
 /* nested_interrupt.c: before an entry. deliver: interrupts and NMIs become exits, or what the active machine takes. waits: something must

@@ -4,7 +4,7 @@
 
 static void reflect(struct nv_nested *nested, struct nv_machine *machine, uint64_t code)
 {
-	nv_nested_reflect(nested, machine, &(struct nv_nested_exit){.code = code});
+	nv_nested_reflect_now(nested, machine, &(struct nv_nested_exit){.code = code});
 }
 
 /* A virtual interrupt that the parent's block has for its guest; V_TPR may hold it back. */

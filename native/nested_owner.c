@@ -4,7 +4,7 @@
 
 #define PAGE 4096ull
 
-enum { CR0_READ = 0x00, CR0_WRITE = 0x10, CR0_SELECTIVE = 0x65, MSRS_OUTSIDE = -1 };
+enum { MSRS_OUTSIDE = -1 };
 
 /* A byte of a map in the machine's memory; where it has none, everything is intercepted. */
 static uint8_t map_byte(struct nv_nested *nested, struct nv_machine *machine, uint64_t map, uint64_t offset)
@@ -47,7 +47,7 @@ static int wants_msr(struct nv_nested *nested, struct nv_machine *machine, int w
 	return map_byte(nested, machine, machine->guest.msrpm, bit / 8) >> bit % 8 & 1;
 }
 
-static int wants(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t info)
+int nv_nested_wants(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t info)
 {
 	if (!intercepts(machine->guest.intercept, code))
 		return 0;
@@ -58,17 +58,17 @@ static int wants(struct nv_nested *nested, struct nv_machine *machine, uint64_t 
 	return 1;
 }
 
-struct nv_machine *nv_nested_owner(struct nv_nested *nested, uint64_t *code, uint64_t info)
+struct nv_machine *nv_nested_owner(struct nv_nested *nested, uint64_t code, uint64_t info)
 {
 	/* what comes from outside reaches the lowest machine first, what the active machine does the highest */
-	if (*code >= EXIT_INTR && *code <= EXIT_INIT) {
+	if (code >= EXIT_INTR && code <= EXIT_INIT) {
 		for (struct nv_machine *machine = nested->machines; machine->child; machine = machine->child)
-			if (wants(nested, machine, *code, info))
+			if (nv_nested_wants(nested, machine, code, info))
 				return machine;
 		return NULL;
 	}
 	for (struct nv_machine *machine = nested->active->parent; machine; machine = machine->parent)
-		if (wants(nested, machine, *code, info))
+		if (nv_nested_wants(nested, machine, code, info))
 			return machine;
 	return NULL;
 }

@@ -199,9 +199,9 @@ static void inject_below(struct nv_nested *nested, struct nv_machine *machine, u
 		machine->held = event;
 		return;
 	}
-	owner = EVENT_KIND_OF(event) == NV_EVENT_EXCEPTION ? nv_nested_owner(nested, &code, 0) : NULL;
+	owner = EVENT_KIND_OF(event) == NV_EVENT_EXCEPTION ? nv_nested_owner(nested, code, 0) : NULL;
 	if (owner && owner->depth >= machine->depth)
-		nv_nested_reflect(nested, owner, &(struct nv_nested_exit){code, event >> 32, svm->block->cr2, 0});
+		nv_nested_reflect_now(nested, owner, &(struct nv_nested_exit){code, event >> 32, svm->block->cr2, 0});
 	else
 		svm->injection = event;
 }

@@ -100,17 +100,23 @@ static int sort_exit(struct nv_svm *svm)
 			nv_svm_step_end(svm, !svm->step.traps);
 		return -EAGAIN;
 	}
-	if (svm->step.active && step_exit(svm))
-		return -EAGAIN;
+	if (svm->step.active) {
+		int ended = step_exit(svm);
+
+		/* what else stopped it comes again */
+		if ((!svm->step.active && nv_nested_undo(svm->nested)) || ended)
+			return -EAGAIN;
+	}
 	if (nv_nested_exit(svm->nested))
 		return -EAGAIN;
-	if (block->exit_code == EXIT_IOIO) {
+	if (block->exit_code == EXIT_IOIO && !nv_nested_first(svm->nested)) {
 		/* KVM brings the data of the access when it does it */
 		nv_svm_decode(svm, &svm->stopped);
+		memcpy(svm->nested->undo.regs, svm->switched.mailbox->regs, sizeof svm->nested->undo.regs);
 		nv_svm_step_begin(svm, EXIT_IOIO, 1, 0);
 		return -EAGAIN;
 	}
-	return intercepts(svm->wanted, block->exit_code) ? 0 : own_exit(svm);
+	return intercepts(svm->wanted, block->exit_code) || nv_nested_wanted(svm->nested, block->exit_code) ? 0 : own_exit(svm);
 }
 
 /* A level waits for an NMI window that is open already. */
@@ -256,6 +262,7 @@ void nv_svm_init(struct nv_vcpu *vcpu, struct nv_svm *svm, int fd, struct kvm_ru
 {
 	nv_vcpu_init(vcpu, &svm_ops, level);
 	vcpu->engine = svm;
+	vcpu->burst = NV_NESTED_DEPTH + 1;
 	svm->nested->svm = svm;
 	svm->nested->vcpu = vcpu;
 	vcpu->fd = fd;

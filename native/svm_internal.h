@@ -45,6 +45,9 @@ enum {
 #define NPF_RESERVED 8
 #define NPF_FETCH 0x10
 
+/* Of a port access's EXITINFO1 (15.10.2). */
+#define IO_IN 1
+
 static inline int intercepts(const uint32_t *vectors, uint64_t code)
 {
 	return code < 6 * 32 && vectors[code / 32] >> code % 32 & 1;

@@ -85,6 +85,11 @@ static void set_turn(struct nv_vcpu *vcpu, uint16_t claim)
 {
 	const struct nv_claim *entry = &vcpu->table->claims[claim];
 
+	/* levels above the one whose software it is do not see it */
+	while (claim && entry->level >= vcpu->event.level) {
+		claim = entry->next;
+		entry = &vcpu->table->claims[claim];
+	}
 	vcpu->event.claim = claim;
 	vcpu->event.slot = claim ? entry->slot : vcpu->event.reason;
 	vcpu->event.handler = claim ? entry->level : 0;
@@ -172,9 +177,11 @@ static int window_open(const struct nv_vcpu *vcpu)
 	return run && run->request_interrupt_window && run->ready_for_interrupt_injection && run->if_flag;
 }
 
-static int trace_full(const struct nv_trace *trace)
+static int trace_full(const struct nv_vcpu *vcpu)
 {
-	return trace->record && trace->head - trace->tail == trace->size;
+	const struct nv_trace *trace = &vcpu->trace;
+
+	return trace->record && trace->head - trace->tail + vcpu->burst >= trace->size;
 }
 
 /* One exit: 0 when it was served here, 1 when it is for Python, as every settled one is: changed registers wait for its end. */
@@ -224,7 +231,7 @@ int nv_vcpu_run(struct nv_vcpu *vcpu)
 			result = NV_RUN_KICKED;
 			break;
 		}
-		if (trace_full(&vcpu->trace)) {
+		if (trace_full(vcpu)) {
 			result = NV_RUN_DRAIN;
 			break;
 		}

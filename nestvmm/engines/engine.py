@@ -152,6 +152,31 @@ class Engine(Protocol):
         """What L0's C code answers for this engine, after all levels: L0 claims it."""
         ...
 
+    def image_claims(self) -> list[tuple[int, Scope, Server]]:
+        """What C code takes for levels of machine code, as their control blocks say: level, events, server.
+
+        Of a server with the guest's own level: for the guest as a hypervisor, and for all that it runs.
+        """
+        ...
+
+    def read_machine(self, depth: int, address: int, size: int) -> bytes | None:
+        """Bytes of the physical memory of a machine of native/nested.h that runs, -1: the one whose code does.
+
+        None: it has not all of them.
+        """
+        ...
+
+    def write_machine(self, depth: int, address: int, data: bytes) -> bool:
+        """Writes it, part of it at the least; False: not all."""
+        ...
+
+    def image_counts(self) -> list[tuple[int, int, int, int]]:
+        """Of each level of machine code that acted as a hypervisor: its number, and three counts.
+
+        Exits that went to it; times that it entered its guest; its other virtualization instructions, which L0 did.
+        """
+        ...
+
     def catch_undefined(self) -> None:
         """Makes an instruction that the processor does not know an emulation failure, where this engine can.
 

@@ -36,6 +36,7 @@ class Nested:
         vm.set_memory_region(slot, lib.NV_NESTED_TABLES, self._table_memory.size, self._table_memory.address)
         self.c: Any = ffi.new("struct nv_nested *")
         c = self.c
+        self._levels = levels
         for depth in range(lib.NV_NESTED_DEPTH):
             beyond = depth - len(levels) + 1
             c.levels[depth] = levels[depth] if beyond <= 0 else levels[-1] + beyond
@@ -74,6 +75,32 @@ class Nested:
         if self.c.lost:
             return f"a level below level {level} has taken away the memory of the control block that it is run by"
         return ""
+
+    def image_servers(self) -> list[tuple[int, Server]]:
+        """For each level of code that this engine was told of: its number, and what takes its guest's exits."""
+        last = len(self._levels) - 1
+        take = ffi.addressof(lib, "nv_nested_take")
+
+        def claim(depth: int) -> Any:
+            return ffi.new("struct nv_nested_claim *", {"nested": self.c, "depth": depth, "beyond": depth == last})
+
+        return [(level, Server(take, claim(depth))) for depth, level in enumerate(self._levels)]
+
+    def counts(self) -> list[tuple[int, int, int, int]]:
+        """See nestvmm.engines.engine.Engine.image_counts."""
+        c = self.c
+        rows = zip(c.levels, c.reflected, c.entered, c.served, strict=True)
+        return [row for row in rows if any(row[1:])]
+
+    def read(self, depth: int, address: int, size: int) -> bytes | None:
+        """Bytes of a machine's physical memory, -1: the active one's; None: it has not all of them."""
+        data = ffi.new("uint8_t[]", size)
+        return bytes(ffi.buffer(data)) if lib.nv_nested_copy(self.c, depth, address, data, size, 0) == size else None
+
+    def write(self, depth: int, address: int, data: bytes) -> bool:
+        """Writes it; False, where some of that is not the machine's to write."""
+        buffer = ffi.new("uint8_t[]", data)
+        return bool(lib.nv_nested_copy(self.c, depth, address, buffer, len(data), 1) == len(data))
 
     def server(self, svm: Any) -> tuple[Scope, Server]:
         """What answers SVM's instructions; `svm` is the cffi `struct nv_svm *`."""

@@ -21,7 +21,9 @@ from nestvmm.engines.switcher import switcher_sregs
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.exit_reason import REASONS, ExitReason
+from nestvmm.x86.exit_row import Handlers
 from nestvmm.x86.scope import Scope
+from nestvmm.x86.svm_exits import SVM_EXITS
 
 __all__ = ["SvmEngine"]
 
@@ -49,6 +51,11 @@ _ALWAYS: Final = tuple(
 )
 # EFER; VM_CR to SVM_KEY.
 _OWN_MSRS: Final = (MsrRange(_MSR_EFER, _MSR_EFER, True, True), MsrRange(0xC0010114, 0xC0010118, True, True))
+
+# What some exit code tells, of those that an image can ask for.
+_INTERCEPTABLE: Final = sorted(
+    {reason for row in SVM_EXITS.values() if row.handlers is not Handlers.NEVER for reason in row.reasons}
+)
 
 # What these claim is no bit of the vectors: NMIs are always intercepted, windows open on request.
 _NOT_BY_VECTOR: Final = (ExitReason.IO, ExitReason.INTERRUPT_WINDOW, ExitReason.NMI_WINDOW)
@@ -129,6 +136,24 @@ class SvmEngine(SwitchedEngine):
             Scope(reason, one.first, one.last) for one in _OWN_MSRS for reason in (ExitReason.RDMSR, ExitReason.WRMSR)
         ]
         return [*super().servers(), *((scope, server) for scope in scopes), self.nested.server(self._c)]
+
+    def image_claims(self) -> list[tuple[int, Scope, Server]]:
+        """For each image and the guest, all that a control block can intercept."""
+        return [
+            (level, Scope(reason), server) for level, server in self.nested.image_servers() for reason in _INTERCEPTABLE
+        ]
+
+    def read_machine(self, depth: int, address: int, size: int) -> bytes | None:
+        """Bytes of a machine's physical memory."""
+        return self.nested.read(depth, address, size)
+
+    def write_machine(self, depth: int, address: int, data: bytes) -> bool:
+        """Writes it."""
+        return self.nested.write(depth, address, data)
+
+    def image_counts(self) -> list[tuple[int, int, int, int]]:
+        """By level: exits, entries, other SVM instructions."""
+        return self.nested.counts()
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""

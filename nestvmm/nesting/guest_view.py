@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from nestvmm.engines import Engine
 from nestvmm.kvm import Regs, Sregs
-from nestvmm.nesting.levels import LevelMaps, LevelMemory
+from nestvmm.nesting.levels import LevelMaps
 from nestvmm.nesting.memory import MemoryMap, Region
 from nestvmm.nesting.propagation import Effects
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
@@ -18,12 +18,24 @@ from nestvmm.x86.rights import Rights
 if TYPE_CHECKING:
     from nestvmm.hypervisors import Guest
 
-__all__ = ["GuestView", "VcpuState"]
+__all__ = ["GuestView", "PhysicalMemory", "VcpuState"]
 
 _EFER = 0xC0000080
 _NMI = 2
 _NAMES = Regs.__match_args__
 _values = attrgetter(*_NAMES)
+
+
+class PhysicalMemory(Protocol):
+    """Some level's: nestvmm.nesting.levels.LevelMemory, or an image's guest's."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Bytes at a physical address; raises GuestAccessError."""
+        ...
+
+    def write(self, address: int, data: bytes) -> None:
+        """Writes at a physical address; raises GuestAccessError."""
+        ...
 
 
 class VcpuState:
@@ -106,7 +118,7 @@ class GuestView:
         engine: Engine,
         state: VcpuState,
         maps: LevelMaps,
-        memory: LevelMemory,
+        memory: PhysicalMemory,
         effects: Effects,
         remap: Callable[[int, MemoryMap, int, int], None],
         reclaim: Callable[[], None],

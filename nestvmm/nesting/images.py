@@ -13,28 +13,44 @@ An image finds the one above it, past all Python levels, as nestvmm.loaders.stac
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from nestvmm.engines import SvmEngine, VmxEngine, choose_engine
+from nestvmm.engines import Engine, SvmEngine, VmxEngine, choose_engine
 from nestvmm.engines.direct import DirectEngine
 from nestvmm.errors import HostError, UsageError
 from nestvmm.hypervisors import Hypervisor
 from nestvmm.hypervisors.find import make_hypervisor
+from nestvmm.hypervisors.image import ImageLevel
 from nestvmm.loaders import Stacked, read_file
+from nestvmm.nesting.designation import Claim
 from nestvmm.nesting.features.request import Request
+from nestvmm.nesting.policy import Policy
 from nestvmm.nesting.spec import TowerSpec
-from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
 
-__all__ = ["ImageLevel", "check_images", "engine_for", "make_levels", "name_of", "stacked"]
+__all__ = ["check_between", "check_images", "engine_for", "image_claims", "make_levels", "name_of", "stacked"]
+
+# What a level above an image can have: what code does by an instruction, at no physical address.
+_BETWEEN = frozenset(
+    reason
+    for reason, row in REASONS.items()
+    if row.qualifier is not Qualifier.PHYSICAL
+    and reason
+    not in (
+        ExitReason.INTERRUPT,
+        ExitReason.NMI,
+        ExitReason.SMI,
+        ExitReason.INIT,
+        ExitReason.INTERRUPT_WINDOW,
+        ExitReason.NMI_WINDOW,
+        ExitReason.PREEMPTION_TIMER,
+        ExitReason.EOI,
+        ExitReason.DEBUG,
+    )
+)
 
 # Features of an engine that give images virtualization by software.
 _FRONT_ENDS = frozenset({"svm"})
-
-
-class ImageLevel(Hypervisor):
-    """An image's place among a tower's hypervisors: what it wants of its guest its control blocks say as it runs."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
 
 
 def make_levels(spec: TowerSpec) -> list[Hypervisor]:
@@ -52,6 +68,12 @@ def name_of(hypervisor: Hypervisor) -> str:
     return hypervisor.name if isinstance(hypervisor, ImageLevel) else type(hypervisor).__name__
 
 
+def image_claims(engine: Engine, spec: TowerSpec) -> list[Claim]:
+    """The claims of the images, and of the guest if it is a hypervisor itself: each event as its blocks say then."""
+    names = {level: str(spec.levels[level - 1].image) for level in spec.code[:-1]} | {spec.height: spec.guest.kernel}
+    return [Claim(level, scope, server, Path(names[level]).name) for level, scope, server in engine.image_claims()]
+
+
 def check_images(spec: TowerSpec, wanted: Sequence[Request]) -> None:
     """Raises UsageError for what no tower with these images can be.
 
@@ -61,8 +83,6 @@ def check_images(spec: TowerSpec, wanted: Sequence[Request]) -> None:
     if lowest == spec.height:
         return
     for level in range(lowest, spec.height):
-        if spec.levels[level - 1].image is None:
-            raise UsageError(f"L{level} {spec.levels[level - 1].hypervisor}: it stands above an image")
         if wanted[level]:
             raise UsageError(
                 f"expose L{level}: {_path(spec, lowest)} at L{lowest} is an image, and what levels above it see is "
@@ -73,6 +93,35 @@ def check_images(spec: TowerSpec, wanted: Sequence[Request]) -> None:
             raise UsageError(
                 f"the guest has {key}, but {_path(spec, spec.code[-2])} at L{spec.code[-2]} loads it: an ELF64 "
                 "executable with a command line, and no more"
+            )
+
+
+def check_between(spec: TowerSpec, hypervisors: Sequence[Hypervisor], policy: Policy) -> None:
+    """Raises UsageError for what a Python hypervisor above an image cannot do, as the image does it.
+
+    That is: what its guest's memory is, what CPUID says, and when interrupts come.
+    """
+    lowest = spec.code[0]
+    for level, one in enumerate(spec.levels, start=1):
+        if level < lowest or one.image is not None:
+            continue
+        below = max(image for image in spec.code if image < level)
+        where = f"L{level} {one.hypervisor} stands above the image at L{below}, which decides"
+        if one.memory is not None:
+            raise UsageError(f"{where} on its guest's memory; leave `memory` out")
+        if type(hypervisors[level - 1]).cpuid is not Hypervisor.cpuid:
+            raise UsageError(f"{where} on its guest's CPUID; handle `cpuid` events instead of overriding cpuid()")
+    for claim in policy.claims:
+        if claim.level >= lowest and claim.scope.reason not in _BETWEEN:
+            raise UsageError(
+                f"L{claim.level} {claim.who} wants {claim.scope.reason.label}, but stands above an image, "
+                "whose guest's memory and interrupts are its own; only below all images a level can have that"
+            )
+    for ceiling in policy.ceilings:
+        if ceiling.level >= lowest and REASONS[ceiling.scope.reason].qualifier is Qualifier.PHYSICAL:
+            raise UsageError(
+                f"designate {ceiling.scope.reason.label}:{ceiling.scope.label} to L{ceiling.level}: there is an image "
+                "there or below, and addresses above it are its own"
             )
 
 

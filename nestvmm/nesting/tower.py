@@ -32,7 +32,8 @@ from nestvmm.nesting.features import (
 )
 from nestvmm.nesting.flat import compile_table
 from nestvmm.nesting.guest_view import GuestView, VcpuState
-from nestvmm.nesting.images import check_images, engine_for, make_levels, name_of, stacked
+from nestvmm.nesting.image_guest import ImageGuestView, MachineMemory
+from nestvmm.nesting.images import check_between, check_images, engine_for, image_claims, make_levels, name_of, stacked
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
 from nestvmm.nesting.memory import MemoryMap, Slot
 from nestvmm.nesting.monitor import device_claims, engine_claims, monitor_claims
@@ -90,6 +91,7 @@ class Tower:
         self.policy = Policy(spec, self.hypervisors)
         self._requests = requests(spec)
         check_images(spec, self._requests)
+        check_between(spec, self.hypervisors, self.policy)
         #: The level of the lowest machine code: what stands above it on images is mapped by these as they run.
         self.base = spec.code[0]
         maps = [_map(number, level) for number, level in enumerate(spec.levels[: self.base - 1], start=1)]
@@ -178,27 +180,37 @@ class Tower:
         enter(self.image.entry, regs, sregs)
         engine.set_sregs(sregs)
         engine.set_regs(regs)
-        self.effects = Effects()
+        self.effects = Effects(self.spec.code)
         self.state = VcpuState(engine)
         self.stale = self._reclaimed = False
-        for level, hypervisor in enumerate(self.hypervisors[: self.base - 1], start=1):
-            memory, ask = self.memory[level + 1], (self._remap, self._reclaim)
-            guest: Guest = GuestView(level + 1, engine, self.state, self.maps, memory, self.effects, *ask)
+        for level, hypervisor in enumerate(self.hypervisors, start=1):
+            guest = self._guest_of(level)
             self._open.callback(self._stop, level, hypervisor)
             with blaming(level, type(hypervisor).__name__, "start()"):
                 hypervisor.start(guest)
         self.state.flush()
-        cpu = Cpu(engine, self.state, self.memory[self.base])
+        cpu = Cpu(engine, self.state, MachineMemory(self.base, engine) if engine.emulates else self.memory[self.base])
         features = feature_claims(self.exposure, cpu)
-        self._level0 = [
+        self._fixed = [
             *device_claims(self.platform.bus),
             *features,
             *engine_claims(engine),
             *monitor_claims(engine),
+            *image_claims(engine, self.spec),
         ]
         self._designate()
         self.unclaimed: Any = ffi.new("struct nv_unclaimed *")
         self._attach()
+
+    def _guest_of(self, level: int) -> Guest:
+        """What the hypervisor at `level` sees of its guest."""
+        ask = self._remap, self._reclaim
+        if level < self.base:
+            memory = self.memory[level + 1]
+            return GuestView(level + 1, self.engine, self.state, self.maps, memory, self.effects, *ask)
+        depth = sum(code <= level for code in self.spec.code)
+        machine = MachineMemory(level + 1, self.engine, depth)
+        return ImageGuestView(level + 1, self.engine, self.state, self.maps, machine, self.effects, *ask)
 
     @staticmethod
     def _stop(level: int, hypervisor: Hypervisor) -> None:
@@ -206,7 +218,7 @@ class Tower:
             hypervisor.stop()
 
     def _designate(self, earlier: Sequence[Claim] = ()) -> None:
-        self.designation = self.policy.table(self._level0, self.maps)
+        self.designation = self.policy.table(self._fixed, self.maps)
         self.flat = compile_table(self.designation, earlier)
         self.counters: Any = ffi.new("struct nv_counter[]", self.flat.slots)
         self.stale = False
@@ -289,7 +301,7 @@ class Tower:
             lines.append(f"   memory of L{level}: {self._memory_of(level)}")
             if level > 1:
                 lines.append(f"L{level - 1} {name_of(self.hypervisors[level - 2])}")
-                lines += self._claims_of(level - 1)
+                lines += self._claims_of(level - 1) if level - 1 not in self.spec.code else ["   what it intercepts"]
         lines.append("L0 nestvmm")
         lines += self._claims_of(0)
         return "\n".join(lines)
