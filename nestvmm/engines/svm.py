@@ -21,7 +21,6 @@ from nestvmm.engines.switcher import switcher_sregs
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.exit_reason import REASONS, ExitReason
-from nestvmm.x86.exit_row import Handlers
 from nestvmm.x86.scope import Scope
 from nestvmm.x86.svm_exits import SVM_EXITS
 
@@ -52,10 +51,8 @@ _ALWAYS: Final = tuple(
 # EFER; VM_CR to SVM_KEY.
 _OWN_MSRS: Final = (MsrRange(_MSR_EFER, _MSR_EFER, True, True), MsrRange(0xC0010114, 0xC0010118, True, True))
 
-# What some exit code tells, of those that an image can ask for.
-_INTERCEPTABLE: Final = sorted(
-    {reason for row in SVM_EXITS.values() if row.handlers is not Handlers.NEVER for reason in row.reasons}
-)
+# What some exit code tells.
+_INTERCEPTABLE: Final = sorted({reason for row in SVM_EXITS.values() for reason in row.reasons})
 
 # What these claim is no bit of the vectors: NMIs are always intercepted, windows open on request.
 _NOT_BY_VECTOR: Final = (ExitReason.IO, ExitReason.INTERRUPT_WINDOW, ExitReason.NMI_WINDOW)

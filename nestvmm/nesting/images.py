@@ -13,22 +13,20 @@ An image finds the one above it, past all Python levels, as nestvmm.loaders.stac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from nestvmm.engines import Engine, SvmEngine, VmxEngine, choose_engine
+from nestvmm.engines import SvmEngine, VmxEngine, choose_engine
 from nestvmm.engines.direct import DirectEngine
 from nestvmm.errors import HostError, UsageError
 from nestvmm.hypervisors import Hypervisor
 from nestvmm.hypervisors.find import make_hypervisor
 from nestvmm.hypervisors.image import ImageLevel
 from nestvmm.loaders import Stacked, read_file
-from nestvmm.nesting.designation import Claim
 from nestvmm.nesting.features.request import Request
 from nestvmm.nesting.policy import Policy
 from nestvmm.nesting.spec import TowerSpec
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
 
-__all__ = ["check_between", "check_images", "engine_for", "image_claims", "make_levels", "name_of", "stacked"]
+__all__ = ["check_between", "check_images", "engine_for", "make_levels", "name_of", "stacked"]
 
 # What a level above an image can have: what code does by an instruction, at no physical address.
 _BETWEEN = frozenset(
@@ -66,12 +64,6 @@ def make_levels(spec: TowerSpec) -> list[Hypervisor]:
 def name_of(hypervisor: Hypervisor) -> str:
     """What messages and accounts call it: its class, or its file."""
     return hypervisor.name if isinstance(hypervisor, ImageLevel) else type(hypervisor).__name__
-
-
-def image_claims(engine: Engine, spec: TowerSpec) -> list[Claim]:
-    """The claims of the images, and of the guest if it is a hypervisor itself: each event as its blocks say then."""
-    names = {level: str(spec.levels[level - 1].image) for level in spec.code[:-1]} | {spec.height: spec.guest.kernel}
-    return [Claim(level, scope, server, Path(names[level]).name) for level, scope, server in engine.image_claims()]
 
 
 def check_images(spec: TowerSpec, wanted: Sequence[Request]) -> None:

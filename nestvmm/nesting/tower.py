@@ -33,7 +33,7 @@ from nestvmm.nesting.features import (
 from nestvmm.nesting.flat import compile_table
 from nestvmm.nesting.guest_view import GuestView, VcpuState
 from nestvmm.nesting.image_guest import ImageGuestView, MachineMemory
-from nestvmm.nesting.images import check_between, check_images, engine_for, image_claims, make_levels, name_of, stacked
+from nestvmm.nesting.images import check_between, check_images, engine_for, make_levels, name_of, stacked
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
 from nestvmm.nesting.memory import MemoryMap, Slot
 from nestvmm.nesting.monitor import device_claims, engine_claims, monitor_claims
@@ -196,7 +196,7 @@ class Tower:
             *features,
             *engine_claims(engine),
             *monitor_claims(engine),
-            *image_claims(engine, self.spec),
+            *(Claim(who, scope, server, self.name_of(who)) for who, scope, server in engine.image_claims()),
         ]
         self._designate()
         self.unclaimed: Any = ffi.new("struct nv_unclaimed *")
@@ -293,6 +293,12 @@ class Tower:
                     return hypervisor.receive(data)
         return self.platform.receive(data)
 
+    def name_of(self, level: int) -> str:
+        """What accounts call the software of a level, from 1 on."""
+        if level >= self.height:
+            return self.spec.guest.kernel.name if level == self.height else f"guest of L{level - 1}"
+        return name_of(self.hypervisors[level - 1])
+
     def describe(self) -> str:
         """What would run, level by level, the guest first."""
         kind = self.image.format if self.base == self.height else "ELF64"
@@ -300,7 +306,7 @@ class Tower:
         for level in range(self.height, 0, -1):
             lines.append(f"   memory of L{level}: {self._memory_of(level)}")
             if level > 1:
-                lines.append(f"L{level - 1} {name_of(self.hypervisors[level - 2])}")
+                lines.append(f"L{level - 1} {self.name_of(level - 1)}")
                 lines += self._claims_of(level - 1) if level - 1 not in self.spec.code else ["   what it intercepts"]
         lines.append("L0 nestvmm")
         lines += self._claims_of(0)
