@@ -65,7 +65,7 @@ def test_an_event_of_level_n_traps_at_l0(name: str, found: dict[str, Any]) -> No
     case = found[f"reads in {name}"]
     owner = max((at for at, kind in enumerate(name, start=1) if kind == "P" and case["seen"][at - 1]), default=0)
     assert (case["status"], case["kept"]) == (0, [1 if owner else 0xFF])
-    assert (0 if not owner else owner, "io", 1) in handled(case, owner)
+    assert (owner if owner else 0, "io", 1) in handled(case, owner)
     assert case["unclaimed"] == ([] if owner else [["io", f"{PORT:#x}", 1]])
 
 
@@ -151,7 +151,7 @@ def test_an_image_sees_it_as_its_own_guests(found: dict[str, Any]) -> None:
 
 def test_instructions_that_a_level_claims_are_its_own_above_images(found: dict[str, Any]) -> None:
     case = found["instructions"]
-    reasons = dict((reason, count) for _, reason, count in handled(case, 3))
+    reasons = {reason: count for _, reason, count in handled(case, 3)}
     assert reasons == {"cpuid": 1, "hypercall": 1, "rdmsr": 1, "exception": 1}
     assert [value & 0xFFF for value in case["kept"]] == [4, 4, 0x788, 4]
     assert images(case) == {1: (2, 3), 2: (0, 1)}, "level 1 answered the CPUID of level 2's start"
