@@ -23,6 +23,7 @@ HEADERS = (
     "table.h",
     "counters.h",
     "trace.h",
+    "trace_writer.h",
     "vcpu.h",
     "direct.h",
     "paging.h",

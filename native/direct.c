@@ -234,10 +234,18 @@ void nv_direct_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 	}
 }
 
+uint64_t nv_direct_rip(const struct nv_vcpu *vcpu)
+{
+	const struct kvm_run *run = vcpu->run;
+
+	return run->kvm_valid_regs & KVM_SYNC_X86_REGS ? run->s.regs.regs.rip : 0;
+}
+
 static const struct nv_engine_ops direct_ops = {
 	.enter = nv_direct_enter,
 	.decode = nv_direct_decode,
 	.complete = nv_direct_complete,
+	.rip = nv_direct_rip,
 };
 
 void nv_direct_init(struct nv_vcpu *vcpu, int fd, struct kvm_run *run, uint8_t level)

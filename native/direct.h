@@ -12,4 +12,7 @@ int nv_direct_enter(struct nv_vcpu *vcpu);
 void nv_direct_decode(struct nv_vcpu *vcpu, struct nv_event *event);
 void nv_direct_complete(struct nv_vcpu *vcpu, struct nv_event *event);
 
+/* Of an exit that KVM gave while kvm_valid_regs had KVM_SYNC_X86_REGS; else 0. */
+uint64_t nv_direct_rip(const struct nv_vcpu *vcpu);
+
 #endif

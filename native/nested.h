@@ -17,6 +17,7 @@
 
 #define NV_NESTED_DEPTH 16       /* machines in one chain, machine 0 included */
 #define NV_NESTED_MACHINES 128   /* that L0 remembers */
+#define NV_NESTED_SETS 16        /* of shadow tables: [0] is not used, and a chain needs one for each machine but the first */
 
 /* What VMRUN saves of the processor and #VMEXIT loads. */
 struct nv_nested_host {
@@ -31,6 +32,7 @@ struct nv_machine {
 	uint64_t used;                   /* when VMRUN made it active last; 0: free */
 	uint64_t hsave, vm_cr;
 	uint8_t depth;
+	uint8_t tables;                  /* its shadow tables' number; 0: it has none */
 	uint8_t svme;                    /* EFER.SVME as it sees it */
 	uint8_t gif;
 	uint8_t asked;                   /* its write to EFER went to a machine below: asked_svme is what it wants */
@@ -46,10 +48,11 @@ struct nv_machine {
 	uint64_t tsc_offset;             /* likewise, the sum */
 };
 
-/* The shadow tables of one depth: whose they are. */
+/* The shadow tables of one machine, and of which of its parent's tables they are made. A machine keeps them while it does not run, until
+ * another one needs them. */
 struct nv_nested_tables {
 	struct nv_shadow shadow;
-	const struct nv_machine *machine;
+	struct nv_machine *machine;      /* NULL: nobody's */
 	uint64_t nested_cr3;
 	uint32_t asid;
 	uint32_t pad;
@@ -80,16 +83,22 @@ struct nv_nested {
 	uint64_t clock;
 	uint32_t revision;               /* of machine 0's tables, when the others were made */
 	uint8_t levels[NV_NESTED_DEPTH]; /* of the machine's code, by depth */
+	uint8_t nesting;                 /* levels above this one have the SVM that their hypervisor gives them, not L0's; 0: none has */
 	uint8_t visible;                 /* level n sees SVM */
 	uint8_t flush;                   /* the processor's TLB is to forget */
 	uint8_t too_deep;                /* a VMRUN needed more machines than there are */
 	uint8_t lost;                    /* a machine's memory for its block is gone while that runs its guest */
 	struct nv_nested_undo undo;
+	struct {
+		struct nv_machine *to;   /* NULL: there is none */
+		struct nv_nested_exit exit;
+		uint8_t told;            /* it is the pending event */
+	} due;                           /* an exit that is this machine's, whoever claims such events */
 	uint64_t reflected[NV_NESTED_DEPTH]; /* exits that went to the machine of this depth */
 	uint64_t entered[NV_NESTED_DEPTH];   /* VMRUNs of the machine of this depth */
 	uint64_t served[NV_NESTED_DEPTH];    /* other SVM instructions of its, done by L0 */
 	struct nv_machine machines[NV_NESTED_MACHINES];
-	struct nv_nested_tables tables[NV_NESTED_DEPTH]; /* [0] is not used */
+	struct nv_nested_tables tables[NV_NESTED_SETS];
 	struct nv_paging walks[NV_NESTED_DEPTH]; /* through the tables of machine d's guest */
 };
 
@@ -109,6 +118,10 @@ void nv_nested_init(struct nv_nested *nested);
 
 /* An nv_serve_fn for a machine's claim: it takes those exits that its control block asks for. device: struct nv_nested_claim. */
 int nv_nested_take(void *device, uint64_t offset, struct nv_event *event);
+
+/* The exit that is due as an event; its ticks and level are set before. settle: the machine takes it. */
+void nv_nested_decode_due(struct nv_nested *nested, struct nv_event *event);
+void nv_nested_settle(struct nv_nested *nested);
 
 /* Copies from or to the physical memory of the machine of this depth in the chain, of the active one for -1; gives how many bytes of
  * `size` it has, and lets it write. */

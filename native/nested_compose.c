@@ -83,7 +83,7 @@ void nv_nested_compose(struct nv_nested *nested)
 
 	nv_nested_follow(nested);
 	compose_interrupts(nested);
-	block->asid = 1 + active->depth;
+	block->asid = 1 + active->tables;
 	block->tlb_control = nested->flush ? FLUSH_ALL : 0;
 	if (!parent) {
 		const struct nv_shadow *shadow = nested->shadow;
@@ -94,11 +94,8 @@ void nv_nested_compose(struct nv_nested *nested)
 		block->msrpm = NV_SWITCHER_BASE + NV_SWITCHER_MSRPM;
 		return;
 	}
-	struct nv_nested_tables *tables = &nested->tables[active->depth];
+	struct nv_nested_tables *tables = &nested->tables[active->tables];
 
-	/* the drop above may have taken the tables */
-	if (!tables->machine)
-		nv_nested_use_tables(nested, nested->active, 1);
 	if (tables->shadow.stale) {
 		tables->shadow.stale = 0;
 		nested->shadow->stale = 1;

@@ -5,40 +5,38 @@
 #include <stddef.h>
 
 #define NPF_KIND (NPF_FINAL | NPF_TABLES)
-/* The machine's claim of the event among all turns. */
-static const struct nv_claim *claim_of(const struct nv_table *table, const struct nv_event *event, uint8_t level)
-{
-	const struct nv_claim *claim = &table->claims[nv_table_lookup(table, event)];
 
-	while (claim != table->claims && !(claim->level <= level && claim->server && table->servers[claim->server].serve == nv_nested_take))
-		claim = &table->claims[claim->next];
-	return claim;
+void nv_nested_owe(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_exit *exit)
+{
+	nested->due.to = to;
+	nested->due.exit = *exit;
 }
 
-void nv_nested_reflect_now(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_exit *exit)
+void nv_nested_decode_due(struct nv_nested *nested, struct nv_event *event)
 {
+	const struct nv_nested_exit *exit = &nested->due.exit;
 	const struct nv_exit_row *row = nv_svm_exit_row(exit->code);
-	struct nv_vcpu *vcpu = nested->vcpu;
-	const struct nv_claim *claim;
-	struct nv_event event = {
+
+	*event = (struct nv_event){
 		.qualifier = row->source == NV_FROM_PHYSICAL ? exit->info_2 : row->source == NV_FROM_CODE_5 ? exit->code & 31 : 0,
 		.info = exit->info_1,
-		.ticks = nv_ticks(),
+		.ticks = event->ticks,
 		.raw = exit->code,
 		.count = 1,
 		.reason = row->reason,
-		.level = vcpu->level,
-		.handler = nested->levels[to->depth],
-		.served = 1,
+		.direction = row->direction,
+		.level = event->level,
 	};
+	nested->due.told = 1;
+}
 
-	nv_nested_reflect(nested, to, exit);
-	vcpu->exits++;
-	claim = claim_of(vcpu->table, &event, event.handler);
-	event.slot = claim == vcpu->table->claims ? event.reason : claim->slot;
-	nv_counter_add(&vcpu->counters[event.slot], nv_ticks() - event.ticks, 1);
-	if (vcpu->trace.record)
-		nv_trace_add(&vcpu->trace, &event, nv_ticks());
+void nv_nested_settle(struct nv_nested *nested)
+{
+	struct nv_machine *to = nested->due.to;
+
+	nested->due.to = NULL;
+	nested->due.told = 0;
+	nv_nested_reflect(nested, to, &nested->due.exit);
 }
 
 int nv_nested_exit(struct nv_nested *nested)
@@ -55,7 +53,7 @@ int nv_nested_exit(struct nv_nested *nested)
 		owner = nv_nested_owner(nested, exit.code, 0); /* one that L0 took is pending, and delivered from there, as an NMI is */
 	if (!owner)
 		return 0;
-	nv_nested_reflect_now(nested, owner, &exit);
+	nv_nested_owe(nested, owner, &exit);
 	return 1;
 }
 
@@ -65,7 +63,7 @@ int nv_nested_refused(struct nv_nested *nested, const struct nv_nested_place *pl
 
 	if (!place->refuses)
 		return 0;
-	nv_nested_reflect_now(nested, place->refuses, &exit);
+	nv_nested_owe(nested, place->refuses, &exit);
 	return 1;
 }
 

@@ -15,6 +15,12 @@
 
 #define EXIT_INVALID (~0ull)
 
+/* Whether the machine's SVM is what its parent makes of it: L0 gives it what a processor gives a guest. */
+static inline int nests_by_itself(const struct nv_nested *nested, const struct nv_machine *machine)
+{
+	return nested->nesting && nested->levels[machine->depth] > nested->nesting;
+}
+
 /* nested_memory.c: where machine's physical address leads to, through all tables below. */
 struct nv_nested_place {
 	struct nv_shadow_leaf leaf;
@@ -30,9 +36,10 @@ int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64
 /* A page of its physical memory that this process can read, and write if asked; NULL: there is none, and place says why. */
 uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int write, struct nv_nested_place *place);
 
-/* Forgets the tables of machines from this depth on; of all, when machine 0's have changed. */
-void nv_nested_drop(struct nv_nested *nested, int depth);
+/* Empties the tables of a machine and of those that run on it; of all, when machine 0's have changed. release: it needs none any more. */
+void nv_nested_drop(struct nv_nested *nested, const struct nv_machine *machine);
 void nv_nested_follow(struct nv_nested *nested);
+void nv_nested_release(struct nv_nested *nested, struct nv_machine *machine);
 
 /* The tables that a machine needs, made to fit its parent's block. */
 void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int flush);
@@ -67,10 +74,11 @@ void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip
 void nv_nested_reflect(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_exit *exit);
 void nv_nested_activate(struct nv_nested *nested, struct nv_machine *machine);
 
-/* nested_exit.c: what needs no turn in the designation table. exit: 1 when the exit of the active machine went to another one. fault: 1
- * when the nested page fault did or is filled, 0 when it is for the levels below. reflect_now: tells the table's counters and trace. */
+/* nested_exit.c: exits that are one machine's for sure. They are due: the machine takes them when they come from the table as events.
+ * exit: whether the exit of the active machine is one now. fault: 1 when the nested page fault is, or is filled; 0 when it is for the
+ * levels below. */
 int nv_nested_exit(struct nv_nested *nested);
-void nv_nested_reflect_now(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_exit *exit);
+void nv_nested_owe(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_exit *exit);
 int nv_nested_fault(struct nv_nested *nested, uint64_t error, uint64_t address);
 
 /* nested_take.c. wanted: some machine's block asks for such exits. first: one of them takes the exit before any Python level. undo: a

@@ -9,18 +9,22 @@
 
 static struct nv_shadow *shadow_of(struct nv_nested *nested, const struct nv_machine *machine)
 {
-	return machine->depth ? &nested->tables[machine->depth].shadow : nested->shadow;
+	return machine->depth ? &nested->tables[machine->tables].shadow : nested->shadow;
 }
 
-void nv_nested_drop(struct nv_nested *nested, int depth)
+static int runs_on(const struct nv_machine *machine, const struct nv_machine *below)
 {
-	for (int i = depth; i < NV_NESTED_DEPTH; i++) {
-		struct nv_nested_tables *tables = &nested->tables[i];
+	while (machine && machine != below)
+		machine = machine->parent;
+	return !!machine;
+}
 
-		if (!tables->machine)
+void nv_nested_drop(struct nv_nested *nested, const struct nv_machine *machine)
+{
+	for (struct nv_nested_tables *one = nested->tables + 1; one < nested->tables + NV_NESTED_SETS; one++) {
+		if (!one->machine || !runs_on(one->machine, machine))
 			continue;
-		nv_shadow_renew(&tables->shadow);
-		tables->machine = NULL;
+		nv_shadow_renew(&one->shadow);
 		nested->flush = 1;
 	}
 }
@@ -30,22 +34,59 @@ void nv_nested_follow(struct nv_nested *nested)
 	if (nested->revision == nested->shadow->revision)
 		return;
 	nested->revision = nested->shadow->revision;
-	nv_nested_drop(nested, 1);
+	nv_nested_drop(nested, nested->machines);
+}
+
+void nv_nested_release(struct nv_nested *nested, struct nv_machine *machine)
+{
+	nested->tables[machine->tables].machine = NULL;
+	machine->tables = 0;
+}
+
+/* By the machines that run each other from machine 0 on: up to the one that is to be active. */
+static int is_needed(const struct nv_nested *nested, const struct nv_nested_tables *tables)
+{
+	const struct nv_machine *machine = nested->machines;
+
+	while (machine && machine != tables->machine)
+		machine = machine->child;
+	return !!machine;
+}
+
+/* Free ones, or else those whose machine has not been active for the longest time. */
+static void take_tables(struct nv_nested *nested, struct nv_machine *machine)
+{
+	struct nv_nested_tables *taken = NULL; /* there is one: a chain has no more machines than there are sets */
+
+	for (struct nv_nested_tables *one = nested->tables + 1; one < nested->tables + NV_NESTED_SETS; one++) {
+		if (is_needed(nested, one))
+			continue;
+		if (!taken || (taken->machine && (!one->machine || one->machine->used < taken->machine->used)))
+			taken = one;
+	}
+	if (taken->machine)
+		nv_nested_release(nested, taken->machine);
+	if (!taken->shadow.used) {
+		nv_shadow_reset(&taken->shadow);
+		taken->shadow.stale = 0; /* nobody has seen them yet */
+	}
+	taken->machine = machine;
+	machine->tables = taken - nested->tables;
 }
 
 void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int flush)
 {
-	struct nv_nested_tables *tables = &nested->tables[machine->depth];
 	const struct nv_vmcb *block = &machine->parent->guest;
 	uint64_t nested_cr3 = block->nested_paging & NESTED_PAGING ? block->nested_cr3 : ~0ull;
+	struct nv_nested_tables *tables;
 
-	if (!tables->shadow.used) {
-		nv_shadow_reset(&tables->shadow);
-		tables->shadow.stale = 0; /* nobody has seen them yet */
+	if (!machine->tables) {
+		take_tables(nested, machine);
+		flush = 1;
 	}
-	if (flush || tables->machine != machine || tables->nested_cr3 != nested_cr3 || tables->asid != block->asid)
-		nv_nested_drop(nested, machine->depth);
-	tables->machine = machine;
+	tables = &nested->tables[machine->tables];
+	if (flush || tables->nested_cr3 != nested_cr3 || tables->asid != block->asid)
+		nv_nested_drop(nested, machine);
 	tables->nested_cr3 = nested_cr3;
 	tables->asid = block->asid;
 }

@@ -103,8 +103,8 @@ static void forget(struct nv_nested *nested, struct nv_machine *machine)
 	for (struct nv_machine *one = nested->machines + 1; one < nested->machines + NV_NESTED_MACHINES; one++)
 		if (one->used && one->parent == machine && one != machine)
 			forget(nested, one);
-	if (machine->depth && nested->tables[machine->depth].machine == machine)
-		nv_nested_drop(nested, machine->depth);
+	if (machine->tables)
+		nv_nested_release(nested, machine);
 	memset(machine, 0, sizeof *machine);
 }
 
@@ -201,7 +201,7 @@ static void inject_below(struct nv_nested *nested, struct nv_machine *machine, u
 	}
 	owner = EVENT_KIND_OF(event) == NV_EVENT_EXCEPTION ? nv_nested_owner(nested, code, 0) : NULL;
 	if (owner && owner->depth >= machine->depth)
-		nv_nested_reflect_now(nested, owner, &(struct nv_nested_exit){code, event >> 32, svm->block->cr2, 0});
+		nv_nested_owe(nested, owner, &(struct nv_nested_exit){code, event >> 32, svm->block->cr2, 0});
 	else
 		svm->injection = event;
 }
@@ -259,6 +259,8 @@ void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip
 	fresh = !machine->used;
 	machine->used = ++nested->clock;
 	conclude_efer(machine, &parent->guest);
+	if (nests_by_itself(nested, machine))
+		machine->svme = 1; /* as the block's EFER says */
 	save_host(nested, parent, next_rip);
 	parent->child = machine;
 	parent->gif = 1;

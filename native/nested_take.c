@@ -57,7 +57,7 @@ static struct nv_machine *taker(const struct nv_nested_claim *claim, uint64_t co
 	struct nv_machine *machine = nested->active->parent;
 
 	/* by default L0 does what a machine that it knows to have SVM asks of it */
-	if (is_apart(code) || (is_svm(code) && nested->active->svme))
+	if (is_apart(code) || (is_svm(code) && nested->active->svme && !nests_by_itself(nested, nested->active)))
 		return NULL;
 	for (; machine && machine->depth >= claim->depth; machine = machine->parent)
 		if ((machine->depth == claim->depth || claim->beyond) && nv_nested_wants(nested, machine, code, info))
@@ -116,6 +116,14 @@ int nv_nested_take(void *device, uint64_t offset, struct nv_event *event)
 	struct nv_machine *to;
 
 	(void)offset;
+	to = nested->due.to;
+	if (to) {
+		if (to->depth < claim->depth || (to->depth > claim->depth && !claim->beyond))
+			return NV_DECLINED;
+		event->handler = nested->levels[to->depth];
+		event->retry = 1;
+		return NV_HANDLED; /* and takes it when that is complete */
+	}
 	if (!nested->active->depth)
 		return NV_DECLINED;
 	if (!svm->switched.rung)
@@ -139,7 +147,7 @@ int nv_nested_undo(struct nv_nested *nested)
 
 	if (!to)
 		return 0;
-	undo->to = NULL;
+	undo->to = nested->due.to = NULL;
 	memcpy(nested->svm->switched.mailbox->regs, undo->regs, sizeof undo->regs);
 	nested->svm->block->dr6 = nested->svm->step.dr6;
 	nv_nested_reflect(nested, to, &undo->exit);

@@ -87,17 +87,25 @@ static int fill(struct nv_svm *svm)
 	return nv_switched_fill(&svm->switched, block->exit_info_2, access_of(block->exit_info_1));
 }
 
+/* Level n goes on elsewhere: a step is over, and what it has done may be undone. */
+static int interrupt_step(struct nv_svm *svm)
+{
+	if (!svm->step.active)
+		return 0;
+	nv_svm_step_end(svm, !svm->step.traps);
+	return nv_nested_undo(svm->nested);
+}
+
 /* Whether the table hears of the exit: 0; -EAGAIN: level n goes on. */
 static int sort_exit(struct nv_svm *svm)
 {
 	struct nv_vmcb *block = svm->block;
 
 	if (block->exit_code == EXIT_NPF && !(block->exit_info_1 & NPF_RESERVED) && fill(svm))
-		return -EAGAIN;
+		return svm->nested->due.to && !interrupt_step(svm) ? 0 : -EAGAIN;
 	if (block->exit_code == EXIT_NMI && svm->switched.recalling) {
 		svm->switched.recalling = 0;
-		if (svm->step.active)
-			nv_svm_step_end(svm, !svm->step.traps);
+		interrupt_step(svm);
 		return -EAGAIN;
 	}
 	if (svm->step.active) {
@@ -108,7 +116,7 @@ static int sort_exit(struct nv_svm *svm)
 			return -EAGAIN;
 	}
 	if (nv_nested_exit(svm->nested))
-		return -EAGAIN;
+		return 0;
 	if (block->exit_code == EXIT_IOIO && !nv_nested_first(svm->nested)) {
 		/* KVM brings the data of the access when it does it */
 		nv_svm_decode(svm, &svm->stopped);
@@ -153,9 +161,11 @@ static int svm_enter(struct nv_vcpu *vcpu)
 		svm->switched.rung = 1;
 		if (svm->nested->lost)
 			return -EIO;
-		if (svm->synthetic || nmi_window(svm))
+		if (svm->nested->due.to || svm->synthetic || nmi_window(svm))
 			return 0;
 		nv_nested_deliver(svm->nested);
+		if (svm->nested->due.to)
+			return 0;
 		nv_svm_prepare(svm);
 		if (nv_nested_urgent(svm->nested)) {
 			result = nv_switched_summon(vcpu);
@@ -181,6 +191,10 @@ static void svm_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 {
 	struct nv_svm *svm = vcpu->engine;
 
+	if (svm->nested->due.to) {
+		nv_nested_decode_due(svm->nested, event);
+		return;
+	}
 	if (svm->switched.rung) {
 		nv_svm_decode(svm, event);
 		if (event->reason == NV_REASON_EXCEPTION && event->qualifier == UD)
@@ -236,6 +250,10 @@ static void svm_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 		nv_direct_complete(vcpu, event);
 		return;
 	}
+	if (svm->nested->due.told) {
+		nv_nested_settle(svm->nested);
+		return;
+	}
 	if (event->reason == NV_REASON_SMI || event->reason == NV_REASON_INIT)
 		discard_signal(vcpu);
 	if (event->retry)
@@ -256,13 +274,13 @@ static const struct nv_engine_ops svm_ops = {
 	.enter = svm_enter,
 	.decode = svm_decode,
 	.complete = svm_complete,
+	.rip = nv_switched_rip,
 };
 
 void nv_svm_init(struct nv_vcpu *vcpu, struct nv_svm *svm, int fd, struct kvm_run *run, uint8_t level)
 {
 	nv_vcpu_init(vcpu, &svm_ops, level);
 	vcpu->engine = svm;
-	vcpu->burst = NV_NESTED_DEPTH + 1;
 	svm->nested->svm = svm;
 	svm->nested->vcpu = vcpu;
 	vcpu->fd = fd;

@@ -101,6 +101,13 @@ void nv_switched_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 		event->qualifier = nv_shadow_reverse(switched->shadow, event->qualifier);
 }
 
+uint64_t nv_switched_rip(const struct nv_vcpu *vcpu)
+{
+	const struct nv_switched *switched = vcpu->engine;
+
+	return switched->rung ? switched->mailbox->regs[NV_REG_RIP] : nv_direct_rip(vcpu);
+}
+
 int nv_switched_rang(const struct nv_vcpu *vcpu)
 {
 	const struct nv_switched *switched = vcpu->engine;

@@ -38,6 +38,9 @@ void nv_switched_decode(struct nv_vcpu *vcpu, struct nv_event *event);
 /* The answer to a read of an MSR, or of a control or debug register, in level n's registers. */
 void nv_switched_answer(struct nv_switched *switched, const struct nv_event *event);
 
+/* Level n's RIP at the exit: as nv_direct_rip, or in the mailbox. */
+uint64_t nv_switched_rip(const struct nv_vcpu *vcpu);
+
 /* Whether level n's registers are in the mailbox and its control block is L0's to change. */
 int nv_switched_outside(const struct nv_switched *switched);
 

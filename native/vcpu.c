@@ -147,21 +147,37 @@ int nv_vcpu_default(struct nv_vcpu *vcpu)
 	}
 }
 
+static inline int traced(const struct nv_vcpu *vcpu)
+{
+	return vcpu->trace.record != NULL;
+}
+
+static inline int enter(struct nv_vcpu *vcpu)
+{
+	if (traced(vcpu)) {
+		vcpu->trace.entries++;
+		vcpu->trace.entered = nv_ticks();
+	}
+	return vcpu->ops->enter(vcpu);
+}
+
 static inline void finish(struct nv_vcpu *vcpu)
 {
 	struct nv_event *event = &vcpu->event;
-	uint64_t now;
+	uint64_t handled = 0, now;
 
 	if (!vcpu->pending)
 		return;
+	if (traced(vcpu))
+		handled = nv_ticks();
 	vcpu->ops->complete(vcpu, event);
 	vcpu->pending = 0;
 	now = nv_ticks();
 	nv_counter_add(&vcpu->counters[event->slot], now - event->ticks, event->served);
 	if (!event->claim)
 		nv_unclaimed_add(vcpu->unclaimed, event->reason, event->direction, event->qualifier);
-	if (vcpu->trace.record)
-		nv_trace_add(&vcpu->trace, event, now);
+	if (traced(vcpu))
+		nv_trace_add(&vcpu->trace, event, handled, now);
 }
 
 void nv_vcpu_finish(struct nv_vcpu *vcpu)
@@ -175,13 +191,6 @@ static int window_open(const struct nv_vcpu *vcpu)
 	const struct kvm_run *run = vcpu->run;
 
 	return run && run->request_interrupt_window && run->ready_for_interrupt_injection && run->if_flag;
-}
-
-static int trace_full(const struct nv_vcpu *vcpu)
-{
-	const struct nv_trace *trace = &vcpu->trace;
-
-	return trace->record && trace->head - trace->tail + vcpu->burst >= trace->size;
 }
 
 /* One exit: 0 when it was served here, 1 when it is for Python, as every settled one is: changed registers wait for its end. */
@@ -198,7 +207,13 @@ static int dispatch(struct nv_vcpu *vcpu)
 	vcpu->ops->decode(vcpu, event);
 	vcpu->pending = 1;
 	vcpu->exits++;
+	if (traced(vcpu)) {
+		vcpu->trace.rip = vcpu->ops->rip ? vcpu->ops->rip(vcpu) : 0;
+		vcpu->trace.decoded = nv_ticks();
+	}
 	set_turn(vcpu, nv_table_lookup(vcpu->table, event));
+	if (traced(vcpu))
+		vcpu->trace.routed = nv_ticks();
 	if (settled)
 		return 1;
 	if (serve(vcpu) || (!event->claim && !vcpu->strict && nv_vcpu_default(vcpu))) {
@@ -215,7 +230,7 @@ int nv_vcpu_settle(struct nv_vcpu *vcpu)
 	nv_vcpu_finish(vcpu);
 	if (vcpu->run)
 		__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	result = vcpu->ops->enter(vcpu);
+	result = enter(vcpu);
 	vcpu->exited = !result;
 	return result == -EINTR || result == -EAGAIN ? 0 : result;
 }
@@ -231,7 +246,7 @@ int nv_vcpu_run(struct nv_vcpu *vcpu)
 			result = NV_RUN_KICKED;
 			break;
 		}
-		if (trace_full(vcpu)) {
+		if (traced(vcpu) && nv_trace_waits(&vcpu->trace)) {
 			result = NV_RUN_DRAIN;
 			break;
 		}
@@ -239,7 +254,7 @@ int nv_vcpu_run(struct nv_vcpu *vcpu)
 			result = NV_RUN_WINDOW;
 			break;
 		}
-		result = vcpu->exited ? 0 : vcpu->ops->enter(vcpu);
+		result = vcpu->exited ? 0 : enter(vcpu);
 		if (result < 0) {
 			if (result == -EINTR || result == -EAGAIN)
 				continue;

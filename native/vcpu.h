@@ -14,12 +14,13 @@ struct nv_engine_ops {
 	int (*enter)(struct nv_vcpu *vcpu);                            /* run level n until it exits; negative errno */
 	void (*decode)(struct nv_vcpu *vcpu, struct nv_event *event);  /* the exit as an event */
 	void (*complete)(struct nv_vcpu *vcpu, struct nv_event *event); /* give the event's answer to level n */
+	uint64_t (*rip)(const struct nv_vcpu *vcpu);                   /* level n's at the exit, for traces; NULL: nobody tells */
 };
 
 /* nv_vcpu_run's results; a negative errno says that the engine cannot go on. */
 #define NV_RUN_EVENT 0           /* vcpu->event is for Python */
 #define NV_RUN_KICKED 1          /* nv_vcpu_kick was called */
-#define NV_RUN_DRAIN 2           /* the trace ring is full: read it, then run again */
+#define NV_RUN_DRAIN 2           /* the trace waits for room or for a description: nv_trace_waits */
 #define NV_RUN_WINDOW 3          /* level n can take the interrupt that run->request_interrupt_window waits for */
 
 struct nv_vcpu {
@@ -36,7 +37,6 @@ struct nv_vcpu {
 	int thread;                      /* that ran it last: a kick also ends what blocks its handlers, such as output */
 	int kicked;
 	uint8_t level;                   /* n; of the code that runs now, where an engine has several levels of it */
-	uint8_t burst;                   /* records that an entry may add to the trace besides its event's */
 	uint8_t pending;                 /* event waits for completion and accounting */
 	uint8_t exited;                  /* level n has exited again, and that exit is not decoded yet */
 	uint8_t strict;                  /* what nobody claims goes to Python instead of getting the default answer */

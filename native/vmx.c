@@ -50,9 +50,10 @@ void nv_vmx_put(struct nv_vmx *vmx, uint64_t encoding, uint64_t value)
 
 	for (i = 0; i < block->writes && block->write[i].encoding != encoding; i++)
 		;
-	/* fewer fields are used than there is room for */
-	if (i == NV_VMX_WRITES)
+	if (i == NV_VMX_WRITES) {
+		vmx->overflowed = 1;
 		return;
+	}
 	block->write[i].encoding = encoding;
 	block->write[i].value = value;
 	if (i == block->writes)
@@ -90,6 +91,8 @@ int nv_vmx_exchange(struct nv_vcpu *vcpu, struct nv_vmx_field *fields, uint32_t 
 
 	if (count > NV_VMX_READS || !nv_switched_outside(&vmx->switched))
 		return -EINVAL;
+	if (vmx->overflowed)
+		return -ENOSPC;
 	memcpy(block->read, fields, count * sizeof *fields);
 	block->reads = count;
 	block->command = NV_VMX_EXCHANGE;
@@ -298,6 +301,8 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 		if (vmx->synthetic)
 			return 0;
 		nv_vmx_prepare(vmx);
+		if (vmx->overflowed)
+			return -ENOSPC;
 		result = look_for_interrupts(vcpu);
 		if (result)
 			return result;
@@ -391,6 +396,7 @@ static const struct nv_engine_ops vmx_ops = {
 	.enter = vmx_enter,
 	.decode = vmx_decode,
 	.complete = vmx_complete,
+	.rip = nv_switched_rip,
 };
 
 void nv_vmx_init(struct nv_vcpu *vcpu, struct nv_vmx *vmx, int fd, struct kvm_run *run, uint8_t level)

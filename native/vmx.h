@@ -38,6 +38,7 @@ struct nv_vmx {
 	uint32_t timer;          /* what the preemption timer starts with at the next entry; 0: it goes on */
 	uint32_t refusal;        /* VM-instruction error, when an entry was refused */
 	uint8_t refused;
+	uint8_t overflowed;      /* more fields wait to be written than there is room for: level n is not entered any more */
 	uint8_t synthetic;       /* a reason to report without an exit */
 	uint8_t missed;          /* level n took no interrupts at its exit: KVM has to look for them again */
 	uint8_t timer_armed;     /* the preemption timer runs */
@@ -49,7 +50,8 @@ struct nv_vmx {
 	struct nv_event stopped; /* the port access that a step executes now: what its exit told of it */
 };
 
-/* A field of the VMCS at level n's next entry or the next exchange, whichever comes first; of two values the later one. */
+/* A field of the VMCS at level n's next entry or the next exchange, whichever comes first; of two values the later one. At most
+ * NV_VMX_WRITES different ones wait; after one more every entry and exchange fails by -ENOSPC. */
 void nv_vmx_put(struct nv_vmx *vmx, uint64_t encoding, uint64_t value);
 
 /* Writes what nv_vmx_put was given, and reads fields into their values, at most NV_VMX_READS, without running level n, which is outside.

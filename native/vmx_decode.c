@@ -165,6 +165,11 @@ void nv_vmx_decode(struct nv_vmx *vmx, struct nv_event *event)
 		event->info = got(vmx, GOT_INTERRUPTION) & EVENT_ERROR_CODE ? got(vmx, GOT_INTERRUPTION_ERROR) : 0;
 		event->value = event->qualifier == PF || event->qualifier == DB ? got(vmx, GOT_QUALIFICATION) : 0;
 		break;
+	case NV_REASON_TASK_SWITCH:
+		/* of CALL, IRET and JMP; it is not done, so level n goes on where the handler says */
+		if (event->info >> TASK_SWITCH_SOURCE != TASK_SWITCH_GATE)
+			event->length = got(vmx, GOT_LENGTH);
+		break;
 	case NV_REASON_NMI:
 		event->qualifier = 0;
 		break;

@@ -91,6 +91,10 @@ enum {
 #define VIOLATION_FETCH 4
 #define VIOLATION_RIGHTS 3         /* the page's rights, as the access wants them, in bits 5:3 */
 
+/* What a task switch comes of, in bits 31:30 of the exit qualification (table 28-2): CALL, IRET, JMP, a gate of the IDT. */
+#define TASK_SWITCH_SOURCE 30
+#define TASK_SWITCH_GATE 3
+
 /* How a control-register access reads in the exit qualification (table 28-3). */
 enum { CR_MOV_TO, CR_MOV_FROM, CR_CLTS, CR_LMSW };
 

@@ -67,6 +67,22 @@ def svm_lab() -> Iterator[Lab]:
         yield lab
 
 
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("svm", marks=pytest.mark.svm_lab), pytest.param("vmx", marks=pytest.mark.vmx_lab)],
+)
+def vendor(request: pytest.FixtureRequest) -> str:
+    """Each engine with a switcher, for tests that are the same for both."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def vendor_lab(vendor: str, request: pytest.FixtureRequest) -> Lab:
+    """Where the vendor's engine runs."""
+    lab: Lab = request.getfixturevalue(f"{vendor}_lab")
+    return lab
+
+
 @pytest.fixture(scope="session")
 def vmx_lab() -> Iterator[Lab]:
     """A machine where kvm_intel nests: this one if it does, else a VMX lab that is booted once for all tests.

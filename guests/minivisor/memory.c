@@ -42,11 +42,18 @@ uint64_t memory_root(void)
 	return (uintptr_t)root;
 }
 
+void *memory_at(uint64_t address, uint64_t length)
+{
+	return address > size || length > size - address ? 0 : (void *)(offset + address);
+}
+
 static void *inside(uint64_t address, uint64_t length)
 {
-	if (address > size || length > size - address)
+	void *at = memory_at(address, length);
+
+	if (!at)
 		stop(STATUS_USAGE, "the next image has 0x%lx bytes at 0x%lx, but 0x%lx of RAM", length, address, size);
-	return (void *)(offset + address);
+	return at;
 }
 
 void memory_write(uint64_t address, const void *data, uint64_t length)

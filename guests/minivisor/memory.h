@@ -13,6 +13,9 @@ uint64_t memory_size(void);
 /* Physical address of the nested page tables' root. */
 uint64_t memory_root(void);
 
+/* The guest's memory at its physical address; NULL where that is not inside. */
+void *memory_at(uint64_t address, uint64_t size);
+
 /* Writes the guest's memory at its physical address: bytes, or zeros. Stops where that is not inside. */
 void memory_write(uint64_t address, const void *data, uint64_t size);
 void memory_clear(uint64_t address, uint64_t size);

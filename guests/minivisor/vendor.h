@@ -17,7 +17,7 @@ enum exit_reason {
 	EXIT_HYPERCALL,
 	EXIT_PORT,
 	EXIT_OUTSIDE,   /* not mapped by the nested page tables */
-	EXIT_NESTING,   /* an SVM or VMX instruction */
+	EXIT_NESTING,   /* an instruction for hypervisors that it has not got */
 	EXIT_SHUTDOWN,
 	EXIT_REFUSED,   /* the control block is not taken */
 	EXIT_OTHER,

@@ -4,10 +4,9 @@
 #include "mailbox.h"
 #include "registers.inc"
 #include "vmx_block.h"
+#include "../vmcs.h"
 
 #define BLOCK (NV_SWITCHER_BLOCK - NV_SWITCHER_MAILBOX)
-#define VM_INSTRUCTION_ERROR 0x4400
-#define EXIT_REASON 0x4402
 #define INTERRUPTION (BLOCK + NV_VMX_EXIT_READ + 16 * NV_VMX_INTERRUPTION + 8)
 #define KIND_MASK 0x700
 #define KIND_NMI 0x200
@@ -53,7 +52,7 @@ launch:
 
 /* An instruction failed: level n's registers still are in the mailbox. Without a current VMCS there is no error number. */
 refused:
-	mov	$VM_INSTRUCTION_ERROR, %eax
+	mov	$NV_VMCS_INSTRUCTION_ERROR, %eax
 	xor	%edx, %edx
 	vmread	%rax, %rdx
 	mov	%rdx, BLOCK+NV_VMX_ERROR(%rsp)
@@ -91,7 +90,7 @@ again:
 	.org NV_SWITCHER_VMX_EXIT
 	mov	%rax, 0x00(%rsp)
 	save_registers
-	mov	$EXIT_REASON, %eax
+	mov	$NV_VMCS_EXIT_REASON, %eax
 	vmread	%rax, %rdx
 	mov	%rdx, BLOCK+NV_VMX_REASON(%rsp)
 	movzwl	%dx, %ebx

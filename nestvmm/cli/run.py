@@ -66,7 +66,7 @@ Exit status:
 @click.option(
     "--json", "json_file", metavar="FILE", help="Writes the account as JSON; `-`: standard output, without the guest's."
 )
-@click.option("--trace", metavar="FILE", help="Writes each event as a JSON line.")
+@click.option("--trace", metavar="FILE", help="Writes each event: FILE.json for ui.perfetto.dev, else JSON lines.")
 @click.option("--dry-run", is_flag=True, help="Builds the tower, says what would run, and stops.")
 @click.option("--raw-exit-status", is_flag=True, help="QEMU's rule for the debug-exit port: (value << 1) | 1.")
 def run(**options: object) -> int:
@@ -141,13 +141,13 @@ def _run(spec: TowerSpec, options: dict[str, object]) -> int:
     json_file, trace = options["json_file"], options["trace"]
     with account_file(None if json_file is None else str(json_file)) as file:
         with ExitStack() as stack:
-            tower = stack.enter_context(Tower(spec, raw_exit_status=raw_exit_status))
             clock = Clock()
+            tower = stack.enter_context(Tower(spec, raw_exit_status=raw_exit_status))
             drain = None
             if trace is not None:
-                from nestvmm.trace import JsonLines  # noqa: PLC0415 - only runs that trace wait for it
+                from nestvmm.trace import Recorder  # noqa: PLC0415 - only runs that trace wait for it
 
-                drain = stack.enter_context(JsonLines(Path(str(trace)), tower, clock)).drain
+                drain = stack.enter_context(Recorder(Path(str(trace)), tower, clock)).drain
             result, seconds = _go(Runner(tower, drain=drain))
             account = Account.of(tower, clock, seconds)
         _report(account, result, stats=bool(options["stats"]), file=file)

@@ -80,14 +80,30 @@ class GuestPaging:
         user: the access is one of CPL 3. ac: RFLAGS.AC, which lifts SMAP. Raises PageFaultError and UnbackedError.
         """
         c = self.c
-        c.cr0, c.cr3, c.cr4, c.efer = sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer
-        c.user, c.ac = user, ac
+        self._load(sregs, user=user, ac=ac)
         status = lib.nv_paging_walk(c, linear, access, self._physical)
         if status == lib.NV_PAGING_FAULT:
             raise PageFaultError(linear, c.error)
         if status == lib.NV_PAGING_UNBACKED:
             raise UnbackedError(linear)
         return int(self._physical[0])
+
+    def fetch(self, sregs: Sregs, linear: int, size: int, *, user: bool) -> bytes:
+        """Up to `size` bytes of code from a linear address on: as many as its processor could fetch there."""
+        self._load(sregs, user=user, ac=False)
+        buffer = ffi.new("uint8_t[]", size)
+        have = 0
+        while have < size:
+            more = lib.nv_paging_fetch(self.c, linear + have, buffer + have, size - have)
+            if not more:
+                break
+            have += more
+        return bytes(ffi.buffer(buffer, have))
+
+    def _load(self, sregs: Sregs, *, user: bool, ac: bool) -> None:
+        c = self.c
+        c.cr0, c.cr3, c.cr4, c.efer = sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer
+        c.user, c.ac = user, ac
 
 
 def physical_bits(entries: Iterable[CpuidEntry]) -> int:

@@ -31,8 +31,8 @@ class Nested:
     """
 
     def __init__(self, vm: Vm, slot: int, switcher: Switcher, memory: HostMemory, levels: Sequence[int]) -> None:
-        per_depth = lib.NV_NESTED_TABLE_COUNT
-        self._table_memory = HostMemory((lib.NV_NESTED_DEPTH - 1) * per_depth * _PAGE)
+        pages = lib.NV_NESTED_TABLE_COUNT
+        self._table_memory = HostMemory((lib.NV_NESTED_SETS - 1) * pages * _PAGE)
         vm.set_memory_region(slot, lib.NV_NESTED_TABLES, self._table_memory.size, self._table_memory.address)
         self.c: Any = ffi.new("struct nv_nested *")
         c = self.c
@@ -45,12 +45,12 @@ class Nested:
         c.own_ports = switcher.place(lib.NV_SWITCHER_IOPM, "uint8_t *")
         c.own_msrs = switcher.place(lib.NV_SWITCHER_MSRPM, "uint8_t *")
         c.ram, c.ram_size = ffi.cast("uint8_t *", memory.address), memory.size
-        for depth in range(1, lib.NV_NESTED_DEPTH):
-            shadow = c.tables[depth].shadow
-            offset = (depth - 1) * per_depth * _PAGE
+        for number in range(1, lib.NV_NESTED_SETS):
+            shadow = c.tables[number].shadow
+            offset = (number - 1) * pages * _PAGE
             shadow.pool = ffi.cast("uint64_t *", self._table_memory.address + offset)
             shadow.physical = lib.NV_NESTED_TABLES + offset
-            shadow.pages = per_depth
+            shadow.pages = pages
             shadow.format = lib.NV_SHADOW_NPT
 
     def __enter__(self) -> Nested:

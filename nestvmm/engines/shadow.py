@@ -33,8 +33,6 @@ ADDRESSES: Final = 1 << 48
 #: The end of what level n's memory may take in KVM's guest-physical addresses.
 _END: Final = lib.NV_SHADOW_WINDOWS
 _WINDOW: Final = lib.NV_SHADOW_WINDOW
-#: Pages that are holes although a level claims their faults, because it declined one. A guest chooses how many.
-_CONCEDED: Final = 256
 
 
 class ShadowRange(NamedTuple):
@@ -135,6 +133,8 @@ class Shadow:
 
     #: Pages of 4 KiB that the tables may take.
     pages: ClassVar[int] = lib.NV_SHADOW_TABLE_COUNT
+    #: Pages that are holes although a level claims their faults, because it declined one. A guest chooses how many.
+    conceded_max: ClassVar[int] = 256
 
     def __init__(self, vm: Vm, config: EngineConfig, kind: int, largest: int, first: int) -> None:
         self._vm = vm
@@ -209,7 +209,7 @@ class Shadow:
             return False
         changed = [(page, page + _PAGE - 1)]
         conceded = self._conceded
-        if len(conceded) == _CONCEDED:
+        if len(conceded) >= self.conceded_max:
             changed += [(one, one + _PAGE - 1) for one in conceded]
             conceded = set()
         self._compile(self._slots, self._reported, conceded | {page}, changed)

@@ -86,6 +86,7 @@ class SvmEngine(SwitchedEngine):
             Nested(self._vm, SLOT_NESTED, self._switcher, config.memory, [config.level, *config.above])
         )
         svm.nested = self.nested.c
+        svm.nested.nesting = config.nesting
         self._block = svm.block = self._switcher.place(lib.NV_SWITCHER_BLOCK, "struct nv_vmcb *")
         self._cr4 = ffi.addressof(self._block, "cr4")
         features = [entry.edx for entry in self._kvm.get_supported_cpuid() if entry.function == _CPUID_FEATURES]
@@ -181,21 +182,19 @@ class SvmEngine(SwitchedEngine):
 
     def let_pass(self) -> bool:
         """Lets what an intercept stopped happen after all."""
-        if super().let_pass():
-            return True
+        if self.nested.c.due.told or super().let_pass():
+            return True  # an image takes it, whatever the table says
         if not self._c.switched.rung or not self._passes():
             return False
         lib.nv_svm_pass(self._c, ffi.addressof(self.vcpu, "event"))
         return True
 
     def _passes(self) -> bool:
-        """Whether the processor, or KVM, can do what was stopped: not what L0 must carry over to KVM's terms."""
-        event = self.vcpu.event
-        if event.reason in (ExitReason.RDMSR, ExitReason.WRMSR):
-            return not any(one.first <= event.qualifier <= one.last for one in self._own_msrs())
-        if event.reason == ExitReason.HLT:
+        """Whether the processor, or KVM, can do what was stopped."""
+        reason = self.vcpu.event.reason
+        if reason == ExitReason.HLT:
             return self._config.machine == "pc"
-        return bool(event.reason != ExitReason.NESTED_PAGE_FAULT)
+        return bool(reason != ExitReason.NESTED_PAGE_FAULT) and not self._carries_msr()
 
     def overstrained(self) -> str:
         """Levels beyond those that L0 has room for, or a control block whose memory was taken away."""

@@ -226,6 +226,13 @@ class SwitchedEngine(DirectEngine):
             return False
         return self._shadow.concede(event.qualifier, execute=event.direction == Direction.EXECUTE)
 
+    def _carries_msr(self) -> bool:
+        """Whether the event is of an MSR that the processor must not do: L0 carries it over to KVM's terms."""
+        event = self.vcpu.event
+        return event.reason in (ExitReason.RDMSR, ExitReason.WRMSR) and any(
+            one.first <= event.qualifier <= one.last for one in self._own_msrs()
+        )
+
     def settle(self) -> None:
         """Lets level n take the answer to its event: by KVM only if KVM holds its registers."""
         if self._outside():
@@ -246,10 +253,13 @@ class SwitchedEngine(DirectEngine):
         self.intercept(self._wanted)
 
     def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
-        """What is undefined can be intercepted."""
+        """What is undefined can be intercepted.
+
+        So may be what runs: of instructions that the processor lacks KVM does some, but not those of a nested guest.
+        """
 
         def intercepted(outcome: Trial) -> Trial:
-            return Trial.HANDED_OVER if outcome is Trial.UNDEFINED else outcome
+            return outcome if outcome is Trial.FAULTS else Trial.HANDED_OVER
 
         return [(intercepted(first), intercepted(last)) for first, last in super().try_instructions(codes, entries)]
 

@@ -12,7 +12,9 @@ from typing import Any, ClassVar, Final
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.engines.engine import EngineConfig, MsrRange
+from nestvmm.engines.guest_paging import physical_bits
 from nestvmm.engines.msr_filter import msr_ranges
+from nestvmm.engines.register_bits import cr4_bits, efer_bits
 from nestvmm.engines.switched import SwitchedEngine
 from nestvmm.engines.switcher import CODE, DATA, TASK, switcher_sregs
 from nestvmm.engines.vmx_intercepts import (
@@ -23,6 +25,8 @@ from nestvmm.engines.vmx_intercepts import (
     port_bitmaps,
     writes_exit,
 )
+from nestvmm.engines.vmx_rules import Limits, broken_rules
+from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.exit_reason import REASONS, ExitReason
 from nestvmm.x86.scope import Scope
@@ -47,6 +51,7 @@ _EPT_2M: Final = 1 << 16
 _EPT_1G: Final = 1 << 17
 _EPT_POINTER: Final = 0x1E  # write-back tables of four levels (Intel SDM vol. 3, 25.6.11)
 _ENTRY_LONG_MODE: Final = 1 << 9
+_GUEST_STATE: Final = 33  # the basic exit reason of an entry that failed for it
 
 # FEATURE_CONTROL and VMX's capabilities, which a processor without VMX does not have.
 _OWN_MSRS: Final = (MsrRange(0x3A, 0x3A, True, True), MsrRange(0x480, 0x493, True, True))
@@ -212,9 +217,18 @@ class VmxEngine(SwitchedEngine):
             return False
         if super().let_pass():
             return True
+        if self._carries_msr():
+            return False
         passed = lib.nv_vmx_pass(self.vcpu)
         self._check(min(passed, 0))
         return bool(passed)
+
+    def _check(self, status: int) -> None:
+        if self._c.overflowed:
+            raise HostError(
+                f"L0 writes more than {lib.NV_VMX_WRITES} fields of the VMCS at once; this is an error in nestvmm"
+            )
+        super()._check(status)
 
     def _stepping(self) -> bool:
         step = self._c.step
@@ -238,8 +252,12 @@ class VmxEngine(SwitchedEngine):
         return super().get_msr(index)
 
     def refusal(self, code: int, information: int) -> str:
-        """By name."""
-        return vmx_failure(code, information)
+        """The rules of VM entry that level n's registers break."""
+        if code != _GUEST_STATE or information:
+            return vmx_failure(code, information)
+        efer = efer_bits(self._cpuid) | _EFER_LMA
+        rules = broken_rules(self.regs(), self.sregs(), Limits(cr4_bits(self._cpuid), efer, physical_bits(self._cpuid)))
+        return f"{'; '.join(rules)} (Intel SDM vol. 3, 27.3.1)" if rules else vmx_failure(code, information)
 
     def request_timer(self, cycles: int) -> None:
         """One event when level n has run so long."""
@@ -249,12 +267,6 @@ class VmxEngine(SwitchedEngine):
         if not self.feature_msrs()[_MSR_PIN] >> 32 & _PIN_TIMER:
             raise ValueError("the VMX of this host's KVM has no preemption timer")
         self._c.timer = cycles >> rate
-
-    def sregs(self) -> Sregs:
-        """Segment and control registers."""
-        sregs = super().sregs()
-        sregs.cr4 &= ~_CR4_VMXE
-        return sregs
 
     def set_msr(self, index: int, value: int) -> bool:
         """Sets KVM's value of an MSR, or the VMCS's."""
@@ -271,7 +283,10 @@ class VmxEngine(SwitchedEngine):
             table.base, table.limit = got[2 * number : 2 * number + 2]
         cr0, cr0_shadow, sregs.cr3, cr4, _, sregs.efer = got[-6:]
         sregs.cr0 = cr0 & ~_CR0_NE | cr0_shadow & _CR0_NE
-        sregs.cr4 = cr4
+        sregs.cr4 = cr4 & ~_CR4_VMXE
+
+    def _hide_sregs(self, sregs: Sregs) -> None:
+        sregs.cr4 &= ~_CR4_VMXE
 
     def _set_block_sregs(self, sregs: Sregs) -> None:
         values: list[int] = []

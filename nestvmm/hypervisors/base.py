@@ -106,7 +106,8 @@ class Guest(Protocol):
         registers that the handler set, whenever it set them. `Result.faulted` makes the instruction itself fault. On
         top of an exception whose delivery the exit interrupted it becomes a double fault, or ends in a shutdown, by the
         architecture's rules. #PF's address goes to CR2 by `set_sregs`. In real mode the error code is left out. A
-        second one before the guest runs replaces the first. Raises ValueError for another vector.
+        second one before the guest runs replaces the first. Raises ValueError for another vector, and where a vector
+        that has an error code gets none, or one that has none gets one.
         """
         ...
 

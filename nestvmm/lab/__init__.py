@@ -7,15 +7,18 @@ kernel      the stock kernel that labs and tests boot          agent      the ot
 image       the SVM lab's initramfs and its init               vmx_image  the VMX lab's
 boot_disk   boots a kernel under Bochs                         carry      files that the VMX lab takes along
 initramfs   writes any initramfs                               tools      finds programs, or says which package has them
+dialogue    types answers to a command's prompts
 """
 
 from nestvmm.lab.base import Lab
+from nestvmm.lab.dialogue import Dialogue
 from nestvmm.lab.local import LocalLab, kvm_amd_nests, kvm_intel_nests
 from nestvmm.lab.session import LabError, LabResult, LabTimeoutError
 from nestvmm.lab.svm import SvmLab
 from nestvmm.lab.vmx import VmxLab
 
 __all__ = [
+    "Dialogue",
     "Lab",
     "LabError",
     "LabResult",

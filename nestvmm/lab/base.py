@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from nestvmm.lab.dialogue import Dialogue
 from nestvmm.lab.session import Input, LabResult, LabTimeoutError, Output, Request
 
 __all__ = ["Lab", "say"]
@@ -34,7 +35,7 @@ class Lab(ABC):
         self,
         command: str | Sequence[str | os.PathLike[str]],
         *,
-        stdin: bytes | int = b"",
+        stdin: bytes | int | Dialogue = b"",
         timeout: float = math.inf,
         cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
@@ -44,7 +45,8 @@ class Lab(ABC):
 
         Args:
             command: an argument vector, or a string for /bin/sh -c.
-            stdin: its input, or a file descriptor to read it from as the command asks for it.
+            stdin: its input; a file descriptor to read it from as the command asks for it; or a dialogue, which hears
+                the output.
             timeout: seconds after which it is killed; a restart of the lab begins them anew.
             cwd: its working directory; the caller's by default.
             env: variables beside those that are passed on (PATH, HOME, NESTVMM_* and a few more).
@@ -59,7 +61,12 @@ class Lab(ABC):
             name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("NESTVMM_")
         }
         where = os.fspath(cwd) if cwd is not None else str(Path.cwd())
-        request = Request(words, where, environment | dict(env or {}), Input(stdin), timeout)
+        if isinstance(stdin, Dialogue):
+            source: Input = stdin
+            stream = stdin.hear
+        else:
+            source = Input(stdin)
+        request = Request(words, where, environment | dict(env or {}), source, timeout)
         collected = {1: bytearray(), 2: bytearray()}
 
         def collect(fd: int, data: bytes) -> None:

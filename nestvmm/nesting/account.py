@@ -22,6 +22,10 @@ class Clock:
         self._ticks = int(lib.nv_ticks())
         self._time = time.monotonic_ns()
 
+    def age_ns(self) -> int:
+        """Nanoseconds since then."""
+        return time.monotonic_ns() - self._time
+
     def ns_per_tick(self) -> float:
         """Nanoseconds of one tick."""
         ticks = int(lib.nv_ticks()) - self._ticks

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from nestvmm.engines import Engine
 from nestvmm.kvm import Regs, Sregs
+from nestvmm.nesting.exception import wrong_exception
 from nestvmm.nesting.levels import LevelMaps
 from nestvmm.nesting.memory import MemoryMap, Region
 from nestvmm.nesting.propagation import Effects
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["GuestView", "PhysicalMemory", "VcpuState"]
 
 _EFER = 0xC0000080
-_NMI = 2
 _NAMES = Regs.__match_args__
 _values = attrgetter(*_NAMES)
 
@@ -198,8 +198,8 @@ class GuestView:
 
     def inject(self, vector: int, error_code: int | None = None) -> None:
         """Injects an exception."""
-        if not 0 <= vector <= 31 or vector == _NMI:
-            raise ValueError(f"exceptions are 0 to 31, without 2, not {vector}")
+        if wrong := wrong_exception(vector, error_code):
+            raise ValueError(wrong)
         self._state.inject(vector, error_code)
 
     def request_interrupt_window(self) -> None:

@@ -28,6 +28,7 @@ _OTHERWISE = frozenset(
         ExitReason.NMI_WINDOW,
         ExitReason.SMI,
         ExitReason.INIT,
+        ExitReason.TASK_SWITCH,
     }
 )
 # What happens after all when every level that claims it declines: the instruction executes, level n takes the event.
@@ -58,6 +59,7 @@ def monitor_claims(engine: Engine) -> list[Claim]:
         # level n has no code for system-management mode, and KVM would leave its nested guest to look for some
         ExitReason.SMI: lambda _: HANDLED,
         ExitReason.INIT: lambda _: _died(engine, "an INIT reset its only processor"),
+        ExitReason.TASK_SWITCH: lambda event: _task_switch(engine, event),
         ExitReason.EOI: lambda _: HANDLED,
         ExitReason.EMULATION_FAILURE: lambda event: _complete(engine, event),
         ExitReason.INTERNAL_ERROR: lambda event: _died(engine, f"KVM internal error, suberror {event.qualifier}"),
@@ -105,6 +107,13 @@ def _halted(engine: Engine) -> Result:
     if engine.let_pass() or engine.halt():
         return HANDLED
     return _died(engine, "it halted with interrupts off, so nothing can wake it")
+
+
+def _task_switch(engine: Engine, event: Event) -> Result:
+    if engine.let_pass():
+        return HANDLED
+    why = f"it switched tasks to {event.qualifier:#x}, which its processor leaves to hypervisors, and no level did it"
+    return _died(engine, why)
 
 
 def _undefined(engine: Engine) -> Result:

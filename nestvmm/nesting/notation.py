@@ -3,12 +3,14 @@
 io:0x3f8-0x3ff=L2      ports            msr:0xc0000080=L1   RDMSR and WRMSR
 mmio:0xd0000000+0x1000 an area          emulation-failure:0fb8=L3   instructions by their first bytes
 hlt=L1                 no qualifier     io:0x64:w=L0        only writes
+svm-instruction=L3     with the guest at level 3 or below: the image at level 3 gives SVM to the levels above itself
 """
 
 from __future__ import annotations
 
 import re
 
+from nestvmm._native import lib
 from nestvmm.errors import UsageError
 from nestvmm.nesting.designation import QUALIFIER_MAX, Ceiling, Scope
 from nestvmm.x86.event import Direction
@@ -41,17 +43,34 @@ HIGHEST = {
 def parse_designation(text: str, levels: int) -> list[Ceiling]:
     """The ceilings of one `--designate` option for a tower whose guest is level `levels`.
 
-    Raises UsageError: unknown reason, bad qualifier, a level that is not a hypervisor's.
+    Raises UsageError: unknown reason, bad qualifier, a level that is not a hypervisor's. SVM's instructions may go to
+    level `levels` or one above it, which is a hypervisor if the image there is one.
     """
     scope, equals, level = text.rpartition("=")
     match = re.fullmatch(r"[lL](\d{1,3})", level)
     if not equals or not match:
         raise UsageError(f"designation {text!r}: expected REASON[:QUALIFIER]=Ln, such as io:0x3f8-0x3ff=L2")
     number = int(match[1])
+    scopes = parse_scopes(scope)
     if number >= levels:
+        _refuse_images(text, scopes[0], number, levels)
+    return [Ceiling(number, one) for one in scopes]
+
+
+def _refuse_images(text: str, scope: Scope, number: int, levels: int) -> None:
+    """Raises UsageError for what a level of machine code, or nobody, at level `number` cannot be given."""
+    if scope.reason is not ExitReason.SVM_INSTRUCTION:
         highest = "L0 only" if levels == 1 else f"L0 to L{levels - 1}"
         raise UsageError(f"designation {text!r}: L{number} is no hypervisor of this tower; it has {highest}")
-    return [Ceiling(number, one) for one in parse_scopes(scope)]
+    if scope != Scope(scope.reason):
+        raise UsageError(
+            f"designation {text!r}: L{number} is an image, which takes all of SVM; write {scope.reason.label}=L{number}"
+        )
+    highest_image = levels + lib.NV_NESTED_DEPTH - 2
+    if number > highest_image:
+        raise UsageError(
+            f"designation {text!r}: L0 runs guests of images up to L{highest_image}, and so of none at L{number}"
+        )
 
 
 def parse_scopes(text: str) -> list[Scope]:

@@ -26,6 +26,8 @@ __all__ = ["Policy"]
 class Policy:
     """The claims of the levels above L0, and the ceilings that `designate` sets.
 
+    nesting: the level of the image that gives the levels above it their SVM; 0: L0 does
+
     Raises UsageError for a designation to a level whose hypervisor has no handler for it.
     """
 
@@ -39,8 +41,10 @@ class Policy:
                 self.claims.append(Claim(level, Scope(reason, first, last, direction), handler, who))
         self.ceilings = [ceiling for text in spec.designate for ceiling in parse_designation(text, spec.height)]
         for ceiling in self.ceilings:
-            if ceiling.level > 0:
+            if 0 < ceiling.level < spec.height:
                 self._accept(ceiling, hypervisors[ceiling.level - 1])
+        svm = min((one.level for one in self.ceilings if one.scope.reason is ExitReason.SVM_INSTRUCTION), default=0)
+        self.nesting = svm if svm in spec.code or svm > spec.height else 0
 
     def _accept(self, ceiling: Ceiling, hypervisor: Hypervisor) -> None:
         """Gives the designated level a claim where none of its declared handlers is."""
@@ -58,8 +62,9 @@ class Policy:
             )
 
     def reasons(self) -> frozenset[ExitReason]:
-        """The reasons that levels above L0 claim."""
-        return frozenset(claim.scope.reason for claim in self.claims)
+        """The reasons that levels above L0 claim, or images are to have."""
+        images = {ExitReason.SVM_INSTRUCTION} if self.nesting else set()
+        return frozenset(claim.scope.reason for claim in self.claims) | images
 
     def scopes(self) -> list[Scope]:
         """The events that levels above L0 claim."""
@@ -67,6 +72,11 @@ class Policy:
 
     def check(self, engine: type[Engine], machine: str) -> None:
         """Raises HostError if the engine cannot trap a wanted reason, naming the level and the engines that could."""
+        if self.nesting and "svm" not in engine.emulates:
+            raise HostError(
+                f"designate svm-instruction=L{self.nesting}: the {engine.name} engine gives no level SVM by software; "
+                "the svm engine does"
+            )
         for claim in self.claims:
             reason = claim.scope.reason
             if engine.traps(reason, machine):

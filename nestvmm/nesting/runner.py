@@ -24,6 +24,7 @@ from nestvmm.hypervisors import Hypervisor
 from nestvmm.hypervisors.blame import blame, blaming
 from nestvmm.nesting.attend import TIMED_OUT, UNREAD, attend
 from nestvmm.nesting.designation import Claim
+from nestvmm.nesting.exception import wrong_exception
 from nestvmm.nesting.native_event import event_reader
 from nestvmm.nesting.tower import Tower
 from nestvmm.x86.event import Direction, Event, Outcome, Result
@@ -36,7 +37,6 @@ STOPPED = 128 + signal.SIGINT
 
 _U64 = 0xFFFFFFFFFFFFFFFF
 _GP = 13
-_NMI = 2
 # What an element of so many bytes can hold; 0: nothing moves.
 _MASKS = tuple((1 << 8 * size) - 1 for size in range(9))
 # By number; and names for members of enums, whose look-up by attribute costs as much as a handler.
@@ -304,10 +304,8 @@ class Runner:
         RIP is the instruction's own, as for any fault; but KVM's emulator has done a write when it exits, so RIP is
         behind a store, and on KVM-PVM behind an OUT.
         """
-        if not 0 <= result.vector <= 31 or result.vector == _NMI:
-            raise HypervisorError(
-                f"L{claim.level} {claim.who} answered by vector {result.vector}; exceptions are 0 to 31, without 2"
-            )
+        if wrong := wrong_exception(result.vector, result.error_code):
+            raise HypervisorError(f"L{claim.level} {claim.who} has its guest fault: {wrong}")
         native = self._event
         if self._engine.intercepted():
             native.retry = 1
@@ -315,7 +313,7 @@ class Runner:
             self._state.flush()
             self._engine.exception(result.vector, result.error_code)
             return
-        if native.reason in (ExitReason.RDMSR, ExitReason.WRMSR) and result.vector == _GP:
+        if native.reason in (ExitReason.RDMSR, ExitReason.WRMSR) and (result.vector, result.error_code) == (_GP, 0):
             native.fault = 1
             self._settle()
             return

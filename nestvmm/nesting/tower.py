@@ -116,6 +116,7 @@ class Tower:
             l0_msrs=emulated_msrs(),
             io_intercepts=spec.io_intercepts,
             reported=self.maps.reported(),
+            nesting=self.policy.nesting,
         )
         self.engine: Engine = self._open.enter_context(engine_class(config))
         self.platform: Platform = self._open.enter_context(
@@ -171,6 +172,9 @@ class Tower:
         """Everything that needs the engine: CPUID, registers, the views of the levels, the table."""
         engine = self.engine
         self.exposure = expose(engine, self.hypervisors, self._requests)
+        gone = self.exposure.gone("svm", self.height)
+        if self.policy.nesting and gone:
+            raise UsageError(f"designate svm-instruction=L{self.policy.nesting}: no image has SVM, as {gone.text}")
         engine.set_cpuid(self.exposure.entries)
         if ExitReason.EMULATION_FAILURE in self.policy.reasons() or emulates_instructions(self.exposure):
             engine.catch_undefined()

@@ -140,7 +140,7 @@ class Result(NamedTuple):
 
     @classmethod
     def faulted(cls, vector: int, error_code: int | None = None) -> Result:
-        """The guest takes an exception instead: vector 0 to 31, with an error code where the vector has one."""
+        """The guest takes an exception instead: 0 to 31 without 2, with an error code where the vector has one."""
         return cls(Outcome.FAULTED, vector=vector, error_code=error_code)
 
     @classmethod

@@ -6,11 +6,18 @@ What they keep: EAX and EBX behind the instruction, and the RIP that a handler f
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from pathlib import Path
 
 from exception_cases import CODE_32, GDT, LGDT, LJMP, STACK, TABLES, user
 from guest_code import IRETQ, RESULTS, UD2, done, keep, rax, rbx, with_handlers
-from reason_cases import keep_both, run, watch
+from reason_cases import ANSWER, Watcher, keep_both, run, watch
 
+from nestvmm.hypervisors import HANDLED, Event, Result
+from nestvmm.nesting import LevelSpec
+from nestvmm.x86.exit_reason import REASONS, ExitReason
+
+HERE = f"{Path(__file__)}:"
 LEAF = 0x40000123
 CODE_16, DATA = 0x60, 0x18
 LOW, LOW_HANDLER, IVT = 0x40000, 0x800, 0x41000
@@ -134,15 +141,29 @@ def faults_in_real(engine: str) -> dict[str, object]:
     return run(engine, enter, [watch("cpuid", "fault")], 3, memory)
 
 
-def task_switch(engine: str) -> dict[str, object]:
+class Switching(Watcher):
+    """Does what is left of the task switches that it sees: EIP, EBX and ESP of the new TSS; TR stays."""
+
+    def answer(self, event: Event) -> Result:
+        words = struct.unpack("<26I", self.guest.read(NEW_TASK, 4 * 26))
+        regs = self.guest.regs
+        regs.rip, regs.rbx, regs.rsp = words[8], words[13], words[14]
+        regs.rax = ANSWER
+        self.guest.set_regs(regs)
+        return HANDLED
+
+
+def task_switch(engine: str, does: str) -> dict[str, object]:
     """A far JMP to a TSS, which starts at NEW_CODE; that keeps EBX, as the TSS has it, and TR."""
     code = enter_protected() + b"\xb8\x30\0\0\0\x0f\x00\xd8" + LJMP + struct.pack("<IH", 0, TASK) + EXIT
     words = [0] * 26
     words[8], words[9], words[13], words[14] = NEW_CODE, 2, 0x1234, STACK  # EIP, EFLAGS, EBX, ESP
     words[18:24] = [DATA, CODE_32, DATA, DATA, 0, 0]
-    new = b"\x0f\x00\xc8" + KEEP_32 + EXIT  # str %eax
+    # str %eax, unless a level has done the switch
+    new = b"\x3d" + struct.pack("<I", ANSWER) + b"\x74\x03" + b"\x0f\x00\xc8" + KEEP_32 + EXIT
     memory = {**MEMORY, NEW_TASK: struct.pack("<26I", *words), NEW_CODE: new}
-    return run(engine, code, [watch("task-switch", "decline")], 3, memory)
+    switching = LevelSpec(HERE + "Switching", {"reason": "task-switch", "does": does})
+    return run(engine, code, [switching], 3, memory)
 
 
 # What each mode runs, and how level 1 answers.
@@ -161,5 +182,17 @@ CASES = {
         for does in ANSWERS.get(name, ("answer", "decline"))
     },
     "real fault": faults_in_real,
-    "task switch": task_switch,
+    "task switch": lambda engine: task_switch(engine, "answer"),
+    "task switch declined": lambda engine: task_switch(engine, "decline"),
 }
+
+
+def possible(engine: str) -> dict[str, Callable[[str], dict[str, object]]]:
+    """The cases whose reason this engine has."""
+
+    def has(name: str) -> bool:
+        instruction = name.partition(" ")[2].rpartition(" ")[0]
+        reason = INSTRUCTIONS[instruction][0] if instruction in INSTRUCTIONS else "cpuid"
+        return engine in REASONS[ExitReason.from_label(reason)].engines
+
+    return {name: case for name, case in CASES.items() if has(name)}

@@ -19,7 +19,10 @@ _CR0_NW = 1 << 29
 _CR4_PAE = 1 << 5
 _EFER_LME = 1 << 8
 
-BREAKS = ("cr0-nw", "cr0-high", "cr4-reserved", "no-pae", "cs-l-d")
+_CR0_PE = 1 << 0
+_TSS_AVAILABLE = 9
+
+BREAKS = ("cr0-nw", "cr0-high", "cr4-reserved", "no-pae", "no-pe", "cs-l-d", "no-tr", "tr-free", "ss-code", "no-code")
 
 
 class Breaking(Hypervisor):
@@ -42,8 +45,18 @@ class Breaking(Hypervisor):
                 sregs.cr4 |= 1 << 40
             case "no-pae":
                 sregs.cr4 &= ~_CR4_PAE
+            case "no-pe":
+                sregs.cr0 &= ~_CR0_PE
             case "cs-l-d":
                 sregs.cs.db = 1
+            case "no-tr":
+                sregs.tr.unusable = 1
+            case "tr-free":
+                sregs.tr.type = _TSS_AVAILABLE
+            case "ss-code":
+                sregs.ss.type = 11
+            case "no-code":
+                sregs.cs.present = 0
         self.guest.set_sregs(sregs)
         return HANDLED
 

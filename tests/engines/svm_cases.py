@@ -32,7 +32,7 @@ def switcher_memory(engine: str) -> dict[str, object]:
 GROUPS = {
     "instructions": {**reason_cases.possible("svm"), **state_cases.CASES, "switcher memory": switcher_memory},
     "events": {**exception_cases.CASES, **event_cases.CASES},
-    "modes": mode_cases.CASES,
+    "modes": mode_cases.possible("svm"),
 }
 
 if __name__ == "__main__":

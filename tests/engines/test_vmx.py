@@ -296,10 +296,3 @@ def test_what_this_kvm_cannot_trap_is_refused_by_name(name: str, bit: str, found
     reason = name.replace(" ", "-")
     expected = f"HostError: engine vmx: this host's KVM cannot trap {reason}: its VMX lacks {bit}"
     assert found[name] == {"error": expected}
-
-
-@pytest.mark.parametrize("what", ["paging without protection", "no task register", "long and big code"])
-def test_state_that_the_processor_refuses_ends_the_run(what: str, found: dict[str, Any]) -> None:
-    case = found[f"broken {what}"]
-    refusal = "exit reason 33: the guest state is not one that a processor can be in"
-    assert (case["status"], case["message"]) == (255, f"guest at L2 died: the processor refused its state: {refusal}")

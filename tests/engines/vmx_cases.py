@@ -12,9 +12,10 @@ from pathlib import Path
 
 import event_cases
 import exception_cases
+import mode_cases
 import reason_cases
 import state_cases
-from guest_code import RESULTS, STI, cpuid, done, keep, out, rdmsr, store, until, with_handlers
+from guest_code import RESULTS, STI, done, keep, out, rdmsr, store, until, with_handlers
 from reason_cases import run, watch
 from svm_cases import switcher_memory
 
@@ -54,27 +55,6 @@ class Timer(Hypervisor):
         return HANDLED
 
 
-class Breaking(Hypervisor):
-    """Makes its guest's state one that no processor takes, on CPUID."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def claims(self) -> list[HandlerClaim]:
-        return [(ExitReason.CPUID, 0, ALL, None, self.handle)]
-
-    def handle(self, event: Event) -> Result:
-        sregs = self.guest.sregs
-        if self._what == "paging without protection":
-            sregs.cr0 &= ~1
-        elif self._what == "no task register":
-            sregs.tr.unusable = 1
-        elif self._what == "long and big code":
-            sregs.cs.db = 1
-        self.guest.set_sregs(sregs)
-        return HANDLED
-
-
 def timer(engine: str, cycles: int) -> dict[str, object]:
     """The guest waits until level 1 ends it; with interrupts on, for Bochs hangs where a guest of KVM spins without."""
     code = STI + out(0x5000, 0) + until(0) + done()
@@ -97,19 +77,11 @@ def unprotected(engine: str) -> dict[str, object]:
     return run(engine, code + done(), [watch("cr-write", "decline", first=0, last=0)], 3)
 
 
-def broken(engine: str, what: str) -> dict[str, object]:
-    return run(engine, cpuid(0) + done(), [LevelSpec(HERE + "Breaking", {"what": what})], 1)
-
-
 CASES = {
     "switcher memory": switcher_memory,
     "timer": lambda engine: timer(engine, 1 << 16),
     "fixed bits": fixed_bits,
     "cr0 writes": unprotected,
-    **{
-        f"broken {what}": (lambda engine, what=what: broken(engine, what))
-        for what in ("paging without protection", "no task register", "long and big code")
-    },
     "vmx msr": lambda engine: run(
         engine, with_handlers(rdmsr(0x480) + done(1), {13: b"\x58" + store(RESULTS, 13) + done()}), [], 1
     ),
@@ -133,6 +105,7 @@ def _for_vmx(cases: dict[str, object]) -> dict[str, object]:
 GROUPS = {
     "instructions": {**_for_vmx(reason_cases.possible("vmx")), **_for_vmx(state_cases.CASES), **CASES},
     "events": {**exception_cases.CASES, **_for_vmx(event_cases.CASES)},
+    "modes": mode_cases.possible("vmx"),
 }
 
 if __name__ == "__main__":

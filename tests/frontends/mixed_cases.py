@@ -25,7 +25,7 @@ from nestvmm.nesting import Account, Clock, GuestSpec, LevelSpec, Runner, Tower,
 from nestvmm.nesting.features.feature import OUR_LEAF
 from nestvmm.nesting.features.msr_block import ID, LEVEL, SCRATCH
 from nestvmm.nesting.image_guest import MachineMemory
-from nestvmm.trace import JsonLines
+from nestvmm.trace import Recorder
 
 GUESTS = Path(__file__).resolve().parents[2] / "guests"
 MINIVISOR = GUESTS / "minivisor" / "minivisor-svm.elf"
@@ -194,7 +194,7 @@ def run(
         with Tower(spec, stdout=out.fileno()) as tower:
             lines = Path(folder) / "trace"
             if trace:
-                with JsonLines(lines, tower, clock) as writer:
+                with Recorder(lines, tower, clock) as writer:
                     result = Runner(tower, drain=writer.drain).run(stdout=out.fileno())
             else:
                 result = Runner(tower).run(stdout=out.fileno())

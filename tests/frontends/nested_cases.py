@@ -54,9 +54,10 @@ MEMORY = 4 << 20
 HERE = f"{Path(__file__)}:"
 
 
-def run(code: bytes, count: int, levels: list[LevelSpec] | None = None) -> dict[str, object]:
+def run(code: bytes, count: int, levels: list[LevelSpec] | None = None, designate: str = "") -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
-        spec = spec_of(Path(folder), code, levels or [], engine="svm", memory=MEMORY, timeout=20)
+        words = (designate,) if designate else ()
+        spec = spec_of(Path(folder), code, levels or [], engine="svm", memory=MEMORY, timeout=20, designate=words)
         with Tower(spec) as tower:
             result = run_in(tower)
             nested = tower.engine.nested.c  # type: ignore[attr-defined]

@@ -1,4 +1,7 @@
-"""Towers of minivisors of heights 2 to 8 and 16, flat: every answer is right, and the cost of one does not grow."""
+"""Towers of minivisors. Flat, of heights 2 to 8 and 16: every answer is right, and the cost of one does not grow.
+
+The same images as a cascade, in which each level nests the next: every answer is right, and level 1 runs for each.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ pytestmark = pytest.mark.svm_lab
 TESTS = Path(__file__).parents[1]
 HEIGHTS = [2, 3, 4, 5, 6, 7, 8, 16]
 TOO_HIGH = 17
+CASCADES = ["2:L1", "3:L1", "5:L1", "8:L1", "4:L2", "5:L3", "4:L7"]
 VALUE = 0x123456789ABCDEF
 
 
@@ -27,7 +31,7 @@ def found(svm_lab: Lab) -> dict[str, Any]:
     """All heights, run in one go in the lab."""
     guest("minivisor")
     path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    words = [str(height) for height in [*HEIGHTS, TOO_HIGH]]
+    words = [*(str(height) for height in [*HEIGHTS, TOO_HIGH]), *CASCADES]
     command = [sys.executable, str(TESTS / "frontends" / "tower_cases.py"), *words]
     result = svm_lab.run(command, env={"PYTHONPATH": path}, timeout=300)
     assert result.status == 0, result.stderr.decode()
@@ -42,9 +46,9 @@ def cost(case: dict[str, Any], kind: str) -> int:
     return int(match[1])
 
 
-@pytest.mark.parametrize("height", HEIGHTS)
-def test_every_level_answers_the_innermost_guest(height: int, found: dict[str, Any]) -> None:
-    case = found[str(height)]
+@pytest.mark.parametrize("name", [*map(str, HEIGHTS), *CASCADES])
+def test_every_level_answers_the_innermost_guest(name: str, found: dict[str, Any]) -> None:
+    case, height = found[name], int(name.partition(":")[0])
     lines = case["out"].splitlines()
     assert (case["status"], case["message"], lines[-1]) == (0, "", f"level {height}: 0 wrong")
     below = range(1, height)
@@ -65,6 +69,22 @@ def test_only_the_owner_runs_for_an_exit(height: int, found: dict[str, Any]) -> 
     assert all(count < 60 for count in reflected[: height - 2])
     assert reflected[height - 1 :] == [0] * (16 - height + 1)
     assert case["entered"][: height - 1] == [count + 1 for count in reflected[: height - 1]]
+
+
+@pytest.mark.parametrize("name", CASCADES)
+def test_l0_serves_no_level_above_the_one_that_nests(name: str, found: dict[str, Any]) -> None:
+    """What levels above it ask of SVM goes to the hypervisor at that level, as their other exits do."""
+    case = found[name]
+    height, level = int(name.partition(":")[0]), int(name.partition("L")[2])
+    lowest = min(level, height - 1)
+    for kind in ("entered", "reflected", "served"):
+        assert [bool(count) for count in case[kind]] == [True] * lowest + [False] * (16 - lowest), kind
+
+
+def test_a_cascade_climbs_through_every_level(found: dict[str, Any]) -> None:
+    """Nine exits are measured: each level more makes level 1 run at least twice as often for one."""
+    entered = [found[name]["entered"][0] for name in ("2:L1", "3:L1", "5:L1", "8:L1")]
+    assert all(entered[0] + 9 * 2 ** (height - 2) < count for height, count in zip((3, 5, 8), entered[1:], strict=True))
 
 
 @pytest.mark.parametrize("kind", ["cpuid", "hypercall", "port"])

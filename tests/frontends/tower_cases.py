@@ -1,6 +1,8 @@
-"""Runs in the SVM lab: towers of minivisors, flat; prints how each ended, as JSON.
+"""Runs in the SVM lab: towers of minivisors; prints how each ended, as JSON.
 
-usage: tower_cases.py [HEIGHT ...]
+usage: tower_cases.py HEIGHT[:LEVEL] ...
+
+LEVEL: the level that the SVM instructions of the levels above it are designated to
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from nestvmm.nesting import GuestSpec, Runner, Tower, TowerSpec
 
 GUESTS = Path(__file__).resolve().parents[2] / "guests"
 MEMORY = 64 << 20
-COUNT = 20
+COUNT, CASCADE_COUNT = 20, 3
 
 
 def tower(height: int, guest: str, append: str = "") -> bytes:
@@ -26,12 +28,13 @@ def tower(height: int, guest: str, append: str = "") -> bytes:
     return stack(minivisor, [*levels, top])
 
 
-def run(image: bytes) -> dict[str, object]:
+def run(image: bytes, designate: tuple[str, ...]) -> dict[str, object]:
     with tempfile.NamedTemporaryFile() as file, tempfile.TemporaryFile() as out:
         file.write(image)
         file.flush()
         guest = GuestSpec(Path(file.name), append="level=1", memory=MEMORY)
-        with Tower(TowerSpec(guest, engine="svm", timeout=60), stdout=out.fileno()) as built:
+        spec = TowerSpec(guest, engine="svm", timeout=120, designate=designate)
+        with Tower(spec, stdout=out.fileno()) as built:
             result = Runner(built).run(stdout=out.fileno())
             nested = built.engine.nested.c  # type: ignore[attr-defined]
             counts = {name: list(getattr(nested, name)) for name in ("entered", "reflected", "served")}
@@ -48,7 +51,9 @@ def run(image: bytes) -> dict[str, object]:
 
 if __name__ == "__main__":
     found = {}
-    for height in [int(word) for word in sys.argv[1:]] or range(2, 9):
-        print(height, file=sys.stderr, flush=True)
-        found[height] = run(tower(height, "innermost", f"walk=2 count={COUNT}"))
+    for word in sys.argv[1:]:
+        print(word, file=sys.stderr, flush=True)
+        height, _, level = word.partition(":")
+        image = tower(int(height), "innermost", f"walk=2 count={CASCADE_COUNT if level else COUNT}")
+        found[word] = run(image, (f"svm-instruction={level}",) if level else ())
     print(json.dumps(found))

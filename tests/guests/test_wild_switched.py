@@ -1,22 +1,22 @@
-"""What no guest should do under the svm engine: it ends as under direct, and the switcher stays out of reach."""
+"""What no guest should do under the svm and vmx engines: it ends as under direct, and the switcher is out of reach.
+
+Left out in the VMX lab: members that only loop, with interrupts off and without an exit. They stop the lab for good,
+whose timer does not get through Bochs's VMX guest any more; under the direct engine too, so that it is no matter of
+ours.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from command import guest
+from lab_cases import run_cases
 from test_wild import MEMBERS, OUTPUT, statuses
 
 from nestvmm._native import lib
-from nestvmm.lab import Lab
+from nestvmm.lab import Lab, VmxLab
 
-TESTS = Path(__file__).parents[1]
 SWITCHER = f"at={lib.NV_SWITCHER_BASE:#x}"
 BLOCK = f"at={lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_BLOCK:#x}"
 
@@ -27,42 +27,46 @@ AIMED = {
     f"string-beyond {SWITCHER}": {0},
     f"string-beyond {BLOCK}": {0},
     f"cr3-outside {SWITCHER}": {124, 255},
+    f"cr3-outside {BLOCK}": {124, 255},
     f"jump-out {SWITCHER}": {254, 255},
+    f"jump-out {BLOCK}": {254, 255},
 }
-# KVM answers what its emulator cannot do in a nested guest by #UD, which the guest reports by this status; it retries
-# some accesses that no memory backs for ever.
-ELSE = {"jump-out": {254}, "stack-hole": {124}, "cr3-outside": {124}, "cr3-self": {124}}
-ALLOWED = {name: statuses(text) | ELSE.get(name, set()) for name, text in MEMBERS.items()} | AIMED
+# KVM answers what its emulator cannot do in a nested guest by #UD, which the guest reports by this status; on AMD's
+# processors it retries some accesses that no memory backs for ever.
+ELSE = {
+    "svm": {"jump-out": {254}, "stack-hole": {124}, "cr3-outside": {124}, "cr3-self": {124}},
+    "vmx": {"jump-out": {254}},
+}
+HANG_BOCHS = ("loop", "self-modify")
 # Seconds of those that only a timeout ends, and of those that end by themselves.
 SHORT, LONG = 1, 60
 
 
-def run(lab: Lab, engine: str, names: Iterable[str]) -> dict[str, Any]:
+def allowed(vendor: str, name: str) -> set[int]:
+    """The statuses that a member may end with."""
+    return AIMED[name] if name in AIMED else statuses(MEMBERS[name]) | ELSE[vendor].get(name, set())
+
+
+def hangs(lab: Lab, name: str) -> bool:
+    return isinstance(lab, VmxLab) and name in HANG_BOCHS
+
+
+@pytest.fixture(scope="module")
+def found(vendor: str, vendor_lab: Lab) -> dict[str, Any]:
     """How each member ended, all in one go in the lab."""
-    script = str(Path(__file__).with_name("wild_cases.py"))
-    members = [f"{name}={SHORT if 124 in ALLOWED[name] else LONG}" for name in names]
-    env = {"PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
-    result = lab.run([sys.executable, script, str(guest("wild")), engine, *members], env=env, timeout=900)
-    assert result.status == 0, result.stderr.decode()
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
+    seconds = {name: SHORT if 124 in allowed(vendor, name) else LONG for name in (*MEMBERS, *AIMED)}
+    members = [f"{name}={limit}" for name, limit in seconds.items() if not hangs(vendor_lab, name)]
+    return run_cases(vendor_lab, "guests/wild_cases.py", guest("wild"), vendor, *members, timeout=900)
 
 
-def check(found: dict[str, Any], name: str) -> None:
+@pytest.mark.parametrize("name", [*MEMBERS, *AIMED])
+def test_wild(name: str, vendor: str, vendor_lab: Lab, found: dict[str, Any]) -> None:
+    if hangs(vendor_lab, name):
+        assert name not in found
+        return
     ended = found[name]
-    assert ended["status"] in ALLOWED[name], ended["message"]
+    assert ended["status"] in allowed(vendor, name), ended["message"]
     assert "switcher" not in ended["message"]
     assert ended["output"].startswith(f"wild {name.split(maxsplit=1)[0]}\n")
     if name != "reserved-bits":  # the processor at hand decides whether the access's own bits are told, too
         assert OUTPUT.get(name, "") in ended["output"]
-
-
-@pytest.fixture(scope="module")
-def under_svm(svm_lab: Lab) -> dict[str, Any]:
-    return run(svm_lab, "svm", ALLOWED)
-
-
-@pytest.mark.svm_lab
-@pytest.mark.parametrize("name", ALLOWED)
-def test_under_svm(under_svm: dict[str, Any], name: str) -> None:
-    check(under_svm, name)

@@ -1,14 +1,12 @@
 """Debian's stock kernel boots to a shell in a tower on kvm_amd, and commands typed on standard input are answered."""
 
 import json
-import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from nestvmm.lab import Lab
+from nestvmm.lab import Dialogue, Lab
 from nestvmm.lab.initramfs import busybox_initramfs
 
 pytestmark = pytest.mark.svm_lab
@@ -20,37 +18,7 @@ INIT = """#!/bin/busybox sh
 exec sh -i
 """
 BOOT_TIMEOUT = 240
-
-
-class Typist:
-    """Types each answer once its prompt has come, as a person at the console would."""
-
-    def __init__(self, dialogue: list[tuple[bytes, bytes]]) -> None:
-        self._dialogue = list(dialogue)
-        self.read_end, self._write_end = os.pipe()
-        self.output = b""
-        self.errors = b""
-        self._seen = 0
-
-    def __call__(self, stream: int, data: bytes) -> None:
-        if stream == 2:
-            self.errors += data
-            return
-        self.output += data
-        while self._dialogue and self._dialogue[0][0] in self.output[self._seen :]:
-            self._seen = len(self.output)
-            os.write(self._write_end, self._dialogue.pop(0)[1])
-
-    def close(self) -> None:
-        os.close(self.read_end)
-        os.close(self._write_end)
-
-
-@pytest.fixture
-def typist() -> Iterator[Typist]:
-    typist = Typist([(b"/ # ", b"echo $((6 * 7)) $(cut -c1-13 /proc/version)\n"), (b"/ # ", b"reboot -f\n")])
-    yield typist
-    typist.close()
+DIALOGUE = [(b"/ # ", b"echo $((6 * 7)) $(cut -c1-13 /proc/version)\n"), (b"/ # ", b"reboot -f\n")]
 
 
 @pytest.fixture(scope="module")
@@ -60,21 +28,20 @@ def initrd(svm_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def boot(lab: Lab, initrd: Path, typist: Typist, *levels: str) -> dict[str, object]:
-    """Boots the kernel above these hypervisors, with the typist at its console; gives the account."""
+def boot(lab: Lab, initrd: Path, *levels: str) -> dict[str, object]:
+    """Boots the kernel above these hypervisors, with a dialogue at its console; gives the account."""
     command = [sys.executable, "-c", "from nestvmm.cli import main; main()", "run", str(lab.kernel), "-i", str(initrd)]
     command += ["-a", "console=ttyS0 quiet panic=-1 mitigations=off", "-m", "512", "--timeout", str(BOOT_TIMEOUT)]
     account = "/run/account.json"
     for level in levels:
         command += ["--level", level]
-    result = lab.run(
-        [*command, "--json", account], stdin=typist.read_end, stream=typist, cwd=ROOT, timeout=2 * BOOT_TIMEOUT
-    )
-    assert (result.status, typist.errors.decode()) == (
+    with Dialogue(DIALOGUE) as console:
+        result = lab.run([*command, "--json", account], stdin=console, cwd=ROOT, timeout=2 * BOOT_TIMEOUT)
+    assert (result.status, console.stderr.decode()) == (
         0,
         "nestvmm: the guest reset the machine through its keyboard controller\n",
     )
-    assert b"42 Linux version" in typist.output
+    assert b"42 Linux version" in console.stdout
     loaded: dict[str, object] = json.loads(lab.run(["cat", account]).stdout)
     return loaded
 
@@ -85,13 +52,13 @@ def console_rows(account: dict[str, object]) -> list[tuple[int, str]]:
     return [(row["level"], row["who"]) for row in rows if row["qualifier"] == "0x3f8-0x3ff"]
 
 
-def test_boots_to_a_shell_at_level_1_on_the_console_of_l0(svm_lab: Lab, initrd: Path, typist: Typist) -> None:
-    account = boot(svm_lab, initrd, typist)
+def test_boots_to_a_shell_at_level_1_on_the_console_of_l0(svm_lab: Lab, initrd: Path) -> None:
+    account = boot(svm_lab, initrd)
     assert account["height"] == 1
     assert console_rows(account) == [(0, "UART")]
 
 
-def test_boots_to_a_shell_at_level_3_above_two_hypervisors(svm_lab: Lab, initrd: Path, typist: Typist) -> None:
-    account = boot(svm_lab, initrd, typist, "msr-policy,first=0x4e560000", "console")
+def test_boots_to_a_shell_at_level_3_above_two_hypervisors(svm_lab: Lab, initrd: Path) -> None:
+    account = boot(svm_lab, initrd, "msr-policy,first=0x4e560000", "console")
     assert account["height"] == 3
     assert console_rows(account) == [(2, "Console")]

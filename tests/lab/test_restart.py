@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nestvmm.lab import LabError, LabTimeoutError, SvmLab, VmxLab, machine, svm, vmx
+from nestvmm.lab import Dialogue, LabError, LabTimeoutError, SvmLab, VmxLab, machine, svm, vmx
 from nestvmm.lab.carry import Luggage
 from nestvmm.lab.emulated import EmulatedLab
 from nestvmm.lab.kernel import Kernel
@@ -111,6 +111,15 @@ def test_a_command_whose_lab_dies_is_run_again_from_its_start(make_lab: MakeLab,
     with make_lab("serve_and(abort) if boot == 1 else serve()") as lab:
         assert lab.run("read line; echo $line; sleep 2", stdin=b"once\n").stdout == b"once\n"
         assert lab.restarts == 1
+    assert len(messages) == 1
+
+
+def test_a_dialogue_begins_anew_with_its_command(make_lab: MakeLab, messages: list[str]) -> None:
+    exchanges = [(b"name? ", b"nested\n"), (b"sure? ", b"yes\n"), (b"never said", b"never typed\n")]
+    ask = "printf 'name? '; read a; printf 'sure? '; read b; echo $a $b"
+    with Dialogue(exchanges) as dialogue, make_lab("serve_and(abort) if boot == 1 else serve()") as lab:
+        assert lab.run(f"{ask}; sleep 2", stdin=dialogue, timeout=60).status == 0
+    assert dialogue.stdout == b"name? sure? nested yes\n"
     assert len(messages) == 1
 
 

@@ -263,18 +263,42 @@ def test_kicks_from_another_thread_are_never_lost_and_never_stick(loop: Loop) ->
 def test_a_full_ring_stops_the_loop_before_it_would_overwrite(loop: Loop) -> None:
     loop.claim(1, server=True)
     loop.first(1)
+    trace = loop.vcpu.trace
     records = ffi.new("struct nv_trace_record[4]")
-    loop.vcpu.trace.record = records
-    loop.vcpu.trace.size = 4
+    trace.sites = sites = ffi.new("struct nv_trace_site[]", lib.NV_TRACE_SITES)
+    text = ffi.new("char[]", b"x")
+    trace.size, trace.record = 4, records
     loop.script = [{"value": i} for i in range(6)] + [-errno.EIO]  # type: ignore[operator]
     assert loop.go() == DRAIN
-    assert loop.vcpu.trace.head == 4
+    assert (trace.head, trace.wanted) == (0, 1), "nobody has described where this event came from"
+    assert loop.go() == DRAIN
+    sites[records[0].site].text = text
+    lib.nv_trace_described(ffi.addressof(loop.vcpu, "trace"))
+    assert loop.go() == DRAIN
+    assert (trace.head, trace.wanted) == (4, 0)
     assert loop.go() == DRAIN, "until somebody has read it"
-    loop.vcpu.trace.tail = 4
+    trace.tail = 4
     assert loop.go() == -errno.EIO
-    assert loop.vcpu.trace.head == 6
+    assert trace.head == 6
     assert [record.sequence for record in records] == [4, 5, 2, 3]
-    assert all(record.done >= record.event.ticks > 0 for record in records)
+    for record in records:
+        times = [record.entered, record.event.ticks, record.decoded, record.routed, record.handled, record.done]
+        assert times == sorted(times)
+        assert times[0] > 0
+        assert (record.rip, record.entries) == (0, 1)
+
+
+def test_a_trace_counts_the_entries_that_brought_no_event(loop: Loop) -> None:
+    loop.claim(1, server=True)
+    loop.first(1)
+    trace = loop.vcpu.trace
+    records = ffi.new("struct nv_trace_record[4]")
+    trace.sites = sites = ffi.new("struct nv_trace_site[]", lib.NV_TRACE_SITES)
+    trace.size, trace.record = 4, records
+    loop.script = [-errno.EAGAIN, -errno.EINTR, {"value": 1}]  # type: ignore[list-item]
+    assert loop.go() == DRAIN
+    assert records[0].entries == 3
+    assert sites[records[0].site].text == ffi.NULL
 
 
 def test_settling_takes_the_answer_and_runs_nothing(loop: Loop) -> None:

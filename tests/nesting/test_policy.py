@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nestvmm.engines import DirectEngine, MsrRange
+from nestvmm.engines import DirectEngine, MsrRange, SvmEngine, VmxEngine
 from nestvmm.engines.direct import debug_vectors
 from nestvmm.engines.msr_filter import msr_ranges
 from nestvmm.errors import HostError, UsageError
@@ -128,6 +128,35 @@ def test_a_designation_to_a_level_without_a_handler_is_refused(text: str) -> Non
         f"designate {name}:{qualifier or '*'} to L1: its hypervisor Ports handles none of that; "
         "declare a handler, or override Hypervisor.designated"
     )
+
+
+@pytest.mark.parametrize(
+    ("designate", "nesting"),
+    [
+        ((), 0),
+        (("hlt=L0",), 0),
+        (("svm-instruction=L0",), 0),
+        (("svm-instruction=L1",), 0),  # a Python hypervisor's
+        (("svm-instruction=L2",), 2),
+        (("svm-instruction=L5",), 5),
+        (("svm-instruction=L5", "svm-instruction=L3"), 3),
+        (("svm-instruction=L5", "svm-instruction=L0"), 0),
+    ],
+)
+def test_which_image_nests_by_itself(designate: tuple[str, ...], nesting: int) -> None:
+    one = policy(Takes(), designate=designate)
+    assert one.nesting == nesting
+    assert (ExitReason.SVM_INSTRUCTION in one.reasons()) == bool(nesting or "svm-instruction=L1" in designate)
+
+
+@pytest.mark.parametrize("engine", [DirectEngine, VmxEngine])
+def test_no_image_nests_where_l0_gives_it_no_svm(engine: type[DirectEngine]) -> None:
+    with pytest.raises(HostError) as caught:
+        policy(designate=("svm-instruction=L1",)).check(engine, "pc")
+    assert str(caught.value) == (
+        f"designate svm-instruction=L1: the {engine.name} engine gives no level SVM by software; the svm engine does"
+    )
+    policy(designate=("svm-instruction=L1",)).check(SvmEngine, "pc")
 
 
 def test_what_the_engine_must_trap() -> None:

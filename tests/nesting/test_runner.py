@@ -161,12 +161,43 @@ def test_gp_on_an_msr_is_the_access_itself_failing(make: Callable[..., Run]) -> 
     assert run.engine.log == []
 
 
-@pytest.mark.parametrize("vector", [2, 32, 255, 300, -1])
-def test_faulted_with_what_is_no_exception_is_the_hypervisors_error(make: Callable[..., Run], vector: int) -> None:
+def test_gp_with_an_error_code_on_an_msr_tells_it(make: Callable[..., Run]) -> None:
+    run = make(scripted("rdmsr", 0x10, 0x10))
+    run.hypervisor(1).behave = lambda _, event: Result.faulted(13, 0x50)
+    assert run.go(reads_msr(0x10)) == RunResult(0)
+    assert not any(answer.fault for answer in run.engine.answers)
+    assert run.engine.log[-1] == ("exception", 13, 0x50)
+
+
+@pytest.mark.parametrize(
+    ("vector", "code", "wrong"),
+    [
+        (2, None, "vector 2 is no exception: they are 0 to 31, without 2"),
+        (32, None, "vector 32 is no exception: they are 0 to 31, without 2"),
+        (300, None, "vector 300 is no exception: they are 0 to 31, without 2"),
+        (-1, None, "vector -1 is no exception: they are 0 to 31, without 2"),
+        (13, None, "exception 13 has an error code: give one, which is 0 if there is nothing to tell"),
+        (8, None, "exception 8 has an error code: give one, which is 0 if there is nothing to tell"),
+        (6, 0, "exception 6 has no error code: leave out 0x0"),
+        (16, 0x18, "exception 16 has no error code: leave out 0x18"),
+        (14, 1 << 32, "exception 14 has an error code of 32 bits: 0x100000000 is none"),
+        (14, -1, "exception 14 has an error code of 32 bits: -0x1 is none"),
+    ],
+)
+def test_an_exception_that_no_processor_raises_is_the_hypervisors_error(
+    make: Callable[..., Run], vector: int, code: int | None, wrong: str
+) -> None:
     run = make(scripted())
-    run.hypervisor(1).behave = lambda _, event: Result.faulted(vector)
-    with pytest.raises(HypervisorError, match=f"^L1 Scripted answered by vector {vector}; exceptions are 0 to 31"):
+    run.hypervisor(1).behave = lambda _, event: Result.faulted(vector, code)
+    with pytest.raises(HypervisorError) as error:
         run.go(reads(0x5000))
+    assert str(error.value) == f"L1 Scripted has its guest fault: {wrong}"
+    run = make(scripted())
+    run.hypervisor(1).behave = lambda hypervisor, _: hypervisor.guest.inject(vector, code)
+    with pytest.raises(HypervisorError, match=r"^L1 Scripted raised ValueError on <io read 0x5000") as error:
+        run.go(reads(0x5000))
+    assert str(error.value).endswith(f"ValueError: {wrong}")
+    assert ("exception", vector, code) not in run.engine.log
 
 
 def test_stopped_ends_the_run_with_its_status_and_message(make: Callable[..., Run]) -> None:

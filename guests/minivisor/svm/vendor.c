@@ -1,35 +1,15 @@
-/* SVM: AMD APM vol. 2, chapter 15. The registers that VMLOAD loads are the guest's from the start, as minivisor uses none. */
+/* SVM: AMD APM vol. 2, chapter 15. The registers that VMLOAD loads are the guest's from the start, as minivisor uses none. The guest's
+ * own SVM is nest.c's. */
 #include "memory.h"
 #include "minivisor.h"
 #include "msr.h"
+#include "nest.h"
 #include "offer.h"
 #include "vendor.h"
 #include "vmcb.h"
 
-#define MSR_VM_CR 0xc0010114
 #define VM_CR_SVMDIS (1 << 4)
-#define MSR_VM_HSAVE_PA 0xc0010117
-#define EFER_SVME (1 << 12)
-
-/* Exit codes (appendix C); from 0x60 on they number the bits of the intercept vectors, too. */
-enum {
-	CODE_CPUID = 0x72,
-	CODE_IO = 0x7b,
-	CODE_SHUTDOWN = 0x7f,
-	CODE_VMRUN = 0x80,
-	CODE_VMMCALL = 0x81,
-	CODE_NESTED_PAGE_FAULT = 0x400,
-};
-#define CODE_INVALID (~0ull)
-
-#define IO_IN (1 << 0)
-#define IO_STRING (1 << 2)
-#define IO_SIZE(info) ((uint8_t)((info) >> 4 & 7))
-#define IO_PORT(info) ((uint16_t)((info) >> 16))
-
-#define INTERRUPT_SHADOW 1
-#define INJECT_UNDEFINED (1ull << 31 | 3 << 8 | 6)
-#define TLB_FLUSH_ALL 1
+#define NO_EXECUTE (1 << 20) /* of CPUID 80000001, EDX */
 
 /* Attributes of a segment: the descriptor's bits 40 to 47, and 52 to 55 behind them. */
 enum { CODE_64 = 0xa9b, DATA = 0xc93, BUSY_TSS = 0x8b };
@@ -39,10 +19,11 @@ const uint64_t vendor_table = 7; /* user, writable, present: nested accesses are
 const uint64_t vendor_page = 0x87;
 
 struct registers guest_registers;
-extern struct vmcb block;
 struct vmcb block __attribute__((aligned(4096)));
+struct vmcb *running = &block;
 static uint8_t host_save[4096] __attribute__((aligned(4096)));
-static uint8_t io_map[3 * 4096] __attribute__((aligned(4096)));
+static uint8_t io_map[IO_MAP_SIZE] __attribute__((aligned(4096)));
+static uint8_t msr_map[MSR_MAP_SIZE] __attribute__((aligned(4096)));
 static bool has_next_rip;
 
 void world_run(void);
@@ -62,6 +43,8 @@ static void enable(void)
 	cpuid(0x80000001, &ecx, &edx);
 	if (!(ecx & 1 << 2))
 		stop(STATUS_USAGE, "this processor has no SVM");
+	if (edx & NO_EXECUTE)
+		wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_NXE); /* its guest's nested page tables may use it, and so ours for it */
 	cpuid(0x8000000a, &ecx, &edx);
 	if (!(edx & 1 << 0))
 		stop(STATUS_USAGE, "this processor's SVM has no nested paging");
@@ -74,18 +57,22 @@ static void enable(void)
 
 static void intercept(unsigned int code)
 {
-	block.intercept[(code - 0x60) / 32] |= 1u << (code - 0x60) % 32;
+	block.intercept[code / 32] |= 1u << code % 32;
 }
 
 static void fill_controls(void)
 {
+	static const uint8_t intercepted[] = {
+		CODE_CPUID, CODE_INVLPGA, CODE_IO, CODE_MSR, CODE_SHUTDOWN, CODE_VMRUN, CODE_VMMCALL, CODE_VMLOAD, CODE_VMSAVE,
+		CODE_STGI, CODE_CLGI, CODE_SKINIT,
+	};
+
+	for (unsigned int i = 0; i < sizeof intercepted; i++)
+		intercept(intercepted[i]);
 	io_map[OWN_PORT(level) / 8] |= (uint8_t)(1 << OWN_PORT(level) % 8);
-	intercept(CODE_CPUID);
-	intercept(CODE_IO);
-	intercept(CODE_SHUTDOWN);
-	intercept(CODE_VMRUN); /* or VMRUN refuses the block */
-	intercept(CODE_VMMCALL);
+	nest_intercept_msrs(msr_map);
 	block.iopm = (uintptr_t)io_map;
+	block.msrpm = (uintptr_t)msr_map;
 	block.asid = 1;
 	block.tlb_control = TLB_FLUSH_ALL; /* who knows what used it before */
 	block.nested_paging = 1;
@@ -125,9 +112,9 @@ void vendor_init(const struct guest_start *start)
 
 static void decode(struct exit *exit)
 {
-	uint64_t info = block.exit_info_1;
+	uint64_t info = running->exit_info_1;
 
-	switch (block.exit_code) {
+	switch (running->exit_code) {
 	case CODE_CPUID:
 		exit->reason = EXIT_CPUID;
 		break;
@@ -143,10 +130,7 @@ static void decode(struct exit *exit)
 		break;
 	case CODE_NESTED_PAGE_FAULT:
 		exit->reason = EXIT_OUTSIDE;
-		exit->address = block.exit_info_2;
-		break;
-	case CODE_VMRUN:
-		exit->reason = EXIT_NESTING;
+		exit->address = running->exit_info_2;
 		break;
 	case CODE_SHUTDOWN:
 		exit->reason = EXIT_SHUTDOWN;
@@ -159,44 +143,52 @@ static void decode(struct exit *exit)
 	}
 }
 
+/* The guest, or the guest that it runs itself. */
+static void run_once(void)
+{
+	running->rax = guest_registers.rax;
+	world_run();
+	guest_registers.rax = running->rax;
+	running->tlb_control = 0;
+	running->event_injection = 0;
+}
+
 void vendor_run(struct exit *exit)
 {
-	block.rax = guest_registers.rax;
-	world_run();
-	guest_registers.rax = block.rax;
-	block.tlb_control = 0;
-	block.event_injection = 0;
-	exit->code = block.exit_code;
-	exit->rip = block.rip;
+	do
+		run_once();
+	while (nest_exit());
+	exit->code = running->exit_code;
+	exit->rip = running->rip;
 	decode(exit);
 }
 
 /* Where the instruction ends that the guest stopped at. */
 static uint64_t behind(void)
 {
-	uint64_t info = block.exit_info_1;
+	uint64_t info = running->exit_info_1;
 
 	if (has_next_rip)
-		return block.next_rip;
-	if (block.exit_code == CODE_CPUID)
-		return block.rip + 2;
-	if (block.exit_code == CODE_VMMCALL)
-		return block.rip + 3;
-	if (block.exit_info_2 != block.rip)
-		return block.exit_info_2;
+		return running->next_rip;
+	if (running->exit_code == CODE_CPUID || running->exit_code == CODE_MSR)
+		return running->rip + 2;
+	if (running->exit_code != CODE_IO)
+		return running->rip + 3;
+	if (running->exit_info_2 != running->rip)
+		return running->exit_info_2;
 	/* QEMU's TCG leaves RIP itself there. The port is in DX, as it is above 255; 16 bits take a prefix. */
-	return block.rip + (IO_SIZE(info) == 2 ? 2 : 1);
+	return running->rip + (IO_SIZE(info) == 2 ? 2 : 1);
 }
 
 void vendor_skip(void)
 {
-	block.rip = behind();
-	block.interrupt_shadow &= ~(uint64_t)INTERRUPT_SHADOW;
+	running->rip = behind();
+	running->interrupt_shadow &= ~(uint64_t)INTERRUPT_SHADOW;
 }
 
 void vendor_undefined(void)
 {
-	block.event_injection = INJECT_UNDEFINED;
+	running->event_injection = INJECT_UNDEFINED;
 }
 
 uint64_t vendor_hypercall(uint64_t number, uint64_t wanted, uint64_t value)

@@ -10,7 +10,7 @@ world_run:
 	.irp	register, r15, r14, r13, r12, r11, r10, r9, r8, rdi, rsi, rbp, rbx, rdx, rcx
 	pop	%\register
 	.endr
-	mov	$block, %eax
+	mov	running, %rax
 	vmrun	%rax
 	.irp	register, rcx, rdx, rbx, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15
 	push	%\register

@@ -1,0 +1,23 @@
+"""Cases of a module that all run in one go inside a lab, in one process there; what they found comes back as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from nestvmm.lab import Lab
+
+TESTS = Path(__file__).parent
+
+
+def run_cases(lab: Lab, script: str, *arguments: str | Path, timeout: float) -> dict[str, Any]:
+    """What a script, a path under tests/, prints for these arguments."""
+    path = os.pathsep.join([str(TESTS.parent), str(TESTS), str(TESTS / "engines")])
+    command = [sys.executable, str(TESTS / script), *map(str, arguments)]
+    result = lab.run(command, env={"PYTHONPATH": path}, timeout=timeout)
+    assert result.status == 0, result.stderr.decode()
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
