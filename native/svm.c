@@ -192,7 +192,12 @@ static void svm_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 	struct nv_svm *svm = vcpu->engine;
 
 	if (svm->nested->due.to) {
+		struct nv_code code = nv_svm_code(svm);
+
 		nv_nested_decode_due(svm->nested, event);
+		/* a trace looks for it when another machine runs already */
+		if (event->reason == NV_REASON_NESTED_PAGE_FAULT)
+			nv_fetch_bytes(svm->switched.paging, &code, event);
 		return;
 	}
 	if (svm->switched.rung) {

@@ -145,6 +145,9 @@ def engine_for(spec: TowerSpec, reasons: frozenset[ExitReason], machine: str) ->
     engine = choose_engine(spec.engine, reasons, machine)
     if engine is not DirectEngine and not engine.emulates & _FRONT_ENDS:
         raise HostError(f"{who}, and the {engine.name} engine has no software SVM for it; the svm engine has")
+    for level, what in enumerate(spec.levels, start=1):
+        if engine is DirectEngine and level > spec.code[0] and what.image is None:
+            raise HostError(f"L{level} {what.hypervisor} stands above an image: only the svm engine sees its guest")
     return engine
 
 
