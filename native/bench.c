@@ -21,7 +21,7 @@ int nv_bench_bare(int fd, struct kvm_run *run, uint64_t exits, uint64_t *ticks)
 	return 0;
 }
 
-enum { EXIT_CPUID = 0x72, CPUID_LENGTH = 2 };
+enum { EXIT_CPUID = 0x72, CPUID_LENGTH = 2, BASIC_CPUID = 10 };
 
 int nv_bench_svm(int fd, struct kvm_run *run, struct nv_vmcb *block, uint64_t exits, uint64_t *ticks)
 {
@@ -33,6 +33,20 @@ int nv_bench_svm(int fd, struct kvm_run *run, struct nv_vmcb *block, uint64_t ex
 		if (run->exit_reason != KVM_EXIT_IO || block->exit_code != EXIT_CPUID)
 			return -EPROTO;
 		block->rip += CPUID_LENGTH;
+	}
+	*ticks = __rdtsc() - start;
+	return 0;
+}
+
+int nv_bench_vmx(int fd, struct kvm_run *run, uint64_t exits, uint64_t *ticks)
+{
+	uint64_t start = __rdtsc();
+
+	while (exits--) {
+		if (ioctl(fd, KVM_RUN, 0))
+			return -errno;
+		if (run->exit_reason != KVM_EXIT_IO || *(uint32_t *)((uint8_t *)run + run->io.data_offset) != BASIC_CPUID)
+			return -EPROTO;
 	}
 	*ticks = __rdtsc() - start;
 	return 0;

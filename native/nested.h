@@ -18,6 +18,7 @@
 #define NV_NESTED_DEPTH 16       /* machines in one chain, machine 0 included */
 #define NV_NESTED_MACHINES 128   /* that L0 remembers */
 #define NV_NESTED_SETS 16        /* of shadow tables: [0] is not used, and a chain needs one for each machine but the first */
+#define NV_NESTED_WALKS 0x40000  /* through nested page tables of machines for one exit: each machine's may lead through those below */
 
 /* What VMRUN saves of the processor and #VMEXIT loads. */
 struct nv_nested_host {
@@ -94,6 +95,8 @@ struct nv_nested {
 		struct nv_nested_exit exit;
 		uint8_t told;            /* it is the pending event */
 	} due;                           /* an exit that is this machine's, whoever claims such events */
+	uint8_t endless;                 /* a translation leads through more of the page tables of machines than L0 reads */
+	uint32_t walked;                 /* through those tables, since the last entry */
 	uint64_t reflected[NV_NESTED_DEPTH]; /* exits that went to the machine of this depth */
 	uint64_t entered[NV_NESTED_DEPTH];   /* VMRUNs of the machine of this depth */
 	uint64_t served[NV_NESTED_DEPTH];    /* other SVM instructions of its, done by L0 */

@@ -3,7 +3,6 @@
 #include <string.h>
 
 #define PAGE 4096ull
-#define FLUSH_ALL 1          /* of tlb_control */
 
 static uint8_t *ports_of(const struct nv_nested *nested, int depth)
 {
@@ -23,6 +22,15 @@ static void add_map(struct nv_nested *nested, struct nv_machine *machine, uint8_
 	for (uint64_t offset = 0; offset < size; offset += PAGE)
 		add_page((uint64_t *)(to + offset),
 			 (const uint64_t *)nv_nested_page(nested, machine, (map & ~(PAGE - 1)) + offset, 0, &place));
+}
+
+int nv_nested_map_refused(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t map, uint64_t size,
+			  struct nv_nested_place *place)
+{
+	for (uint64_t offset = 0; intercepts(machine->guest.intercept, code) && offset < size; offset += PAGE)
+		if (!nv_nested_page(nested, machine, (map & ~(PAGE - 1)) + offset, 0, place) && place->refuses)
+			return 1;
+	return 0;
 }
 
 /* What the machine's block intercepts goes on top of what the machines below it do. Machine d's maps are at depth d. */
@@ -81,10 +89,11 @@ void nv_nested_compose(struct nv_nested *nested)
 	const struct nv_machine *active = nested->active, *parent = active->parent;
 	uint64_t maps = nested->maps_physical;
 
+	nested->walked = 0;
 	nv_nested_follow(nested);
 	compose_interrupts(nested);
 	block->asid = 1 + active->tables;
-	block->tlb_control = nested->flush ? FLUSH_ALL : 0;
+	block->tlb_control = nested->flush ? TLB_FLUSH_ALL : 0;
 	if (!parent) {
 		const struct nv_shadow *shadow = nested->shadow;
 

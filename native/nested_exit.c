@@ -75,7 +75,7 @@ int nv_nested_fault(struct nv_nested *nested, uint64_t error, uint64_t address)
 
 	nv_nested_follow(nested);
 	result = nv_nested_place(nested, nested->active, address, access, &place);
-	if (result == NV_NESTED_MAPPED)
+	if (result == NV_NESTED_MAPPED || nested->endless)
 		return 1;
 	if (result == NV_NESTED_REFUSED)
 		return nv_nested_refused(nested, &place, place.refuses == nested->active->parent ? error & NPF_KIND : NPF_TABLES);

@@ -15,6 +15,8 @@
 
 #define EXIT_INVALID (~0ull)
 
+#define TLB_FLUSH_ALL 1          /* of tlb_control */
+
 /* Whether the machine's SVM is what its parent makes of it: L0 gives it what a processor gives a guest. */
 static inline int nests_by_itself(const struct nv_nested *nested, const struct nv_machine *machine)
 {
@@ -41,8 +43,8 @@ void nv_nested_drop(struct nv_nested *nested, const struct nv_machine *machine);
 void nv_nested_follow(struct nv_nested *nested);
 void nv_nested_release(struct nv_nested *nested, struct nv_machine *machine);
 
-/* The tables that a machine needs, made to fit its parent's block. */
-void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int flush);
+/* The tables that a machine needs, made to fit its parent's block. enters: by VMRUN, which flushes as TLB_CONTROL says. */
+void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int enters);
 
 /* An nv_paging's `back` of the active machine. */
 uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
@@ -97,6 +99,11 @@ int nv_nested_urgent(struct nv_nested *nested);
 
 /* nested_compose.c: before an entry, after the block has what L0 wants. */
 void nv_nested_compose(struct nv_nested *nested);
+/* Whether a permissions map of the machine's block, which this exit's intercept needs, lies where a machine below has not given it memory:
+ * place says which. */
+int nv_nested_map_refused(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t map, uint64_t size,
+			  struct nv_nested_place *place);
+
 void nv_nested_compose_maps(struct nv_nested *nested, struct nv_machine *machine);
 
 #endif

@@ -74,21 +74,31 @@ static void take_tables(struct nv_nested *nested, struct nv_machine *machine)
 	machine->tables = taken - nested->tables;
 }
 
-void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int flush)
+/* What the processor forgets of the parent's guests by TLB_CONTROL: of all, or of an ASID (AMD APM vol. 2, 15.16.2). */
+static void flush(struct nv_nested *nested, const struct nv_machine *parent, const struct nv_vmcb *block)
+{
+	for (struct nv_nested_tables *one = nested->tables + 1; one < nested->tables + NV_NESTED_SETS; one++)
+		if (one->machine && one->machine->parent == parent && (block->tlb_control == TLB_FLUSH_ALL || one->asid == block->asid))
+			nv_nested_drop(nested, one->machine);
+}
+
+void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int enters)
 {
 	const struct nv_vmcb *block = &machine->parent->guest;
 	uint64_t nested_cr3 = block->nested_paging & NESTED_PAGING ? block->nested_cr3 : ~0ull;
 	struct nv_nested_tables *tables;
 
-	if (!machine->tables) {
+	int fresh = !machine->tables;
+
+	if (fresh)
 		take_tables(nested, machine);
-		flush = 1;
-	}
 	tables = &nested->tables[machine->tables];
-	if (flush || tables->nested_cr3 != nested_cr3 || tables->asid != block->asid)
+	if (fresh || tables->nested_cr3 != nested_cr3 || tables->asid != block->asid)
 		nv_nested_drop(nested, machine);
 	tables->nested_cr3 = nested_cr3;
 	tables->asid = block->asid;
+	if (enters && block->tlb_control)
+		flush(nested, machine->parent, block);
 }
 
 static int access_kind(uint32_t access)
@@ -121,8 +131,8 @@ static uint8_t *read_table(void *context, uint64_t physical, int write)
 
 	if (host || write)
 		return host;
-	if (at->place->refuses) {
-		at->result = NV_NESTED_REFUSED;
+	if (at->place->refuses || at->nested->endless) {
+		at->result = at->place->refuses ? NV_NESTED_REFUSED : NV_NESTED_VIOLATION;
 		return NULL;
 	}
 	return (uint8_t *)&no_memory;
@@ -135,6 +145,7 @@ static int walk(struct nv_nested *nested, struct nv_machine *machine, uint64_t a
 {
 	struct nv_paging *paging = &nested->walks[machine->depth];
 	struct tables_at at = {.nested = nested, .machine = machine, .place = place};
+	uint64_t kind = access == NV_RIGHT_EXECUTE ? NPF_FETCH : access == NV_RIGHT_WRITE ? NPF_WRITE : 0;
 	int result;
 
 	paging->cr0 = CR0_WP | CR0_PG;
@@ -145,9 +156,15 @@ static int walk(struct nv_nested *nested, struct nv_machine *machine, uint64_t a
 	paging->user = 1;
 	paging->context = &at;
 	paging->back = read_table;
-	if (!(paging->efer & EFER_LMA) && address >> 32)
-		return refused(place, machine, address, NPF_USER);
 	place->refuses = NULL;
+	if (++nested->walked > NV_NESTED_WALKS) {
+		nested->endless = 1;
+		return NV_NESTED_VIOLATION;
+	}
+	if (address & nested->svm->limits.physical_reserved)
+		return refused(place, machine, address, NPF_USER | NPF_RESERVED | NPF_PRESENT | kind);
+	if (address >> (paging->efer & EFER_LMA ? NV_SHADOW_ADDRESS_BITS : 32))
+		return refused(place, machine, address, NPF_USER | kind);
 	result = nv_paging_walk(paging, address, access_kind(access), to);
 	if (at.result)
 		return at.result; /* a machine below does not let it reach its tables */
@@ -185,8 +202,7 @@ int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64
 	if (nv_shadow_look(shadow, address, &place->leaf) && !(access & ~place->leaf.rights))
 		return NV_NESTED_MAPPED;
 	if (parent->guest.nested_paging & NESTED_PAGING) {
-		result = address & nested->svm->limits.physical_reserved ? refused(place, parent, address, NPF_USER | NPF_RESERVED | NPF_PRESENT) :
-							      walk(nested, parent, address, access, &to, &leaf, place);
+		result = walk(nested, parent, address, access, &to, &leaf, place);
 		if (result)
 			return result;
 	}
@@ -196,7 +212,10 @@ int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64
 	if (place->leaf.level > leaf.level)
 		place->leaf.level = leaf.level;
 	place->leaf.rights &= leaf.rights;
-	nv_shadow_place(shadow, address, &place->leaf);
+	if (nv_shadow_place(shadow, address, &place->leaf)) {
+		nv_nested_drop(nested, machine); /* its guests may have what was there */
+		nested->flush = 1;
+	}
 	return NV_NESTED_MAPPED;
 }
 
@@ -222,8 +241,10 @@ uint64_t nv_nested_copy(struct nv_nested *nested, int depth, uint64_t address, u
 		machine = machine->parent;
 	while (machine && done < size) {
 		uint64_t at = address + done, length = PAGE - at % PAGE;
-		uint8_t *host = nv_nested_page(nested, machine, at, write, &place);
+		uint8_t *host;
 
+		nested->walked = 0;
+		host = nv_nested_page(nested, machine, at, write, &place);
 		if (!host)
 			break;
 		if (length > size - done)

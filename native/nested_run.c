@@ -75,20 +75,6 @@ void nv_nested_activate(struct nv_nested *nested, struct nv_machine *machine)
 	*task_priority = machine->parent ? machine->parent->guest.virtual_interrupt & V_TPR : 0;
 }
 
-/* The machine of a block of the parent's; one that VMRUN did not use for the longest time makes place for a new one. */
-static struct nv_machine *guest_of(struct nv_nested *nested, struct nv_machine *parent, uint64_t address)
-{
-	struct nv_machine *oldest = NULL;
-
-	for (struct nv_machine *one = nested->machines + 1; one < nested->machines + NV_NESTED_MACHINES; one++) {
-		if (one->used && one->parent == parent && one->address == address)
-			return one;
-		if (!oldest || one->used < oldest->used)
-			oldest = one;
-	}
-	return oldest;
-}
-
 static int in_chain(const struct nv_nested *nested, const struct nv_machine *machine)
 {
 	for (const struct nv_machine *one = nested->active; one; one = one->parent)
@@ -97,28 +83,53 @@ static int in_chain(const struct nv_nested *nested, const struct nv_machine *mac
 	return 0;
 }
 
+/* Nothing is lost with it but its tables: it has not used SVM, and its parent is not in the middle of running it. */
+static int is_plain(const struct nv_machine *machine)
+{
+	return !machine->svme && !machine->vm_cr && !machine->hsave && machine->gif && !machine->held && !machine->resumed &&
+	       !machine->child && machine->parent->child != machine;
+}
+
 /* Forgets a machine and the guests that it ran: their blocks are no one's now. */
 static void forget(struct nv_nested *nested, struct nv_machine *machine)
 {
 	for (struct nv_machine *one = nested->machines + 1; one < nested->machines + NV_NESTED_MACHINES; one++)
-		if (one->used && one->parent == machine && one != machine)
+		if (one->used && one->parent == machine)
 			forget(nested, one);
 	if (machine->tables)
 		nv_nested_release(nested, machine);
 	memset(machine, 0, sizeof *machine);
 }
 
+/* A machine that is free, or becomes so: a plain one if there is, and of those that VMRUN did not use for the longest time. */
+static struct nv_machine *make_place(struct nv_nested *nested)
+{
+	struct nv_machine *victim = NULL;
+
+	for (struct nv_machine *one = nested->machines + 1; one < nested->machines + NV_NESTED_MACHINES; one++) {
+		if (!one->used)
+			return one;
+		if (in_chain(nested, one))
+			continue;
+		if (!victim || is_plain(one) > is_plain(victim) || (is_plain(one) == is_plain(victim) && one->used < victim->used))
+			victim = one;
+	}
+	/* one that is in the middle of running it is nothing without it; the chain is shorter than there are machines */
+	while (victim->parent->child == victim && !in_chain(nested, victim->parent))
+		victim = victim->parent;
+	forget(nested, victim);
+	return victim;
+}
+
+/* The machine of a block of the parent's. */
 static struct nv_machine *take_guest(struct nv_nested *nested, struct nv_machine *parent, uint64_t address)
 {
-	struct nv_machine *machine = guest_of(nested, parent, address);
+	struct nv_machine *machine = nested->machines + 1;
 
-	if (machine->used && machine->parent == parent && machine->address == address)
-		return machine;
-	if (machine->used) {
-		if (in_chain(nested, machine))
-			return NULL;
-		forget(nested, machine);
-	}
+	for (; machine < nested->machines + NV_NESTED_MACHINES; machine++)
+		if (machine->used && machine->parent == parent && machine->address == address)
+			return machine;
+	machine = make_place(nested);
 	machine->parent = parent;
 	machine->address = address;
 	machine->depth = parent->depth + 1;
@@ -153,6 +164,7 @@ static void load_guest(struct nv_nested *nested, const struct nv_machine *parent
 	if (machine->child && !!(rflags & RFLAGS_IF) == machine->shown_flag)
 		rflags = (rflags & ~RFLAGS_IF) | (machine->true_flag ? RFLAGS_IF : 0);
 	copy_state(block, from);
+	block->cpl &= 3; /* the field is a byte, the processor's CPL two bits */
 	if (from->nested_paging & NESTED_PAGING)
 		block->guest_pat = from->guest_pat;
 	block->interrupt_shadow = from->interrupt_shadow & SHADOWED;
@@ -236,27 +248,41 @@ static void refuse(struct nv_nested *nested, struct nv_vmcb *block, uint64_t nex
 	*register_of(nested->svm, NV_REG_RIP) = next_rip;
 }
 
+/* The tables of a machine below do not let the parent reach a permissions map of its block: that machine hears of it, and VMRUN happens
+ * again. */
+static int maps_refused(struct nv_nested *nested, struct nv_machine *parent)
+{
+	const struct nv_vmcb *guest = &parent->guest;
+	struct nv_nested_place place;
+
+	if (nv_nested_map_refused(nested, parent, EXIT_IOIO, guest->iopm, NV_NESTED_PORTS, &place) ||
+	    nv_nested_map_refused(nested, parent, EXIT_MSR, guest->msrpm, NV_NESTED_MSRS, &place))
+		return nv_nested_refused(nested, &place, NPF_FINAL);
+	return 0;
+}
+
 void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip)
 {
 	struct nv_machine *parent = nested->active, *machine;
-	int fresh;
 	struct nv_nested_place place;
 	struct nv_vmcb *block = (struct nv_vmcb *)nv_nested_page(nested, parent, address, 1, &place);
 
-	nested->entered[parent->depth]++;
 	memcpy(&parent->guest, block, sizeof parent->guest);
 	if (!nv_svm_valid(&nested->svm->limits, &parent->guest)) {
+		nested->entered[parent->depth]++;
 		refuse(nested, block, next_rip);
 		return;
 	}
+	if (maps_refused(nested, parent))
+		return;
 	machine = parent->depth + 1 < NV_NESTED_DEPTH ? take_guest(nested, parent, address) : NULL;
 	if (!machine) {
 		nested->too_deep = 1;
 		return;
 	}
+	nested->entered[parent->depth]++;
 	if (machine->child && is_another(machine, &parent->guest))
 		restart(machine);
-	fresh = !machine->used;
 	machine->used = ++nested->clock;
 	conclude_efer(machine, &parent->guest);
 	if (nests_by_itself(nested, machine))
@@ -265,7 +291,7 @@ void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip
 	parent->child = machine;
 	parent->gif = 1;
 	nv_nested_compose_maps(nested, parent);
-	nv_nested_use_tables(nested, machine, fresh || parent->guest.tlb_control);
+	nv_nested_use_tables(nested, machine, 1);
 	load_guest(nested, parent, machine);
 	resume_chain(nested, machine);
 	if (nested->active != machine)
@@ -308,7 +334,9 @@ void nv_nested_reflect(struct nv_nested *nested, struct nv_machine *to, const st
 	struct nv_vmcb *block = (struct nv_vmcb *)nv_nested_page(nested, to, machine->address, 1, &place);
 
 	if (!block) {
-		nested->lost = 1;
+		/* a machine below gives it back, and the active one comes to the exit again */
+		if (!nv_nested_refused(nested, &place, NPF_FINAL))
+			nested->lost = 1;
 		return;
 	}
 	block->next_rip = exit->next_rip;

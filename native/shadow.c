@@ -6,7 +6,6 @@
 #define PAGE 4096ull
 #define ENTRIES 512
 #define ROOT_LEVEL 4
-#define ADDRESS_BITS 48  /* of four levels */
 #define ADDRESS_MASK 0x000ffffffffff000ull
 
 /* The bit is the same in both formats, at levels 2 and 3. */
@@ -224,7 +223,7 @@ int nv_shadow_fill(struct nv_shadow *shadow, uint64_t address, uint32_t access)
 	unsigned int wanted = shadow->largest, level;
 	uint64_t *entry, to;
 
-	if (!range || access & ~range->rights || address >> ADDRESS_BITS)
+	if (!range || access & ~range->rights || address >> NV_SHADOW_ADDRESS_BITS)
 		return NV_SHADOW_VIOLATION;
 	if (range->to == NV_SHADOW_WINDOW)
 		wanted = 1;
@@ -253,7 +252,7 @@ int nv_shadow_look(const struct nv_shadow *shadow, uint64_t address, struct nv_s
 {
 	const uint64_t *table = page_at(shadow, shadow->root);
 
-	if (address >> ADDRESS_BITS)
+	if (address >> NV_SHADOW_ADDRESS_BITS)
 		return 0;
 	for (unsigned int level = ROOT_LEVEL;; level--) {
 		uint64_t entry = table[address / size_of(level) % ENTRIES];
@@ -272,13 +271,15 @@ int nv_shadow_look(const struct nv_shadow *shadow, uint64_t address, struct nv_s
 	}
 }
 
-void nv_shadow_place(struct nv_shadow *shadow, uint64_t address, const struct nv_shadow_leaf *leaf)
+int nv_shadow_place(struct nv_shadow *shadow, uint64_t address, const struct nv_shadow_leaf *leaf)
 {
 	struct nv_shadow_leaf old;
 	uint64_t *entry;
 	unsigned int level;
+	int changed = nv_shadow_look(shadow, address, &old) &&
+		      (old.to != leaf->to || old.rights & ~leaf->rights || old.level > leaf->level);
 
-	if (nv_shadow_look(shadow, address, &old) && (old.to != leaf->to || old.rights & ~leaf->rights || old.level > leaf->level))
+	if (changed)
 		nv_shadow_renew(shadow);
 	for (;;) {
 		level = leaf->level;
@@ -289,6 +290,7 @@ void nv_shadow_place(struct nv_shadow *shadow, uint64_t address, const struct nv
 		shadow->rebuilt++;
 	}
 	*entry = leaf_entry(shadow, leaf->to & ~(size_of(level) - 1), level, leaf->rights);
+	return changed;
 }
 
 /* Whether the ranges give all that a leaf does: then it gets their rights, which are no fewer. */

@@ -25,6 +25,8 @@
 /* `to` of a range with nothing behind it: each of its pages gets a window. */
 #define NV_SHADOW_WINDOW 0xffffffffffffffff
 
+#define NV_SHADOW_ADDRESS_BITS 48 /* of what four levels of tables translate */
+
 #define NV_SHADOW_PAGES_MIN 4    /* one path from the root to a leaf */
 
 /* Level n's addresses first to last, both included, are KVM's from `to` on. Whole pages; rights always include reading. */
@@ -80,8 +82,8 @@ uint32_t nv_shadow_rights(const struct nv_shadow *shadow, uint64_t address);
 int nv_shadow_look(const struct nv_shadow *shadow, uint64_t address, struct nv_shadow_leaf *leaf);
 
 /* Sets what an address leads to, for tables that follow no ranges: its page is as large as leaf->level at most. Starts afresh when the
- * tables had something else there, or the pool is used up. */
-void nv_shadow_place(struct nv_shadow *shadow, uint64_t address, const struct nv_shadow_leaf *leaf);
+ * pool is used up, or when the tables had something else there: 1 then, else 0. */
+int nv_shadow_place(struct nv_shadow *shadow, uint64_t address, const struct nv_shadow_leaf *leaf);
 
 /* Empties tables that follow no ranges. It takes another root, so that nothing is stale, as long as the pool has one. */
 void nv_shadow_renew(struct nv_shadow *shadow);

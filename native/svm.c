@@ -159,7 +159,7 @@ static int svm_enter(struct nv_vcpu *vcpu)
 		if (__atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST))
 			return -EINTR;
 		svm->switched.rung = 1;
-		if (svm->nested->lost)
+		if (svm->nested->lost || svm->nested->endless)
 			return -EIO;
 		if (svm->nested->due.to || svm->synthetic || nmi_window(svm))
 			return 0;

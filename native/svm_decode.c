@@ -35,8 +35,8 @@ static void decode_instruction(struct nv_svm *svm, const struct nv_exit_row *row
 	event->advance = event->length = length ? length : row->length;
 }
 
-/* What stands behind the prefixes; a REX prefix, or 0, goes to `rex`. */
-static const uint8_t *opcode_of(const struct nv_svm *svm, const struct nv_event *event, uint8_t *rex)
+/* What stands behind the prefixes, of at least `count` bytes; NULL: not so many are known. A REX prefix, or 0, goes to `rex`. */
+static const uint8_t *opcode_of(const struct nv_svm *svm, const struct nv_event *event, int count, uint8_t *rex)
 {
 	const uint8_t *byte = event->instruction, *end = byte + event->instruction_length;
 
@@ -51,12 +51,12 @@ static const uint8_t *opcode_of(const struct nv_svm *svm, const struct nv_event 
 				*rex = *byte;
 				break;
 			}
-			return byte;
+			return end - byte < count ? NULL : byte;
 		default:
-			return byte;
+			return end - byte < count ? NULL : byte;
 		}
 	}
-	return event->instruction;
+	return NULL;
 }
 
 /* MOV to and from a control or debug register moves a general register, whose number goes to the event's `operand`. SMSW, LMSW and
@@ -64,9 +64,9 @@ static const uint8_t *opcode_of(const struct nv_svm *svm, const struct nv_event 
 static void decode_move(struct nv_svm *svm, struct nv_event *event)
 {
 	uint8_t rex;
-	const uint8_t *opcode = opcode_of(svm, event, &rex);
+	const uint8_t *opcode = opcode_of(svm, event, 3, &rex);
 
-	if (event->instruction_length < 3 || opcode[0] != 0x0f || opcode[1] < 0x20 || opcode[1] > 0x23)
+	if (!opcode || opcode[0] != 0x0f || opcode[1] < 0x20 || opcode[1] > 0x23)
 		return;
 	event->size = code_bits(svm->block) == 64 ? 8 : 4;
 	svm->switched.operand = (opcode[2] & 7) | (rex & 1) << 3;
@@ -81,18 +81,14 @@ static void decode_move(struct nv_svm *svm, struct nv_event *event)
 static uint8_t vector_of(struct nv_svm *svm, const struct nv_event *event)
 {
 	uint8_t rex;
-	const uint8_t *opcode = opcode_of(svm, event, &rex);
+	const uint8_t *opcode = opcode_of(svm, event, 1, &rex);
 
-	switch (event->instruction_length ? *opcode : 0) {
-	case 0xcc:
+	if (opcode && *opcode == 0xcc)
 		return BP;
-	case 0xcd:
-		return opcode[1];
-	case 0xce:
+	if (opcode && *opcode == 0xce)
 		return OF;
-	default:
-		return event->info;
-	}
+	opcode = opcode_of(svm, event, 2, &rex);
+	return opcode && *opcode == 0xcd ? opcode[1] : event->info;
 }
 
 static uint64_t qualifier_of(const struct nv_svm *svm, const struct nv_exit_row *row)

@@ -77,6 +77,8 @@ void nv_svm_pass(struct nv_svm *svm, struct nv_event *event)
 	uint8_t length = event->advance;
 
 	event->retry = 1;
+	if (event->raw != (uint32_t)code)
+		return; /* no exit of the processor told of it */
 	if (code >= EXIT_EXCEPTION && code <= EXIT_EXCEPTION_LAST) {
 		nv_svm_raise(svm);
 		return;
@@ -99,6 +101,7 @@ void nv_svm_pass(struct nv_svm *svm, struct nv_event *event)
 		break;
 	default:
 		/* HLT lasts, and a task switch would store the trap flag */
-		nv_svm_step_begin(svm, code, code != EXIT_HLT && code != EXIT_TASK_SWITCH, length);
+		nv_svm_step_begin(svm, intercepts(svm->block->intercept, code) ? code : NV_SVM_NO_CODE,
+				  code != EXIT_HLT && code != EXIT_TASK_SWITCH, length);
 	}
 }

@@ -151,7 +151,7 @@ void nv_vmx_decode(struct nv_vmx *vmx, struct nv_event *event)
 	if (row->other && (basic == BASIC_EXCEPTION ? is_nmi(vmx) : event->direction == NV_WRITE))
 		event->reason = row->other;
 	event->qualifier = qualifier_of(vmx, row);
-	event->info = nv_vmx_depth(basic) > GOT_QUALIFICATION ? got(vmx, GOT_QUALIFICATION) : 0;
+	event->info = depth_of(vmx) > GOT_QUALIFICATION ? got(vmx, GOT_QUALIFICATION) : 0;
 	if (row->length)
 		event->advance = event->length = got(vmx, GOT_LENGTH);
 	switch (event->reason) {

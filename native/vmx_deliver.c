@@ -96,7 +96,7 @@ void nv_vmx_interrupted(struct nv_vmx *vmx)
 
 	vmx->interrupted = 0;
 	vmx->interruptibility = got(vmx, GOT_INTERRUPTIBILITY);
-	if (nv_vmx_depth(basic_of(vmx)) <= GOT_INTERRUPTION_ERROR)
+	if (depth_of(vmx) <= GOT_INTERRUPTION_ERROR)
 		return;
 	event = got(vmx, GOT_VECTORING);
 	if (event & EVENT_VALID) {

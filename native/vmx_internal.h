@@ -108,6 +108,12 @@ static inline uint32_t basic_of(const struct nv_vmx *vmx)
 	return vmx->block->reason & 0xffff;
 }
 
+/* How much of `exit` was read after this exit. */
+static inline uint8_t depth_of(const struct nv_vmx *vmx)
+{
+	return vmx->block->depth[basic_of(vmx) % NV_VMX_BASIC_REASONS];
+}
+
 static inline uint64_t *register_of(struct nv_vmx *vmx, int number)
 {
 	return &vmx->switched.mailbox->regs[number];

@@ -25,7 +25,7 @@ LAYERS = [
     {"devices", "loaders"},
     {"engines", "frontends", "hypervisors"},
     {"nesting"},
-    {"lab", "trace"},
+    {"lab", "stats", "trace"},
     {"bench"},
     {"cli"},
     {"__main__"},
@@ -120,7 +120,9 @@ def test_every_dependency_has_a_lower_bound() -> None:
 
 
 def test_no_file_is_too_long() -> None:
-    lengths = {name: len(text.splitlines()) for name, text in tracked_texts().items()}
+    """Of code: documents have tables and outputs, and are read by their headings."""
+    texts = {name: text for name, text in tracked_texts().items() if not name.endswith(".md")}
+    lengths = {name: len(text.splitlines()) for name, text in texts.items()}
     assert {name: lines for name, lines in lengths.items() if lines > LINES_MAX} == {}
 
 

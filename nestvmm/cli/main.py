@@ -22,6 +22,8 @@ _COMMANDS = {
     "reasons": ("nestvmm.cli.reasons", "reasons", "List the reasons for which a guest stops, and who may handle them."),
     "doctor": ("nestvmm.cli.doctor", "doctor", "Say what this host can run, and what to do about the rest."),
     "lab": ("nestvmm.cli.lab", "lab", "Run a command on an emulated machine whose KVM nests."),
+    "top": ("nestvmm.cli.top", "top", "Show where a running tower's exits go, live."),
+    "trace": ("nestvmm.cli.trace", "trace", "Say what a run's trace comes to."),
     "bench": ("nestvmm.cli.bench", "bench", "Measure exits, handlers and start-up on this host."),
 }
 

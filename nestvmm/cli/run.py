@@ -13,6 +13,7 @@ from typing import TextIO
 import click
 
 from nestvmm.cli.account_file import account_file
+from nestvmm.cli.observed import observed
 from nestvmm.cli.signals import ended_by_signals
 from nestvmm.cli.terminal import console_input
 from nestvmm.errors import UsageError
@@ -63,6 +64,9 @@ Exit status:
 @click.option("--unclaimed", type=click.Choice(["ignore", "error"]), help="Accesses that nobody claims. [ignore]")
 @click.option("--timeout", metavar="S", type=float, help="Ends the run after S seconds with status 124.")
 @click.option("--stats", is_flag=True, help="Prints who handled what, on standard error.")
+@click.option("--stats-interval", metavar="S", type=float, help="Shows exits per second every S seconds.")
+@click.option("--stats-jsonl", metavar="FILE", help="Writes them as JSON lines instead.")
+@click.option("--stats-prometheus", metavar="FILE", help="Keeps the counters in a file as Prometheus's text instead.")
 @click.option(
     "--json", "json_file", metavar="FILE", help="Writes the account as JSON; `-`: standard output, without the guest's."
 )
@@ -148,6 +152,7 @@ def _run(spec: TowerSpec, options: dict[str, object]) -> int:
                 from nestvmm.trace import Recorder  # noqa: PLC0415 - only runs that trace wait for it
 
                 drain = stack.enter_context(Recorder(Path(str(trace)), tower, clock)).drain
+            stack.enter_context(observed(tower, clock, options))
             result, seconds = _go(Runner(tower, drain=drain))
             account = Account.of(tower, clock, seconds)
         _report(account, result, stats=bool(options["stats"]), file=file)

@@ -74,6 +74,8 @@ class Nested:
             )
         if self.c.lost:
             return f"a level below level {level} has taken away the memory of the control block that it is run by"
+        if self.c.endless:
+            return f"the nested page tables of level {level} and of those below lead through too many of each other"
         return ""
 
     def image_servers(self) -> list[tuple[int, Server]]:

@@ -70,17 +70,11 @@ class Switcher:
 
     def set_gate(self, vector: int, code: int) -> None:
         """Leads a fault's or an NMI's vector to code at an offset."""
-        self._write_gate(lib.NV_SWITCHER_IDT, vector, code)
-
-    def _write_gate(self, table: int, vector: int, code: int) -> None:
-        address = lib.NV_SWITCHER_BASE + code
-        gate = struct.pack("<HHHHII", address & 0xFFFF, CODE, 0x8E00, address >> 16 & 0xFFFF, address >> 32, 0)
-        self._host.write(table + 16 * vector, gate)
+        self._host.write(lib.NV_SWITCHER_IDT + 16 * vector, _gate(code))
 
     def _write_idt(self, table: int, stubs: int, count: int) -> None:
         """Interrupt gates at `table` to stubs of 16 bytes each."""
-        for vector in range(count):
-            self._write_gate(table, vector, stubs + 16 * vector)
+        self._host.write(table, b"".join(_gate(stubs + 16 * vector) for vector in range(count)))
 
     def _write_page_tables(self) -> None:
         """The switcher's own map of itself."""
@@ -89,6 +83,12 @@ class Switcher:
         self._write_words(lib.NV_SWITCHER_PML4 + 8 * entry[0], [base + lib.NV_SWITCHER_PDPT | _PRESENT_WRITE])
         self._write_words(lib.NV_SWITCHER_PDPT + 8 * entry[1], [base + lib.NV_SWITCHER_PD | _PRESENT_WRITE])
         self._write_words(lib.NV_SWITCHER_PD + 8 * entry[2], [base | _PRESENT_WRITE | _LARGE])
+
+
+def _gate(code: int) -> bytes:
+    """An interrupt gate to code at an offset."""
+    address = lib.NV_SWITCHER_BASE + code
+    return struct.pack("<HHHHII", address & 0xFFFF, CODE, 0x8E00, address >> 16 & 0xFFFF, address >> 32, 0)
 
 
 def _image(vendor: str) -> bytes:

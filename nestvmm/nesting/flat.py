@@ -59,9 +59,12 @@ class FlatTable:
         return [self.claim(slot) for slot in range(self.slots)]
 
     def _fill(self) -> None:
+        claims, ceilings = (_by_reason(entries) for entries in (self.designation.claims, self.designation.ceilings))
         for reason in ExitReason:
+            if reason is not ExitReason.IO and reason not in claims:
+                continue
             for direction in _DIRECTIONS:
-                intervals = self._intervals(reason, direction)
+                intervals = self._intervals(claims[reason], ceilings[reason], direction)
                 if reason is ExitReason.IO:
                     self.table.ports[direction] = self._ports(intervals)
                 elif intervals:
@@ -107,18 +110,20 @@ class FlatTable:
             self._chains[chain[start:]] = node
         return node
 
-    def _projected(self, entries: Iterable[Any], reason: ExitReason, direction: Direction) -> list[tuple[Any, Scope]]:
+    def _projected(self, entries: Iterable[Any], direction: Direction) -> list[tuple[Any, Scope]]:
         return [
             (entry, scope)
             for entry in entries
-            if entry.scope.reason is reason and entry.scope.includes(direction)
+            if entry.scope.includes(direction)
             for scope in self.designation.projected(entry.level, entry.scope)
         ]
 
-    def _intervals(self, reason: ExitReason, direction: Direction) -> list[_Interval]:
-        """Disjoint sorted intervals with the order of turns in each; none where nobody claims anything."""
-        claims = self._projected(self.designation.claims, reason, direction)
-        ceilings = self._projected(self.designation.ceilings, reason, direction)
+    def _intervals(
+        self, claims_of: Iterable[Claim], ceilings_of: Iterable[Any], direction: Direction
+    ) -> list[_Interval]:
+        """Disjoint sorted intervals of a reason, with the order of turns in each; none where nobody claims anything."""
+        claims = self._projected(claims_of, direction)
+        ceilings = self._projected(ceilings_of, direction)
         if not claims:
             return []
         edges = sorted({edge for _, scope in claims + ceilings for edge in (scope.first, scope.last + 1)})
@@ -163,6 +168,14 @@ class FlatTable:
         ranges = self.table.ranges[reason][direction]
         ranges.range = array
         ranges.count = len(intervals)
+
+
+def _by_reason(entries: Iterable[Any]) -> defaultdict[ExitReason, list[Any]]:
+    """Claims, or ceilings, by the reason of their scope."""
+    found = defaultdict(list)
+    for entry in entries:
+        found[entry.scope.reason].append(entry)
+    return found
 
 
 def _number(claims: Sequence[Claim], earlier: Sequence[Claim]) -> tuple[list[Claim], dict[int, int]]:

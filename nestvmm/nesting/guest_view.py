@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from operator import attrgetter
+from itertools import compress
+from operator import attrgetter, ne
 from typing import TYPE_CHECKING, Protocol
 
 from nestvmm.engines import Engine
@@ -70,10 +71,10 @@ class VcpuState:
         """Keeps what differs from the registers at the exit."""
         if self._values is None:
             self.regs()
-        for name, value, before in zip(_NAMES, _values(regs), self._values or (), strict=True):
-            if value != before or name in self._new_regs:
-                self._new_regs[name] = value & 0xFFFFFFFFFFFFFFFF
-                self.changed = True
+        # those of before may be as they were again
+        for name in (*self._new_regs, *compress(_NAMES, map(ne, _values(regs), self._values or ()))):
+            self._new_regs[name] = getattr(regs, name) & 0xFFFFFFFFFFFFFFFF
+            self.changed = True
 
     def sregs(self) -> Sregs:
         """Segment and control registers with the changes so far."""

@@ -30,7 +30,7 @@ from nestvmm.nesting.features import (
     feature_claims,
     requests,
 )
-from nestvmm.nesting.flat import compile_table
+from nestvmm.nesting.flat import FlatTable, compile_table
 from nestvmm.nesting.guest_view import GuestView, VcpuState
 from nestvmm.nesting.image_guest import ImageGuestView, MachineMemory
 from nestvmm.nesting.images import check_between, check_images, engine_for, make_levels, name_of, stacked
@@ -60,6 +60,9 @@ class Tower:
 
     Raises UsageError (options, designations), HostError (host, image), HypervisorError (a hypervisor's own code).
     """
+
+    flat: FlatTable
+    counters: Any
 
     def __init__(self, spec: TowerSpec, *, stdout: int = 1, raw_exit_status: bool = False) -> None:
         self.spec = spec
@@ -223,8 +226,12 @@ class Tower:
 
     def _designate(self, earlier: Sequence[Claim] = ()) -> None:
         self.designation = self.policy.table(self._fixed, self.maps)
-        self.flat = compile_table(self.designation, earlier)
-        self.counters: Any = ffi.new("struct nv_counter[]", self.flat.slots)
+        flat = compile_table(self.designation, earlier)
+        counters = ffi.new("struct nv_counter[]", flat.slots)
+        if earlier:
+            # before anyone who reads them while level n runs can see the new ones
+            ffi.memmove(counters, self.counters, self.flat.slots * ffi.sizeof("struct nv_counter"))
+        self.flat, self.counters = flat, counters
         self.stale = False
 
     def _remap(self, level: int, new: MemoryMap, first: int, last: int) -> None:
@@ -256,9 +263,7 @@ class Tower:
             if self.engine.vcpu.exited:
                 return  # the rest of an access comes first
             self._renew_policy()
-        counters, slots = self.counters, self.flat.slots
         self._designate(self.flat.claims)
-        ffi.memmove(self.counters, counters, slots * ffi.sizeof("struct nv_counter"))
         self._attach()
 
     def _renew_policy(self) -> None:

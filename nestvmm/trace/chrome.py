@@ -8,6 +8,7 @@ that handled it, the handler's, to which an arrow leads from level n's. One line
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Final
 
 from nestvmm.nesting import Tower
@@ -88,7 +89,7 @@ def _track(level: int) -> dict[str, object]:
     return {"pid": level + 1, "tid": level + 1}
 
 
-def _named(kind: str, level: int, arguments: dict[str, object]) -> dict[str, object]:
+def _named(kind: str, level: int, arguments: Mapping[str, object]) -> dict[str, object]:
     return {"ph": "M", "name": kind, **_track(level), "args": arguments}
 
 

@@ -160,6 +160,7 @@ INSTRUCTIONS: dict[str, tuple[str, bytes, bytes]] = {
     "invlpg": ("invlpg", rax(RESULTS), b"\x0f\x01\x38"),
     "invpcid": ("invpcid", rax(2) + rdi(RESULTS + 0x80), b"\x66\x0f\x38\x82\x07"),
     "cr0 read": ("cr-read", b"", b"\x0f\x20\xc3"),  # to RBX
+    "cr2 read": ("cr-read", b"", b"\x0f\x20\xd3"),
     "cr3 read": ("cr-read", b"", b"\x0f\x20\xdb"),
     "cr4 read": ("cr-read", b"", b"\x0f\x20\xe3"),
     "cr8 read": ("cr-read", b"", b"\x44\x0f\x20\xc3"),
@@ -210,6 +211,9 @@ INSTRUCTIONS: dict[str, tuple[str, bytes, bytes]] = {
     "vmwrite": ("vmx-instruction", b"", b"\x0f\x79\xc3"),
     "vmxoff": ("vmx-instruction", b"", b"\x0f\x01\xc4"),
     "vmxon": ("vmx-instruction", rdi(TABLE), b"\xf3\x0f\xc7\x37"),
+    "encls": ("encls", rax(0), b"\x0f\x01\xcf"),
+    "umwait": ("umwait", rax(0) + rdx(0), b"\xf2\x0f\xae\xf0"),
+    "tpause": ("tpause", rax(0) + rdx(0), b"\x66\x0f\xae\xf0"),
     "invept": ("vmx-instruction", rdi(TABLE) + rax(1), b"\x66\x0f\x38\x80\x07"),
     "invvpid": ("vmx-instruction", rdi(TABLE) + rax(1), b"\x66\x0f\x38\x81\x07"),
 }
@@ -286,7 +290,7 @@ CASES = {
     "undefined rsm": lambda engine: undefined(engine, b"\x0f\xaa", []),
     **{
         f"undefined {name}": (lambda engine, name=name: not_defined(engine, name, declined=False))
-        for name in ("vmcall", "vmxon")
+        for name in ("vmcall", "vmxon", "umwait", "tpause")
     },
     "fault": fault,
     "retry": lambda engine: instruction(engine, "rdtsc", "retry"),

@@ -1,18 +1,14 @@
 """The svm engine on kvm_amd: each instruction with its exact exit, its effect, and the switcher out of reach."""
 
-import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from lab_cases import run_cases
 
 from nestvmm.lab import Lab
 
 pytestmark = pytest.mark.svm_lab
 
-TESTS = Path(__file__).parents[1]
 ANSWER = 0x7777
 READ, WRITE, EXECUTE = 0, 1, 2
 EFER = 0x500
@@ -58,6 +54,7 @@ DIRECTED = {
 # To RBX, where the answer goes.
 READS = {
     "cr0 read": (0x00, 0, 3),
+    "cr2 read": (0x02, 2, 3),
     "cr3 read": (0x03, 3, 3),
     "cr4 read": (0x04, 4, 3),
     "cr8 read": (0x08, 8, 4),
@@ -107,12 +104,7 @@ DECLINED = {
 @pytest.fixture(scope="module")
 def found(svm_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS), str(TESTS / "engines")])
-    command = [sys.executable, str(TESTS / "engines" / "svm_cases.py"), "instructions"]
-    result = svm_lab.run(command, env={"PYTHONPATH": path}, timeout=240)
-    assert result.status == 0, result.stderr.decode()
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
+    return run_cases(svm_lab, "engines/svm_cases.py", "instructions", timeout=240)
 
 
 def seen(found: dict[str, Any], name: str, exits: int = 2) -> dict[str, Any]:

@@ -28,7 +28,18 @@ ALL = (1 << 64) - 1
 NE, VMXE = 1 << 5, 1 << 13
 READ_CR0, WRITE_CR0, READ_CR4, WRITE_CR4 = b"\x0f\x20\xc0", b"\x0f\x22\xc0", b"\x0f\x20\xe0", b"\x0f\x22\xe0"
 # Cases of the shared groups that are SVM's alone, or need what the lab's processor lacks.
-OTHERS = ("hypercall", "stgi", "vmrun", "invlpga", "rdseed", "pushed", "int declined", "int3 declined", "int user")
+OTHERS = (
+    "hypercall",
+    "stgi",
+    "vmrun",
+    "invlpga",
+    "rdseed",
+    "encls",
+    "pushed",
+    "int declined",
+    "int3 declined",
+    "int user",
+)
 OTHERS += ("popf declined", "iret declined", "smi handled", "smi decline", "vm_cr read", "hsave read", "hsave write")
 
 
@@ -85,8 +96,10 @@ CASES = {
     "vmx msr": lambda engine: run(
         engine, with_handlers(rdmsr(0x480) + done(1), {13: b"\x58" + store(RESULTS, 13) + done()}), [], 1
     ),
-    "monitor trap": lambda engine: refused(engine, "monitor-trap"),
-    "rdseed": lambda engine: refused(engine, "rdseed"),
+    **{
+        name: (lambda engine, name=name: refused(engine, name.replace(" ", "-")))
+        for name in ("monitor trap", "rdseed", "encls")
+    },
 }
 
 

@@ -72,6 +72,7 @@ def test_an_msr_that_nobody_takes_is_the_engines_or_a_fault(make: Callable[..., 
         (Exit(ExitReason.MEMORY_FAULT, ONES), 255, "KVM could not reach the memory behind one of its addresses"),
         (Exit(ExitReason.SYSTEM_EVENT, 2), 0, "guest asked for system event 2"),
         (Exit(ExitReason.UNKNOWN, raw=77), 255, "guest at L2 died: exit 77 that nestvmm does not know"),
+        (Exit(ExitReason.TASK_SWITCH, 0x68), 255, "guest at L2 died: it switched tasks to 0x68, which its processor"),
         (Exit(ExitReason.EMULATION_FAILURE), 255, "KVM could not fetch its next instruction"),
         (
             Exit(ExitReason.EMULATION_FAILURE, instruction=b"\x0f\xb8"),
@@ -93,7 +94,7 @@ def test_what_needs_no_answer_goes_on(make: Callable[..., Run], reason: ExitReas
     assert run.engine.answers == [Answer(reason), Answer(IO, 0xE9)]
 
 
-@pytest.mark.parametrize("reason", [ExitReason.CPUID, ExitReason.TASK_SWITCH, ExitReason.RDTSC])
+@pytest.mark.parametrize("reason", [ExitReason.CPUID, ExitReason.PAUSE, ExitReason.RDTSC])
 def test_a_reason_that_not_even_l0_handles_ends_the_run(make: Callable[..., Run], reason: ExitReason) -> None:
     result = make().go(Exit(reason, 1))
     assert result.status == 4

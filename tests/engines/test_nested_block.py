@@ -1,0 +1,146 @@
+"""VMRUN of any block, on plain memory: it runs its guest on L0's terms or is refused, and touches nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nestvmm._native import ffi, lib
+from nestvmm.engines.svm_rules import limit
+from nestvmm.kvm import CpuidEntry
+
+PAGE = 0x1000
+PAGES, GUARDS = 16, 4  # of the level, and of L0's memory on either side
+BLOCK = 3 * PAGE
+INVALID = (1 << 64) - 1
+VMRUN = 0x80
+LEVEL = lib.NV_SHADOW_WINDOWS - (1 << 30) + GUARDS * PAGE
+RIP = 0x1234
+ENTRIES = [CpuidEntry(function=0x80000001, edx=1 << 11 | 1 << 20 | 1 << 29), CpuidEntry(function=0x80000008, eax=40)]
+SIZE = ffi.sizeof("struct nv_vmcb")
+STATE = ("cr0", "cr2", "cr3", "cr4", "dr6", "dr7", "efer")
+
+
+@dataclass
+class World:
+    """One level in memory of L0's that is larger; `keep` is what C points to."""
+
+    nested: Any
+    svm: Any
+    memory: Any
+    keep: list[Any]
+
+    @property
+    def level(self) -> Any:
+        return self.memory + GUARDS * PAGE
+
+    def run(self, data: bytes) -> Any:
+        """VMRUN of a block of these bytes; gives the block in the level's memory."""
+        ffi.memmove(self.level + BLOCK, data, len(data))
+        self.svm.switched.mailbox.regs[0] = BLOCK
+        event = ffi.new("struct nv_event *", {"raw": VMRUN, "advance": 3})
+        assert lib.nv_nested_serve(self.svm, 0, event) == lib.NV_HANDLED
+        return ffi.cast("struct nv_vmcb *", self.level + BLOCK)
+
+    def around(self) -> bytes:
+        """All memory but the block."""
+        whole = bytes(ffi.buffer(self.memory, (PAGES + 2 * GUARDS) * PAGE))
+        at = GUARDS * PAGE + BLOCK
+        return whole[:at] + whole[at + PAGE :]
+
+
+def world() -> World:
+    vcpu, svm, nested, paging, mailbox, shadow = (
+        ffi.new(f"struct nv_{name} *") for name in ("vcpu", "svm", "nested", "paging", "mailbox", "shadow")
+    )
+    size = PAGES * PAGE
+    memory = ffi.new("uint8_t[]", b"\xa5" * ((PAGES + 2 * GUARDS) * PAGE))
+    pool, tables = ffi.new("uint64_t[]", 16 * 512), ffi.new("uint64_t[]", 16 * 512)
+    maps, zeros = ffi.new("uint8_t[]", lib.NV_NESTED_DEPTH * lib.NV_NESTED_MAPS), ffi.new("uint8_t[]", 0x3000)
+    windows = ffi.new("uint64_t[]", lib.NV_SHADOW_WINDOW_COUNT)
+    ranges = ffi.new("struct nv_shadow_range[]", [(0, size - 1, LEVEL, 7, 0)])
+    slots = ffi.new("struct nv_slot[]", [(0, size, memory + GUARDS * PAGE, 0)])
+    block = ffi.new("struct nv_vmcb *", {"efer": 0x1500, "cr0": 0x80000031, "cr4": 0x20, "cs": {"attributes": 0xA9B}})
+    lib.nv_paging_init(paging, slots, 1, 40)
+    shadow.pool, shadow.physical, shadow.pages = pool, lib.NV_SHADOW_TABLES, 16
+    shadow.largest, shadow.windows, shadow.window_count = 2, windows, lib.NV_SHADOW_WINDOW_COUNT
+    shadow.window = lib.NV_SHADOW_WINDOWS
+    lib.nv_shadow_reset(shadow)
+    lib.nv_shadow_set(shadow, ranges, 1, 0, INVALID)
+    nested.tables[1].shadow.pool, nested.tables[1].shadow.pages = tables, 16
+    nested.shadow, nested.maps, nested.own_ports, nested.own_msrs = shadow, maps, zeros, zeros
+    nested.ram, nested.ram_physical = memory, LEVEL - GUARDS * PAGE
+    nested.ram_size = (PAGES + 2 * GUARDS) * PAGE
+    svm.nested, svm.block = nested, block
+    svm.switched.mailbox, svm.switched.shadow, svm.switched.paging = mailbox, shadow, paging
+    limit(ffi.addressof(svm, "limits"), ENTRIES)
+    lib.nv_svm_init(vcpu, svm, -1, ffi.NULL, 1)
+    nested.visible = 1
+    lib.nv_nested_init(nested)
+    nested.machines[0].svme = 1
+    mailbox.regs[lib.NV_REG_RIP] = RIP
+    keep = [vcpu, paging, mailbox, shadow, pool, tables, maps, zeros, windows, ranges, slots, block]
+    return World(nested, svm, memory, keep)
+
+
+def sound() -> bytearray:
+    block = ffi.new("struct nv_vmcb *")
+    block.intercept[4] = 1
+    block.asid = 1
+    block.efer, block.cr4, block.cr0 = 0x1500, 0x20, 0x80000031
+    block.dr7, block.dr6 = 0x400, 0xFFFF0FF0
+    block.guest_pat = 0x0007040600070406
+    block.cs.attributes = 0xA9B
+    return bytearray(ffi.buffer(block))
+
+
+WORDS = st.one_of(
+    st.sampled_from([0, 1, PAGE, BLOCK, PAGES * PAGE, LEVEL, LEVEL - PAGE, 1 << 31, 1 << 40, 1 << 51, INVALID]),
+    st.integers(0, INVALID),
+)
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> bytes:
+    """A sound block with a few words changed, or any bytes."""
+    if draw(st.integers(0, 9)) == 0:
+        return draw(st.binary(min_size=SIZE, max_size=SIZE))
+    data = sound()
+    for at, word in draw(st.lists(st.tuples(st.integers(0, SIZE // 8 - 1), WORDS), max_size=4)):
+        data[8 * at : 8 * at + 8] = word.to_bytes(8, "little")
+    return bytes(data)
+
+
+@given(blocks())
+@settings(max_examples=300, deadline=None)
+def test_any_block_runs_or_is_refused(data: bytes) -> None:
+    here = world()
+    before = here.around()
+    told = ffi.from_buffer("struct nv_vmcb *", data)
+    block = here.run(data)
+    active = here.nested.active
+    if not lib.nv_svm_valid(ffi.addressof(here.svm, "limits"), told):
+        assert (active.depth, active.gif, block.exit_code) == (0, 0, INVALID)
+        assert here.svm.switched.mailbox.regs[lib.NV_REG_RIP] == RIP + 3
+    else:
+        assert (active.depth, active.parent.gif, here.nested.entered[0]) == (1, 1, 1)
+        assert [getattr(here.svm.block, name) for name in STATE] == [getattr(told, name) for name in STATE]
+        assert here.svm.switched.mailbox.regs[lib.NV_REG_RIP] == told.rip
+        assert here.svm.block.cpl == told.cpl & 3
+    assert here.around() == before
+    assert not any((here.nested.lost, here.nested.too_deep, here.nested.endless))
+
+
+@pytest.mark.parametrize("address", [PAGES * PAGE, 1 << 40, BLOCK + 8, LEVEL, LEVEL - GUARDS * PAGE])
+def test_a_block_outside_the_levels_memory_is_a_general_protection_fault(address: int) -> None:
+    here = world()
+    here.svm.switched.mailbox.regs[0] = address
+    event = ffi.new("struct nv_event *", {"raw": VMRUN, "advance": 3})
+    before = here.around()
+    assert lib.nv_nested_serve(here.svm, 0, event) == lib.NV_HANDLED
+    assert here.svm.injection & 0xFFFFFFFF == 1 << 31 | 1 << 11 | 3 << 8 | 13
+    assert (here.nested.active.depth, here.around()) == (0, before)

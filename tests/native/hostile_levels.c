@@ -1,0 +1,316 @@
+/* Levels that do what they like with software SVM: random control blocks, maps, page tables and exits, on a processor that is made up
+ * here behind KVM_RUN. After each entry what L0 prepared is checked: no table leads anywhere but to the level's own memory.
+ *
+ * usage: hostile_levels SEED BLOCKS */
+#include <stdarg.h>
+#include <unistd.h>
+
+#include "nested_level.h"
+
+#define BLOCKS 24u                          /* the first pages are blocks, then come page tables */
+#define TABLES 48u
+#define ZEROS (BLOCKS + TABLES)             /* a few pages that nobody writes */
+#define EFER 0xc0000080
+
+static uint64_t blocks_run, deepest, random_state;
+static int summoned, climbs;
+
+/* xorshift64* */
+static uint64_t any(void)
+{
+	random_state ^= random_state >> 12;
+	random_state ^= random_state << 25;
+	random_state ^= random_state >> 27;
+	return random_state * 0x2545f4914f6cdd1dull;
+}
+
+static uint64_t below(uint64_t limit)
+{
+	return (any() >> 11) % limit;
+}
+
+static int once_in(uint64_t times)
+{
+	return !below(times);
+}
+
+static uint64_t page_of(uint64_t first, uint64_t count)
+{
+	return (first + below(count)) * PAGE;
+}
+
+/* A physical address: of a block, of a table, of any page, of a hole, of what only L0 has, too high, or anything. */
+static uint64_t address(void)
+{
+	switch (below(10)) {
+	case 0 ... 1:
+		return page_of(0, BLOCKS);
+	case 2 ... 4:
+		return page_of(BLOCKS, TABLES);
+	case 5:
+		return page_of(0, PAGES);
+	case 6:
+		return page_of(PAGES - 2, 4);
+	case 7:
+		return (once_in(2) ? RAM_PHYSICAL : NV_SWITCHER_BASE) + page_of(0, 256);
+	case 8:
+		return 1ull << below(64);
+	default:
+		return any() & ~0xfffull;
+	}
+}
+
+static uint64_t table_entry(void)
+{
+	static const uint64_t flags[] = {7, 7, 7, 7, 0x87, 0xe7, 5, 1, 0, 0x107, 0x67, 1ull << 63 | 7, 1ull << 52 | 7, 1ull << 51 | 7};
+
+	return once_in(16) ? any() : address() | flags[below(sizeof flags / sizeof flags[0])];
+}
+
+static void write_table(uint64_t *table)
+{
+	for (uint64_t count = 1 + below(8); count; count--)
+		table[once_in(2) ? below(4) : below(512)] = table_entry();
+	if (once_in(4))
+		for (int i = 0; i < 512; i++)
+			table[i] = (i % PAGES) * PAGE | 7;
+}
+
+static void write_fields(struct nv_vmcb *to)
+{
+	*to = (struct nv_vmcb){
+		.intercept = {any() & any(), once_in(2) ? any() & any() : 0, once_in(2) ? any() & any() : 0, 1u << 28 | 1u << 27, 3, 0},
+		.iopm = address(), .msrpm = once_in(2) ? address() : ZEROS * PAGE, .tsc_offset = any(), .asid = 1 + below(3),
+		.virtual_interrupt = any() & 0xff011f0100ull, .nested_paging = once_in(3) ? 0 : 1, .nested_cr3 = once_in(4) ? address() : BLOCKS * PAGE,
+		.event_injection = once_in(2) ? 0 : EVENT_VALID | below(5) << EVENT_KIND | below(256),
+		.interrupt_shadow = below(2),
+		.cs = {0x10, 0xa9b, ~0u, 0}, .ss = {0x18, 0xc93, ~0u, 0}, .es = {0x18, 0xc93, ~0u, 0}, .ds = {0x18, 0xc93, ~0u, 0},
+		.efer = EFER_SVME | EFER_LME | EFER_LMA | (once_in(2) ? EFER_NXE : 0), .cr0 = 0x80010031, .cr4 = CR4_PAE, .cr3 = address(),
+		.dr6 = 0xffff0ff0, .dr7 = 0x400, .rflags = 2 | (any() & 0x200), .rip = address(), .rsp = address(), .rax = address(),
+		.guest_pat = 0x0007040600070406,
+	};
+	if (once_in(8))
+		to->efer &= ~(EFER_LME | EFER_LMA);
+	if (once_in(16))
+		to->cr4 = 0;
+}
+
+/* A block that mostly keeps the rules, with a few bytes changed; or one of which nothing is known. */
+static void write_block(uint8_t *at)
+{
+	if (once_in(16)) {
+		for (uint64_t i = 0; i < PAGE; i += 8)
+			*(uint64_t *)(at + i) = any();
+		return;
+	}
+	write_fields((struct nv_vmcb *)at);
+	for (uint64_t count = below(3) ? 0 : below(4); count; count--)
+		*(uint64_t *)(at + 8 * below(sizeof(struct nv_vmcb) / 8)) = once_in(2) ? any() : 1ull << below(64);
+}
+
+/* The first three tables lead everywhere, by pages of 2 MiB. */
+static void repair(void)
+{
+	uint64_t *table = (uint64_t *)(level + BLOCKS * PAGE);
+
+	memset(table, 0, 3 * PAGE);
+	table[0] = (BLOCKS + 1) * PAGE | 7;
+	table[512] = (BLOCKS + 2) * PAGE | 7;
+	for (int i = 0; i < 512; i++)
+		table[1024 + i] = ((uint64_t)i << 21) | 0x87;
+}
+
+static void change_memory(void)
+{
+	if (once_in(8))
+		repair();
+	for (uint64_t count = below(3); count; count--) {
+		if (once_in(2))
+			write_block(level + page_of(0, BLOCKS));
+		else
+			write_table((uint64_t *)(level + page_of(BLOCKS, TABLES)));
+	}
+}
+
+static void stop_with(uint64_t code)
+{
+	static const uint32_t indices[] = {EFER, EFER, EFER, 0xc0010114, 0xc0010117, 0xc0000100, 0x10, 0x4e570000};
+	uint64_t injected = block->event_injection;
+
+	block->exit_code = code;
+	block->exit_info_1 = any();
+	block->exit_info_2 = once_in(2) ? address() : any();
+	block->exit_interrupt_info = injected & EVENT_VALID && once_in(3) ? injected : 0;
+	block->event_injection = injected & ~EVENT_VALID;
+	block->next_rip = once_in(2) ? block->rip + 1 + below(15) : any();
+	if (code == EXIT_NPF)
+		block->exit_info_1 &= once_in(8) ? ~0ull : 0x300000017;
+	if (code == EXIT_IOIO && once_in(2))
+		block->exit_info_1 |= 0xffffull << 16;
+	if (code == EXIT_MSR) {
+		mailbox.regs[NV_REG_RCX] = once_in(4) ? any() : indices[below(sizeof indices / sizeof indices[0])];
+		mailbox.regs[NV_REG_RDX] = once_in(2) ? 0 : any();
+		block->exit_info_1 &= 1;
+		block->rax = once_in(4) ? any() : once_in(2) ? 0x1d00 : 0xd00;
+	}
+	if (code >= EXIT_VMRUN && code <= EXIT_VMRUN + 6)
+		block->rax = address();
+	if (code == EXIT_INTR)
+		mailbox.interrupt = mailbox.acknowledge && once_in(2) ? below(256) : NO_INTERRUPT;
+	mailbox.state = NV_SWITCHER_RINGING;
+	run->exit_reason = KVM_EXIT_IO;
+	run->io.port = NV_DOORBELL;
+}
+
+/* Level n's own exit to userspace: KVM did a port or memory access. */
+static void stop_directly(void)
+{
+	mailbox.state = NV_SWITCHER_RUNNING;
+	if (once_in(2)) {
+		run->exit_reason = KVM_EXIT_MMIO;
+		run->mmio.phys_addr = once_in(2) ? NV_SHADOW_WINDOWS + below(NV_SHADOW_WINDOW_COUNT * PAGE) : any();
+		run->mmio.len = 1 << below(4);
+		run->mmio.is_write = below(2);
+	} else {
+		run->exit_reason = KVM_EXIT_IO;
+		run->io = (typeof(run->io)){below(2), 1 << below(3), 0x80, 1, PAGE};
+	}
+}
+
+static void change_state(void)
+{
+	block->rip = once_in(2) ? block->rip + below(16) : address();
+	block->rsp = address();
+	block->rflags = (any() & 0x200) | 2;
+	block->interrupt_shadow = once_in(8);
+	block->cpl = once_in(8) ? 3 : 0;
+	if (once_in(16))
+		block->cr0 ^= CR0_PG;
+	if (once_in(16))
+		block->cr3 = address();
+	if (once_in(64))
+		block->cs.attributes = any();
+	for (int i = 0; i < 16; i++)
+		if (once_in(8))
+			mailbox.regs[i] = address();
+}
+
+/* The processor: enters level n, which writes its memory and stops for something. */
+static int run_kvm(void)
+{
+	static const uint64_t often[] = {0x72, 0x78, 0x7b, 0x7c, 0x7c, 0x7c, 0x75, 0x4d, 0x4e, 0x46, 0x60, 0x61, 0x64, 0x7f, 0x74, 0x70,
+					 0x10, 0x65, 0x23, 0x81, 0x85, 0x84, 0x86, 0x7a, 0x82, 0x83, ~0ull, 0x7d, 0x88};
+
+	check_entry();
+	if (nested.active->depth > deepest)
+		deepest = nested.active->depth;
+	mailbox.load = mailbox.store = 0;
+	change_memory();
+	change_state();
+	if (summoned) {
+		summoned = 0;
+		stop_with(EXIT_NMI);
+	} else if (once_in(50)) {
+		stop_directly();
+	} else if (nested.active->svme && !once_in(4)) {
+		blocks_run++;
+		block->cpl = 0;
+		stop_with(EXIT_VMRUN);
+	} else if (climbs && !nested.active->svme && !once_in(4)) {
+		stop_with(EXIT_MSR);
+		block->exit_info_1 = 1;
+		block->rax = 0x1d00;
+		mailbox.regs[NV_REG_RCX] = EFER;
+		mailbox.regs[NV_REG_RDX] = 0;
+	} else if (once_in(3)) {
+		stop_with(EXIT_NPF);
+	} else {
+		stop_with(once_in(16) ? below(0xa7) : often[below(sizeof often / sizeof often[0])]);
+	}
+	return 0;
+}
+
+int ioctl(int fd, unsigned long request, ...)
+{
+	(void)fd;
+	if (request == KVM_NMI)
+		summoned = 1;
+	return request == KVM_RUN ? run_kvm() : 0;
+}
+
+static struct nv_table *make_table(void)
+{
+	/* L0's two, an image's alone, and before each of those */
+	static const struct nv_claim claims[] = {{0}, {0, 1, 1, 0, 1}, {0, 2, 2, 0, 1}, {0, 3, 3, 1, 0}, {1, 3, 3, 1, 0}, {2, 3, 3, 1, 0}};
+	static struct nv_nested_claim image = {&nested, 0, 1};
+	static struct nv_server servers[] = {{0}, {nv_nested_serve, &svm, 0}, {nv_svm_serve_msr, &svm, 0}, {nv_nested_take, &image, 0}};
+	static const struct nv_range all = {0, ~0ull, 3, 0}, instructions = {0, ~0ull, 4, 0};
+	static const struct nv_range msrs[] = {{0, EFER - 1, 3, 0}, {EFER, EFER, 5, 0}, {EFER + 1, 0xc0010113, 3, 0},
+					       {0xc0010114, 0xc0010118, 5, 0}, {0xc0010119, ~0ull, 3, 0}};
+	static uint16_t ports[NV_PORTS];
+	static struct nv_table table = {claims, servers, {ports, ports}, {{{0}}}};
+
+	for (int i = 0; i < NV_PORTS; i++)
+		ports[i] = 3;
+	for (int i = 0; i < 2; i++) {
+		for (int reason = 0; reason < NV_REASONS; reason++)
+			table.ranges[reason][i] = (struct nv_ranges){&all, 1, 0};
+		table.ranges[NV_REASON_SVM_INSTRUCTION][i] = (struct nv_ranges){&instructions, 1, 0};
+		table.ranges[NV_REASON_RDMSR][i] = table.ranges[NV_REASON_WRMSR][i] = (struct nv_ranges){msrs, 5, 0};
+	}
+	return &table;
+}
+
+/* What Python does with an event: lets it happen, raises an exception, or leaves it; and interrupts come. */
+static void answer(void)
+{
+	if (nv_switched_outside(&svm.switched)) {
+		if (once_in(4) && vcpu.event.reason != NV_REASON_SVM_INSTRUCTION)
+			nv_svm_pass(&svm, &vcpu.event);
+		else if (once_in(4))
+			nv_svm_inject(&svm, NV_EVENT_EXCEPTION, below(2) ? 13 : 14, 1, any());
+	}
+	if (once_in(8))
+		nv_pending_interrupt(&svm.switched.pending, below(256));
+	if (once_in(16))
+		nv_pending_nmi(&svm.switched.pending);
+	if (once_in(32))
+		svm.switched.pending.windows |= 1 + below(3);
+}
+
+int main(int count, char **words)
+{
+	static struct nv_counter counters[64];
+	static struct nv_unclaimed unclaimed;
+	uint64_t blocks;
+
+	CHECK(count == 3);
+	alarm(100);
+	random_state = strtoull(words[1], NULL, 0) * 2 + 1;
+	blocks = strtoull(words[2], NULL, 0);
+	prepare();
+	for (unsigned int i = 0; i < BLOCKS; i++)
+		write_block(level + i * PAGE);
+	for (unsigned int i = BLOCKS; i < BLOCKS + TABLES; i++)
+		write_table((uint64_t *)(level + i * PAGE));
+	while (blocks_run < blocks) {
+		start();
+		svm.saves_next_rip = below(2);
+		climbs = !climbs;
+		svm.limits.physical_reserved = ~0ull << (once_in(2) ? PHYSICAL_BITS : 52);
+		vcpu.table = make_table();
+		vcpu.counters = counters;
+		vcpu.unclaimed = &unclaimed;
+		for (int exits = 0; exits < 2000 && blocks_run < blocks && !nested.too_deep && !nested.lost && !nested.endless; exits++) {
+			int result = nv_vcpu_run(&vcpu);
+
+			CHECK(!result || nested.lost || nested.endless);
+			answer();
+		}
+	}
+	check_canaries();
+	/* otherwise the levels did too little */
+	CHECK(deepest > 4);
+	puts("done");
+	return 0;
+}
