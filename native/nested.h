@@ -83,6 +83,7 @@ struct nv_nested {
 	uint64_t ram_physical, ram_size;
 	uint64_t clock;
 	uint32_t revision;               /* of machine 0's tables, when the others were made */
+	nv_serve_fn take;                /* what serves the claims of machines, as the table has it; NULL: nothing */
 	uint8_t levels[NV_NESTED_DEPTH]; /* of the machine's code, by depth */
 	uint8_t nesting;                 /* levels above this one have the SVM that their hypervisor gives them, not L0's; 0: none has */
 	uint8_t visible;                 /* level n sees SVM */
@@ -116,7 +117,7 @@ struct nv_nested_claim {
 #define NV_NESTED_MSRS 0x2000
 #define NV_NESTED_MAPS 0x5000    /* ports, then MSRs */
 
-/* The fields svm, vcpu, shadow, maps to ram_size, and levels are the caller's to set before, and the pool of each table's shadow. */
+/* The fields svm, vcpu, shadow, maps to ram_size, take and levels are the caller's to set before, and the pool of each table's shadow. */
 void nv_nested_init(struct nv_nested *nested);
 
 /* An nv_serve_fn for a machine's claim: it takes those exits that its control block asks for. device: struct nv_nested_claim. */

@@ -53,6 +53,9 @@ uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
 struct nv_machine *nv_nested_owner(struct nv_nested *nested, uint64_t code, uint64_t info_1);
 int nv_nested_wants(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t info_1);
 
+/* Whether blocks can say which accesses to this MSR they want: not beyond the map, where they get all or none. */
+int nv_nested_maps_msr(uint32_t index);
+
 /* nested_route.c: what becomes of an interrupt or NMI for a machine. */
 enum nv_nested_turn {
 	NV_TURN_BLOCKED,             /* it waits for the machine's or its guest's GIF */

@@ -37,6 +37,11 @@ static int msr_bit(uint32_t index)
 	return MSRS_OUTSIDE;
 }
 
+int nv_nested_maps_msr(uint32_t index)
+{
+	return msr_bit(index) != MSRS_OUTSIDE;
+}
+
 static int wants_msr(struct nv_nested *nested, struct nv_machine *machine, int write)
 {
 	int bit = msr_bit(*register_of(nested->svm, NV_REG_RCX));

@@ -36,6 +36,7 @@ class Nested:
         vm.set_memory_region(slot, lib.NV_NESTED_TABLES, self._table_memory.size, self._table_memory.address)
         self.c: Any = ffi.new("struct nv_nested *")
         c = self.c
+        c.take = ffi.addressof(lib, "nv_nested_take")
         self._levels = levels
         for depth in range(lib.NV_NESTED_DEPTH):
             beyond = depth - len(levels) + 1
@@ -81,12 +82,11 @@ class Nested:
     def image_servers(self) -> list[tuple[int, Server]]:
         """For each level of code that this engine was told of: its number, and what takes its guest's exits."""
         last = len(self._levels) - 1
-        take = ffi.addressof(lib, "nv_nested_take")
 
         def claim(depth: int) -> Any:
             return ffi.new("struct nv_nested_claim *", {"nested": self.c, "depth": depth, "beyond": depth == last})
 
-        return [(level, Server(take, claim(depth))) for depth, level in enumerate(self._levels)]
+        return [(level, Server(self.c.take, claim(depth))) for depth, level in enumerate(self._levels)]
 
     def counts(self) -> list[tuple[int, int, int, int]]:
         """See nestvmm.engines.engine.Engine.image_counts."""

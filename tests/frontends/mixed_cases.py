@@ -30,7 +30,7 @@ from nestvmm.trace import Recorder
 GUESTS = Path(__file__).resolve().parents[2] / "guests"
 MINIVISOR = GUESTS / "minivisor" / "minivisor-svm.elf"
 MEMORY = 24 << 20
-PORT, MSR, LEAF = 0x5000, 0x4E560000, 0x4E567000
+PORT, MSR, LEAF = 0x5000, 0xC0000103, 0x4E567000
 MARK, HYPERCALL, OWN_PORT = 0x4E560000, 0x4E56, 0x5600
 TIMES = 50
 VMMCALL = b"\x0f\x01\xd9"

@@ -109,6 +109,7 @@ static inline void start(void)
 	nested.too_deep = nested.lost = nested.endless = 0;
 	nested.due.to = nested.undo.to = NULL;
 	nested.due.told = 0;
+	nested.take = nv_nested_take;
 	for (unsigned int i = 0; i < NV_NESTED_DEPTH; i++)
 		nested.levels[i] = 1 + i;
 	memset(block, 0, PAGE);
