@@ -12,19 +12,20 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 NATIVE := $(shell find native -type f -not -path '*/__pycache__/*')
 
-.PHONY: help run test lint bench guests build clean packages
+.PHONY: help run test prove lint bench guests build clean packages
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make run     run the demonstration tower, guests/tower.toml"
 	@echo "make test    run all tests, those in the labs included"
+	@echo "make prove   run the tests that take too long for that: Linux's KVM at levels 1 and 2 (half an hour)"
 	@echo "make lint    check style, types and C warnings"
 	@echo "make bench   measure on this host"
 	@echo "make build   make .venv with nestvmm in it"
 	@echo "make guests  build the guests"
 	@echo "make clean   delete everything that was built, .venv included"
 
-test bench: SETS := build lab
+test prove bench: SETS := build lab
 
 run: build guests
 	$(BIN)/nestvmm run guests/tower.toml --stats
@@ -32,8 +33,11 @@ run: build guests
 test: build guests
 	NESTVMM_REQUIRE='$(NESTVMM_REQUIRE)' $(BIN)/python -m pytest $(ARGS)
 
+prove: build guests
+	NESTVMM_REQUIRE='$(NESTVMM_REQUIRE)' $(BIN)/python -m pytest --prove -m prove $(ARGS)
+
 bench: build guests
-	$(BIN)/nestvmm bench --lab $(ARGS)
+	$(BIN)/nestvmm bench --peer qemu $(ARGS)
 
 # The guests' own Makefile compiles them with warnings as errors.
 lint: build guests

@@ -47,6 +47,8 @@ struct nv_machine {
 	struct nv_nested_host host;      /* its own state meanwhile */
 	uint32_t composed[6];            /* intercepts of guest, and of the machines below */
 	uint64_t tsc_offset;             /* likewise, the sum */
+	uint64_t paused;                 /* TSC at its guest's last PAUSE that exited */
+	uint16_t pauses;                 /* that its guest may still do without an exit */
 };
 
 /* The shadow tables of one machine, and of which of its parent's tables they are made. A machine keeps them while it does not run, until
@@ -97,6 +99,7 @@ struct nv_nested {
 		uint8_t told;            /* it is the pending event */
 	} due;                           /* an exit that is this machine's, whoever claims such events */
 	uint8_t endless;                 /* a translation leads through more of the page tables of machines than L0 reads */
+	uint64_t pause_ticks;            /* the least time between two exits of PAUSE, which is L0's own; 0: not known */
 	uint32_t walked;                 /* through those tables, since the last entry */
 	uint64_t reflected[NV_NESTED_DEPTH]; /* exits that went to the machine of this depth */
 	uint64_t entered[NV_NESTED_DEPTH];   /* VMRUNs of the machine of this depth */

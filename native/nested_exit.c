@@ -39,6 +39,21 @@ void nv_nested_settle(struct nv_nested *nested)
 	nv_nested_reflect(nested, to, &nested->due.exit);
 }
 
+/* No Python level asks for it: it is some machine's, or the filters of all of them let it pass. */
+static int pause(struct nv_nested *nested, struct nv_nested_exit *exit)
+{
+	struct nv_machine *owner = nv_nested_owner(nested, EXIT_PAUSE, 0);
+	struct nv_event event;
+
+	nv_svm_decode(nested->svm, &event);
+	exit->next_rip = *register_of(nested->svm, NV_REG_RIP) + event.advance;
+	if (owner)
+		nv_nested_owe(nested, owner, exit);
+	else
+		nv_svm_skip(nested->svm, &event);
+	return 1;
+}
+
 int nv_nested_exit(struct nv_nested *nested)
 {
 	const struct nv_svm *svm = nested->svm;
@@ -49,12 +64,25 @@ int nv_nested_exit(struct nv_nested *nested)
 		return 0;
 	if (exit.code == EXIT_INVALID)
 		owner = nested->active->parent; /* the processor is stricter than VMRUN's checks here */
+	else if (exit.code == EXIT_PAUSE && nv_nested_wanted(nested, exit.code) && !intercepts(svm->wanted, exit.code))
+		return pause(nested, &exit);
 	else if (exit.code == EXIT_INTR && !svm->switched.mailbox->acknowledge)
 		owner = nv_nested_owner(nested, exit.code, 0); /* one that L0 took is pending, and delivered from there, as an NMI is */
 	if (!owner)
 		return 0;
 	nv_nested_owe(nested, owner, &exit);
 	return 1;
+}
+
+void nv_nested_raise(struct nv_nested *nested, int vector, int has_error_code)
+{
+	uint64_t code = EXIT_EXCEPTION + vector;
+	struct nv_machine *owner = nv_nested_owner(nested, code, 0);
+
+	if (owner)
+		nv_nested_owe(nested, owner, &(struct nv_nested_exit){.code = code});
+	else
+		nv_svm_inject(nested->svm, NV_EVENT_EXCEPTION, vector, has_error_code, 0);
 }
 
 int nv_nested_refused(struct nv_nested *nested, const struct nv_nested_place *place, uint64_t kind)

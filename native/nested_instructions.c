@@ -6,7 +6,7 @@ enum { INVLPGA = 0x7a, VMRUN = 0x80, VMLOAD = 0x82, VMSAVE = 0x83, STGI = 0x84, 
 
 static int fault(struct nv_svm *svm, struct nv_event *event, int vector)
 {
-	nv_svm_inject(svm, NV_EVENT_EXCEPTION, vector, vector == GP, 0);
+	nv_nested_raise(svm->nested, vector, vector == GP);
 	event->retry = 1;
 	return NV_HANDLED;
 }

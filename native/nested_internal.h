@@ -7,13 +7,14 @@
 
 /* Fields of virtual_interrupt (AMD APM vol. 2, 15.21). */
 #define V_PRIORITY(field) ((field) >> 16 & 15)
+#define V_GIF (1ull << 9)
+#define V_GIF_ENABLE (1ull << 25)
 #define V_VECTOR(field) ((uint8_t)((field) >> 32))
 
 
-#define NPF_FINAL (1ull << 32)   /* the guest's own address */
-#define NPF_TABLES (1ull << 33)  /* one of its page tables */
-
 #define EXIT_INVALID (~0ull)
+#define EXIT_DR_LAST 0x3f        /* of moves to and from control and debug registers */
+#define MOVED_REGISTER (1ull << 63) /* EXITINFO1 has its number */
 
 #define TLB_FLUSH_ALL 1          /* of tlb_control */
 
@@ -35,6 +36,9 @@ enum { NV_NESTED_MAPPED, NV_NESTED_REFUSED, NV_NESTED_VIOLATION };
 
 int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, uint32_t access, struct nv_nested_place *place);
 
+/* Whether the active machine's address leads to no memory, but not to a fault that a machine or level hears of. */
+int nv_nested_nothing(struct nv_nested *nested, uint64_t address);
+
 /* A page of its physical memory that this process can read, and write if asked; NULL: there is none, and place says why. */
 uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int write, struct nv_nested_place *place);
 
@@ -52,6 +56,9 @@ uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
 /* nested_owner.c: the machine whose guest's exit this is; NULL: L0's, or a Python level's. wants: whether it is this machine's. */
 struct nv_machine *nv_nested_owner(struct nv_nested *nested, uint64_t code, uint64_t info_1);
 int nv_nested_wants(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t info_1);
+
+/* The code that the exit has for the machine: a write of CR0 that was stopped for another one is by its own intercept. */
+uint64_t nv_nested_code(const struct nv_machine *machine, uint64_t code);
 
 /* Whether blocks can say which accesses to this MSR they want: not beyond the map, where they get all or none. */
 int nv_nested_maps_msr(uint32_t index);
@@ -93,6 +100,19 @@ int nv_nested_first(struct nv_nested *nested);
 int nv_nested_undo(struct nv_nested *nested);
 
 int nv_nested_refused(struct nv_nested *nested, const struct nv_nested_place *place, uint64_t kind);
+
+/* L0 raises an exception, of error code 0 if any, for what the active machine did: it takes that, or it is an exit. */
+void nv_nested_raise(struct nv_nested *nested, int vector, int has_error_code);
+
+/* nested_filter.c: whether an exit is one for an intercept that does not mean all. selects: of the selective write of CR0. pause: of PAUSE by
+ * the machine's guest. */
+int nv_nested_selects(struct nv_nested *nested);
+int nv_nested_pause(struct nv_nested *nested, struct nv_machine *machine);
+
+/* nested_assist.c. assist: the exit's EXITINFO1, `info` where decode assists say nothing. tell_bytes: the code that a page fault (with this
+ * error code) stopped goes to the block. */
+uint64_t nv_nested_assist(struct nv_nested *nested, uint64_t code, const struct nv_event *event, uint64_t info);
+void nv_nested_tell_bytes(struct nv_nested *nested, uint64_t code, uint64_t error, struct nv_vmcb *to);
 
 /* nested_interrupt.c: before an entry. deliver: interrupts and NMIs become exits, or what the active machine takes. waits: something must
  * stop the active machine once it takes interrupts. urgent: or at once, behind what it takes now. */

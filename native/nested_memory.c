@@ -255,6 +255,14 @@ uint64_t nv_nested_copy(struct nv_nested *nested, int depth, uint64_t address, u
 	return done;
 }
 
+int nv_nested_nothing(struct nv_nested *nested, uint64_t address)
+{
+	struct nv_nested_place place;
+
+	return nv_nested_place(nested, nested->active, address, NV_RIGHT_READ, &place) == NV_NESTED_MAPPED &&
+	       !nv_nested_page(nested, nested->active, address, 0, &place);
+}
+
 uint8_t *nv_nested_back(void *context, uint64_t physical, int write)
 {
 	struct nv_nested *nested = context;

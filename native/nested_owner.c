@@ -4,7 +4,7 @@
 
 #define PAGE 4096ull
 
-enum { MSRS_OUTSIDE = -1 };
+enum { CR0_WRITE = 0x10, CR0_SELECTIVE = 0x65, MSRS_OUTSIDE = -1 };
 
 /* A byte of a map in the machine's memory; where it has none, everything is intercepted. */
 static uint8_t map_byte(struct nv_nested *nested, struct nv_machine *machine, uint64_t map, uint64_t offset)
@@ -52,14 +52,26 @@ static int wants_msr(struct nv_nested *nested, struct nv_machine *machine, int w
 	return map_byte(nested, machine, machine->guest.msrpm, bit / 8) >> bit % 8 & 1;
 }
 
+uint64_t nv_nested_code(const struct nv_machine *machine, uint64_t code)
+{
+	if (code != CR0_WRITE && code != CR0_SELECTIVE)
+		return code;
+	return intercepts(machine->guest.intercept, CR0_WRITE) ? CR0_WRITE : CR0_SELECTIVE;
+}
+
 int nv_nested_wants(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t info)
 {
+	code = nv_nested_code(machine, code);
 	if (!intercepts(machine->guest.intercept, code))
 		return 0;
 	if (code == EXIT_IOIO)
 		return wants_port(nested, machine, info);
 	if (code == EXIT_MSR)
 		return wants_msr(nested, machine, info & 1);
+	if (code == CR0_SELECTIVE)
+		return nv_nested_selects(nested);
+	if (code == EXIT_PAUSE)
+		return nv_nested_pause(nested, machine);
 	return 1;
 }
 

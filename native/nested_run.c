@@ -285,6 +285,9 @@ void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip
 		restart(machine);
 	machine->used = ++nested->clock;
 	conclude_efer(machine, &parent->guest);
+	if (parent->guest.virtual_interrupt & V_GIF_ENABLE && !machine->child)
+		machine->gif = !!(parent->guest.virtual_interrupt & V_GIF);
+	parent->pauses = parent->guest.pause_filter_count;
 	if (nests_by_itself(nested, machine))
 		machine->svme = 1; /* as the block's EFER says */
 	save_host(nested, parent, next_rip);
@@ -353,6 +356,9 @@ void nv_nested_reflect(struct nv_nested *nested, struct nv_machine *to, const st
 		active->resumed = svm->interrupted;
 		show_flag(nested, machine);
 	}
+	nv_nested_tell_bytes(nested, machine == active ? exit->code : 0, exit->info_1, block);
+	if (to->guest.virtual_interrupt & V_GIF_ENABLE)
+		to->guest.virtual_interrupt = (to->guest.virtual_interrupt & ~V_GIF) | (machine->gif ? V_GIF : 0);
 	store_guest(nested, to, machine, block);
 	block->exit_code = exit->code;
 	block->exit_info_1 = exit->info_1;

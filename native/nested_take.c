@@ -3,24 +3,20 @@
 #include <stddef.h>
 #include <string.h>
 
-#define MOVED_REGISTER (1ull << 63)
+enum { SVM_FIRST = 0x80, SVM_LAST = 0x86, INVLPGA = 0x7a, VMMCALL = 0x81, EFER = 0xc0000080 };
 
-enum { DR_LAST = 0x3f, SVM_FIRST = 0x80, SVM_LAST = 0x86, INVLPGA = 0x7a, VMMCALL = 0x81, EFER = 0xc0000080 };
-
-/* What the processor, or one with the features that L0 offers, tells of the exit. */
-static void describe(const struct nv_svm *svm, const struct nv_event *event, uint64_t rip, struct nv_nested_exit *exit)
+/* What the processor, or one with the features that L0 offers, tells the machine of the exit. */
+static void describe(struct nv_nested *nested, const struct nv_machine *to, const struct nv_event *event, uint64_t rip,
+		     struct nv_nested_exit *exit)
 {
-	uint64_t code = event->raw;
+	uint64_t code = nv_nested_code(to, event->raw);
 
-	*exit = (struct nv_nested_exit){.code = code, .info_1 = event->info, .info_2 = svm->block->exit_info_2};
+	*exit = (struct nv_nested_exit){.code = code, .info_2 = nested->svm->block->exit_info_2};
+	exit->info_1 = nv_nested_assist(nested, code, event, event->info);
 	if (event->advance)
 		exit->next_rip = rip + event->advance;
 	if (code == EXIT_IOIO)
 		exit->info_2 = exit->next_rip;
-	if (event->reason == NV_REASON_SOFTWARE_INTERRUPT)
-		exit->info_1 = event->qualifier;
-	if (code <= DR_LAST && event->size)
-		exit->info_1 = MOVED_REGISTER | svm->switched.operand;
 }
 
 /* A machine below learns that this one writes EFER, and says by its answer whether it may. */
@@ -114,7 +110,7 @@ static int take_later(struct nv_nested *nested, const struct nv_nested_claim *cl
 	if (!to)
 		return NV_DECLINED;
 	nested->undo.to = to;
-	describe(svm, stopped, svm->step.rip, &nested->undo.exit);
+	describe(nested, to, stopped, svm->step.rip, &nested->undo.exit);
 	event->handler = nested->levels[to->depth];
 	return NV_HANDLED;
 }
@@ -143,7 +139,7 @@ int nv_nested_take(void *device, uint64_t offset, struct nv_event *event)
 	to = is_feature(nested, event) ? NULL : taker(claim, event->raw, event->info);
 	if (!to)
 		return NV_DECLINED;
-	describe(svm, event, *register_of(svm, NV_REG_RIP), &exit);
+	describe(nested, to, event, *register_of(svm, NV_REG_RIP), &exit);
 	if (to == nested->active->parent)
 		ask_efer(nested, event);
 	nv_nested_reflect(nested, to, &exit);

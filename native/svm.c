@@ -101,6 +101,9 @@ static int sort_exit(struct nv_svm *svm)
 {
 	struct nv_vmcb *block = svm->block;
 
+	/* KVM would try again for ever. A processor reads ones there, and cannot deliver the exception that comes of it by such tables */
+	if (block->exit_code == EXIT_NPF && block->exit_info_1 & NPF_TABLES && nv_nested_nothing(svm->nested, block->exit_info_2))
+		block->exit_code = EXIT_SHUTDOWN;
 	if (block->exit_code == EXIT_NPF && !(block->exit_info_1 & NPF_RESERVED) && fill(svm))
 		return svm->nested->due.to && !interrupt_step(svm) ? 0 : -EAGAIN;
 	if (block->exit_code == EXIT_NMI && svm->switched.recalling) {
@@ -116,7 +119,7 @@ static int sort_exit(struct nv_svm *svm)
 			return -EAGAIN;
 	}
 	if (nv_nested_exit(svm->nested))
-		return 0;
+		return svm->nested->due.to ? 0 : -EAGAIN;
 	if (block->exit_code == EXIT_IOIO && !nv_nested_first(svm->nested)) {
 		/* KVM brings the data of the access when it does it */
 		nv_svm_decode(svm, &svm->stopped);
@@ -229,8 +232,7 @@ static void discard_signal(struct nv_vcpu *vcpu)
 	ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &events);
 }
 
-/* The instruction is done, and level n stands behind it. */
-static void skip(struct nv_svm *svm, const struct nv_event *event)
+void nv_svm_skip(struct nv_svm *svm, const struct nv_event *event)
 {
 	struct nv_vmcb *block = svm->block;
 	uint64_t *rip = register_of(svm, NV_REG_RIP);
@@ -264,13 +266,13 @@ static void svm_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 	if (event->retry)
 		return;
 	if (event->fault) {
-		nv_svm_inject(svm, NV_EVENT_EXCEPTION, GP, 1, 0);
+		nv_nested_raise(svm->nested, GP, 1);
 		return;
 	}
 	if (event->size)
 		nv_switched_answer(&svm->switched, event);
 	if (event->advance)
-		skip(svm, event);
+		nv_svm_skip(svm, event);
 	else if (event->reason == NV_REASON_EMULATION_FAILURE)
 		svm->block->interrupt_shadow &= ~SHADOWED;
 }

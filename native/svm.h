@@ -15,7 +15,8 @@ struct nv_vmcb_segment {
 
 struct nv_vmcb {
 	uint32_t intercept[6];   /* a string of bits that the exit codes number */
-	uint8_t pad_018[0x28];
+	uint8_t pad_018[0x24];
+	uint16_t pause_filter_threshold, pause_filter_count;
 	uint64_t iopm, msrpm, tsc_offset;
 	uint32_t asid;
 	uint8_t tlb_control, pad_05d[3];

@@ -35,8 +35,7 @@ static void decode_instruction(struct nv_svm *svm, const struct nv_exit_row *row
 	event->advance = event->length = length ? length : row->length;
 }
 
-/* What stands behind the prefixes, of at least `count` bytes; NULL: not so many are known. A REX prefix, or 0, goes to `rex`. */
-static const uint8_t *opcode_of(const struct nv_svm *svm, const struct nv_event *event, int count, uint8_t *rex)
+const uint8_t *nv_svm_opcode(const struct nv_svm *svm, const struct nv_event *event, int count, uint8_t *rex)
 {
 	const uint8_t *byte = event->instruction, *end = byte + event->instruction_length;
 
@@ -64,7 +63,7 @@ static const uint8_t *opcode_of(const struct nv_svm *svm, const struct nv_event 
 static void decode_move(struct nv_svm *svm, struct nv_event *event)
 {
 	uint8_t rex;
-	const uint8_t *opcode = opcode_of(svm, event, 3, &rex);
+	const uint8_t *opcode = nv_svm_opcode(svm, event, 3, &rex);
 
 	if (!opcode || opcode[0] != 0x0f || opcode[1] < 0x20 || opcode[1] > 0x23)
 		return;
@@ -81,13 +80,13 @@ static void decode_move(struct nv_svm *svm, struct nv_event *event)
 static uint8_t vector_of(struct nv_svm *svm, const struct nv_event *event)
 {
 	uint8_t rex;
-	const uint8_t *opcode = opcode_of(svm, event, 1, &rex);
+	const uint8_t *opcode = nv_svm_opcode(svm, event, 1, &rex);
 
 	if (opcode && *opcode == 0xcc)
 		return BP;
 	if (opcode && *opcode == 0xce)
 		return OF;
-	opcode = opcode_of(svm, event, 2, &rex);
+	opcode = nv_svm_opcode(svm, event, 2, &rex);
 	return opcode && *opcode == 0xcd ? opcode[1] : event->info;
 }
 

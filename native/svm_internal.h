@@ -19,6 +19,7 @@ enum {
 	EXIT_POPF = 0x71,
 	EXIT_IRET = 0x74,
 	EXIT_SWINT = 0x75,
+	EXIT_PAUSE = 0x77,
 	EXIT_HLT = 0x78,
 	EXIT_IOIO = 0x7b,
 	EXIT_MSR = 0x7c,
@@ -44,6 +45,8 @@ enum {
 #define NPF_USER 4
 #define NPF_RESERVED 8
 #define NPF_FETCH 0x10
+#define NPF_FINAL (1ull << 32)   /* level n's own address */
+#define NPF_TABLES (1ull << 33)  /* one of its page tables */
 
 /* Of a port access's EXITINFO1 (15.10.2). */
 #define IO_IN 1
@@ -74,6 +77,13 @@ static inline int code_bits(const struct nv_vmcb *block)
 
 /* svm_decode.c: the exit, or what svm->synthetic says, as an event. */
 void nv_svm_decode(struct nv_svm *svm, struct nv_event *event);
+
+/* What stands behind the prefixes of the event's instruction, of at least `count` bytes; NULL: not so many are known. A REX prefix, or 0,
+ * goes to `rex`. */
+const uint8_t *nv_svm_opcode(const struct nv_svm *svm, const struct nv_event *event, int count, uint8_t *rex);
+
+/* svm.c: the instruction is done, and level n stands behind it. */
+void nv_svm_skip(struct nv_svm *svm, const struct nv_event *event);
 
 /* Where level n executes. */
 struct nv_code nv_svm_code(const struct nv_svm *svm);

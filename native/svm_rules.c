@@ -68,6 +68,7 @@ RULE(bad_exception)
 
 RULE(no_svme) { UNLIMITED; return !(block->efer & EFER_SVME); }
 RULE(bad_efer) { return block->efer & ~(limits->efer_allowed | EFER_LMA | EFER_SVME); }
+RULE(no_long_mode) { return block->efer & EFER_LMA && !(limits->efer_allowed & EFER_LME); }
 RULE(not_write_through) { UNLIMITED; return block->cr0 & CR0_NW && !(block->cr0 & CR0_CD); }
 RULE(high_cr0) { UNLIMITED; return block->cr0 & UPPER_HALF; }
 RULE(cr3_beyond) { return block->cr3 & limits->physical_reserved; }
@@ -99,6 +100,7 @@ static const struct {
 	{bad_exception, "the injected exception's vector is no exception's", 0},
 	{no_svme, "EFER.SVME is clear", 0},
 	{bad_efer, "EFER has reserved bits", 1},
+	{no_long_mode, "EFER.LMA is set and the processor has no long mode", 0},
 	{not_write_through, "CR0.NW is set and CR0.CD is clear", 0},
 	{high_cr0, "CR0 has bits above 31", 0},
 	{cr3_beyond, "CR3 lies beyond the last physical address", 0},

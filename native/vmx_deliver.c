@@ -1,5 +1,7 @@
 #include "vmx_internal.h"
 
+#include <string.h>
+
 static uint64_t event_of(int kind, uint8_t vector)
 {
 	return EVENT_VALID | (uint64_t)kind << EVENT_KIND | vector;
@@ -103,6 +105,9 @@ void nv_vmx_interrupted(struct nv_vmx *vmx)
 		/* a task switch is the delivery, if it came of one; what led to a shutdown is over */
 		if (basic_of(vmx) == BASIC_TASK_SWITCH || basic_of(vmx) == BASIC_TRIPLE_FAULT)
 			return;
+		/* an exception that came out of an INT is the instruction's, which level n comes to again unless a level skips it */
+		if (basic_of(vmx) == BASIC_EXCEPTION && EVENT_KIND_OF(event) >= NV_EVENT_SOFTWARE_INTERRUPT)
+			return;
 		vmx->interrupted = event & ~EVENT_UNBLOCKED;
 		vmx->interrupted_error = got(vmx, GOT_VECTORING_ERROR);
 		vmx->interrupted_length = got(vmx, GOT_LENGTH);
@@ -171,9 +176,14 @@ static void put_control(struct nv_vmx *vmx, uint64_t *now, uint64_t encoding, ui
 
 static void put_controls(struct nv_vmx *vmx, uint64_t windows)
 {
-	struct nv_vmx_controls wanted = vmx->wanted;
+	struct nv_vmx_controls wanted;
 	const struct nv_vmx_step *step = &vmx->step;
+	int more = windows || vmx->timer_armed || vmx->holds || vmx->acknowledges || step->active;
 
+	/* mostly nothing changes */
+	if (!more && !memcmp(&vmx->now, &vmx->wanted, sizeof vmx->now))
+		return;
+	wanted = vmx->wanted;
 	wanted.primary |= windows;
 	if (vmx->timer_armed) {
 		/* what is left of it at an exit is what the next entry starts with */

@@ -1,6 +1,8 @@
 """Machines that tests need: a missing one skips its tests with the reason, or fails those NESTVMM_REQUIRE names.
 
 NESTVMM_REQUIRE=kvm,svm_lab,vmx_lab pytest ...
+
+Tests marked `prove` run only with --prove: `make prove`.
 """
 
 from __future__ import annotations
@@ -43,6 +45,18 @@ def unprepared(prepare: Callable[[], object]) -> str | None:
 
 
 MACHINES = {"kvm": missing_kvm, "svm_lab": missing_svm_lab, "vmx_lab": missing_vmx_lab}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--prove", action="store_true", help="run the tests that take many minutes, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--prove"):
+        return
+    long = [item for item in items if item.get_closest_marker("prove")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
 
 
 @functools.cache

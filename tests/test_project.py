@@ -27,6 +27,7 @@ LAYERS = [
     {"nesting"},
     {"lab", "stats", "trace"},
     {"bench"},
+    {"report"},
     {"cli"},
     {"__main__"},
 ]

@@ -24,6 +24,7 @@ gdt:	.quad	0
 	.quad	0x00cf93000000ffff	/* 0x10: data */
 	.quad	0x00cf9b000000ffff	/* 0x18: 32-bit code */
 gdt_end:
+	.globl	gdt_pointer
 gdt_pointer:
 	.word	gdt_end - gdt - 1
 	.quad	gdt

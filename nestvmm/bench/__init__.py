@@ -1,33 +1,47 @@
-"""Measures this host: what an exit costs bare, in C, in Python and up a tower, and how soon a guest starts.
+"""What an exit costs: bare, in C, in Python, in machine code, up a tower, and under a peer.
 
-course      a guest that does nothing but one instruction, in a tower, and its batches
-trips       the courses against each other: batches in turn, ratios taken batch by batch
-switch      CPUID through the switcher, against svm_loop, the least that a program does to run a guest by VMRUN
-startup     from exec to the guest's first byte, against QEMU
-completion  an instruction that L0 completes because KVM cannot emulate it
-linux       a stock kernel's boot in the SVM lab, under svm against direct
-depth       an exit of the innermost guest by its level, in the SVM lab: flat, and as a cascade
-lab         the port read's cost in the SVM lab, where the clock counts instructions
-paired      medians and their confidence intervals
-row         one line of the result
+    document, row       the result and its lines: the format of `--json`
+    paired              medians and their confidence intervals
+    case, catalog       a case gives steps, a step gives rows; all cases
+    request, session    what is asked for, and doing it; journal: going on where a run was interrupted
+    remote              the same in a lab
+
+The cases:
+
+    trips               round trips of a port read against a bare loop; course: their guest and its towers
+    switch              CPUID through the switcher, against bare_loop, the least that a program does to run a guest
+                        by VMRUN (svm_loop) or VMRESUME (vmx_loop)
+    exits               every kind of exit, measured by the guest (rtt), with hypervisors that answer (answers)
+    depth               an exit's cost by the guest's level, flat and as a cascade
+    qemu, linux_peer    the same guest under QEMU, at level 1 and, below Linux, at level 2; published: what others found
+    completion          an instruction that L0 completes because KVM cannot emulate it
+    startup             from exec to the guest's first byte
+    twice               the same again above Linux's KVM, at level 3, flat and as a cascade
+    linux               a stock kernel's boot under svm against direct
 """
 
-from nestvmm.bench.completion import measure_completion
-from nestvmm.bench.depth import KINDS, Depth, measure_depth
-from nestvmm.bench.lab import measure_lab
-from nestvmm.bench.linux import measure_linux
+from nestvmm.bench.case import RUNS_MIN, Case, Choice, Step
+from nestvmm.bench.catalog import CASES
+from nestvmm.bench.document import Document, Environment, read_document, versions
+from nestvmm.bench.journal import Journal
+from nestvmm.bench.remote import conduct_in
+from nestvmm.bench.request import ENGINES, Request, conduct
 from nestvmm.bench.row import Row
-from nestvmm.bench.startup import measure_startup
-from nestvmm.bench.trips import measure_trips
 
 __all__ = [
-    "KINDS",
-    "Depth",
+    "CASES",
+    "ENGINES",
+    "RUNS_MIN",
+    "Case",
+    "Choice",
+    "Document",
+    "Environment",
+    "Journal",
+    "Request",
     "Row",
-    "measure_completion",
-    "measure_depth",
-    "measure_lab",
-    "measure_linux",
-    "measure_startup",
-    "measure_trips",
+    "Step",
+    "conduct",
+    "conduct_in",
+    "read_document",
+    "versions",
 ]

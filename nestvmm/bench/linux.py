@@ -1,4 +1,4 @@
-"""How long a stock Linux kernel takes to its first program in the SVM lab: under direct, and under svm with claims.
+"""How long a stock Linux kernel takes to its first program: under direct, and under svm with claims.
 
 The same tower both times, with the console at a Python level; under svm its other levels also answer CPUID and two MSRs
 that the kernel uses.
@@ -7,21 +7,24 @@ that the kernel uses.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from nestvmm.bench.row import Row, compare
+from nestvmm.bench.case import Choice, Step
+from nestvmm.bench.row import FLAT, Row, compare
 from nestvmm.errors import HostError
 from nestvmm.hypervisors import HandlerClaim, Hypervisor
-from nestvmm.lab import SvmLab
 from nestvmm.lab.initramfs import busybox_initramfs
+from nestvmm.lab.kernel import find_kernel
 from nestvmm.x86.event import HANDLED, Event, Result
 from nestvmm.x86.exit_reason import ExitReason
 
-__all__ = ["Identity", "Revision", "measure_linux"]
+__all__ = ["Identity", "LinuxBoot", "Revision"]
 
 _INIT = """#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
@@ -75,40 +78,53 @@ class Revision(Hypervisor):
         return HANDLED
 
 
-def measure_linux() -> list[Row]:
-    """Boots the lab, and the kernel in it, in turn under both engines."""
-    levels = {
-        "direct": ("console",),
-        "svm": (f"{__name__}:{Revision.__name__}", f"{__name__}:{Identity.__name__}", "console"),
-    }
-    seconds: dict[str, list[float]] = {engine: [] for engine in levels}
-    with tempfile.TemporaryDirectory(prefix="nestvmm-") as folder, SvmLab() as lab:
+_LEVELS = {
+    "direct": ("console",),
+    "svm": (f"{__name__}:{Revision.__name__}", f"{__name__}:{Identity.__name__}", "console"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LinuxBoot:
+    """The case."""
+
+    name: ClassVar[str] = "linux"
+    about: ClassVar[str] = "a stock Linux to its first program: svm, with CPUID and 2 MSRs in Python, against direct"
+
+    def steps(self, choice: Choice) -> Iterator[Step]:
+        """One, where both engines are: they take turns."""
+        if {"direct", "svm"} <= set(choice.engines):
+            yield Step("direct and svm", _measure)
+
+
+def _measure() -> list[Row]:
+    seconds: dict[str, list[float]] = {engine: [] for engine in _LEVELS}
+    with tempfile.TemporaryDirectory(prefix="nestvmm-") as folder:
         initrd = Path(folder) / "initrd.gz"
         initrd.write_bytes(busybox_initramfs(_INIT))
         for _ in range(_PAIRS):
-            for engine, names in levels.items():
-                account = _boot(lab, initrd, engine, names)
+            for engine, names in _LEVELS.items():
+                account = _boot(Path(folder), initrd, engine, names)
                 if engine == "svm":
                     _check(account)
                 seconds[engine].append(account["seconds"])
-    direct = compare("SVM lab: Linux to a shell, direct", "s", seconds["direct"])
-    what = "SVM lab: Linux to a shell, svm, CPUID and 2 MSRs in Python"
-    return [
-        direct,
-        compare(what, "s", seconds["svm"], against="direct", references=seconds["direct"], goal=_GOAL),
-    ]
+    row = Row("linux", "direct", level=2, engine="direct", clock="host", unit="s", us_per_unit=1e6)
+    direct = replace(row, runs=tuple(seconds["direct"]))
+    svm = replace(row, what="svm", engine="svm", level=4, mode=FLAT, runs=tuple(seconds["svm"]))
+    return [direct, compare(svm, direct, _GOAL)]
 
 
-def _boot(lab: SvmLab, initrd: Path, engine: str, levels: Iterable[str]) -> dict[str, Any]:
+def _boot(folder: Path, initrd: Path, engine: str, levels: Iterable[str]) -> dict[str, Any]:
     """The account of one run."""
-    command = [sys.executable, "-m", "nestvmm", "run", str(lab.kernel), "-i", str(initrd), "-a", _ARGUMENTS]
-    command += ["-m", "512", "--engine", engine, "--timeout", f"{_TIMEOUT:g}", "--json", "/run/account.json"]
+    file = folder / "account.json"
+    command = [sys.executable, "-m", "nestvmm", "run", str(find_kernel().image), "-i", str(initrd), "-a", _ARGUMENTS]
+    command += ["-m", "512", "--engine", engine, "--timeout", f"{_TIMEOUT:g}", "--json", str(file)]
     for level in levels:
         command += ["--level", level]
-    result = lab.run(command, timeout=2 * _TIMEOUT)
-    if result.status or _SIGN not in result.stdout:
-        raise HostError(f"Linux under {engine} in the SVM lab: {result.stderr.decode(errors='replace')}")
-    account: dict[str, Any] = json.loads(lab.run(["cat", "/run/account.json"]).stdout)
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=2 * _TIMEOUT, check=False)
+    if ended.returncode or _SIGN not in ended.stdout:
+        raise HostError(f"Linux under {engine}: {ended.stderr.decode(errors='replace')}")
+    account: dict[str, Any] = json.loads(file.read_bytes())
     return account
 
 
@@ -116,4 +132,4 @@ def _check(account: dict[str, Any]) -> None:
     """Raises HostError unless the levels answered what they are there for."""
     answered = {row["reason"] for row in account["rows"] if row["level"] in (1, 2)}
     if not {"cpuid", "rdmsr"} <= answered:
-        raise HostError(f"Linux in the SVM lab caused {', '.join(sorted(answered))} only, not CPUID and RDMSR")
+        raise HostError(f"Linux caused {', '.join(sorted(answered))} only, not CPUID and RDMSR")

@@ -4,49 +4,60 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
+from nestvmm.bench.case import RUNS, Choice, Step
+from nestvmm.bench.qemu import qemu_command
 from nestvmm.bench.row import Row, compare
+from nestvmm.bench.rtt import image
 from nestvmm.errors import HostError
 
-__all__ = ["first_byte", "measure_startup"]
+__all__ = ["Startup", "first_byte"]
 
-_QEMU = "qemu-system-x86_64"
-_QEMU_OPTIONS = ("-accel", "kvm", "-nodefaults", "-display", "none", "-serial", "stdio", "-kernel")
-_WHAT = "exec to first byte of a Multiboot guest"
 _GOAL = 1.0
 # Seconds that a program may take to its first byte.
 _LIMIT = 60.0
 
 
-def measure_startup(image: Path, runs: int, *, qemu: bool = True) -> list[Row]:
-    """Rows for nestvmm and, where it is installed and `qemu` is set, for QEMU; each runs `runs` times, in turn."""
-    if not image.is_file():
-        raise HostError(f"{image}: not there; `make guests` builds it")
-    ours = [*_nestvmm(), "run", str(image)]
-    found = shutil.which(_QEMU) if qemu else None
-    theirs = None if found is None else [found, *_QEMU_OPTIONS, str(image)]
+@dataclass(frozen=True, slots=True)
+class Startup:
+    """The case."""
+
+    name: ClassVar[str] = "startup"
+    about: ClassVar[str] = "from exec to the first byte of a Multiboot guest; with --peer qemu beside QEMU's"
+
+    def steps(self, choice: Choice) -> Iterator[Step]:
+        """One: both take turns. Where the machine is emulated, this measures Python's start."""
+        if "direct" in choice.engines and not choice.emulated:
+            yield Step("Multiboot", partial(_measure, choice))
+
+
+def _measure(choice: Choice) -> list[Row]:
+    guest = str(image(choice.guests, "multiboot"))
+    ours = [*_nestvmm(), "run", guest]
+    theirs = qemu_command("-serial", "stdio", "-kernel", guest) if choice.peer else None
     # the first start of each reads its files from the disk
     mine: list[float] = []
     other: list[float] = []
-    for number in range(runs + 1):
+    for number in range((choice.runs or RUNS) + 1):
         for command, taken in ((ours, mine), (theirs, other)):
             if command is not None:
                 seconds = first_byte(command)
                 if number:
                     taken.append(seconds * 1000)
+    row = Row("startup", "nestvmm", level=1, engine="direct", clock="host", unit="ms", us_per_unit=1000.0)
+    own = replace(row, runs=tuple(mine))
     if theirs is None:
-        why = "not asked for (--no-qemu)" if not qemu else f"{_QEMU} is not installed: apt-get install qemu-system-x86"
-        return [Row(f"{_WHAT}, QEMU", "ms", note=why), compare(f"{_WHAT}, nestvmm", "ms", mine)]
-    return [
-        compare(f"{_WHAT}, QEMU", "ms", other),
-        compare(f"{_WHAT}, nestvmm", "ms", mine, against="QEMU", references=other, goal=_GOAL),
-    ]
+        return [own]
+    reference = replace(row, what="QEMU", system="QEMU", engine="kvm", runs=tuple(other))
+    return [reference, compare(own, reference, _GOAL)]
 
 
 def first_byte(command: Sequence[str]) -> float:

@@ -1,25 +1,27 @@
-"""Round trips of CPUID through the switcher: bare, served in C, in Python, and up towers of growing height.
+"""A world switch alone, and round trips of CPUID through the switcher: in C, in Python, and up towers.
 
-Two bare loops stand beside them (svm_loop.py). The first is what a program does that lets the nested guest share the
-page tables of its host; KVM write-protects those, which costs it more than all the rest. The second does not.
+A bare loop stands beside them (bare_loop.py). By VMRUN there are two: one is what a program does that lets the nested
+guest share the page tables of its host; KVM write-protects those, which costs it more than all the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
 
+from nestvmm.bench.case import RUNS, Choice, Step
 from nestvmm.bench.course import Course
-from nestvmm.bench.row import Row, compare
+from nestvmm.bench.row import FLAT, Row, compare
 from nestvmm.bench.svm_loop import SvmLoop
-from nestvmm.bench.trips import HEIGHTS, take_turns
+from nestvmm.bench.trips import heights_of, take_turns
+from nestvmm.bench.vmx_loop import VmxLoop
 
-__all__ = ["measure_switch"]
+__all__ = ["Switch"]
 
-_SHARED = "bare loop, shared tables"
-_BARE = "bare loop"
-_IN_C = "served in C"
-_IN_PYTHON = "served in Python"
+_PYTHON = "served in Python"
 _TRIPS = 250
 
 # Goals of the ratios.
@@ -28,41 +30,69 @@ _GOAL_PYTHON = 1.4
 _GOAL_FLAT = 1.10
 
 
-def measure_switch(batches: int, *, trips: int = _TRIPS) -> list[Row]:
-    """Rows in TSC ticks, with ratios pair by pair; for a host whose kvm_amd nests.
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """The case.
 
-    batches:  batches of each variant, which take turns
-    trips:    CPUIDs in a batch
+    trips:  CPUIDs in a run
     """
-    with ExitStack() as stack:
 
-        def course(height: int, handler: int) -> Callable[[], float]:
-            return stack.enter_context(Course(trips, height, handler, engine="svm")).batch
+    name: ClassVar[str] = "switch"
+    about: ClassVar[str] = (
+        "a world switch alone (bare VMRUN or VMRESUME loop), and CPUID through the switcher, by L0's clock"
+    )
+    trips: int = _TRIPS
 
-        variants = {
-            _SHARED: stack.enter_context(SvmLoop(trips, shared=True)).batch,
-            _BARE: stack.enter_context(SvmLoop(trips)).batch,
-            _IN_C: course(2, 0),
-            _IN_PYTHON: course(2, 1),
-            **{_at(height): course(height, height - 1) for height in HEIGHTS[1:]},
-        }
-        samples = take_turns(variants, batches)
+    def steps(self, choice: Choice) -> Iterator[Step]:
+        """One for each engine: all take turns."""
+        for engine in ("svm", "vmx"):
+            if engine in choice.engines:
+                yield Step(engine, partial(self.measure, choice, engine))
 
-    def row(name: str, against: str = "", goal: float | None = None) -> Row:
-        references = samples[against] if against else ()
-        return compare(
-            f"CPUID by svm, {name}", "ticks", samples[name], against=against, references=references, goal=goal
-        )
+    def measure(self, choice: Choice, engine: str) -> list[Row]:
+        """Rows with ratios run by run."""
+        with ExitStack() as stack:
 
-    return [
-        row(_SHARED),
-        row(_BARE),
-        row(_IN_C, _BARE, _GOAL_C),
-        row(_IN_PYTHON, _SHARED, _GOAL_PYTHON),
-        row(_IN_PYTHON, _BARE),
-        *(row(_at(height), _IN_PYTHON, _GOAL_FLAT) for height in HEIGHTS[1:]),
-    ]
+            def course(height: int, handler: int) -> Callable[[], float]:
+                return stack.enter_context(Course(self.trips, height, handler, engine=engine)).batch
+
+            bare = Row(
+                self.name,
+                "bare loop",
+                system="bare loop",
+                engine=engine,
+                level=2,
+                clock="L0",
+                us_per_unit=choice.us_per_cycle,
+            )
+            base = replace(bare, system="nestvmm", mode=FLAT)
+            variants: dict[Row, Callable[[], float]] = {}
+            if engine == "svm":
+                shared = replace(bare, what="bare loop, shared tables")
+                variants[shared] = stack.enter_context(SvmLoop(self.trips, True)).batch
+            loop = SvmLoop(self.trips) if engine == "svm" else VmxLoop(self.trips)
+            variants |= {
+                bare: stack.enter_context(loop).batch,
+                replace(base, what="served in C", handler="C", handler_level=0): course(2, 0),
+                replace(base, what=_PYTHON, handler="Python", handler_level=1): course(2, 1),
+            }
+            for height in heights_of(choice):
+                what = f"{_PYTHON} at L{height - 1}, guest at L{height}"
+                row = replace(base, what=what, level=height, handler="Python", handler_level=height - 1)
+                variants[row] = course(height, height - 1)
+            rows = take_turns(variants, choice.runs or RUNS)
+        if engine == "svm":
+            return [rows[0], *_compared(rows[1:], rows[0], _GOAL_PYTHON)]
+        # the goal is that of processors, on which a world switch costs more than Python's instructions
+        return list(_compared(rows, None, None if choice.emulated else _GOAL_PYTHON))
 
 
-def _at(height: int) -> str:
-    return f"served in Python at L{height - 1}, guest at L{height}"
+def _compared(rows: Sequence[Row], shared: Row | None, python: float | None) -> Iterator[Row]:
+    bare, in_c, in_python, *higher = rows
+    yield bare
+    yield compare(in_c, bare, _GOAL_C)
+    if shared is not None:
+        yield compare(in_python, shared, python)
+    yield compare(in_python, bare, None if shared else python)
+    for row in higher:
+        yield compare(row, in_python, _GOAL_FLAT)

@@ -1,23 +1,25 @@
-"""Round trips of a port exit: bare, served in C, in Python, and up towers of growing height."""
+"""Round trips of a port read by L0's clock: bare, served in C, in Python, and up towers of growing height."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
 
+from nestvmm.bench.case import RUNS, Choice, Step
 from nestvmm.bench.course import Course
-from nestvmm.bench.row import Row, compare
-from nestvmm.nesting import Clock
+from nestvmm.bench.row import FLAT, Row, compare
 
-__all__ = ["HEIGHTS", "measure_trips", "take_turns"]
+__all__ = ["HEIGHTS", "RoundTrips", "heights_of", "take_turns"]
 
 #: Heights of the towers: level n of each one has the guest.
 HEIGHTS = (2, 4, 8, 16)
 
-_BARE = "bare loop"
-_IN_C = "served in C"
 _TRIPS = 250
+_RUNS = 300
 _WARM_UP = 3
 
 # Goals of the ratios.
@@ -26,66 +28,73 @@ _GOAL_PYTHON = 1.6
 _GOAL_FLAT = 1.10
 
 
-def measure_trips(batches: int, *, trips: int = _TRIPS, unit: str = "us") -> list[Row]:
-    """Rows of the round trips, with ratios pair by pair.
+@dataclass(frozen=True, slots=True)
+class RoundTrips:
+    """The case.
 
-    batches:  batches of each variant; they take turns, in an order that is drawn anew for each round
-    trips:    port reads in a batch
-    unit:     us or ticks
+    trips:  port reads in a run
     """
-    with ExitStack() as stack:
 
-        def course(height: int, handler: int) -> Course:
-            return stack.enter_context(Course(trips, height, handler))
+    name: ClassVar[str] = "round-trip"
+    about: ClassVar[str] = "a port read by L0's clock, against the least that a KVM_RUN loop does, and up towers"
+    trips: int = _TRIPS
 
-        in_c = course(2, 0)
-        variants: dict[str, Callable[[], float]] = {_BARE: in_c.bare_batch, _IN_C: in_c.batch}
-        for height in HEIGHTS:
-            variants[_lowest(height)] = course(height, 1).batch
-        for height in HEIGHTS[1:]:
-            variants[_highest(height)] = course(height, height - 1).batch
-        clock = Clock()
-        samples = take_turns(variants, batches)
-        scale = clock.ns_per_tick() / 1000 if unit == "us" else 1.0
-    return _rows({name: [ticks * scale for ticks in taken] for name, taken in samples.items()}, unit)
+    def steps(self, choice: Choice) -> Iterator[Step]:
+        """One: all take turns."""
+        if "direct" in choice.engines:
+            yield Step("direct", partial(self.measure, choice))
+
+    def measure(self, choice: Choice) -> list[Row]:
+        """Rows with ratios run by run."""
+        heights = heights_of(choice)
+        with ExitStack() as stack:
+
+            def course(height: int, handler: int) -> Course:
+                return stack.enter_context(Course(self.trips, height, handler))
+
+            in_c = course(2, 0)
+            bare = Row(self.name, "bare loop", system="bare loop", engine="direct", level=1, clock="L0")
+            base = replace(bare, system="nestvmm", mode=FLAT, us_per_unit=choice.us_per_cycle)
+            bare = replace(bare, us_per_unit=choice.us_per_cycle)
+            variants: dict[Row, Callable[[], float]] = {
+                bare: in_c.bare_batch,
+                replace(base, what="served in C", level=2, handler="C", handler_level=0): in_c.batch,
+            }
+            for height, handler in ((2, 1), *((h, 1) for h in heights), *((h, h - 1) for h in heights)):
+                what = _PYTHON if height == 2 else f"{_PYTHON} at L{handler}, guest at L{height}"
+                row = replace(base, what=what, level=height, handler="Python", handler_level=handler)
+                variants[row] = course(height, handler).batch
+            runs = choice.runs or (RUNS if choice.emulated else _RUNS)
+            rows = take_turns(variants, runs)
+        # the goal is that of processors, on which a world switch costs more than Python's instructions
+        return [rows[0], *_compared(rows, None if choice.emulated else _GOAL_PYTHON)]
 
 
-def take_turns(variants: dict[str, Callable[[], float]], batches: int) -> dict[str, list[float]]:
-    """The ticks of each variant's batches, in rounds whose order is drawn anew each time."""
+_PYTHON = "served in Python"
+
+
+def _compared(rows: Sequence[Row], python: float | None) -> Iterator[Row]:
+    bare, in_c, in_python, *higher = rows
+    yield compare(in_c, bare, _GOAL_C)
+    yield compare(in_python, bare, python)
+    for row in higher:
+        yield compare(row, in_python, _GOAL_FLAT)
+
+
+def heights_of(choice: Choice) -> list[int]:
+    """The heights above 2 that are wanted."""
+    return [height for height in choice.heights or HEIGHTS if height > 2]
+
+
+def take_turns(variants: dict[Row, Callable[[], float]], runs: int) -> list[Row]:
+    """The rows with the ticks of their runs, in rounds whose order is drawn anew each time."""
     order = list(variants)
-    samples: dict[str, list[float]] = {name: [] for name in order}
+    taken: dict[Row, list[float]] = {row: [] for row in order}
     shuffle = random.Random(0).shuffle
-    for number in range(_WARM_UP + batches):
+    for number in range(_WARM_UP + runs):
         shuffle(order)
-        for name in order:
-            ticks = variants[name]()
+        for row in order:
+            ticks = variants[row]()
             if number >= _WARM_UP:
-                samples[name].append(ticks)
-    return samples
-
-
-def _lowest(height: int) -> str:
-    return "served in Python" if height == HEIGHTS[0] else f"served in Python at L1, guest at L{height}"
-
-
-def _highest(height: int) -> str:
-    return f"served in Python at L{height - 1}, guest at L{height}"
-
-
-def _rows(samples: dict[str, list[float]], unit: str) -> list[Row]:
-    bare, flat = samples[_BARE], samples[_lowest(HEIGHTS[0])]
-
-    def to_bare(name: str, goal: float) -> Row:
-        return compare(f"port exit, {name}", unit, samples[name], against=_BARE, references=bare, goal=goal)
-
-    def to_flat(name: str) -> Row:
-        goal = _GOAL_FLAT
-        return compare(f"port exit, {name}", unit, samples[name], against="guest at L2", references=flat, goal=goal)
-
-    return [
-        compare(f"port exit, {_BARE}", unit, bare),
-        to_bare(_IN_C, _GOAL_C),
-        to_bare(_lowest(HEIGHTS[0]), _GOAL_PYTHON),
-        *(to_flat(_lowest(height)) for height in HEIGHTS[1:]),
-        *(to_flat(_highest(height)) for height in HEIGHTS[1:]),
-    ]
+                taken[row].append(ticks)
+    return [replace(row, runs=tuple(ticks)) for row, ticks in taken.items()]

@@ -24,6 +24,7 @@ _COMMANDS = {
     "lab": ("nestvmm.cli.lab", "lab", "Run a command on an emulated machine whose KVM nests."),
     "top": ("nestvmm.cli.top", "top", "Show where a running tower's exits go, live."),
     "trace": ("nestvmm.cli.trace", "trace", "Say what a run's trace comes to."),
+    "report": ("nestvmm.cli.report", "report", "Make one page of benchmarks and runs."),
     "bench": ("nestvmm.cli.bench", "bench", "Measure exits, handlers and start-up on this host."),
 }
 

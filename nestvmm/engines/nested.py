@@ -18,8 +18,9 @@ __all__ = ["Nested"]
 _PAGE: Final = 4096
 _SVM: Final = (0x80000001, 1 << 2)
 _FEATURES: Final = 0x8000000A
-# NP, NRIPS, FlushByAsid; the last two whether the processor has them or not (AMD APM vol. 3, E.4.9).
-_OFFERED: Final = 1 << 0 | 1 << 3 | 1 << 6
+# NP, and whether the processor has them or not: NRIPS, VmcbClean, FlushByAsid, DecodeAssists, PauseFilter,
+# PauseFilterThreshold, VmsaveVirt, VGIF (AMD APM vol. 3, E.4.9).
+_OFFERED: Final = sum(1 << bit for bit in (0, 3, 5, 6, 7, 10, 12, 15, 16))
 _ASIDS: Final = 0x8000
 
 

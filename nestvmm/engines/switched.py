@@ -253,13 +253,10 @@ class SwitchedEngine(DirectEngine):
         self.intercept(self._wanted)
 
     def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
-        """What is undefined can be intercepted.
-
-        So may be what runs: of instructions that the processor lacks KVM does some, but not those of a nested guest.
-        """
+        """What is undefined can be intercepted."""
 
         def intercepted(outcome: Trial) -> Trial:
-            return outcome if outcome is Trial.FAULTS else Trial.HANDED_OVER
+            return Trial.HANDED_OVER if outcome is Trial.UNDEFINED else outcome
 
         return [(intercepted(first), intercepted(last)) for first, last in super().try_instructions(codes, entries)]
 

@@ -261,7 +261,8 @@ class Runner:
             for above, hypervisor in self._listeners:
                 if level < above < cause:
                     self._propagate(above, hypervisor, value)
-        self._settle()
+        if self._state.touched:
+            self._settle()
 
     def _propagate(self, level: int, hypervisor: Hypervisor, value: int) -> None:
         if level >= self._tower.base and _PHYSICAL[self._event.reason]:

@@ -70,6 +70,7 @@ class Chrome:
             "who": site.who,
             "in_c": Hole.IN_C.value_mark,
             "entries": Hole.ENTRIES.value_mark,
+            "guest_us": Us.GUEST.mark,
             "decode_us": Us.DECODE.mark,
             "route_us": Us.ROUTE.mark,
             "handle_us": Us.HANDLE.mark,

@@ -17,15 +17,16 @@ from nestvmm.trace.chrome import EXIT
 __all__ = ["Traced", "read_trace"]
 
 _LINE_MAX: Final = 1 << 16
-_PARTS: Final = ("decode", "route", "handle", "complete")
+_PARTS: Final = ("guest", "decode", "route", "handle", "complete")
 
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """One event of a trace; times in nanoseconds, from the exit on.
+    """One event of a trace; times in nanoseconds.
 
     level, who:  the handler
-    total:       until the answer was level n's; decode, route, handle and complete are its parts
+    guest:       from level n's entry to its exit: the world switch, and what level n did
+    total:       from there until the answer was level n's; decode, route, handle and complete are its parts
     """
 
     reason: str
@@ -36,6 +37,7 @@ class Traced:
     in_c: bool
     instruction: str
     total: int
+    guest: int
     decode: int
     route: int
     handle: int
@@ -91,4 +93,6 @@ def _traced(fields: Mapping[str, Any], level: int, qualifier: int, parts: list[f
     whole = [round(part) for part in parts]
     names = ("reason", "direction", "who", "instruction")
     reason, direction, who, instruction = (str(fields[name]) for name in names)
-    return Traced(reason, qualifier, direction, int(level), who, bool(fields["in_c"]), instruction, sum(whole), *whole)
+    return Traced(
+        reason, qualifier, direction, int(level), who, bool(fields["in_c"]), instruction, sum(whole[1:]), *whole
+    )

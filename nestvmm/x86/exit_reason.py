@@ -16,6 +16,9 @@ __all__ = ["REASONS", "ExitReason", "Qualifier", "ReasonRow"]
 class ExitReason(IntEnum):
     """Why level n stopped running, in terms that AMD's and Intel's manuals and KVM share."""
 
+    # Enum's own is Python code, and every handled event is looked up by its reason
+    __hash__ = int.__hash__
+
     UNKNOWN = 0
     IO = 1
     MMIO = 2

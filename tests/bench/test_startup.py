@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from nestvmm.bench import startup
+from nestvmm.bench.case import Choice
+from nestvmm.bench.row import Row
 from nestvmm.errors import HostError
 
-MULTIBOOT = Path(__file__).resolve().parents[2] / "guests" / "multiboot" / "multiboot.elf"
+GUESTS = Path(__file__).resolve().parents[2] / "guests"
 
 
 def python(program: str) -> list[str]:
@@ -35,26 +37,33 @@ def test_a_program_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
         startup.first_byte(python("import time; time.sleep(99)"))
 
 
+def choice(guests: Path, runs: int, peer: bool = False) -> Choice:
+    return Choice(("direct",), guests, 1000.0, runs=runs, peer=peer)
+
+
+def measured(choice: Choice) -> list[Row]:
+    (step,) = startup.Startup().steps(choice)
+    return step.measure()
+
+
 def test_an_image_that_is_not_built(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="`make guests` builds it"):
-        startup.measure_startup(tmp_path / "multiboot.elf", 1)
+        measured(choice(tmp_path, 1))
 
 
 @pytest.mark.kvm
-def test_without_qemu_the_row_says_so() -> None:
-    theirs, ours = startup.measure_startup(MULTIBOOT, 1, qemu=False)
-    assert theirs.median is None
-    assert theirs.note == "not asked for (--no-qemu)"
+def test_alone() -> None:
+    (ours,) = measured(choice(GUESTS, 1))
     assert ours.median is not None
-    assert (ours.unit, ours.samples, ours.ratio) == ("ms", 1, None)
+    assert (ours.what, ours.unit, ours.clock, len(ours.runs), ours.ratio) == ("nestvmm", "ms", "host", 1, None)
     assert ours.median > 1
 
 
 @pytest.mark.kvm
 def test_qemu_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    theirs, _ = startup.measure_startup(MULTIBOOT, 1)
-    assert theirs.note == "qemu-system-x86_64 is not installed: apt-get install qemu-system-x86"
+    with pytest.raises(HostError, match="qemu-system-x86_64 is not installed: apt-get install qemu-system-x86"):
+        measured(choice(GUESTS, 1, peer=True))
 
 
 @pytest.mark.kvm
@@ -63,8 +72,8 @@ def test_against_something_that_stands_for_qemu(tmp_path: Path, monkeypatch: pyt
     fake.write_text('#!/bin/sh\nsleep 0.5\necho "$@"\n')
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    theirs, ours = startup.measure_startup(MULTIBOOT, 2)
+    theirs, ours = measured(choice(GUESTS, 2, peer=True))
     assert theirs.median is not None
     assert theirs.median >= 500
-    assert (ours.against, ours.goal, ours.samples) == ("QEMU", 1.0, 2)
+    assert (ours.against, ours.goal, len(ours.runs), theirs.system) == ("QEMU", 1.0, 2, "QEMU")
     assert ours.ratio is not None

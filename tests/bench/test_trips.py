@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from nestvmm.bench.trips import measure_trips
+from nestvmm.bench.case import Choice
+from nestvmm.bench.trips import RoundTrips
+
+
+def choice(*heights: int, engines: tuple[str, ...] = ("direct",)) -> Choice:
+    return Choice(engines, Path(), 1000.0, heights=heights, runs=6)
 
 
 @pytest.mark.kvm
 def test_rows_of_a_tiny_run() -> None:
-    rows = measure_trips(6, trips=10)
+    (step,) = RoundTrips(trips=10).steps(choice())
+    rows = step.measure()
     heights = [4, 8, 16]
+    python = "served in Python"
     assert [row.what for row in rows] == [
-        "port exit, bare loop",
-        "port exit, served in C",
-        "port exit, served in Python",
-        *(f"port exit, served in Python at L1, guest at L{height}" for height in heights),
-        *(f"port exit, served in Python at L{height - 1}, guest at L{height}" for height in heights),
+        "bare loop",
+        "served in C",
+        python,
+        *(f"{python} at L1, guest at L{height}" for height in heights),
+        *(f"{python} at L{height - 1}, guest at L{height}" for height in heights),
     ]
-    assert [row.against for row in rows] == ["", "bare loop", "bare loop", *["guest at L2"] * 6]
+    assert [row.against for row in rows] == ["", "bare loop", "bare loop", *[python] * 6]
     assert [row.goal for row in rows] == [None, 1.1, 1.6, *[1.1] * 6]
-    assert {row.samples for row in rows} == {6}
+    assert [(row.level, row.handler_level) for row in rows[:3]] == [(1, None), (2, 0), (2, 1)]
+    assert {(row.case, row.engine, row.clock, row.unit, len(row.runs)) for row in rows} == {
+        ("round-trip", "direct", "L0", "cycles", 6)
+    }
     assert rows[0].ratio is None
     for row in rows[1:]:
-        assert row.median is not None
         assert row.ratio is not None
-        assert row.low is not None
-        assert row.high is not None
-        assert 0 < row.low <= row.ratio <= row.high
+        assert row.ratio_low is not None
+        assert row.ratio_high is not None
+        assert 0 < row.ratio_low <= row.ratio <= row.ratio_high
+    # a port exit is thousands of cycles
+    assert rows[0].median is not None
+    assert rows[0].median > 500
 
 
 @pytest.mark.kvm
-def test_ticks_instead_of_microseconds() -> None:
-    bare = measure_trips(1, trips=10, unit="ticks")[0]
-    assert bare.unit == "ticks"
-    # a port exit is thousands of ticks and a few microseconds
-    assert bare.median is not None
-    assert bare.median > 500
+def test_heights_that_were_asked_for() -> None:
+    (step,) = RoundTrips(trips=5).steps(choice(1, 2, 3))
+    assert [(row.level, row.handler_level) for row in step.measure()] == [(1, None), (2, 0), (2, 1), (3, 1), (3, 2)]
+
+
+def test_nothing_without_the_engine() -> None:
+    assert list(RoundTrips().steps(choice(engines=("svm",)))) == []

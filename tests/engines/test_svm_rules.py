@@ -17,12 +17,13 @@ ENTRIES = [
     CpuidEntry(function=0x80000001, edx=1 << 11 | 1 << 20 | 1 << 29),  # SYSCALL, NX, long mode
     CpuidEntry(function=0x80000008, eax=40),
 ]
+NO_LONG_MODE = [CpuidEntry(function=0x80000001, edx=1 << 11 | 1 << 20), ENTRIES[1]]
 VALID, EXCEPTION, NMI_VECTOR = 1 << 31, 3 << 8, 2
 
 
-def limits() -> Any:
+def limits(entries: list[CpuidEntry] = ENTRIES) -> Any:
     limits = ffi.new("struct nv_svm_limits *")
-    limit(limits, ENTRIES)
+    limit(limits, entries)
     return limits
 
 
@@ -79,7 +80,15 @@ def test_a_sound_block_breaks_none() -> None:
 
 
 def test_every_rule_is_here() -> None:
-    assert len(BREAKS) == lib.NV_SVM_RULES
+    """One more is of another processor."""
+    assert len(BREAKS) + 1 == lib.NV_SVM_RULES
+
+
+def test_long_mode_where_there_is_none_breaks_a_rule() -> None:
+    block = sound_block()
+    block.efer = 0x1400
+    assert broken_rules(limits(NO_LONG_MODE), block) == ["EFER.LMA is set and the processor has no long mode"]
+    assert broken_rules(limits(), block) == []
 
 
 @pytest.mark.parametrize("rule", BREAKS)

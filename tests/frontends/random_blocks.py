@@ -19,6 +19,7 @@ CODE = 0x100000
 STATE = 0x133000  # the next record, and how many are left
 GUEST_TABLES = 0x148000
 GUEST_GDT = 0x14B000
+GUEST_TSS = 0x14C000
 WINDOW_END = 0x170000
 LIMITED, SELF, HOLES, RANDOM = 0x170000, 0x174000, 0x175000, 0x176000  # nested tables
 TABLES_END = 0x177000
@@ -66,7 +67,11 @@ _TIMER = out(0x43, 0x34) + out(0x40, 1193 & 0xFF) + out(0x40, 1193 >> 8)  # ever
 def image(seed: int, count: int, *, wild: bool = False) -> bytes:
     """For CODE. wild: blocks need not use nested paging, so that the guest may do anything to the hypervisor, too."""
     rng = random.Random(seed)
-    code = svm.enable() + store(STATE, RECORDS) + store(STATE + 8, count) + pic(0xFE) + _TIMER + _LOOP + done(5)
+    # the lab's processor is no more when a task state segment is needed and there is none
+    code = (
+        svm.enable() + store(svm.BLOCK + svm.TR, 0x8B << 16 | 0xFFFF << 32) + store(svm.BLOCK + svm.TR + 8, GUEST_TSS)
+    )
+    code += svm.vmload() + store(STATE, RECORDS) + store(STATE + 8, count) + pic(0xFE) + _TIMER + _LOOP + done(5)
     whole = bytearray(with_handlers(code, {32: _END_OF_INTERRUPT}).ljust(RECORDS - CODE, bytes([PATTERN])))
 
     def put(address: int, data: bytes) -> None:

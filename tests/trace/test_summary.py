@@ -16,20 +16,20 @@ from nestvmm.errors import UsageError
 from nestvmm.trace.reader import Traced, read_trace
 from nestvmm.trace.summary import Group, parse_filter, summarize
 
-UART = Traced("io", 0x3F8, "write", 0, "UART", True, "out dx,al", 100, 10, 20, 60, 10)
-READ = Traced("io", 0x5000, "read", 2, "Answers", False, "in al,dx", 4000, 30, 20, 3900, 50)
-MSR = Traced("rdmsr", 0x10, "read", 2, "Answers", False, "rdmsr", 5000, 100, 0, 4900, 0)
+UART = Traced("io", 0x3F8, "write", 0, "UART", True, "out dx,al", 100, 7000, 10, 20, 60, 10)
+READ = Traced("io", 0x5000, "read", 2, "Answers", False, "in al,dx", 4000, 7000, 30, 20, 3900, 50)
+MSR = Traced("rdmsr", 0x10, "read", 2, "Answers", False, "rdmsr", 5000, 7000, 100, 0, 4900, 0)
 
 
 def jsonl(**changes: Any) -> dict[str, Any]:
     fields = {"n": 0, "reason": "io", "qualifier": 0x3F8, "direction": "write", "handler": 0, "who": "UART"}
-    parts = {"decode_ns": 10, "route_ns": 20, "handle_ns": 60, "complete_ns": 10}
+    parts = {"guest_ns": 7000, "decode_ns": 10, "route_ns": 20, "handle_ns": 60, "complete_ns": 10}
     return {**fields, **parts, "in_c": True, "instruction": "out dx,al", **changes}
 
 
 def slices(**changes: Any) -> list[dict[str, Any]]:
     fields = {"n": 0, "reason": "io", "qualifier": "0x3f8", "direction": "write", "level": 0, "who": "UART"}
-    parts = {"decode_us": 0.010, "route_us": 0.020, "handle_us": 0.060, "complete_us": 0.010}
+    parts = {"guest_us": 7.0, "decode_us": 0.010, "route_us": 0.020, "handle_us": 0.060, "complete_us": 0.010}
     arguments = {**fields, **parts, "in_c": True, "instruction": "out dx,al", **changes}
     return [{"ph": "X", "cat": "guest"}, {"ph": "X", "cat": "exit", "args": arguments}, {"ph": "X", "cat": "handler"}]
 
@@ -156,7 +156,7 @@ def test_bad_filters(text: str, message: str) -> None:
 def test_quantiles_are_good_to_a_32nd(latencies: list[int]) -> None:
     group = Group("io", 0, "x")
     for latency in latencies:
-        group.add(Traced("io", 0, "read", 0, "x", True, "", latency, 0, 0, latency, 0))
+        group.add(Traced("io", 0, "read", 0, "x", True, "", latency, 0, 0, 0, latency, 0))
     ordered = sorted(latencies)
     for share in (0.5, 0.99, 1.0):
         true = next(value for rank, value in enumerate(ordered, 1) if rank >= share * len(ordered))

@@ -1,0 +1,159 @@
+"""Linux's KVM twice: Debian's stock kernel at level 1, the same one at level 2, and a guest of its KVM at level 3.
+
+Both load their own kvm_amd: the one at level 1 on SVM that L0 does by software, the one at level 2 by default too
+(flat), or on what the KVM at level 1 makes of SVM (a cascade: `--designate svm-instruction=L1`). At both, a program
+(guests/launcher) runs guests/rtt, whose exits are for the kernel's KVM, or for that program.
+
+Level 1 needs a clock that does not run on while L0 works: an emulated machine under icount, or a processor that has SVM
+itself.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Final
+
+from nestvmm.bench.case import RUNS, WARM_UP, Choice, Step
+from nestvmm.bench.row import CASCADE, FLAT, Row, compare
+from nestvmm.bench.rtt import guest_figures, image
+from nestvmm.errors import HostError
+from nestvmm.lab.image import unpack_kernel
+from nestvmm.lab.initramfs import Node, archive, busybox, character_device, directory, executable, file, symlink
+from nestvmm.lab.kernel import Kernel, find_kernel, read_module
+
+__all__ = ["Twice", "split_levels"]
+
+_QUIET: Final = "quiet panic=-1 mitigations=off tsc=reliable random.trust_cpu=on"
+# An early console polls its port, and /dev/kmsg reaches it; the calls that are left out wait for devices that are not
+# there.
+_LEVEL_2: Final = (
+    "earlycon=uart8250,io,0x3f8 keep_bootcon 8250.nr_uarts=0 printk.time=0 printk.devkmsg=on acpi=off pci=off reboot=k "
+    f"noxsave initcall_blacklist=cmos_init,add_rtc_cmos,i8042_init {_QUIET}"
+)
+_MEMORY_1, _MEMORY_2 = 768, 192
+_MARK: Final = "this is level 2's kernel:"
+_DONE: Final = "all is done"
+_INIT_1: Final = f"""#!/bin/busybox sh
+bb=/bin/busybox
+$bb mount -t proc proc /proc
+$bb mount -t devtmpfs dev /dev
+for module in /modules/*; do $bb insmod $module; done
+MEASURE
+echo "{_MARK}"
+/vm_linux /vmlinux /initrd {_MEMORY_2} '{_LEVEL_2}' && echo "{_DONE}"
+exec $bb reboot -f
+"""
+# Messages of level 2 are those of an emergency, or the console would not show them.
+_INIT_2: Final = """#!/bin/busybox sh
+bb=/bin/busybox
+$bb mount -t devtmpfs dev /dev
+for module in /modules/*; do $bb insmod $module; done
+{
+MEASURE
+} 2>&1 | while read line; do echo "<0>$line" >/dev/kmsg; done
+exec $bb reboot -f
+"""
+_COUNT: Final = 2
+# Seconds that one tower may run.
+_TIMEOUT: Final = 1000
+# rtt's word: the kind, and what serves it
+_KINDS: Final = {"cpuid": ("cpuid", "KVM"), "vmmcall": ("hypercall", "KVM"), "port-in": ("port", "launcher")}
+_GOAL: Final = 0.1
+_DESIGNATIONS: Final = {FLAT: "svm-instruction=L0", CASCADE: "svm-instruction=L1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Twice:
+    """The case."""
+
+    name: ClassVar[str] = "twice"
+    about: ClassVar[str] = "an exit to Linux's KVM at level 1, and above that again at level 2: flat, and as a cascade"
+
+    def steps(self, choice: Choice) -> Iterator[Step]:
+        """One, where level 1's clock allows it."""
+        if "svm" in choice.engines and (choice.icount or not choice.emulated):
+            yield Step("L2 and L3", partial(_measure, choice))
+
+
+def _measure(choice: Choice) -> list[Row]:
+    runs = choice.runs or RUNS
+    said = {}
+    with tempfile.TemporaryDirectory(prefix="nestvmm-") as folder:
+        initrd = Path(folder) / "initrd"
+        initrd.write_bytes(_initrd(choice.guests, runs))
+        for mode, designate in _DESIGNATIONS.items():
+            said[mode] = split_levels(_run(choice, initrd, designate))
+    rows = []
+    for level in (2, 3):
+        for word, (case, handler) in _KINDS.items():
+            row = Row(case, engine="svm", level=level, handler=handler, handler_level=level - 1, clock="guest")
+            cascade, flat = (
+                replace(
+                    row,
+                    what=f"below {level - 1} Linux, {mode}",
+                    mode=mode,
+                    us_per_unit=choice.us_per_cycle,
+                    runs=guest_figures(said[mode][level], runs, word),
+                )
+                for mode in (CASCADE, FLAT)
+            )
+            rows += [cascade, compare(flat, cascade, _GOAL if level == 3 else None)]
+    return rows
+
+
+def split_levels(text: str) -> Mapping[int, str]:
+    """What the guests at levels 2 and 3 printed; raises HostError if the tower did not run to its end."""
+    before, mark, after = text.partition(_MARK)
+    if not mark or _DONE not in after:
+        raise HostError(f"Linux at level {2 if mark else 1} did not run to its end: {text[-1000:]!r}")
+    return {2: before, 3: after}
+
+
+def _run(choice: Choice, initrd: Path, designate: str) -> str:
+    # nothing tells a guest without firmware how fast its TSC is, and without that KVM runs no guest
+    append = f"console=ttyS0 tsc_early_khz={choice.tsc_mhz * 1000:.0f} {_QUIET}"
+    command = [sys.executable, "-m", "nestvmm", "run", str(find_kernel().image), "-i", str(initrd), "-a", append]
+    command += ["-m", f"{_MEMORY_1}M", "--engine", "svm", "--designate", designate, "--timeout", str(_TIMEOUT)]
+    try:
+        ended = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=2 * _TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise HostError(f"Linux's KVM twice did not end within {2 * _TIMEOUT} s") from None
+    return (ended.stdout + ended.stderr).decode(errors="replace")
+
+
+def _initrd(guests: Path, runs: int) -> bytes:
+    """Level 1's. Not packed: unpacking takes an emulated processor longer than copying."""
+    words = f"count={_COUNT} runs={WARM_UP + runs}"
+    measure = "\n".join(f"/launcher /rtt {kind} {words}" for kind in _KINDS)
+    kernel = find_kernel()
+    common = _common(kernel, guests)
+    inner = archive({**common, "init": executable(_INIT_2.replace("MEASURE", measure).encode())})
+    more = {
+        "init": executable(_INIT_1.replace("MEASURE", measure).encode()),
+        "initrd": file(inner),
+        "vmlinux": file(unpack_kernel(kernel).read_bytes()),
+        "vm_linux": executable(image(guests, "vm_linux").read_bytes()),
+    }
+    return archive({**common, **more})
+
+
+def _common(kernel: Kernel, guests: Path) -> Mapping[str, Node]:
+    """What both levels have."""
+    modules = kernel.module_files(["kvm-amd"])
+    return {
+        "bin/busybox": busybox(),
+        "bin/sh": symlink("busybox"),
+        "dev/console": character_device(5, 1),
+        "proc": directory(),
+        "launcher": executable(image(guests, "launcher").read_bytes()),
+        "rtt": file(image(guests, "rtt").read_bytes()),
+        **{f"modules/{number:02}.ko": file(read_module(path)) for number, path in enumerate(modules)},
+    }

@@ -1,0 +1,126 @@
+"""The result of a benchmark as tables for people, one for each case."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from nestvmm.bench import Document, Row
+from nestvmm.bench.depth import Depth
+from nestvmm.bench.row import CASCADE, FLAT
+
+__all__ = ["depth_lines", "print_document"]
+
+# For a file or a pipe, where rich would take 80: room for all columns.
+_WIDTH = 160
+_COLUMNS = ("what", "minimum", "median", "95 %", "us", "ratio", "95 %", "to", "goal", "met", "runs", "outliers")
+_LEFT = ("what", "to", "met")
+# From here on, digits behind the point say nothing.
+_PLAIN = 100
+_DEPTH = Depth.name
+_MET = {True: "met", False: "missed", None: ""}
+
+
+def print_document(document: Document, about: dict[str, str]) -> None:
+    """Prints the tables to standard output.
+
+    about: each case's line for people
+    """
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _WIDTH
+    environment = document.environment
+    clock = "TSC counts instructions" if environment.icount else f"TSC {environment.tsc_mhz:.0f} MHz"
+    console.print(
+        f"{environment.machine}: {environment.cpu}, {environment.cpus} CPUs, Linux {environment.kernel}, {clock}"
+    )
+    for case in dict.fromkeys(row.case for row in document.rows):
+        rows = [row for row in document.rows if row.case == case]
+        units = ", ".join(dict.fromkeys(row.unit for row in rows))
+        console.print(f"\n{case}: {about.get(case, '')} [{units}]", markup=False)
+        console.print(_table(rows))
+        if case == _DEPTH:
+            _print_depth(console, rows)
+        notes = {": ".join(part for part in (row.note, row.source) if part): row.what for row in rows}
+        for note, what in notes.items():
+            if note:
+                console.print(f"   {what.partition(',')[0]}: {note}", markup=False)
+    console.print(f"{len(document.rows)} figures in {document.seconds:.0f} s")
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    cells = [_cells(row) for row in rows]
+    used = [number for number in range(len(_COLUMNS)) if any(line[number] for line in cells)]
+    for number in used:
+        heading = _COLUMNS[number]
+        table.add_column(heading, justify="left" if heading in _LEFT else "right", no_wrap=True)
+    for line in cells:
+        table.add_row(*(line[number] for number in used))
+    return table
+
+
+def _print_depth(console: Console, rows: list[Row]) -> None:
+    """Flat beside cascade, level by level."""
+    kinds = list(dict.fromkeys(_kind(row) for row in rows))
+    for engine in dict.fromkeys(row.engine for row in rows):
+        console.print(f"\nmedians by the guest's level, {engine} engine", markup=False)
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for heading in ("guest", *(text for kind in kinds for text in (f"{kind} flat", "cascade", "ratio"))):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for line in depth_lines(rows, engine):
+            table.add_row(*line)
+        console.print(table)
+
+
+def depth_lines(rows: list[Row], engine: str) -> list[list[str]]:
+    """For each level: the level, then of each kind of exit its flat and its cascaded median, and the ratio."""
+    rows = [row for row in rows if row.engine == engine]
+    kinds = list(dict.fromkeys(_kind(row) for row in rows))
+    found = {(row.level, _kind(row), row.mode): row for row in rows}
+    nothing = Row(_DEPTH)
+    lines = []
+    for level in sorted({row.level for row in rows if row.level is not None}):
+        line = [f"L{level}"]
+        for kind in kinds:
+            flat, cascade = (found.get((level, kind, mode), nothing) for mode in (FLAT, CASCADE))
+            line += [_number(flat.median), _number(cascade.median), _ratio(cascade.ratio)]
+        lines.append(line)
+    return lines
+
+
+def _kind(row: Row) -> str:
+    return row.what.partition(",")[0]
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        row.what,
+        _number(row.minimum),
+        _number(row.median),
+        _interval(row.low, row.high),
+        _number(row.microseconds(row.median)) if row.unit == "cycles" else "",
+        _ratio(row.ratio),
+        "" if row.ratio_low is None or row.ratio_high is None else f"{_ratio(row.ratio_low)}-{_ratio(row.ratio_high)}",
+        row.against,
+        "" if row.goal is None else f"<= {row.goal:.2f}",
+        _MET[row.met],
+        str(len(row.runs) or ""),
+        str(len(row.outliers) or ""),
+    ]
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{_number(low)}-{_number(high)}"
+
+
+def _number(value: float | None) -> str:
+    """Three digits at least."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= _PLAIN else f"{value:#.3g}"

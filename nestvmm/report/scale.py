@@ -1,0 +1,57 @@
+"""Axes: values to places, and the values that are marked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = ["Linear", "Log"]
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A logarithmic axis from `first` to `last`, powers of ten, at the places `start` to `end`."""
+
+    first: float
+    last: float
+    start: float
+    end: float
+
+    @classmethod
+    def over(cls, values: Iterable[float], start: float, end: float) -> Log:
+        """The least that has all of these positive values, one decade at least."""
+        logs = [math.log10(value) for value in values if value > 0] or [0.0]
+        low = math.floor(min(logs))
+        return cls(10.0**low, 10.0 ** max(math.ceil(max(logs)), low + 1), start, end)
+
+    def at(self, value: float) -> float:
+        """The place of a positive value."""
+        share = math.log10(value / self.first) / math.log10(self.last / self.first)
+        return self.start + share * (self.end - self.start)
+
+    def marks(self) -> list[float]:
+        """Powers of ten, ten at most."""
+        low, high = round(math.log10(self.first)), round(math.log10(self.last))
+        step = (high - low) // 10 + 1
+        return [10.0**power for power in range(low, high + 1, step)]
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """An axis from 0 to `last`."""
+
+    last: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        """The place of a value."""
+        return self.start + value / self.last * (self.end - self.start)
+
+    def marks(self) -> list[float]:
+        """Five to ten round values."""
+        step: float = 10 ** math.floor(math.log10(self.last))
+        while self.last / step < 5:
+            step /= 2
+        return [number * step for number in range(int(self.last / step) + 1)]

@@ -1,0 +1,291 @@
+"""Runs in the SVM lab: what software SVM offers though the processor lacks it, and events on their way; prints JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import svm_code as svm
+from guest_code import cpuid, done, keep, load, rax, rbx, rcx, rdmsr, repeat, store, wrmsr
+from nested_cases import keep_at, nested_tables, run
+from svm_code import (
+    BLOCK,
+    EXIT_CODE,
+    INFO_1,
+    INFO_2,
+    INJECTION,
+    NEXT_RIP,
+    RIP,
+    enable,
+    image,
+    make_block,
+    own_gdt,
+    skip,
+    vmrun,
+)
+
+from nestvmm.hypervisors import Event, HandlerClaim, Hypervisor, Result
+from nestvmm.nesting import LevelSpec
+from nestvmm.x86.event import Outcome
+from nestvmm.x86.exit_reason import ExitReason
+
+HERE = f"{Path(__file__)}:"
+VMMCALL = svm.VMMCALL_CODE
+LEAF = 0x172008  # of nested_tables: 2 MiB from 2 MiB on
+IDT_ENTRY = 0x173000 + 8 * (svm.GUEST_IDT >> 12)  # of nested_tables: the guest's IDT
+PAUSE, INT, INVLPG = 1 << 23, 1 << 21, 1 << 25
+LBR = 0xB8
+AGAIN = store(BLOCK + RIP, svm.GUEST) + store(BLOCK + svm.RSP, svm.GUEST_STACK)
+NESTED_PAGING = {svm.NESTED: 1, svm.NESTED_CR3: 0x170000}
+
+
+def event(kind: int, vector: int, error: int | None = None) -> int:
+    return 1 << 31 | kind << 8 | vector | (0 if error is None else 1 << 11 | error << 32)
+
+
+# Interrupt, NMI, exceptions with and without an error code, INT3 and INTO, and software interrupts.
+EVENTS = [
+    event(0, 0x20), event(0, 0xFF), event(2, 2), event(3, 6), event(3, 13, 0x5A8), event(3, 17, 0),
+    event(3, 3), event(3, 4), event(4, 0x80), event(4, 3),
+]  # fmt: skip
+
+
+def ran(number: int, width: int = 4) -> bytes:
+    """Runs; keeps the exit's code, EXITINTINFO, EXITINFO2 and RIP."""
+    fields = (EXIT_CODE, svm.INTERRUPTED, INFO_2, RIP)[:width]
+    return vmrun() + b"".join(keep_at(width * number + i, at) for i, at in enumerate(fields))
+
+
+def faults_on_the_way() -> dict[str, object]:
+    """The IDT has no memory when the event is delivered; then it has, and the event is injected again."""
+    code = enable() + nested_tables() + make_block(NESTED_PAGING) + own_gdt()
+    for number, one in enumerate(EVENTS):
+        code += AGAIN + store(BLOCK + NEXT_RIP, svm.GUEST + 5) + store(BLOCK + INJECTION, one)
+        code += store(IDT_ENTRY, 0) + store(BLOCK + svm.TLB_CONTROL, 1, 1) + ran(2 * number)
+        code += store(IDT_ENTRY, svm.GUEST_IDT | 7) + load(BLOCK + svm.INTERRUPTED) + svm.store_rax(BLOCK + INJECTION)
+        # at the second run: the vector in RAX, and what is on top of the stack
+        code += vmrun() + keep_at(8 * number + 4, EXIT_CODE) + keep_at(8 * number + 5, svm.RAX)
+        code += load(BLOCK + svm.RSP) + b"\x48\x8b\x00" + keep(8 * number + 6)
+    return run(image(code + done(), b"\x90" * 5 + VMMCALL), 8 * len(EVENTS))
+
+
+def exceptions_on_the_way() -> dict[str, object]:
+    """The IDT has no gates: #GP, which is intercepted, comes of the delivery."""
+    code = enable() + make_block({svm.EXCEPTIONS: 1 << 13}) + own_gdt() + store(BLOCK + svm.IDTR, 0)
+    for number, one in enumerate(EVENTS):
+        code += AGAIN + store(BLOCK + NEXT_RIP, svm.GUEST + 5) + store(BLOCK + INJECTION, one)
+        code += vmrun() + keep_at(3 * number, EXIT_CODE) + keep_at(3 * number + 1, svm.INTERRUPTED)
+        code += keep_at(3 * number + 2, INFO_1)
+    return run(image(code + done(), b"\x90" * 5 + VMMCALL), 3 * len(EVENTS))
+
+
+def own_interrupts_on_the_way() -> dict[str, object]:
+    """INT $0x80 and UD2 of the guest's own, whose IDT has no memory."""
+    code = enable() + nested_tables() + make_block(NESTED_PAGING) + own_gdt() + store(IDT_ENTRY, 0)
+    code += store(BLOCK + svm.TLB_CONTROL, 1, 1) + ran(0) + store(BLOCK + RIP, svm.GUEST + 2) + ran(1) + done()
+    return run(image(code, b"\xcd\x80\x0f\x0b"), 8)
+
+
+def shadow() -> dict[str, object]:
+    """A virtual interrupt waits for the end of the interrupt shadow that the block says."""
+    request = 0x41 << 32 | 9 << 16 | 1 << 24 | 1 << 8
+    fields = {svm.RFLAGS: 0x202, svm.VIRTUAL_INTERRUPT: request}
+    code = enable() + make_block(fields) + own_gdt()
+    for number in (0, 1):
+        code += AGAIN + store(BLOCK + svm.VIRTUAL_INTERRUPT, request) + store(BLOCK + svm.SHADOW, number) + vmrun()
+        code += store(BLOCK + svm.RFLAGS, 0x202) + keep_at(2 * number, svm.RAX)
+        code += load(BLOCK + svm.RSP) + b"\x48\x8b\x00" + keep(2 * number + 1)
+    return run(image(code + done(), b"\x90" * 5 + VMMCALL), 4)
+
+
+def task_priority() -> dict[str, object]:
+    """CR8 of a guest under V_INTR_MASKING is the block's V_TPR."""
+    code = enable() + make_block({svm.VIRTUAL_INTERRUPT: 1 << 24 | 5}) + vmrun() + keep_at(0, svm.RAX)
+    code += skip() + vmrun() + keep_at(1, svm.VIRTUAL_INTERRUPT) + done()
+    return run(image(code, b"\x44\x0f\x20\xc0" + VMMCALL + rax(9) + b"\x44\x0f\x22\xc0" + VMMCALL), 2)
+
+
+def time() -> dict[str, object]:
+    """RDTSC with and without an offset."""
+    read = b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0"
+    code = enable() + make_block({svm.TSC_OFFSET: 1 << 50}) + read + keep(0) + vmrun() + keep_at(1, svm.RAX)
+    return run(image(code + read + keep(2) + done(), read + VMMCALL), 3)
+
+
+def moves() -> dict[str, object]:
+    """EXITINFO1 of moves to and from control and debug registers, of CLTS, INT and INVLPG."""
+    first = svm.CPUID | INT | INVLPG
+    fields = {0: 1 << 16 | 1 << 19 | 1 << 3, 4: 1 << 6 | 1 << 23, svm.FIRST_VECTOR: first}
+    guest = [
+        b"\x41\x0f\x22\xd9",  # mov %r9, %cr3
+        b"\x41\x0f\x20\xda",  # mov %cr3, %r10
+        b"\x0f\x06",  # clts
+        b"\x0f\x21\xf6",  # mov %dr6, %rsi
+        b"\x0f\x23\xfa",  # mov %rdx, %dr7
+        b"\xcd\x42",
+        rax(0x1000) + rcx(0x20) + b"\x0f\x01\x7c\x88\x08",  # invlpg 8(%rax,%rcx,4)
+        b"\x0f\x01\x3d\x10\x00\x00\x00",  # invlpg 16(%rip)
+        rbx(0x123456789) + b"\x67\x0f\x01\x3b",  # invlpg (%ebx)
+        wrmsr(0xC0000100, 0x50000) + b"\x64\x0f\x01\x3c\x25\x34\x12\x00\x00",  # invlpg %fs:0x1234
+    ]
+    code = enable() + make_block(fields)
+    for number in range(len(guest)):
+        code += vmrun() + keep_at(2 * number, EXIT_CODE) + keep_at(2 * number + 1, INFO_1) + skip()
+    return {**run(image(code + done(), b"".join(guest) + VMMCALL), 2 * len(guest)), "lengths": [len(b) for b in guest]}
+
+
+def bytes_fetched() -> dict[str, object]:
+    """The block has the code that a nested page fault, or an intercepted page fault, stopped; not of a fetch."""
+    code = enable() + nested_tables() + make_block({**NESTED_PAGING, svm.EXCEPTIONS: 1 << 14}) + store(LEAF, 0)
+    for number in range(3):
+        code += vmrun() + keep_at(3 * number, EXIT_CODE) + keep_at(3 * number + 1, 0xD0) + keep_at(3 * number + 2, 0xD8)
+        code += store(BLOCK + RIP, (svm.GUEST + 0x100, 0x300000)[min(number, 1)])
+    guest = (rax(0x300000) + b"\x48\x8b\x00").ljust(0x100, b"\x90") + b"\x48\xa1" + (1 << 36).to_bytes(8, "little")
+    return run(image(code + done(), guest), 9)
+
+
+def pauses() -> dict[str, object]:
+    """A count of 5, of 0, and one that starts again at each PAUSE because of its threshold."""
+    code = enable() + make_block({svm.FIRST_VECTOR: svm.CPUID | PAUSE})
+    for number, (threshold, count) in enumerate([(0, 5), (0, 0), (1, 5)]):
+        code += AGAIN + store(BLOCK + 0x3C, threshold, 2) + store(BLOCK + 0x3E, count, 2)
+        code += vmrun() + keep_at(2 * number, EXIT_CODE) + keep_at(2 * number + 1, RIP)
+    return run(image(code + done(), b"\xf3\x90" * 8 + VMMCALL), 6)
+
+
+def virtual_gif() -> dict[str, object]:
+    """CLGI and STGI of a guest change V_GIF, and V_GIF holds a virtual interrupt back."""
+    gif = 1 << 25 | 1 << 9
+    code = enable() + make_block({svm.VIRTUAL_INTERRUPT: gif}) + own_gdt()
+    for number in range(2):
+        code += vmrun() + keep_at(number, svm.VIRTUAL_INTERRUPT) + skip()
+    request = 0x41 << 32 | 9 << 16 | 1 << 24 | 1 << 8 | 1 << 25
+    for number, value in ((2, request), (4, request | 1 << 9)):
+        code += AGAIN + store(BLOCK + RIP, svm.GUEST + 0x100) + store(BLOCK + svm.RFLAGS, 0x202)
+        code += store(BLOCK + svm.RAX, 0) + store(BLOCK + svm.VIRTUAL_INTERRUPT, value) + vmrun()
+        code += keep_at(number, svm.RAX) + keep_at(number + 1, svm.VIRTUAL_INTERRUPT)
+    guest = wrmsr(svm.EFER, 0x1D00) + svm.CLGI + VMMCALL + svm.STGI + VMMCALL
+    return run(image(code + done(), guest.ljust(0x100, b"\x90") + b"\x90" * 4 + VMMCALL), 6)
+
+
+def virtual_vmsave() -> dict[str, object]:
+    """VMSAVE and VMLOAD of a guest are at its own addresses."""
+    code = enable() + nested_tables(0x87, 0x200000) + make_block({**NESTED_PAGING, LBR: 2})
+    code += store(0x340000, 0) + store(LEAF, 0x200087) + vmrun() + keep_at(0, EXIT_CODE) + load(0x340620) + keep(1)
+    code += store(0x340620, 0x2222) + skip() + vmrun() + keep_at(2, svm.RAX) + done()
+    kernel_gs = 0xC0000102
+    guest = wrmsr(svm.EFER, 0x1D00) + wrmsr(kernel_gs, 0x1111) + svm.vmsave(0x340000) + VMMCALL
+    return run(image(code, guest + svm.vmload(0x340000) + rdmsr(kernel_gs) + VMMCALL), 3)
+
+
+def flush_by_asid() -> dict[str, object]:
+    """A page is another one after a flush of this guest's ASID, by each of TLB_CONTROL's values."""
+    code = enable() + nested_tables() + make_block(NESTED_PAGING)
+    for number, control in enumerate((1, 3, 7)):
+        for half, page in enumerate((0x141000, 0x142000)):
+            code += store(page, 0x100 * number + half) + store(0x173000 + 8 * 0x143, page | 7) + AGAIN
+            code += store(BLOCK + svm.TLB_CONTROL, control, 1) + vmrun() + keep_at(2 * number + half, svm.RAX)
+    return run(image(code + done(), load(0x143000) + VMMCALL), 6)
+
+
+class Watching(Hypervisor):
+    """Level 1: every write of CR0 stops, and goes on."""
+
+    def claims(self) -> list[HandlerClaim]:
+        return [(ExitReason.CR_WRITE, 0, 0, None, self.watch)]
+
+    def watch(self, event: Event) -> Result:
+        del event
+        return Result(Outcome.DECLINED)
+
+
+def selective(levels: list[LevelSpec]) -> dict[str, object]:
+    """Writes of CR0: of TS alone, of AM, by LMSW, by CLTS; then both intercepts are on."""
+    code = enable() + make_block({svm.FIRST_VECTOR: svm.CPUID | 1 << 5})
+    code += vmrun() + keep_at(0, EXIT_CODE) + keep_at(1, RIP) + skip()
+    code += vmrun() + keep_at(2, EXIT_CODE) + keep_at(3, RIP) + skip()
+    code += vmrun() + keep_at(4, EXIT_CODE) + keep_at(5, RIP)
+    code += store(BLOCK, 1 << 16, 4) + store(BLOCK + RIP, svm.GUEST + 0x13) + vmrun() + keep_at(6, EXIT_CODE)
+    read, write = b"\x0f\x20\xc0", b"\x0f\x22\xc0"
+    guest = read + b"\x48\x83\xc8\x08" + write  # TS
+    guest += read + b"\x48\x0d\x00\x00\x04\x00" + write  # AM, at 0x13
+    guest += b"\x0f\x01\xf0" + b"\x0f\x06" + VMMCALL  # lmsw %ax, at 0x16
+    return run(image(code + done(), guest), 7, levels)
+
+
+def skinit() -> dict[str, object]:
+    """A guest's SKINIT is undefined, and its hypervisor hears of that if it asks."""
+    code = enable() + make_block({svm.EXCEPTIONS: 1 << 6}) + vmrun() + keep_at(0, EXIT_CODE) + keep_at(1, RIP) + done()
+    return run(image(code, wrmsr(svm.EFER, 0x1D00) + svm.SKINIT + VMMCALL), 2)
+
+
+def shadow_paging() -> dict[str, object]:
+    """A hypervisor that pages its guest by tables of its own: fills them by #PF, and knows INVLPG and CR3."""
+    first = svm.CPUID | INVLPG
+    code = enable() + make_block({svm.EXCEPTIONS: 1 << 14, 0: 1 << 19, svm.FIRST_VECTOR: first, svm.CR3: 0x148000})
+    # guest's tables: 2 MiB at 0 as they are, 4 KiB pages at 1 GiB
+    code += store(0x148000, 0x149007) + store(0x149000, 0x14A007) + store(0x149008, 0x14B007)
+    code += store(0x14A000, 0x87) + store(0x14B000, 0x14C007) + store(0x14D000, 0x77) + store(0x14E000, 0x99)
+    code += vmrun() + keep_at(0, EXIT_CODE) + keep_at(1, INFO_1) + keep_at(2, INFO_2)
+    code += store(0x14C000, 0x14D007) + vmrun() + keep_at(3, EXIT_CODE) + keep_at(4, svm.RAX) + keep_at(5, INFO_1)
+    code += store(0x14C000, 0x14E007) + store(BLOCK + svm.TLB_CONTROL, 3, 1) + skip()
+    code += vmrun() + keep_at(6, EXIT_CODE) + keep_at(7, svm.RAX) + done()
+    read = load(1 << 30)
+    return run(
+        image(code, read + b"\x48\xbe" + (1 << 30).to_bytes(8, "little") + b"\x0f\x01\x3e" + read + b"\x0f\x22\xda"), 8
+    )
+
+
+def two_guests() -> dict[str, object]:
+    """Two guests by turns: the tables of both are kept, so that no turn costs more than the first ones."""
+    other = 0x131000
+    code = enable() + nested_tables() + make_block(NESTED_PAGING)
+    code += make_block({**NESTED_PAGING, svm.ASID: 2}, at=other)
+    turn = vmrun() + vmrun(other)
+    return run(image(code + turn * 2 + repeat(50, turn) + done(), VMMCALL), 0)
+
+
+def features() -> dict[str, object]:
+    return run(image(cpuid(0x8000000A) + keep(0) + rbx(0) + b"\x48\x89\xd0" + keep(1) + done(), b""), 2)
+
+
+CASES = {
+    "faults on the way": faults_on_the_way,
+    "exceptions on the way": exceptions_on_the_way,
+    "own interrupts on the way": own_interrupts_on_the_way,
+    "shadow": shadow,
+    "task priority": task_priority,
+    "time": time,
+    "moves": moves,
+    "bytes": bytes_fetched,
+    "pauses": pauses,
+    "virtual GIF": virtual_gif,
+    "virtual VMSAVE": virtual_vmsave,
+    "flush by ASID": flush_by_asid,
+    "selective": lambda: selective([]),
+    "selective above a watcher": lambda: selective([LevelSpec(HERE + "Watching")]),
+    "skinit": skinit,
+    "shadow paging": shadow_paging,
+    "two guests": two_guests,
+    "features": features,
+}
+
+
+def main(names: Sequence[str]) -> None:
+    found: dict[str, object] = {}
+    for name, case in CASES.items():
+        if names and name not in names:
+            continue
+        print(name, file=sys.stderr, flush=True)
+        try:
+            found[name] = case()
+        except Exception:  # noqa: BLE001 - one case must not hide the others
+            found[name] = {"error": traceback.format_exc()}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
