@@ -122,6 +122,10 @@ int nv_nested_urgent(struct nv_nested *nested);
 
 /* nested_compose.c: before an entry, after the block has what L0 wants. */
 void nv_nested_compose(struct nv_nested *nested);
+
+/* Whether the active machine's tables are others than it was entered with: someone has looked at its memory since, and they were full. */
+int nv_nested_moved(const struct nv_nested *nested);
+
 /* Whether a permissions map of the machine's block, which this exit's intercept needs, lies where a machine below has not given it memory:
  * place says which. */
 int nv_nested_map_refused(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t map, uint64_t size,

@@ -148,6 +148,8 @@ static int needs_outside(const struct nv_svm *svm)
 {
 	const struct nv_pending *pending = &svm->switched.pending;
 
+	if (nv_nested_moved(svm->nested))
+		return 1;
 	if (!pending->nmi_masked && (pending->nmi || pending->windows & NV_WINDOW_NMI))
 		return 1;
 	return !svm->window && (pending->windows & NV_WINDOW_INTERRUPT || nv_pending_highest(pending) >= 0);
