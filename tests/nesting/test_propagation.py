@@ -30,6 +30,14 @@ def test_reason_qualifier_and_direction_are_apart() -> None:
     assert effects.seen_by(1, IO, [0x61, 0x60], write=True) == 1
 
 
+def test_what_an_image_caused_is_no_effect_for_levels_above_it() -> None:
+    effects = Effects((2, 5))
+    effects.record(IO, 0x60, write=False, handler=0, cause=2, value=7)
+    assert [effects.seen_by(level, IO, [0x60], write=False) for level in (1, 2, 3, 5)] == [7, 7, None, None]
+    effects.record(IO, 0x60, write=False, handler=3, cause=5, value=8)
+    assert [effects.seen_by(level, IO, [0x60], write=False) for level in (1, 2, 3, 4, 5)] == [7, 7, None, 8, 8]
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.integers(0, 4), st.integers(0, 99)), max_size=30))
 def test_each_level_sees_what_a_log_of_everything_would_show(events: list[tuple[int, bool, int, int]]) -> None:
     effects = Effects((9,))
