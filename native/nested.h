@@ -12,6 +12,7 @@
 #ifndef NV_NESTED_H
 #define NV_NESTED_H
 
+#include "nested_vmx.h"
 #include "shadow.h"
 #include "svm.h"
 
@@ -49,6 +50,7 @@ struct nv_machine {
 	uint64_t tsc_offset;             /* likewise, the sum */
 	uint64_t paused;                 /* TSC at its guest's last PAUSE that exited */
 	uint16_t pauses;                 /* that its guest may still do without an exit */
+	struct nv_nested_vmx_machine vmx;
 };
 
 /* The shadow tables of one machine, and of which of its parent's tables they are made. A machine keeps them while it does not run, until
@@ -56,8 +58,8 @@ struct nv_machine {
 struct nv_nested_tables {
 	struct nv_shadow shadow;
 	struct nv_machine *machine;      /* NULL: nobody's */
-	uint64_t nested_cr3;
-	uint32_t asid;
+	uint64_t root;
+	uint32_t tag;
 	uint32_t pad;
 };
 
@@ -73,8 +75,13 @@ struct nv_nested_undo {
 	uint64_t regs[NV_REGS];  /* before it */
 };
 
+struct nv_nested_ops;
+
 struct nv_nested {
-	struct nv_svm *svm;
+	struct nv_svm *svm;              /* the engine; NULL: it is the other one */
+	struct nv_vmx *vmx;
+	struct nv_switched *switched;    /* what both have */
+	const struct nv_nested_ops *ops;
 	struct nv_vcpu *vcpu;
 	struct nv_machine *active;
 	struct nv_shadow *shadow;        /* machine 0's */
@@ -87,10 +94,12 @@ struct nv_nested {
 	uint32_t revision;               /* of machine 0's tables, when the others were made */
 	nv_serve_fn take;                /* what serves the claims of machines, as the table has it; NULL: nothing */
 	uint8_t levels[NV_NESTED_DEPTH]; /* of the machine's code, by depth */
+	struct nv_nested_vmx_limits vmx_limits;
 	uint8_t nesting;                 /* levels above this one have the SVM that their hypervisor gives them, not L0's; 0: none has */
-	uint8_t visible;                 /* level n sees SVM */
+	uint8_t visible;                 /* level n sees SVM, or VMX */
 	uint8_t flush;                   /* the processor's TLB is to forget */
 	uint8_t too_deep;                /* a VMRUN needed more machines than there are */
+	int32_t failed;                  /* why L0 could not go on, a negative errno; 0: it could */
 	uint8_t lost;                    /* a machine's memory for its block is gone while that runs its guest */
 	struct nv_nested_undo undo;
 	struct {
@@ -136,5 +145,9 @@ uint64_t nv_nested_copy(struct nv_nested *nested, int depth, uint64_t address, u
 
 /* An nv_serve_fn for SVM's instructions. device: struct nv_svm. */
 int nv_nested_serve(void *device, uint64_t offset, struct nv_event *event);
+
+/* The same for VMX. device: struct nv_vmx. */
+void nv_nested_vmx_init(struct nv_nested *nested);
+int nv_nested_vmx_serve(void *device, uint64_t offset, struct nv_event *event);
 
 #endif

@@ -2,7 +2,7 @@
 #ifndef NV_NESTED_INTERNAL_H
 #define NV_NESTED_INTERNAL_H
 
-#include "nested.h"
+#include "nested_machines.h"
 #include "svm_internal.h"
 
 /* Fields of virtual_interrupt (AMD APM vol. 2, 15.21). */
@@ -24,34 +24,8 @@ static inline int nests_by_itself(const struct nv_nested *nested, const struct n
 	return nested->nesting && nested->levels[machine->depth] > nested->nesting;
 }
 
-/* nested_memory.c: where machine's physical address leads to, through all tables below. */
-struct nv_nested_place {
-	struct nv_shadow_leaf leaf;
-	struct nv_machine *refuses;  /* of NV_NESTED_REFUSED: whose tables do */
-	uint64_t address;            /* in its guest's memory; or of NV_NESTED_VIOLATION, in machine 0's */
-	uint64_t error;              /* as EXITINFO1's lower half */
-};
-
-enum { NV_NESTED_MAPPED, NV_NESTED_REFUSED, NV_NESTED_VIOLATION };
-
-int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, uint32_t access, struct nv_nested_place *place);
-
-/* Whether the active machine's address leads to no memory, but not to a fault that a machine or level hears of. */
-int nv_nested_nothing(struct nv_nested *nested, uint64_t address);
-
-/* A page of its physical memory that this process can read, and write if asked; NULL: there is none, and place says why. */
-uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int write, struct nv_nested_place *place);
-
-/* Empties the tables of a machine and of those that run on it; of all, when machine 0's have changed. release: it needs none any more. */
-void nv_nested_drop(struct nv_nested *nested, const struct nv_machine *machine);
-void nv_nested_follow(struct nv_nested *nested);
-void nv_nested_release(struct nv_nested *nested, struct nv_machine *machine);
-
-/* The tables that a machine needs, made to fit its parent's block. enters: by VMRUN, which flushes as TLB_CONTROL says. */
-void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int enters);
-
-/* An nv_paging's `back` of the active machine. */
-uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
+/* nested_memory.c: of tables in SVM's format. */
+extern const struct nv_nested_ops nv_nested_svm_ops;
 
 /* nested_owner.c: the machine whose guest's exit this is; NULL: L0's, or a Python level's. wants: whether it is this machine's. */
 struct nv_machine *nv_nested_owner(struct nv_nested *nested, uint64_t code, uint64_t info_1);

@@ -4,15 +4,12 @@
 
 #define PAGE 4096ull
 
-enum { CR0_WRITE = 0x10, CR0_SELECTIVE = 0x65, MSRS_OUTSIDE = -1 };
+enum { MSRS_OUTSIDE = -1 };
 
-/* A byte of a map in the machine's memory; where it has none, everything is intercepted. */
+/* The low bits of a map's address are ignored. */
 static uint8_t map_byte(struct nv_nested *nested, struct nv_machine *machine, uint64_t map, uint64_t offset)
 {
-	struct nv_nested_place place;
-	const uint8_t *host = nv_nested_page(nested, machine, (map & ~(PAGE - 1)) + offset, 0, &place);
-
-	return host ? *host : 0xff;
+	return nv_nested_map_byte(nested, machine, (map & ~(PAGE - 1)) + offset);
 }
 
 /* AMD APM vol. 2, 15.10.1: a bit for each byte that the access touches; the map goes on behind the last port. */
@@ -54,9 +51,9 @@ static int wants_msr(struct nv_nested *nested, struct nv_machine *machine, int w
 
 uint64_t nv_nested_code(const struct nv_machine *machine, uint64_t code)
 {
-	if (code != CR0_WRITE && code != CR0_SELECTIVE)
+	if (code != EXIT_CR0_WRITE && code != EXIT_CR0_SELECTIVE)
 		return code;
-	return intercepts(machine->guest.intercept, CR0_WRITE) ? CR0_WRITE : CR0_SELECTIVE;
+	return intercepts(machine->guest.intercept, EXIT_CR0_WRITE) ? EXIT_CR0_WRITE : EXIT_CR0_SELECTIVE;
 }
 
 int nv_nested_wants(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t info)
@@ -68,7 +65,7 @@ int nv_nested_wants(struct nv_nested *nested, struct nv_machine *machine, uint64
 		return wants_port(nested, machine, info);
 	if (code == EXIT_MSR)
 		return wants_msr(nested, machine, info & 1);
-	if (code == CR0_SELECTIVE)
+	if (code == EXIT_CR0_SELECTIVE)
 		return nv_nested_selects(nested);
 	if (code == EXIT_PAUSE)
 		return nv_nested_pause(nested, machine);

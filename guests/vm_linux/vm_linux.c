@@ -167,7 +167,9 @@ static int serve(struct kvm_run *run)
 	if (run->exit_reason != KVM_EXIT_IO)
 		return 0;
 	if (run->io.direction == KVM_EXIT_IO_IN) {
-		memset(data, run->io.port == UART_STATUS ? UART_EMPTY : 0xff, run->io.size * run->io.count);
+		/* a keyboard controller that takes commands: its status is 0 */
+		memset(data, run->io.port == UART_STATUS ? UART_EMPTY : run->io.port == KEYBOARD ? 0 : 0xff,
+		       run->io.size * run->io.count);
 	} else if (run->io.port == UART) {
 		fwrite(data, 1, run->io.count, stdout);
 		if (*data == '\n')

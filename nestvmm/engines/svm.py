@@ -13,12 +13,11 @@ from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.engines.engine import EngineConfig, MsrRange
 from nestvmm.engines.msr_filter import msr_ranges
-from nestvmm.engines.nested import Nested
+from nestvmm.engines.nested_svm import NestedSvm
 from nestvmm.engines.svm_intercepts import msr_map, port_map, vectors
 from nestvmm.engines.svm_rules import broken_rules, limit
 from nestvmm.engines.switched import SLOT_NESTED, SwitchedEngine
 from nestvmm.engines.switcher import switcher_sregs
-from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.exit_reason import REASONS, ExitReason
 from nestvmm.x86.scope import Scope
@@ -68,6 +67,7 @@ class SvmEngine(SwitchedEngine):
     emulates: ClassVar[frozenset[str]] = frozenset({"svm"})
     tables: ClassVar[int] = lib.NV_SHADOW_NPT
     needs: ClassVar[str] = "a KVM that offers its guests SVM: kvm_amd with nested=1"
+    nested: NestedSvm
 
     @staticmethod
     def offered(entries: list[CpuidEntry]) -> bool:
@@ -83,7 +83,7 @@ class SvmEngine(SwitchedEngine):
     def _start_switcher(self, config: EngineConfig) -> Any:
         svm: Any = ffi.new("struct nv_svm *")
         self.nested = self._open.enter_context(
-            Nested(self._vm, SLOT_NESTED, self._switcher, config.memory, [config.level, *config.above])
+            NestedSvm(self._vm, SLOT_NESTED, self._switcher, config.memory, [config.level, *config.above])
         )
         svm.nested = self.nested.c
         svm.nested.nesting = config.nesting
@@ -98,9 +98,6 @@ class SvmEngine(SwitchedEngine):
         self._vcpu.set_msrs({_MSR_HSAVE: lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_HOST_SAVE})
         lib.nv_svm_init(self.vcpu, svm, self._vcpu.fd, self._run, config.level)
         return svm
-
-    def _attach_nested(self) -> None:
-        self.nested.attach(self._shadow)
 
     def _fill_block(self) -> None:
         block, base = self._block, lib.NV_SWITCHER_BASE
@@ -140,18 +137,6 @@ class SvmEngine(SwitchedEngine):
         return [
             (level, Scope(reason), server) for level, server in self.nested.image_servers() for reason in _INTERCEPTABLE
         ]
-
-    def read_machine(self, depth: int, address: int, size: int) -> bytes | None:
-        """Bytes of a machine's physical memory."""
-        return self.nested.read(depth, address, size)
-
-    def write_machine(self, depth: int, address: int, data: bytes) -> bool:
-        """Writes it."""
-        return self.nested.write(depth, address, data)
-
-    def image_counts(self) -> list[tuple[int, int, int, int]]:
-        """By level: exits, entries, other SVM instructions."""
-        return self.nested.counts()
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
@@ -195,20 +180,6 @@ class SvmEngine(SwitchedEngine):
         if reason == ExitReason.HLT:
             return self._config.machine == "pc"
         return bool(reason != ExitReason.NESTED_PAGE_FAULT) and not self._carries_msr()
-
-    def overstrained(self) -> str:
-        """Levels beyond those that L0 has room for, or a control block whose memory was taken away."""
-        return self.nested.overstrained()
-
-    def run(self) -> int:
-        """Runs level n until a RunStatus."""
-        try:
-            return super().run()
-        except HostError:
-            why = self.nested.overstrained()
-            if why:
-                raise HostError(why) from None
-            raise
 
     def _stepping(self) -> bool:
         step = self._c.step

@@ -1,4 +1,4 @@
-"""Levels of machine code: images that use SVM, among Python hypervisors.
+"""Levels of machine code: images that use SVM or VMX, among Python hypervisors.
 
 Each piece of code that the processor executes is a machine of the engine's (native/nested.h): machine 0 is the lowest
 image's, the last one the guest's. The Python hypervisors below a machine's code, down to the next image, are its own:
@@ -46,9 +46,6 @@ _BETWEEN = frozenset(
         ExitReason.DEBUG,
     )
 )
-
-# Features of an engine that give images virtualization by software.
-_FRONT_ENDS = frozenset({"svm"})
 
 
 def make_levels(spec: TowerSpec) -> list[Hypervisor]:
@@ -131,24 +128,24 @@ def engine_for(spec: TowerSpec, reasons: frozenset[ExitReason], machine: str) ->
 
     Raises HostError when this host has none, or that engine cannot do it.
     """
-    images = spec.code[0] < spec.height
-    if not images:
+    lowest = spec.code[0]
+    if lowest == spec.height:
         return choose_engine(spec.engine, reasons, machine)
-    who = f"L{spec.code[0]} {_path(spec, spec.code[0])} is an image"
-    if spec.engine == "auto":
-        able = [one for one in (SvmEngine, VmxEngine) if one.emulates & _FRONT_ENDS]
-        for one in able:
-            if one.works_here():
-                return one
-        names = " or ".join(one.name for one in able)
-        raise HostError(f"{who}, which needs the {names} engine: {able[0].needs}; `nestvmm doctor` says more")
-    engine = choose_engine(spec.engine, reasons, machine)
-    if engine is not DirectEngine and not engine.emulates & _FRONT_ENDS:
-        raise HostError(f"{who}, and the {engine.name} engine has no software SVM for it; the svm engine has")
-    for level, what in enumerate(spec.levels, start=1):
-        if engine is DirectEngine and level > spec.code[0] and what.image is None:
-            raise HostError(f"L{level} {what.hypervisor} stands above an image: only the svm engine sees its guest")
-    return engine
+    above = [(number, one) for number, one in enumerate(spec.levels, start=1) if number > lowest and one.image is None]
+    if spec.engine != "auto":
+        engine = choose_engine(spec.engine, reasons, machine)
+        for number, one in above:
+            if engine is not SvmEngine:
+                raise HostError(f"L{number} {one.hypervisor} stands above an image: only the svm engine sees its guest")
+        return engine
+    for able in (SvmEngine,) if above else (SvmEngine, VmxEngine):
+        if able.works_here():
+            return able
+    needs = SvmEngine.needs if above else f"{SvmEngine.needs}; or {VmxEngine.needs}"
+    raise HostError(
+        f"L{lowest} {_path(spec, lowest)} is an image, and nobody here gives it SVM or VMX; it needs {needs}; "
+        "`nestvmm doctor` says more"
+    )
 
 
 def stacked(spec: TowerSpec) -> list[Stacked]:

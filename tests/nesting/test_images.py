@@ -139,22 +139,28 @@ def test_the_images_are_stacked_past_python_levels(tmp_path: Path) -> None:
         stacked(spec)
 
 
-def test_images_need_an_engine_that_gives_them_svm(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = tower(LOGGER, IMAGE)
-    assert engine_for(replace(spec, engine="svm"), frozenset(), "bare").name == "svm"
-    assert engine_for(replace(spec, engine="direct"), frozenset(), "bare").name == "direct", "KVM nests them itself"
-    with pytest.raises(HostError, match=r"L2 folder/mini.elf is an image, and the vmx engine has no software SVM"):
-        engine_for(replace(spec, engine="vmx"), frozenset(), "bare")
-    monkeypatch.setattr("nestvmm.engines.svm.SvmEngine.works_here", lambda: False)
-    with pytest.raises(
-        HostError, match=r"L2 folder/mini.elf is an image, which needs the svm engine: a KVM that offers"
-    ):
-        engine_for(spec, frozenset(), "bare")
-    monkeypatch.setattr("nestvmm.engines.svm.SvmEngine.works_here", lambda: True)
-    assert engine_for(spec, frozenset(), "bare").name == "svm"
-    assert engine_for(replace(tower(LOGGER), engine="direct"), frozenset(), "bare").name == "direct"
+def test_images_need_an_engine_that_gives_them_svm_or_vmx(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, mixed = tower(LOGGER, IMAGE), tower(IMAGE, LOGGER)
 
+    def chosen(of: TowerSpec, engine: str = "auto") -> str:
+        return engine_for(replace(of, engine=engine), frozenset(), "bare").name
 
-def test_python_above_an_image_needs_software_svm() -> None:
-    with pytest.raises(HostError, match="L2 logger stands above an image: only the svm engine"):
-        engine_for(replace(tower(IMAGE, LOGGER), engine="direct"), frozenset(), "bare")
+    assert [chosen(spec, name) for name in ("svm", "vmx", "direct")] == ["svm", "vmx", "direct"], "KVM nests, too"
+    for name in ("vmx", "direct"):
+        with pytest.raises(HostError, match="L2 logger stands above an image: only the svm engine sees its guest"):
+            chosen(mixed, name)
+    for svm, vmx in (True, True), (False, True), (False, False):
+        monkeypatch.setattr("nestvmm.engines.svm.SvmEngine.works_here", lambda works=svm: works)
+        monkeypatch.setattr("nestvmm.engines.vmx.VmxEngine.works_here", lambda works=vmx: works)
+        if svm:
+            assert [chosen(spec), chosen(mixed)] == ["svm", "svm"]
+            continue
+        with pytest.raises(
+            HostError, match=r"L1 folder/mini.elf is an image, and nobody here gives it SVM or VMX; .*amd"
+        ):
+            chosen(mixed)
+        if vmx:
+            assert chosen(spec) == "vmx"
+    with pytest.raises(HostError, match=r"L2 folder/mini.elf is an image, .* kvm_amd with nested=1; or .* kvm_intel"):
+        chosen(spec)
+    assert chosen(tower(LOGGER), "direct") == "direct"
