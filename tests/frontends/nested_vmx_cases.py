@@ -58,7 +58,7 @@ def rules(name: str) -> dict[str, object]:
 
 
 def ports() -> dict[str, object]:
-    """Port 0x5003 is in the bitmap: accesses that touch it, and no others; then all ports: without bitmaps, or memory."""
+    """Port 0x5003 is in the bitmap: accesses that touch it, and no others; then all: without bitmaps, or memory."""
     code = enable() + store(vmx.PORTS + 0x5000 // 8, 1 << 3, 1) + store(vmx.PORTS + 0x1000 + 0x5003 // 8, 0xFF, 1)
     code += make_block({vmx.PRIMARY: vmx.PRIMARY_PLAIN | 1 << 25})
     accesses = [(0x5003, b"\xee"), (0x5002, b"\x66\xef"), (0x5000, b"\xef"), (0x5003, b"\xec"), (0x5001, b"\x66\xed")]
