@@ -1,8 +1,11 @@
-/* Levels that are machine code: SVM by software, for level n and for every level above it that its hypervisors make.
- * AMD APM vol. 2, chapter 15.
+/* Levels that are machine code: SVM or VMX by software, for level n and for every level above it that its hypervisors make.
+ * AMD APM vol. 2, chapter 15; Intel SDM vol. 3, chapters 24 to 31.
  *
- * Each level is a machine: a processor with SVM of its own, in the physical memory that the machine below gives it. Machine 0 is level
- * n's. Those that run a guest form a chain from there; its last one, the active machine, is the one whose code the processor executes,
+ * Files named nested_vmx_* are VMX's; nested_machines.h and nested_memory.c are both's; the others are SVM's. A block is a VMCB or VMCS,
+ * VMRUN also VMLAUNCH and VMRESUME.
+ *
+ * Each level is a machine: a processor with SVM or VMX of its own, in the physical memory that the machine below gives it. Machine 0 is
+ * level n's. Those that run a guest form a chain from there; its last one, the active machine, is the one whose code the processor executes,
  * under one control block that is composed of all their blocks:
  *
  *     machine 0 ──its block──> machine 1 ──its block──> ... ──> active

@@ -86,8 +86,9 @@ static int in_chain(const struct nv_nested *nested, const struct nv_machine *mac
 /* Nothing is lost with it but its tables: it has not used SVM, and its parent is not in the middle of running it. */
 static int is_plain(const struct nv_machine *machine)
 {
-	return !machine->svme && !machine->vm_cr && !machine->hsave && !machine->vmx.on && !machine->vmx.feature_control && machine->gif && !machine->held && !machine->resumed &&
-	       !machine->child && machine->parent->child != machine;
+	int set_up = machine->svme || machine->vm_cr || machine->hsave || machine->vmx.on || machine->vmx.feature_control;
+
+	return !set_up && machine->gif && !machine->held && !machine->resumed && !machine->child && machine->parent->child != machine;
 }
 
 /* Forgets a machine and the guests that it ran: their blocks are no one's now. */

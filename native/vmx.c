@@ -321,7 +321,7 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 			return -EINTR;
 		vmx->switched.rung = 1;
 		result = vmx->nested->lost || vmx->nested->endless ? -EIO : vmx->nested->failed;
-		if (!result && !vmx->synthetic)
+		if (!result)
 			result = nv_nested_vmx_deliver(vmx->nested);
 		if (result || vmx->synthetic)
 			return result;
