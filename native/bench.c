@@ -41,11 +41,12 @@ int nv_bench_svm(int fd, struct kvm_run *run, struct nv_vmcb *block, uint64_t ex
 int nv_bench_vmx(int fd, struct kvm_run *run, uint64_t exits, uint64_t *ticks)
 {
 	uint64_t start = __rdtsc();
+	struct kvm_regs regs;
 
 	while (exits--) {
-		if (ioctl(fd, KVM_RUN, 0))
+		if (ioctl(fd, KVM_RUN, 0) || ioctl(fd, KVM_GET_REGS, &regs))
 			return -errno;
-		if (run->exit_reason != KVM_EXIT_IO || *(uint32_t *)((uint8_t *)run + run->io.data_offset) != BASIC_CPUID)
+		if (run->exit_reason != KVM_EXIT_IO || regs.rbx != BASIC_CPUID)
 			return -EPROTO;
 	}
 	*ticks = __rdtsc() - start;

@@ -40,6 +40,7 @@ HEADERS = (
     "switched.h",
     "svm.h",
     "svm_rules.h",
+    "nested_vmx.h",
     "nested.h",
     "switcher/vmx_block.h",
     "vmcs.h",

@@ -131,7 +131,7 @@ uint64_t nv_nested_assist(struct nv_nested *nested, uint64_t code, const struct 
 
 	if (code == EXIT_SWINT)
 		return event->qualifier;
-	if (code <= EXIT_DR_LAST && event->size)
+	if ((code <= EXIT_DR_LAST || code == EXIT_CR0_SELECTIVE) && event->size)
 		return MOVED_REGISTER | svm->switched.operand;
 	if (code == EXIT_INVLPG)
 		return invlpg_address(nested, event);

@@ -9,19 +9,10 @@ static uint8_t *ports_of(const struct nv_nested *nested, int depth)
 	return nested->maps + (size_t)depth * NV_NESTED_MAPS;
 }
 
-static void add_page(uint64_t *to, const uint64_t *from)
-{
-	for (size_t i = 0; i < PAGE / 8; i++)
-		to[i] |= from ? from[i] : ~0ull;
-}
-
 static void add_map(struct nv_nested *nested, struct nv_machine *machine, uint8_t *to, uint64_t map, uint64_t size)
 {
-	struct nv_nested_place place;
-
 	for (uint64_t offset = 0; offset < size; offset += PAGE)
-		add_page((uint64_t *)(to + offset),
-			 (const uint64_t *)nv_nested_page(nested, machine, (map & ~(PAGE - 1)) + offset, 0, &place));
+		nv_nested_add_map_page(nested, machine, to + offset, (map & ~(PAGE - 1)) + offset);
 }
 
 int nv_nested_map_refused(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t map, uint64_t size,
@@ -62,24 +53,24 @@ static void compose_interrupts(struct nv_nested *nested)
 	int own = intercepts(svm->wanted, EXIT_INTR) || svm->step.active;
 
 	svm->switched.mailbox->enabled = 0;
+	if (route.masked) {
+		block->virtual_interrupt |= V_INTR_MASKING; /* and CR8 is the block's V_TPR */
+		svm->switched.mailbox->enabled = 1;
+	}
 	if (own) {
 		block->intercept[EXIT_INTR / 32] |= bit;
 		return;
 	}
 	block->intercept[EXIT_INTR / 32] &= ~bit;
 	if (route.turn == NV_TURN_BLOCKED) {
-		/* L0 takes it and keeps it. V_INTR_MASKING would hold it back, too, but where KVM waits for such an interrupt's window it
-		 * gives level n vector 0 (Linux 6.1) */
+		/* L0 takes it and keeps it. RFLAGS.IF outside would hold it back, too, but where KVM waits for such an interrupt's window
+		 * it gives level n vector 0 (Linux 6.1) */
 		block->intercept[EXIT_INTR / 32] |= bit;
 		svm->switched.mailbox->acknowledge = 1;
 		return;
 	}
 	if (route.machine)
 		block->intercept[EXIT_INTR / 32] |= bit;
-	if (route.masked) {
-		block->virtual_interrupt |= V_INTR_MASKING;
-		svm->switched.mailbox->enabled = 1;
-	}
 }
 
 void nv_nested_compose(struct nv_nested *nested)
@@ -122,4 +113,11 @@ void nv_nested_compose(struct nv_nested *nested)
 	block->tsc_offset = parent->tsc_offset;
 	block->iopm = maps + (uint64_t)parent->depth * NV_NESTED_MAPS;
 	block->msrpm = block->iopm + NV_NESTED_PORTS;
+}
+
+int nv_nested_moved(const struct nv_nested *nested)
+{
+	const struct nv_shadow *shadow = &nested->tables[nested->active->tables].shadow;
+
+	return nested->active->depth && (shadow->stale || nested->svm->block->nested_cr3 != shadow->physical + shadow->root * PAGE);
 }

@@ -87,6 +87,8 @@ void nv_nested_init(struct nv_nested *nested)
 	struct nv_machine *machine = nested->machines;
 
 	nested->active = machine;
+	nested->switched = &nested->svm->switched;
+	nested->ops = &nv_nested_svm_ops;
 	machine->used = nested->clock = 1;
 	machine->gif = 1;
 	nested->svm->switched.paging->back = nv_nested_back;

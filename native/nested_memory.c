@@ -1,6 +1,7 @@
 #include "nested_internal.h"
 
 #include <stddef.h>
+#include <string.h>
 
 #define PAGE 4096ull
 
@@ -26,6 +27,13 @@ void nv_nested_drop(struct nv_nested *nested, const struct nv_machine *machine)
 		nv_shadow_renew(&one->shadow);
 		nested->flush = 1;
 	}
+}
+
+void nv_nested_drop_guests(struct nv_nested *nested, const struct nv_machine *machine)
+{
+	for (const struct nv_nested_tables *one = nested->tables + 1; one < nested->tables + NV_NESTED_SETS; one++)
+		if (one->machine && one->machine->parent == machine)
+			nv_nested_drop(nested, one->machine);
 }
 
 void nv_nested_follow(struct nv_nested *nested)
@@ -73,31 +81,22 @@ static void take_tables(struct nv_nested *nested, struct nv_machine *machine)
 	machine->tables = taken - nested->tables;
 }
 
-/* What the processor forgets of the parent's guests by TLB_CONTROL: of all, or of an ASID (AMD APM vol. 2, 15.16.2). */
-static void flush(struct nv_nested *nested, const struct nv_machine *parent, const struct nv_vmcb *block)
-{
-	for (struct nv_nested_tables *one = nested->tables + 1; one < nested->tables + NV_NESTED_SETS; one++)
-		if (one->machine && one->machine->parent == parent && (block->tlb_control == TLB_FLUSH_ALL || one->asid == block->asid))
-			nv_nested_drop(nested, one->machine);
-}
-
 void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int enters)
 {
-	const struct nv_vmcb *block = &machine->parent->guest;
-	uint64_t nested_cr3 = block->nested_paging & NESTED_PAGING ? block->nested_cr3 : ~0ull;
 	struct nv_nested_tables *tables;
-
+	uint32_t tag = 0;
+	uint64_t root = nested->ops->root(machine->parent, &tag);
 	int fresh = !machine->tables;
 
 	if (fresh)
 		take_tables(nested, machine);
 	tables = &nested->tables[machine->tables];
-	if (fresh || tables->nested_cr3 != nested_cr3 || tables->asid != block->asid)
+	if (fresh || tables->root != root || tables->tag != tag)
 		nv_nested_drop(nested, machine);
-	tables->nested_cr3 = nested_cr3;
-	tables->asid = block->asid;
-	if (enters && block->tlb_control)
-		flush(nested, machine->parent, block);
+	tables->root = root;
+	tables->tag = tag;
+	if (enters && nested->ops->flush)
+		nested->ops->flush(nested, machine->parent);
 }
 
 static int access_kind(uint32_t access)
@@ -179,6 +178,26 @@ static int walk(struct nv_nested *nested, struct nv_machine *machine, uint64_t a
 	return NV_NESTED_MAPPED;
 }
 
+static uint64_t root(const struct nv_machine *machine, uint32_t *tag)
+{
+	*tag = machine->guest.asid;
+	return machine->guest.nested_paging & NESTED_PAGING ? machine->guest.nested_cr3 : NV_NESTED_UNPAGED;
+}
+
+/* What the processor forgets of the parent's guests by TLB_CONTROL: of all, or of an ASID (AMD APM vol. 2, 15.16.2). */
+static void flush(struct nv_nested *nested, const struct nv_machine *parent)
+{
+	const struct nv_vmcb *block = &parent->guest;
+
+	if (!block->tlb_control)
+		return;
+	for (struct nv_nested_tables *one = nested->tables + 1; one < nested->tables + NV_NESTED_SETS; one++)
+		if (one->machine && one->machine->parent == parent && (block->tlb_control == TLB_FLUSH_ALL || one->tag == block->asid))
+			nv_nested_drop(nested, one->machine);
+}
+
+const struct nv_nested_ops nv_nested_svm_ops = {.root = root, .walk = walk, .flush = flush};
+
 static int place_in_machine_0(struct nv_nested *nested, uint64_t address, uint32_t access, struct nv_nested_place *place)
 {
 	if (nv_shadow_fill(nested->shadow, address, access) == NV_SHADOW_FILLED && nv_shadow_look(nested->shadow, address, &place->leaf))
@@ -194,14 +213,15 @@ int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64
 	struct nv_machine *parent = machine->parent;
 	struct nv_shadow_leaf leaf = {.rights = NV_RIGHT_READ | NV_RIGHT_WRITE | NV_RIGHT_EXECUTE, .level = 3};
 	uint64_t to = address;
+	uint32_t tag;
 	int result;
 
 	if (!parent)
 		return place_in_machine_0(nested, address, access, place);
 	if (nv_shadow_look(shadow, address, &place->leaf) && !(access & ~place->leaf.rights))
 		return NV_NESTED_MAPPED;
-	if (parent->guest.nested_paging & NESTED_PAGING) {
-		result = walk(nested, parent, address, access, &to, &leaf, place);
+	if (nested->ops->root(parent, &tag) != NV_NESTED_UNPAGED) {
+		result = nested->ops->walk(nested, parent, address, access, &to, &leaf, place);
 		if (result)
 			return result;
 	}
@@ -227,7 +247,31 @@ uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, ui
 	if (place->leaf.to - nested->ram_physical < nested->ram_size)
 		return nested->ram + (place->leaf.to - nested->ram_physical);
 	/* below L0's memory machine 0's addresses are KVM's */
-	return place->leaf.to < nested->ram_physical ? nv_paging_slot(nested->svm->switched.paging, place->leaf.to, write) : NULL;
+	return place->leaf.to < nested->ram_physical ? nv_paging_slot(nested->switched->paging, place->leaf.to, write) : NULL;
+}
+
+uint64_t nv_nested_copy(struct nv_nested *nested, int depth, uint64_t address, uint8_t *data, uint64_t size, int write)
+{
+	struct nv_machine *machine = nested->active;
+	struct nv_nested_place place;
+	uint64_t done = 0;
+
+	while (machine && depth >= 0 && machine->depth != depth)
+		machine = machine->parent;
+	while (machine && done < size) {
+		uint64_t at = address + done, length = PAGE - at % PAGE;
+		uint8_t *host;
+
+		nested->walked = 0;
+		host = nv_nested_page(nested, machine, at, write, &place);
+		if (!host)
+			break;
+		if (length > size - done)
+			length = size - done;
+		memcpy(write ? host : data + done, write ? data + done : host, length);
+		done += length;
+	}
+	return done;
 }
 
 int nv_nested_nothing(struct nv_nested *nested, uint64_t address)
@@ -244,6 +288,23 @@ uint8_t *nv_nested_back(void *context, uint64_t physical, int write)
 	struct nv_nested_place place;
 
 	if (!nested->active->depth)
-		return nv_paging_slot(nested->svm->switched.paging, physical, write);
+		return nv_paging_slot(nested->switched->paging, physical, write);
 	return nv_nested_page(nested, nested->active, physical, write, &place);
+}
+
+uint8_t nv_nested_map_byte(struct nv_nested *nested, struct nv_machine *machine, uint64_t address)
+{
+	struct nv_nested_place place;
+	const uint8_t *host = nv_nested_page(nested, machine, address, 0, &place);
+
+	return host ? *host : 0xff;
+}
+
+void nv_nested_add_map_page(struct nv_nested *nested, struct nv_machine *machine, uint8_t *to, uint64_t from)
+{
+	struct nv_nested_place place;
+	const uint64_t *words = (const uint64_t *)nv_nested_page(nested, machine, from, 0, &place);
+
+	for (size_t i = 0; i < PAGE / 8; i++)
+		((uint64_t *)to)[i] |= words ? words[i] : ~0ull;
 }

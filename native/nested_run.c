@@ -71,7 +71,7 @@ void nv_nested_activate(struct nv_nested *nested, struct nv_machine *machine)
 	uint64_t *task_priority = &nested->svm->block->virtual_interrupt;
 
 	nested->active = machine;
-	nested->vcpu->level = nested->level + machine->depth;
+	nested->vcpu->level = nested->levels[machine->depth];
 	*task_priority = machine->parent ? machine->parent->guest.virtual_interrupt & V_TPR : 0;
 }
 
@@ -86,8 +86,9 @@ static int in_chain(const struct nv_nested *nested, const struct nv_machine *mac
 /* Nothing is lost with it but its tables: it has not used SVM, and its parent is not in the middle of running it. */
 static int is_plain(const struct nv_machine *machine)
 {
-	return !machine->svme && !machine->vm_cr && !machine->hsave && machine->gif && !machine->held && !machine->resumed &&
-	       !machine->child && machine->parent->child != machine;
+	int set_up = machine->svme || machine->vm_cr || machine->hsave || machine->vmx.on || machine->vmx.feature_control;
+
+	return !set_up && machine->gif && !machine->held && !machine->resumed && !machine->child && machine->parent->child != machine;
 }
 
 /* Forgets a machine and the guests that it ran: their blocks are no one's now. */
@@ -121,8 +122,7 @@ static struct nv_machine *make_place(struct nv_nested *nested)
 	return victim;
 }
 
-/* The machine of a block of the parent's. */
-static struct nv_machine *take_guest(struct nv_nested *nested, struct nv_machine *parent, uint64_t address)
+struct nv_machine *nv_nested_take_guest(struct nv_nested *nested, struct nv_machine *parent, uint64_t address)
 {
 	struct nv_machine *machine = nested->machines + 1;
 
@@ -137,13 +137,22 @@ static struct nv_machine *take_guest(struct nv_nested *nested, struct nv_machine
 	return machine;
 }
 
-/* A guest that its hypervisor resumes keeps something of what it was; otherwise the block has become another's, or was reset. */
+/* Where a processor starts after a reset (AMD APM vol. 2, table 14-1). */
+static int is_at_reset(const struct nv_vmcb *block)
+{
+	return block->rip == 0xfff0 && block->cs.selector == 0xf000 && !(block->cr0 & CR0_PE);
+}
+
+/* Nothing in a block says that the machine is in the middle of running a guest: only L0 knows. A guest that its hypervisor resumes keeps
+ * something of what it was; otherwise the block has become another's, or was reset. */
 static int is_another(const struct nv_machine *machine, const struct nv_vmcb *block)
 {
+	if (is_at_reset(block) && machine->seen_rip != block->rip)
+		return 1;
 	return machine->seen_rip != block->rip && machine->seen_rsp != block->rsp && machine->seen_cr3 != block->cr3;
 }
 
-static void restart(struct nv_machine *machine)
+void nv_nested_restart(struct nv_machine *machine)
 {
 	for (struct nv_machine *one = machine->child; one; one = one->child) {
 		one->parent->child = NULL;
@@ -211,9 +220,9 @@ static void inject_below(struct nv_nested *nested, struct nv_machine *machine, u
 		machine->held = event;
 		return;
 	}
-	owner = EVENT_KIND_OF(event) == NV_EVENT_EXCEPTION ? nv_nested_owner(nested, &code, 0) : NULL;
+	owner = EVENT_KIND_OF(event) == NV_EVENT_EXCEPTION ? nv_nested_owner(nested, code, 0) : NULL;
 	if (owner && owner->depth >= machine->depth)
-		nv_nested_reflect(nested, owner, &(struct nv_nested_exit){code, event >> 32, svm->block->cr2, 0});
+		nv_nested_owe(nested, owner, &(struct nv_nested_exit){code, event >> 32, svm->block->cr2, 0});
 	else
 		svm->injection = event;
 }
@@ -275,14 +284,14 @@ void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip
 	}
 	if (maps_refused(nested, parent))
 		return;
-	machine = parent->depth + 1 < NV_NESTED_DEPTH ? take_guest(nested, parent, address) : NULL;
+	machine = parent->depth + 1 < NV_NESTED_DEPTH ? nv_nested_take_guest(nested, parent, address) : NULL;
 	if (!machine) {
 		nested->too_deep = 1;
 		return;
 	}
 	nested->entered[parent->depth]++;
 	if (machine->child && is_another(machine, &parent->guest))
-		restart(machine);
+		nv_nested_restart(machine);
 	machine->used = ++nested->clock;
 	conclude_efer(machine, &parent->guest);
 	if (parent->guest.virtual_interrupt & V_GIF_ENABLE && !machine->child)

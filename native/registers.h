@@ -2,6 +2,8 @@
 #ifndef NV_REGISTERS_H
 #define NV_REGISTERS_H
 
+#include <stdint.h>
+
 #define CR0_PE (1ull << 0)
 #define CR0_MP (1ull << 1)
 #define CR0_EM (1ull << 2)
@@ -39,6 +41,21 @@
 #define DR6_BD (1ull << 13)
 #define DR6_BS (1ull << 14)
 
-enum { DB = 1, BP = 3, OF = 4, UD = 6, NM = 7, DF = 8, GP = 13, PF = 14 };
+enum { DB = 1, NMI = 2, BP = 3, OF = 4, UD = 6, NM = 7, DF = 8, GP = 13, PF = 14 };
+
+/* Of four levels of tables. */
+static inline int is_canonical(uint64_t address)
+{
+	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+}
+
+/* Whether a value of PAT has only types of memory that there are: 0, 1, 4 to 7. */
+static inline int is_pat(uint64_t value)
+{
+	for (int i = 0; i < 64; i += 8)
+		if (value >> i & 0xf8 || (value >> i & 6) == 2)
+			return 0;
+	return 1;
+}
 
 #endif

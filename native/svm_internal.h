@@ -7,6 +7,7 @@
 
 /* Exit codes (AMD APM vol. 2, appendix C). */
 enum {
+	EXIT_CR0_WRITE = 0x10,
 	EXIT_EXCEPTION = 0x40,
 	EXIT_DB = 0x41,
 	EXIT_EXCEPTION_LAST = 0x5f,
@@ -15,6 +16,7 @@ enum {
 	EXIT_SMI = 0x62,
 	EXIT_INIT = 0x63,
 	EXIT_VINTR = 0x64,
+	EXIT_CR0_SELECTIVE = 0x65,
 	EXIT_PUSHF = 0x70,
 	EXIT_POPF = 0x71,
 	EXIT_IRET = 0x74,
@@ -47,6 +49,9 @@ enum {
 #define NPF_FETCH 0x10
 #define NPF_FINAL (1ull << 32)   /* level n's own address */
 #define NPF_TABLES (1ull << 33)  /* one of its page tables */
+
+/* Of a port access's EXITINFO1 (15.10.2). */
+#define IO_IN 1
 
 static inline int intercepts(const uint32_t *vectors, uint64_t code)
 {

@@ -39,17 +39,7 @@ RULE(msrs_beyond) { return map_beyond(limits, block->msrpm, NV_NESTED_MSRS); }
 RULE(bad_tlb_control) { UNLIMITED; return block->tlb_control > 7 || !(TLB_CONTROLS >> block->tlb_control & 1); }
 RULE(nested_cr3_beyond) { return block->nested_paging & NESTED_PAGING ? block->nested_cr3 & limits->physical_reserved : 0; }
 
-/* Types of memory in a byte of PAT: 0, 1, 4 to 7. */
-RULE(bad_pat)
-{
-	UNLIMITED;
-	if (!(block->nested_paging & NESTED_PAGING))
-		return 0;
-	for (int i = 0; i < 64; i += 8)
-		if (block->guest_pat >> i & 0xf8 || (block->guest_pat >> i & 7) == 2 || (block->guest_pat >> i & 7) == 3)
-			return 1;
-	return 0;
-}
+RULE(bad_pat) { UNLIMITED; return block->nested_paging & NESTED_PAGING && !is_pat(block->guest_pat); }
 
 RULE(bad_event)
 {

@@ -1,4 +1,4 @@
-#include "vmx_internal.h"
+#include "nested_vmx_internal.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -18,6 +18,7 @@ _Static_assert(offsetof(struct nv_vmx_block, vmcs) == NV_VMX_VMCS, "the assemble
 _Static_assert(offsetof(struct nv_vmx_block, depth) == NV_VMX_DEPTH, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_vmx_block, exit) == NV_VMX_EXIT_READ, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_vmx_block, write) == NV_VMX_WRITE, "the assembler's offsets");
+_Static_assert(offsetof(struct nv_vmx_block, loaded) == NV_VMX_LOADED, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_vmx_block, read) == NV_VMX_READ, "the assembler's offsets");
 _Static_assert(GOT_INTERRUPTION == NV_VMX_INTERRUPTION, "the assembler's index");
 _Static_assert(sizeof(struct nv_vmx_block) <= NV_SWITCHER_IDT - NV_SWITCHER_BLOCK, "two pages");
@@ -26,7 +27,7 @@ _Static_assert(sizeof(((struct nv_vmx_block *)0)->exit) == NV_VMX_EXIT_READS * s
 _Static_assert(sizeof(((struct nv_vmx_block *)0)->write) == NV_VMX_WRITES * sizeof(struct nv_vmx_field), "the counts");
 _Static_assert(sizeof(((struct nv_vmx_block *)0)->read) == NV_VMX_READS * sizeof(struct nv_vmx_field), "the counts");
 
-/* In the order of GOT_RIP to GOT_INSTRUCTION. */
+/* In the order of GOT_RIP to GOT_SS_RIGHTS. */
 static const uint16_t exit_fields[] = {
 	NV_VMCS_GUEST_RIP,
 	NV_VMCS_GUEST_RSP,
@@ -41,6 +42,7 @@ static const uint16_t exit_fields[] = {
 	NV_VMCS_EXIT_ERROR_CODE,
 	NV_VMCS_GUEST_PHYSICAL_ADDRESS,
 	NV_VMCS_EXIT_INSTRUCTION,
+	NV_VMCS_GUEST_SS_RIGHTS,
 };
 
 void nv_vmx_put(struct nv_vmx *vmx, uint64_t encoding, uint64_t value)
@@ -48,6 +50,8 @@ void nv_vmx_put(struct nv_vmx *vmx, uint64_t encoding, uint64_t value)
 	struct nv_vmx_block *block = vmx->block;
 	uint64_t i;
 
+	if (nv_vmx_put_in_memory(vmx, encoding, value))
+		return;
 	for (i = 0; i < block->writes && block->write[i].encoding != encoding; i++)
 		;
 	if (i == NV_VMX_WRITES) {
@@ -82,7 +86,7 @@ static int enter_switcher(struct nv_vcpu *vcpu)
 	return -EAGAIN;
 }
 
-int nv_vmx_exchange(struct nv_vcpu *vcpu, struct nv_vmx_field *fields, uint32_t count)
+int nv_vmx_command(struct nv_vcpu *vcpu, uint64_t command, struct nv_vmx_field *fields, uint32_t count)
 {
 	struct nv_vmx *vmx = vcpu->engine;
 	struct nv_vmx_block *block = vmx->block;
@@ -95,7 +99,7 @@ int nv_vmx_exchange(struct nv_vcpu *vcpu, struct nv_vmx_field *fields, uint32_t 
 		return -ENOSPC;
 	memcpy(block->read, fields, count * sizeof *fields);
 	block->reads = count;
-	block->command = NV_VMX_EXCHANGE;
+	block->command = command;
 	do {
 		/* a kick must not end it; it is found again afterwards, for it also sets the flag */
 		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
@@ -110,6 +114,11 @@ int nv_vmx_exchange(struct nv_vcpu *vcpu, struct nv_vmx_field *fields, uint32_t 
 	block->writes = 0;
 	memcpy(fields, block->read, count * sizeof *fields);
 	return 0;
+}
+
+int nv_vmx_exchange(struct nv_vcpu *vcpu, struct nv_vmx_field *fields, uint32_t count)
+{
+	return nv_vmx_get_from_memory(vcpu->engine, fields, count) ? 0 : nv_vmx_command(vcpu, NV_VMX_EXCHANGE, fields, count);
 }
 
 static void save_block(struct nv_vmx *vmx)
@@ -235,17 +244,27 @@ static int step_exit(struct nv_vcpu *vcpu)
 	return result ? result : trapped && !step->own_trap ? -EAGAIN : 0;
 }
 
+/* Whether the tables of level n, or of the machine above it that is active, allow the access now; or another machine hears of it. */
+static int fill(struct nv_vmx *vmx)
+{
+	if (vmx->nested->active->depth)
+		return nv_nested_vmx_violation(vmx->nested);
+	return nv_switched_fill(&vmx->switched, got(vmx, GOT_PHYSICAL), access_of(got(vmx, GOT_QUALIFICATION)));
+}
+
 /* Whether the table hears of the exit: 0; -EAGAIN: level n goes on. */
 static int sort_exit(struct nv_vcpu *vcpu)
 {
 	struct nv_vmx *vmx = vcpu->engine;
 	int result;
 
-	if (vmx->block->reason & ENTRY_FAILED)
+	if (vmx->block->reason & ENTRY_FAILED && !vmx->nested->active->depth)
 		return 0;
-	if (basic_of(vmx) == BASIC_EPT_VIOLATION &&
-	    nv_switched_fill(&vmx->switched, got(vmx, GOT_PHYSICAL), access_of(got(vmx, GOT_QUALIFICATION))))
-		return -EAGAIN;
+	if (!(vmx->block->reason & ENTRY_FAILED) && basic_of(vmx) == BASIC_EPT_VIOLATION) {
+		result = fill(vmx);
+		if (result)
+			return goes_on(result);
+	}
 	if (vmx->switched.recalling && is_nmi(vmx)) {
 		vmx->switched.recalling = 0;
 		return vmx->step.active ? goes_on(nv_vmx_step_end(vcpu, 0)) : -EAGAIN;
@@ -255,6 +274,9 @@ static int sort_exit(struct nv_vcpu *vcpu)
 		if (result)
 			return result;
 	}
+	result = nv_nested_vmx_exit(vmx->nested);
+	if (result)
+		return goes_on(result);
 	return own_exit(vcpu);
 }
 
@@ -298,12 +320,17 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 		if (__atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST))
 			return -EINTR;
 		vmx->switched.rung = 1;
-		if (vmx->synthetic)
-			return 0;
+		result = vmx->nested->lost || vmx->nested->endless ? -EIO : vmx->nested->failed;
+		if (!result)
+			result = nv_nested_vmx_deliver(vmx->nested);
+		if (result || vmx->synthetic)
+			return result;
 		nv_vmx_prepare(vmx);
 		if (vmx->overflowed)
 			return -ENOSPC;
 		result = look_for_interrupts(vcpu);
+		if (!result && nv_nested_vmx_urgent(vmx->nested))
+			result = nv_switched_summon(vcpu);
 		if (result)
 			return result;
 	} else if (needs_outside(vmx)) {
@@ -373,7 +400,7 @@ static void vmx_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 	if (event->retry)
 		return;
 	if (event->fault) {
-		nv_vmx_inject(vcpu, NV_EVENT_EXCEPTION, GP, 0);
+		nv_nested_vmx_fault(vmx->nested, GP, 0);
 		return;
 	}
 	if (event->size)
@@ -382,14 +409,6 @@ static void vmx_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 		skip(vcpu, event);
 	else if (event->reason == NV_REASON_EMULATION_FAILURE)
 		nv_vmx_end_shadow(vmx);
-}
-
-int nv_vmx_refuse_msr(void *device, uint64_t offset, struct nv_event *event)
-{
-	(void)device;
-	(void)offset;
-	event->fault = 1;
-	return NV_HANDLED;
 }
 
 static const struct nv_engine_ops vmx_ops = {
@@ -409,6 +428,8 @@ void nv_vmx_init(struct nv_vcpu *vcpu, struct nv_vmx *vmx, int fd, struct kvm_ru
 		block->depth[basic] = nv_vmx_depth(basic);
 	nv_vcpu_init(vcpu, &vmx_ops, level);
 	vcpu->engine = vmx;
+	vmx->nested->vmx = vmx;
+	vmx->nested->vcpu = vcpu;
 	vcpu->fd = fd;
 	vcpu->run = run;
 }

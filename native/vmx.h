@@ -12,6 +12,9 @@ struct nv_vmx_controls {
 	uint64_t pin, primary, secondary, exit, exceptions;
 	uint64_t cr0_mask, cr4_mask; /* bits whose change exits, and which level n reads from the shadows */
 	uint64_t msr_bitmap;
+	uint64_t ports_a, ports_b; /* the I/O bitmaps */
+	uint64_t ept_pointer;
+	uint64_t tsc_offset;
 };
 
 /* An instruction that was stopped executes after all, its control off for that long; see native/vmx_step.c. */
@@ -23,11 +26,15 @@ struct nv_vmx_step {
 	uint8_t traps;           /* it ends by the trap flag */
 	uint8_t own_trap;        /* which level n had set itself */
 	uint8_t moves_cr;        /* it writes CR0 or CR4 */
+	uint8_t vmxe;            /* CR4.VMXE as level n saw it before it */
 	uint8_t ports;           /* it accesses a port, which is KVM's exit */
 };
 
+struct nv_nested;
+
 struct nv_vmx {
 	struct nv_switched switched;
+	struct nv_nested *nested; /* level n's own VMX */
 	struct nv_vmx_block *block;
 	struct nv_vmx_controls wanted; /* by levels, and by L0 for its own safety */
 	struct nv_vmx_controls now; /* as the VMCS has them, or will after the writes that wait */
@@ -35,6 +42,7 @@ struct nv_vmx {
 	uint64_t injection, injection_error, injection_length; /* what level n takes at its next entry; 0: nothing */
 	uint64_t interrupted, interrupted_error, interrupted_length; /* the event whose delivery the exit interrupted */
 	uint64_t cr4;            /* for CPUID, whose bits depend on it */
+	uint64_t entry_controls; /* but for the one of long mode */
 	uint32_t timer;          /* what the preemption timer starts with at the next entry; 0: it goes on */
 	uint32_t refusal;        /* VM-instruction error, when an entry was refused */
 	uint8_t refused;
@@ -46,6 +54,11 @@ struct nv_vmx {
 	uint8_t holds;           /* an interrupt waits in KVM until level n takes interrupts */
 	uint8_t nmi_wanted;      /* a level claims NMIs */
 	uint8_t halts;           /* KVM wakes level n from HLT, which an in-kernel irqchip can */
+	uint8_t probed;          /* whether `places` has been looked for */
+	uint8_t placed;          /* and found */
+	uint8_t *memory;         /* of the VMCS */
+	uint8_t *probe;          /* of another one, for looking */
+	uint16_t places[512];    /* where fields lie in it, by nested_vmx's order; 0: not known */
 	struct nv_vmx_step step;
 	struct nv_event stopped; /* the port access that a step executes now: what its exit told of it */
 };
@@ -66,10 +79,10 @@ int nv_vmx_pass(struct nv_vcpu *vcpu);
  * A negative errno as nv_vmx_exchange's. */
 int nv_vmx_inject(struct nv_vcpu *vcpu, int kind, uint8_t vector, uint32_t error_code);
 
-/* An nv_serve_fn for MSRs that level n's processor does not have: #GP. */
-int nv_vmx_refuse_msr(void *device, uint64_t offset, struct nv_event *event);
+/* An nv_serve_fn for VMX's own MSRs. device: struct nv_vmx. */
+int nv_vmx_serve_msr(void *device, uint64_t offset, struct nv_event *event);
 
-/* fd and run: of the KVM vCPU that runs the switcher. The block must be there. */
+/* fd and run: of the KVM vCPU that runs the switcher. The block must be there, and `nested` is set before. */
 void nv_vmx_init(struct nv_vcpu *vcpu, struct nv_vmx *vmx, int fd, struct kvm_run *run, uint8_t level);
 
 #endif

@@ -21,6 +21,10 @@ uint8_t nv_vmx_depth(uint32_t basic)
 	case BASIC_RDSEED:
 	case BASIC_INVPCID:
 		return GOT_INSTRUCTION + 1;
+	case BASIC_VMCALL ... BASIC_VMXON:
+	case BASIC_INVEPT:
+	case BASIC_INVVPID:
+		return GOT_SS_RIGHTS + 1;
 	default:
 		break;
 	}

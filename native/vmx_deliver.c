@@ -1,4 +1,6 @@
-#include "vmx_internal.h"
+#include "nested_vmx_internal.h"
+
+#include <string.h>
 
 static uint64_t event_of(int kind, uint8_t vector)
 {
@@ -103,6 +105,9 @@ void nv_vmx_interrupted(struct nv_vmx *vmx)
 		/* a task switch is the delivery, if it came of one; what led to a shutdown is over */
 		if (basic_of(vmx) == BASIC_TASK_SWITCH || basic_of(vmx) == BASIC_TRIPLE_FAULT)
 			return;
+		/* an exception that came out of an INT is the instruction's, which level n comes to again unless a level skips it */
+		if (basic_of(vmx) == BASIC_EXCEPTION && EVENT_KIND_OF(event) >= NV_EVENT_SOFTWARE_INTERRUPT)
+			return;
 		vmx->interrupted = event & ~EVENT_UNBLOCKED;
 		vmx->interrupted_error = got(vmx, GOT_VECTORING_ERROR);
 		vmx->interrupted_length = got(vmx, GOT_LENGTH);
@@ -129,10 +134,13 @@ static uint64_t next_event(struct nv_vmx *vmx)
 		return vmx->interrupted;
 	if (vmx->step.active || vmx->interruptibility & SHADOWED)
 		return 0;
-	if (__atomic_load_n(&pending->nmi, __ATOMIC_SEQ_CST) && !(vmx->interruptibility & NMI_MASKED))
+	if (__atomic_load_n(&pending->nmi, __ATOMIC_SEQ_CST) &&
+	    nv_nested_vmx_route_nmi(vmx->nested, vmx->nested->machines).turn == NV_VMX_TURN_TAKES)
 		return event_of(NV_EVENT_NMI, 2);
 	vector = nv_pending_highest(pending);
-	return vector >= 0 && takes_interrupts(vmx) ? event_of(NV_EVENT_INTERRUPT, vector) : 0;
+	if (vector < 0 || nv_nested_vmx_route(vmx->nested, vmx->nested->machines).turn != NV_VMX_TURN_TAKES)
+		return 0;
+	return event_of(NV_EVENT_INTERRUPT, vector);
 }
 
 /* The vector of a pending interrupt or NMI that level n takes at its next entry; -1: it takes none. */
@@ -171,9 +179,19 @@ static void put_control(struct nv_vmx *vmx, uint64_t *now, uint64_t encoding, ui
 
 static void put_controls(struct nv_vmx *vmx, uint64_t windows)
 {
-	struct nv_vmx_controls wanted = vmx->wanted;
+	struct nv_vmx_controls wanted;
 	const struct nv_vmx_step *step = &vmx->step;
+	int more = windows || vmx->timer_armed || vmx->holds || vmx->acknowledges || step->active;
 
+	/* mostly nothing changes */
+	if (!more && !vmx->nested->active->depth && !memcmp(&vmx->now, &vmx->wanted, sizeof vmx->now))
+		return;
+	wanted = vmx->wanted;
+	if (step->active) {
+		wanted.cr0_mask &= ~step->off.cr0_mask;
+		wanted.cr4_mask &= ~step->off.cr4_mask;
+	}
+	nv_nested_vmx_compose(vmx->nested, &wanted);
 	wanted.primary |= windows;
 	if (vmx->timer_armed) {
 		/* what is left of it at an exit is what the next entry starts with */
@@ -187,8 +205,6 @@ static void put_controls(struct nv_vmx *vmx, uint64_t windows)
 	if (step->active) {
 		wanted.primary &= ~step->off.primary;
 		wanted.secondary &= ~step->off.secondary;
-		wanted.cr0_mask &= ~step->off.cr0_mask;
-		wanted.cr4_mask &= ~step->off.cr4_mask;
 		if (step->off.msr_bitmap)
 			wanted.msr_bitmap = step->off.msr_bitmap;
 		/* an exception must not find the trap flag, and an interrupt must not run its handler without the control */
@@ -205,6 +221,10 @@ static void put_controls(struct nv_vmx *vmx, uint64_t windows)
 	put_control(vmx, &vmx->now.cr0_mask, NV_VMCS_CR0_MASK, wanted.cr0_mask);
 	put_control(vmx, &vmx->now.cr4_mask, NV_VMCS_CR4_MASK, wanted.cr4_mask);
 	put_control(vmx, &vmx->now.msr_bitmap, NV_VMCS_MSR_BITMAP, wanted.msr_bitmap);
+	put_control(vmx, &vmx->now.ports_a, NV_VMCS_IO_BITMAP_A, wanted.ports_a);
+	put_control(vmx, &vmx->now.ports_b, NV_VMCS_IO_BITMAP_B, wanted.ports_b);
+	put_control(vmx, &vmx->now.ept_pointer, NV_VMCS_EPT_POINTER, wanted.ept_pointer);
+	put_control(vmx, &vmx->now.tsc_offset, NV_VMCS_TSC_OFFSET, wanted.tsc_offset);
 }
 
 /* One of the registers that an entry takes from the VMCS, unless it is there already. */
@@ -227,6 +247,7 @@ void nv_vmx_prepare(struct nv_vmx *vmx)
 		vmx->holds = vmx->acknowledges = 0;
 	put_event(vmx, next_event(vmx));
 	if (!vmx->step.active) {
+		windows = nv_nested_vmx_windows(vmx->nested);
 		if (vmx->holds || pending->windows & NV_WINDOW_INTERRUPT || nv_pending_another(pending, offered(vmx, NV_EVENT_INTERRUPT)))
 			windows |= PRIMARY_INTERRUPT_WINDOW;
 		if (pending->windows & NV_WINDOW_NMI || (pending->nmi && offered(vmx, NV_EVENT_NMI) < 0))

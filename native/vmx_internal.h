@@ -20,6 +20,9 @@ enum {
 	BASIC_INVLPG = 14,
 	BASIC_RDPMC = 15,
 	BASIC_RDTSC = 16,
+	BASIC_VMCALL = 18,
+	BASIC_VMCLEAR = 19,
+	BASIC_VMXON = 27,
 	BASIC_CR = 28,
 	BASIC_DR = 29,
 	BASIC_IO = 30,
@@ -32,8 +35,10 @@ enum {
 	BASIC_TABLE = 46,
 	BASIC_TASK_TABLE = 47,
 	BASIC_EPT_VIOLATION = 48,
+	BASIC_INVEPT = 50,
 	BASIC_RDTSCP = 51,
 	BASIC_PREEMPTION_TIMER = 52,
+	BASIC_INVVPID = 53,
 	BASIC_WBINVD = 54,
 	BASIC_XSETBV = 55,
 	BASIC_RDRAND = 57,
@@ -59,6 +64,7 @@ enum {
 	GOT_INTERRUPTION_ERROR,
 	GOT_PHYSICAL,
 	GOT_INSTRUCTION,
+	GOT_SS_RIGHTS,
 };
 
 #define CS_LONG (1ull << 13)
@@ -138,6 +144,15 @@ static inline int cr_access(const struct nv_vmx *vmx)
 {
 	return got(vmx, GOT_QUALIFICATION) >> 4 & 3;
 }
+
+/* vmx.c: what the switcher does besides entering level n, NV_VMX_EXCHANGE or NV_VMX_STORE; as nv_vmx_exchange. */
+int nv_vmx_command(struct nv_vcpu *vcpu, uint64_t command, struct nv_vmx_field *fields, uint32_t count);
+
+/* vmx_memory.c. store: reads fields, as nv_vmx_exchange, and makes the VMCS be in memory, where that is known to work. put, get: whether the
+ * VMCS is in memory, and has been changed or read there. */
+int nv_vmx_store(struct nv_vcpu *vcpu, struct nv_vmx_field *fields, uint32_t count);
+int nv_vmx_put_in_memory(struct nv_vmx *vmx, uint64_t encoding, uint64_t value);
+int nv_vmx_get_from_memory(const struct nv_vmx *vmx, struct nv_vmx_field *fields, uint32_t count);
 
 /* vmx_decode.c: the exit, or what vmx->synthetic or vmx->refused says, as an event. depth: how much of `exit` a reason has. */
 void nv_vmx_decode(struct nv_vmx *vmx, struct nv_event *event);

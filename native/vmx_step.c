@@ -1,4 +1,4 @@
-#include "vmx_internal.h"
+#include "nested_vmx_internal.h"
 
 #include <errno.h>
 #include <string.h>
@@ -39,10 +39,13 @@ static int show_control_registers(struct nv_vcpu *vcpu, int executed)
 
 	if (result)
 		return result;
-	if (!executed)
+	if (!executed && vmx->step.off.cr0_mask)
 		cr[1].value = vmx->step.cr0_shadow;
-	nv_vmx_put(vmx, NV_VMCS_CR0_SHADOW, (cr[0].value & ~CR0_FIXED) | (cr[1].value & CR0_FIXED));
-	nv_vmx_put(vmx, NV_VMCS_CR4_SHADOW, cr[2].value & ~CR4_FIXED);
+	if (!executed && vmx->step.off.cr4_mask)
+		vmx->nested->active->vmx.vmxe = vmx->step.vmxe;
+	if (!vmx->nested->active->depth)
+		cr[0].value = (cr[0].value & ~CR0_FIXED) | (cr[1].value & CR0_FIXED);
+	nv_nested_vmx_activate(vmx->nested, vmx->nested->active, cr[0].value, cr[2].value);
 	return 0;
 }
 
@@ -59,7 +62,24 @@ int nv_vmx_step_end(struct nv_vcpu *vcpu, int executed)
 	return step->moves_cr ? show_control_registers(vcpu, executed) : 0;
 }
 
-/* The processor writes CR0 or CR4: only the fixed bits stay masked. Of those NE may be written either way, VMXE is not level n's. */
+/* In VMX operation level n keeps the fixed bits set (24.8), and without VMX it has no VMXE. */
+static int may_write(const struct nv_nested *nested, int number, uint64_t value)
+{
+	int on = nested->active->vmx.on;
+
+	if (number == 0)
+		return !on || value & CR0_NE;
+	return value & CR4_VMXE ? nested->visible : !on;
+}
+
+static int refuse_write(struct nv_vcpu *vcpu)
+{
+	int result = nv_vmx_inject(vcpu, NV_EVENT_EXCEPTION, GP, 0);
+
+	return result ? result : 1;
+}
+
+/* The processor writes CR0 or CR4: only the fixed bits stay masked, and their read shadows have level n's. */
 int nv_vmx_pass_cr(struct nv_vcpu *vcpu)
 {
 	struct nv_vmx *vmx = vcpu->engine;
@@ -70,6 +90,8 @@ int nv_vmx_pass_cr(struct nv_vcpu *vcpu)
 
 	switch (cr_number(vmx)) {
 	case 0:
+		if (cr_access(vmx) == CR_MOV_TO && !may_write(vmx->nested, 0, source))
+			return refuse_write(vcpu);
 		result = nv_vmx_exchange(vcpu, &shadow, 1);
 		if (result)
 			return result;
@@ -81,13 +103,14 @@ int nv_vmx_pass_cr(struct nv_vcpu *vcpu)
 			nv_vmx_put(vmx, NV_VMCS_CR0_SHADOW, (shadow.value & ~CR0_FIXED) | (source & CR0_FIXED));
 		return 1;
 	case 4:
-		if (source & CR4_FIXED) {
-			result = nv_vmx_inject(vcpu, NV_EVENT_EXCEPTION, GP, 0);
-			return result ? result : 1;
-		}
+		if (!may_write(vmx->nested, 4, source))
+			return refuse_write(vcpu);
 		off.cr4_mask = ~CR4_FIXED;
 		nv_vmx_step_begin(vmx, &off);
 		vmx->step.moves_cr = 1;
+		vmx->step.vmxe = vmx->nested->active->vmx.vmxe;
+		vmx->nested->active->vmx.vmxe = !!(source & CR4_VMXE);
+		nv_vmx_put(vmx, NV_VMCS_CR4_SHADOW, source);
 		return 1;
 	default:
 		/* loads and stores of CR3 and CR8 */

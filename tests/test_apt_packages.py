@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parent.parent / ".ci" / "apt-packages"
-LAB = ["qemu-system-x86", "bochs", "bochs-term", "bochsbios", "vgabios", "busybox-static", "nodejs", "kmod"]
+LAB = ["qemu-system-x86", "bochs", "bochs-term", "bochsbios", "vgabios", "busybox-static", "chromium", "nodejs", "kmod"]
 INSTALL = "install -y -q --no-install-recommends"
 
 

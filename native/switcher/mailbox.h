@@ -39,6 +39,7 @@
 #define NV_SWITCHER_VMXON 0x13000
 #define NV_SWITCHER_VMCS 0x14000
 #define NV_SWITCHER_TSS 0x15000
+#define NV_SWITCHER_PROBE 0x16000
 #define NV_SWITCHER_NESTED 0x20000
 
 /* The port that it rings; a level's own access to that port is told apart by the mailbox's state. */

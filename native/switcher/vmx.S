@@ -17,14 +17,18 @@
 start:
 	movq	$NV_SWITCHER_RUNNING, NV_MAILBOX_STATE(%rsp)
 	cmpq	$0, BLOCK+NV_VMX_STARTED(%rsp)
-	jne	write
+	jne	1f
 	vmxon	BLOCK+NV_VMX_VMXON(%rsp)
 	jbe	refused
 	vmclear	BLOCK+NV_VMX_VMCS(%rsp)
 	jbe	refused
+	movq	$1, BLOCK+NV_VMX_STARTED(%rsp)
+1:
+	cmpq	$0, BLOCK+NV_VMX_LOADED(%rsp)
+	jne	write
 	vmptrld	BLOCK+NV_VMX_VMCS(%rsp)
 	jbe	refused
-	movq	$1, BLOCK+NV_VMX_STARTED(%rsp)
+	movq	$1, BLOCK+NV_VMX_LOADED(%rsp)
 write:
 	lea	BLOCK+NV_VMX_WRITE(%rsp), %rsi
 	mov	BLOCK+NV_VMX_WRITE_COUNT(%rsp), %rcx
@@ -62,6 +66,12 @@ refused:
 
 exchange:
 	call	read
+	cmpq	$NV_VMX_STORE, BLOCK+NV_VMX_COMMAND(%rsp)
+	jne	ring
+	vmclear	BLOCK+NV_VMX_VMCS(%rsp)
+	jbe	refused
+	movq	$0, BLOCK+NV_VMX_LOADED(%rsp)
+	movq	$0, BLOCK+NV_VMX_LAUNCHED(%rsp)
 	jmp	ring
 
 /* An NMI came before level n was entered, which is as it was: L0 shall think again. */

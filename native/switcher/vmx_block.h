@@ -4,9 +4,11 @@
 #ifndef NV_VMX_BLOCK_H
 #define NV_VMX_BLOCK_H
 
-/* Enter level n; or only write and read, then ring again. */
+/* Enter level n; or only write and read, then ring again; the same, and the VMCS goes to its memory, until the next run takes it from
+ * there. */
 #define NV_VMX_ENTER 0
 #define NV_VMX_EXCHANGE 1
+#define NV_VMX_STORE 2
 
 #define NV_VMX_WRITES 192
 #define NV_VMX_READS 64
@@ -29,6 +31,7 @@
 #define NV_VMX_EXIT_READ 0xc8
 #define NV_VMX_WRITE 0x1c8
 #define NV_VMX_READ 0xdc8
+#define NV_VMX_LOADED 0x11c8
 
 #ifndef __ASSEMBLER__
 #include <stdint.h>
@@ -40,7 +43,7 @@ struct nv_vmx_field {
 };
 
 struct nv_vmx_block {
-	uint64_t command;        /* NV_VMX_ENTER or NV_VMX_EXCHANGE */
+	uint64_t command;        /* NV_VMX_ENTER, NV_VMX_EXCHANGE or NV_VMX_STORE */
 	uint64_t started;        /* the image has done VMXON */
 	uint64_t launched;       /* and the first VMLAUNCH */
 	uint64_t error;          /* VM-instruction error of the instruction that failed (SDM vol. 3, 31.4) */
@@ -51,7 +54,8 @@ struct nv_vmx_block {
 	uint8_t depth[128];      /* by basic exit reason: how many of `exit` */
 	struct nv_vmx_field exit[16];
 	struct nv_vmx_field write[192];
-	struct nv_vmx_field read[64]; /* for NV_VMX_EXCHANGE */
+	struct nv_vmx_field read[64]; /* for NV_VMX_EXCHANGE and NV_VMX_STORE */
+	uint64_t loaded;         /* the VMCS is current; else it is in its memory */
 };
 #endif
 

@@ -9,13 +9,14 @@
 The cases:
 
     trips               round trips of a port read against a bare loop; course: their guest and its towers
-    switch              CPUID through the switcher, against svm_loop, the least that a program does to run by VMRUN
+    switch              CPUID through the switcher, against bare_loop, the least that a program does to run a guest
+                        by VMRUN (svm_loop) or VMRESUME (vmx_loop)
     exits               every kind of exit, measured by the guest (rtt), with hypervisors that answer (answers)
     depth               an exit's cost by the guest's level, flat and as a cascade
-    qemu, linux_peer    the same guest under QEMU, at level 1 and, below Linux, at level 2; published: what others found
+    qemu, published     the same guest under QEMU at level 1; what others found
     completion          an instruction that L0 completes because KVM cannot emulate it
     startup             from exec to the guest's first byte
-    twice               the same again above Linux's KVM, at level 3, flat and as a cascade
+    twice               above Linux's KVM at level 1, and above that again: flat, as a cascade, and under QEMU
     linux               a stock kernel's boot under svm against direct
 """
 

@@ -9,7 +9,6 @@ from nestvmm.bench.completion import Completion
 from nestvmm.bench.depth import Depth
 from nestvmm.bench.exits import EXIT_CASES
 from nestvmm.bench.linux import LinuxBoot
-from nestvmm.bench.linux_peer import LinuxPeer
 from nestvmm.bench.published import Published
 from nestvmm.bench.qemu import Peer
 from nestvmm.bench.startup import Startup
@@ -26,7 +25,6 @@ CASES: Final[tuple[Case, ...]] = (
     *EXIT_CASES,
     Depth(),
     Peer(),
-    LinuxPeer(),
     Published(),
     Parts(),
     Tracing(),

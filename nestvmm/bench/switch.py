@@ -1,7 +1,7 @@
 """A world switch alone, and round trips of CPUID through the switcher: in C, in Python, and up towers.
 
-Two bare loops stand beside them (svm_loop.py). The first is what a program does that lets the nested guest share the
-page tables of its host; KVM write-protects those, which costs it more than all the rest. The second does not.
+A bare loop stands beside them (bare_loop.py). By VMRUN there are two: one is what a program does that lets the nested
+guest share the page tables of its host; KVM write-protects those, which costs it more than all the rest.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from nestvmm.bench.course import Course
 from nestvmm.bench.row import FLAT, Row, compare
 from nestvmm.bench.svm_loop import SvmLoop
 from nestvmm.bench.trips import heights_of, take_turns
+from nestvmm.bench.vmx_loop import VmxLoop
 
 __all__ = ["Switch"]
 
@@ -37,34 +38,41 @@ class Switch:
     """
 
     name: ClassVar[str] = "switch"
-    about: ClassVar[str] = "a world switch alone (bare VMRUN loop), and CPUID through the switcher, by L0's clock"
+    about: ClassVar[str] = (
+        "a world switch alone (bare VMRUN or VMRESUME loop), and CPUID through the switcher, by L0's clock"
+    )
     trips: int = _TRIPS
 
     def steps(self, choice: Choice) -> Iterator[Step]:
-        """One: all take turns."""
-        if "svm" in choice.engines:
-            yield Step("svm", partial(self.measure, choice))
+        """One for each engine: all take turns."""
+        for engine in ("svm", "vmx"):
+            if engine in choice.engines:
+                yield Step(engine, partial(self.measure, choice, engine))
 
-    def measure(self, choice: Choice) -> list[Row]:
+    def measure(self, choice: Choice, engine: str) -> list[Row]:
         """Rows with ratios run by run."""
         with ExitStack() as stack:
 
             def course(height: int, handler: int) -> Callable[[], float]:
-                return stack.enter_context(Course(self.trips, height, handler, engine="svm")).batch
+                return stack.enter_context(Course(self.trips, height, handler, engine=engine)).batch
 
             bare = Row(
                 self.name,
                 "bare loop",
                 system="bare loop",
-                engine="svm",
+                engine=engine,
                 level=2,
                 clock="L0",
                 us_per_unit=choice.us_per_cycle,
             )
             base = replace(bare, system="nestvmm", mode=FLAT)
-            variants: dict[Row, Callable[[], float]] = {
-                replace(bare, what="bare loop, shared tables"): stack.enter_context(SvmLoop(self.trips, True)).batch,
-                bare: stack.enter_context(SvmLoop(self.trips)).batch,
+            variants: dict[Row, Callable[[], float]] = {}
+            if engine == "svm":
+                shared = replace(bare, what="bare loop, shared tables")
+                variants[shared] = stack.enter_context(SvmLoop(self.trips, True)).batch
+            loop = SvmLoop(self.trips) if engine == "svm" else VmxLoop(self.trips)
+            variants |= {
+                bare: stack.enter_context(loop).batch,
                 replace(base, what="served in C", handler="C", handler_level=0): course(2, 0),
                 replace(base, what=_PYTHON, handler="Python", handler_level=1): course(2, 1),
             }
@@ -72,15 +80,19 @@ class Switch:
                 what = f"{_PYTHON} at L{height - 1}, guest at L{height}"
                 row = replace(base, what=what, level=height, handler="Python", handler_level=height - 1)
                 variants[row] = course(height, height - 1)
-            return list(_compared(take_turns(variants, choice.runs or RUNS)))
+            rows = take_turns(variants, choice.runs or RUNS)
+        if engine == "svm":
+            return [rows[0], *_compared(rows[1:], rows[0], _GOAL_PYTHON)]
+        # the goal is that of processors, on which a world switch costs more than Python's instructions
+        return list(_compared(rows, None, None if choice.emulated else _GOAL_PYTHON))
 
 
-def _compared(rows: Sequence[Row]) -> Iterator[Row]:
-    shared, bare, in_c, in_python, *higher = rows
-    yield shared
+def _compared(rows: Sequence[Row], shared: Row | None, python: float | None) -> Iterator[Row]:
+    bare, in_c, in_python, *higher = rows
     yield bare
     yield compare(in_c, bare, _GOAL_C)
-    yield compare(in_python, shared, _GOAL_PYTHON)
-    yield compare(in_python, bare)
+    if shared is not None:
+        yield compare(in_python, shared, python)
+    yield compare(in_python, bare, None if shared else python)
     for row in higher:
         yield compare(row, in_python, _GOAL_FLAT)

@@ -72,7 +72,9 @@ class Tracing:
                 variants[replace(row, what=f"{row.what}, traced")] = course.batch
             rows = take_turns(variants, choice.runs or (RUNS if choice.emulated else _RUNS))
         in_c, in_c_traced, in_python, in_python_traced = rows
-        return [in_c, compare(in_c_traced, in_c, _GOAL), in_python, compare(in_python_traced, in_python, _GOAL)]
+        # the goal is that of a machine whose other processor has time for the thread that writes
+        goal = None if choice.emulated else _GOAL
+        return [in_c, compare(in_c_traced, in_c, goal), in_python, compare(in_python_traced, in_python, goal)]
 
 
 #: The parts of an exit, by the names that a reader of a report sees.
@@ -120,10 +122,10 @@ class Parts:
         return [replace(base, what=f"{part}, served in {handler}", runs=tuple(runs[part])) for part in PARTS]
 
     def _run(self, course: TracedCourse, file: Path) -> list[Traced]:
-        """The events of one run that are measured: the doorbells are writes."""
+        """The events of one run that are measured: reads of a port, or CPUID; the doorbells are writes."""
         with Recorder(file, course.tower, Clock()) as course.recorder:
             course.batch()
-        events = [event for event in read_trace(file) if event.direction == "read"]
+        events = [event for event in read_trace(file) if event.direction != "write"]
         if len(events) != self.trips:
             raise HostError(f"the trace has {len(events)} of {self.trips} exits")
         return events

@@ -4,6 +4,8 @@ Both load their own kvm_amd: the one at level 1 on SVM that L0 does by software,
 (flat), or on what the KVM at level 1 makes of SVM (a cascade: `--designate svm-instruction=L1`). At both, a program
 (guests/launcher) runs guests/rtt, whose exits are for the kernel's KVM, or for that program.
 
+With `--peer qemu` the same runs under QEMU, whose KVM is level 1's hardware, and nests twice itself.
+
 Level 1 needs a clock that does not run on while L0 works: an emulated machine under icount, or a processor that has SVM
 itself.
 """
@@ -13,13 +15,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from nestvmm.bench.case import RUNS, WARM_UP, Choice, Step
+from nestvmm.bench.qemu import qemu_command
 from nestvmm.bench.row import CASCADE, FLAT, Row, compare
 from nestvmm.bench.rtt import guest_figures, image
 from nestvmm.errors import HostError
@@ -69,6 +72,12 @@ _TIMEOUT: Final = 1000
 _KINDS: Final = {"cpuid": ("cpuid", "KVM"), "vmmcall": ("hypercall", "KVM"), "port-in": ("port", "launcher")}
 _GOAL: Final = 0.1
 _DESIGNATIONS: Final = {FLAT: "svm-instruction=L0", CASCADE: "svm-instruction=L1"}
+_QEMU: Final = "QEMU"
+_SYSTEMS: Final[dict[str, dict[str, Any]]] = {
+    FLAT: {"engine": "svm", "mode": FLAT},
+    CASCADE: {"engine": "svm", "mode": CASCADE},
+    _QEMU: {"system": _QEMU, "engine": "kvm", "mode": CASCADE},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,23 +99,24 @@ def _measure(choice: Choice) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="nestvmm-") as folder:
         initrd = Path(folder) / "initrd"
         initrd.write_bytes(_initrd(choice.guests, runs))
+        if choice.peer:
+            said[_QEMU] = split_levels(_run(_qemu(choice, initrd)))
         for mode, designate in _DESIGNATIONS.items():
-            said[mode] = split_levels(_run(choice, initrd, designate))
-    rows = []
+            said[mode] = split_levels(_run(_nestvmm(choice, initrd, designate)))
+    rows: list[Row] = []
     for level in (2, 3):
         for word, (case, handler) in _KINDS.items():
-            row = Row(case, engine="svm", level=level, handler=handler, handler_level=level - 1, clock="guest")
-            cascade, flat = (
-                replace(
-                    row,
-                    what=f"below {level - 1} Linux, {mode}",
-                    mode=mode,
-                    us_per_unit=choice.us_per_cycle,
-                    runs=guest_figures(said[mode][level], runs, word),
-                )
-                for mode in (CASCADE, FLAT)
-            )
+            row = Row(case, level=level, handler=handler, handler_level=level - 1, clock="guest")
+            row = replace(row, us_per_unit=choice.us_per_cycle)
+            found = {
+                system: replace(row, runs=guest_figures(levels[level], runs, word), **_SYSTEMS[system])
+                for system, levels in said.items()
+            }
+            found = {system: replace(one, what=f"below {level - 1} Linux, {system}") for system, one in found.items()}
+            flat, cascade, qemu = found[FLAT], found[CASCADE], found.get(_QEMU)
             rows += [cascade, compare(flat, cascade, _GOAL if level == 3 else None)]
+            if qemu is not None:
+                rows += [qemu, compare(flat, qemu), compare(cascade, qemu)]
     return rows
 
 
@@ -118,17 +128,31 @@ def split_levels(text: str) -> Mapping[int, str]:
     return {2: before, 3: after}
 
 
-def _run(choice: Choice, initrd: Path, designate: str) -> str:
+def _append(choice: Choice) -> str:
     # nothing tells a guest without firmware how fast its TSC is, and without that KVM runs no guest
-    append = f"console=ttyS0 tsc_early_khz={_SLOWER * choice.tsc_mhz * 1000:.0f} {_QUIET}"
-    command = [sys.executable, "-m", "nestvmm", "run", str(find_kernel().image), "-i", str(initrd), "-a", append]
-    command += ["-m", f"{_MEMORY_1}M", "--engine", "svm", "--designate", designate, "--timeout", str(_TIMEOUT)]
+    return f"console=ttyS0 tsc_early_khz={_SLOWER * choice.tsc_mhz * 1000:.0f} {_QUIET}"
+
+
+def _nestvmm(choice: Choice, initrd: Path, designate: str) -> list[str]:
+    command = [sys.executable, "-m", "nestvmm", "run", str(find_kernel().image), "-i", str(initrd)]
+    command += ["-a", _append(choice), "-m", f"{_MEMORY_1}M", "--engine", "svm"]
+    return [*command, "--designate", designate, "--timeout", str(_TIMEOUT)]
+
+
+def _qemu(choice: Choice, initrd: Path) -> list[str]:
+    options = ("-cpu", "host", "-m", f"{_MEMORY_1}M", "-serial", "stdio", "-no-reboot")
+    kernel = ("-kernel", str(find_kernel().image), "-initrd", str(initrd), "-append", _append(choice))
+    return qemu_command(*options, *kernel)
+
+
+def _run(command: Sequence[str]) -> str:
+    """What the tower says."""
     try:
         ended = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=2 * _TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired:
-        raise HostError(f"Linux's KVM twice did not end within {2 * _TIMEOUT} s") from None
+        raise HostError(f"Linux's KVM twice did not end within {2 * _TIMEOUT} s under {command[0]}") from None
     return (ended.stdout + ended.stderr).decode(errors="replace")
 
 

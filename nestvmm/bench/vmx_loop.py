@@ -1,4 +1,7 @@
-"""The bare loop by VMRESUME: its code moves RIP behind the nested guest's CPUID by VMREAD and VMWRITE."""
+"""The bare loop by VMRESUME: its code moves RIP behind the nested guest's CPUID by VMREAD and VMWRITE.
+
+The process reads the exit reason as a program without shared memory does: by KVM_GET_REGS.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ _FAILED: Final = _read(lib.NV_VMCS_INSTRUCTION_ERROR, 0) + bytes((0xE7, DOORBELL
 # vmread of the reason, which rings; vmread of length and RIP, add, vmwrite; vmresume
 _EXIT: Final = (
     _read(lib.NV_VMCS_EXIT_REASON, 3)
-    + (b"\x89\xd8" + bytes((0xE7, DOORBELL)))
+    + bytes((0xE7, DOORBELL))
     + _read(lib.NV_VMCS_EXIT_LENGTH, 1)
     + _read(lib.NV_VMCS_GUEST_RIP, 2)
     + b"\x48\x01\xca\x0f\x79\xc2\x0f\x01\xc3"

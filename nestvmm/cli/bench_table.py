@@ -12,8 +12,8 @@ from nestvmm.bench.row import CASCADE, FLAT
 
 __all__ = ["depth_lines", "print_document"]
 
-# For a file or a pipe, where rich would take 80: room for all columns.
-_WIDTH = 160
+# Room for all columns: a terminal that is narrower breaks the lines, and no figure is cut short.
+_WIDTH = 400
 _COLUMNS = ("what", "minimum", "median", "95 %", "us", "ratio", "95 %", "to", "goal", "met", "runs", "outliers")
 _LEFT = ("what", "to", "met")
 # From here on, digits behind the point say nothing.
@@ -28,8 +28,7 @@ def print_document(document: Document, about: dict[str, str]) -> None:
     about: each case's line for people
     """
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = _WIDTH
+    console.width = max(console.width, _WIDTH)
     environment = document.environment
     clock = "TSC counts instructions" if environment.icount else f"TSC {environment.tsc_mhz:.0f} MHz"
     console.print(

@@ -15,6 +15,7 @@ from nestvmm.trace.summary import Summary, parse_filter, summarize
 __all__ = ["trace"]
 
 _INSTRUCTIONS = 10
+_WIDTH = 130
 
 
 @click.group()
@@ -50,8 +51,8 @@ def summarize_(*, file: Path, filters: tuple[str, ...], as_json: bool) -> None:
 
 def _print(summary: Summary) -> None:
     console = Console()
-    if not console.is_terminal:
-        console.width = 130
+    # a narrow terminal wraps lines rather than losing figures
+    console.width = max(console.width if console.is_terminal else 0, _WIDTH)
     table = Table(title="Events by handling level; times in us, means but for the last three", title_justify="left")
     for heading in ("level", "handler", "reason"):
         table.add_column(heading, no_wrap=True)
@@ -60,7 +61,7 @@ def _print(summary: Summary) -> None:
     for group in summary.groups:
         row = group.as_dict()
         names = ("decode", "route", "handle", "complete", "total", "minimum", "median", "p99")
-        times = [f"{row[f'{name}_ns'] / 1000:.2f}" for name in names]
+        times = [_us(row[f"{name}_ns"]) for name in names]
         table.add_row(f"L{group.level}", group.who, group.reason, str(group.count), str(group.in_c), *times)
     console.print(table)
     console.print(f"{summary.events} of {summary.of} events", highlight=False)
@@ -68,3 +69,7 @@ def _print(summary: Summary) -> None:
     if known:
         listed = ", ".join(f"{text} x{count}" for text, count in known[:_INSTRUCTIONS])
         console.print(f"instructions: {listed}", highlight=False, markup=False)
+
+
+def _us(ns: float) -> str:
+    return f"{ns / 1000:.2f}" if ns < 1_000_000 else f"{ns / 1000:.0f}"

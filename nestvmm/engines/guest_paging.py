@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Access", "GuestPaging", "PageFaultError", "UnbackedError", "physical_bits"]
 
 _BITS: Final = 36
+_ADDRESS: Final = 0xFFFFFFFFFFFFFFFF
 
 
 class Access(IntEnum):
@@ -94,7 +95,7 @@ class GuestPaging:
         buffer = ffi.new("uint8_t[]", size)
         have = 0
         while have < size:
-            more = lib.nv_paging_fetch(self.c, linear + have, buffer + have, size - have)
+            more = lib.nv_paging_fetch(self.c, (linear + have) & _ADDRESS, buffer + have, size - have)
             if not more:
                 break
             have += more

@@ -1,41 +1,41 @@
-"""SVM by software, for level n and for what its hypervisors run: native/nested.h with its memory."""
+"""SVM or VMX by software, for level n and for what its hypervisors run: native/nested.h with its memory."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Self
 
 from nestvmm._native import ffi, lib
-from nestvmm.devices import Server
 from nestvmm.engines.shadow import Shadow
 from nestvmm.engines.switcher import Switcher
-from nestvmm.kvm import CpuidEntry, HostMemory, Vm
-from nestvmm.x86.exit_reason import ExitReason
-from nestvmm.x86.scope import Scope
+from nestvmm.kvm import HostMemory, Vm
 
 __all__ = ["Nested"]
 
 _PAGE: Final = 4096
-_SVM: Final = (0x80000001, 1 << 2)
-_FEATURES: Final = 0x8000000A
-# NP, and whether the processor has them or not: NRIPS, VmcbClean, FlushByAsid, DecodeAssists, PauseFilter,
-# PauseFilterThreshold, VmsaveVirt, VGIF (AMD APM vol. 3, E.4.9).
-_OFFERED: Final = sum(1 << bit for bit in (0, 3, 5, 6, 7, 10, 12, 15, 16))
-_ASIDS: Final = 0x8000
 
 
-class Nested:
-    """The software SVM of one vCPU; a context manager that frees its tables' memory.
+class Nested(ABC):
+    """The software SVM or VMX of one vCPU; a context manager that frees its tables' memory.
 
-    slot:  of KVM's memory slots, for the tables
+    slot:    of KVM's memory slots, for the tables
+    tables:  their format, NV_SHADOW_*
+    levels:  of machine 0's code, of machine 1's, and so on; what is above them follows by one each
     """
 
-    def __init__(self, vm: Vm, slot: int, switcher: Switcher, memory: HostMemory) -> None:
+    tables: ClassVar[int]
+
+    def __init__(self, vm: Vm, slot: int, switcher: Switcher, memory: HostMemory, levels: Sequence[int]) -> None:
         pages = lib.NV_NESTED_TABLE_COUNT
         self._table_memory = HostMemory((lib.NV_NESTED_SETS - 1) * pages * _PAGE)
         vm.set_memory_region(slot, lib.NV_NESTED_TABLES, self._table_memory.size, self._table_memory.address)
         self.c: Any = ffi.new("struct nv_nested *")
         c = self.c
+        self._levels = levels
+        for depth in range(lib.NV_NESTED_DEPTH):
+            beyond = depth - len(levels) + 1
+            c.levels[depth] = levels[depth] if beyond <= 0 else levels[-1] + beyond
         c.maps = switcher.place(lib.NV_SWITCHER_NESTED, "uint8_t *")
         c.maps_physical = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_NESTED
         c.own_ports = switcher.place(lib.NV_SWITCHER_IOPM, "uint8_t *")
@@ -47,23 +47,27 @@ class Nested:
             shadow.pool = ffi.cast("uint64_t *", self._table_memory.address + offset)
             shadow.physical = lib.NV_NESTED_TABLES + offset
             shadow.pages = pages
-            shadow.format = lib.NV_SHADOW_NPT
+            shadow.format = self.tables
 
-    def __enter__(self) -> Nested:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._table_memory.close()
 
     def attach(self, shadow: Shadow) -> None:
-        """Starts; the engine's own part of `struct nv_svm` is complete."""
+        """Starts; the engine's own part of its struct is complete."""
         self.c.shadow = shadow.c
         self.c.ram_physical = shadow.ram
-        lib.nv_nested_init(self.c)
+        self._init()
+
+    @abstractmethod
+    def _init(self) -> None:
+        """The vendor's part of `attach`."""
 
     def overstrained(self) -> str:
         """Why L0 cannot do what a level asked for; empty: it can."""
-        level = self.c.level + self.c.active.depth
+        level = self.c.levels[self.c.active.depth]
         if self.c.too_deep:
             return (
                 f"level {level} wants to run level {level + 1}; L0 has room for {lib.NV_NESTED_DEPTH} levels of images"
@@ -74,15 +78,18 @@ class Nested:
             return f"the nested page tables of level {level} and of those below lead through too many of each other"
         return ""
 
-    def server(self, svm: Any) -> tuple[Scope, Server]:
-        """What answers SVM's instructions; `svm` is the cffi `struct nv_svm *`."""
-        return Scope(ExitReason.SVM_INSTRUCTION), Server(ffi.addressof(lib, "nv_nested_serve"), svm)
+    def counts(self) -> list[tuple[int, int, int, int]]:
+        """See nestvmm.engines.engine.Engine.image_counts."""
+        c = self.c
+        rows = zip(c.levels, c.reflected, c.entered, c.served, strict=True)
+        return [row for row in rows if any(row[1:])]
 
-    def show(self, entries: Sequence[CpuidEntry]) -> list[CpuidEntry]:
-        """Level n's CPUID, with what belongs to SVM if it shows SVM."""
-        leaf, bit = _SVM
-        self.c.visible = any(entry.function == leaf and entry.ecx & bit for entry in entries)
-        if not self.c.visible:
-            return list(entries)
-        features = CpuidEntry(function=_FEATURES, eax=1, ebx=_ASIDS, edx=_OFFERED)
-        return [*(entry for entry in entries if entry.function != _FEATURES), features]
+    def read(self, depth: int, address: int, size: int) -> bytes | None:
+        """Bytes of a machine's physical memory, -1: the active one's; None: it has not all of them."""
+        data = ffi.new("uint8_t[]", size)
+        return bytes(ffi.buffer(data)) if lib.nv_nested_copy(self.c, depth, address, data, size, 0) == size else None
+
+    def write(self, depth: int, address: int, data: bytes) -> bool:
+        """Writes it; False, where some of that is not the machine's to write."""
+        buffer = ffi.new("uint8_t[]", data)
+        return bool(lib.nv_nested_copy(self.c, depth, address, buffer, len(data), 1) == len(data))

@@ -13,15 +13,15 @@ from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.engines.engine import EngineConfig, MsrRange
 from nestvmm.engines.msr_filter import msr_ranges
-from nestvmm.engines.nested import Nested
+from nestvmm.engines.nested_svm import NestedSvm
 from nestvmm.engines.svm_intercepts import msr_map, port_map, vectors
 from nestvmm.engines.svm_rules import broken_rules, limit
 from nestvmm.engines.switched import SLOT_NESTED, SwitchedEngine
 from nestvmm.engines.switcher import switcher_sregs
-from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.exit_reason import REASONS, ExitReason
 from nestvmm.x86.scope import Scope
+from nestvmm.x86.svm_exits import SVM_EXITS
 
 __all__ = ["SvmEngine"]
 
@@ -50,6 +50,9 @@ _ALWAYS: Final = tuple(
 # EFER; VM_CR to SVM_KEY.
 _OWN_MSRS: Final = (MsrRange(_MSR_EFER, _MSR_EFER, True, True), MsrRange(0xC0010114, 0xC0010118, True, True))
 
+# What some exit code tells.
+_INTERCEPTABLE: Final = sorted({reason for row in SVM_EXITS.values() for reason in row.reasons})
+
 # What these claim is no bit of the vectors: NMIs are always intercepted, windows open on request.
 _NOT_BY_VECTOR: Final = (ExitReason.IO, ExitReason.INTERRUPT_WINDOW, ExitReason.NMI_WINDOW)
 
@@ -64,6 +67,7 @@ class SvmEngine(SwitchedEngine):
     emulates: ClassVar[frozenset[str]] = frozenset({"svm"})
     tables: ClassVar[int] = lib.NV_SHADOW_NPT
     needs: ClassVar[str] = "a KVM that offers its guests SVM: kvm_amd with nested=1"
+    nested: NestedSvm
 
     @staticmethod
     def offered(entries: list[CpuidEntry]) -> bool:
@@ -78,7 +82,9 @@ class SvmEngine(SwitchedEngine):
 
     def _start_switcher(self, config: EngineConfig) -> Any:
         svm: Any = ffi.new("struct nv_svm *")
-        self.nested = self._open.enter_context(Nested(self._vm, SLOT_NESTED, self._switcher, config.memory))
+        self.nested = self._open.enter_context(
+            NestedSvm(self._vm, SLOT_NESTED, self._switcher, config.memory, [config.level, *config.above])
+        )
         svm.nested = self.nested.c
         svm.nested.nesting = config.nesting
         self._block = svm.block = self._switcher.place(lib.NV_SWITCHER_BLOCK, "struct nv_vmcb *")
@@ -92,9 +98,6 @@ class SvmEngine(SwitchedEngine):
         self._vcpu.set_msrs({_MSR_HSAVE: lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_HOST_SAVE})
         lib.nv_svm_init(self.vcpu, svm, self._vcpu.fd, self._run, config.level)
         return svm
-
-    def _attach_nested(self) -> None:
-        self.nested.attach(self._shadow)
 
     def _fill_block(self) -> None:
         block, base = self._block, lib.NV_SWITCHER_BASE
@@ -129,6 +132,12 @@ class SvmEngine(SwitchedEngine):
         ]
         return [*super().servers(), *((scope, server) for scope in scopes), self.nested.server(self._c)]
 
+    def image_claims(self) -> list[tuple[int, Scope, Server]]:
+        """For each image and the guest, all that a control block can intercept."""
+        return [
+            (level, Scope(reason), server) for level, server in self.nested.image_servers() for reason in _INTERCEPTABLE
+        ]
+
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
         entries = self.nested.show(entries)
@@ -158,8 +167,8 @@ class SvmEngine(SwitchedEngine):
 
     def let_pass(self) -> bool:
         """Lets what an intercept stopped happen after all."""
-        if super().let_pass():
-            return True
+        if self.nested.c.due.told or super().let_pass():
+            return True  # an image takes it, whatever the table says
         if not self._c.switched.rung or not self._passes():
             return False
         lib.nv_svm_pass(self._c, ffi.addressof(self.vcpu, "event"))
@@ -171,20 +180,6 @@ class SvmEngine(SwitchedEngine):
         if reason == ExitReason.HLT:
             return self._config.machine == "pc"
         return bool(reason != ExitReason.NESTED_PAGE_FAULT) and not self._carries_msr()
-
-    def overstrained(self) -> str:
-        """Levels beyond those that L0 has room for, or a control block whose memory was taken away."""
-        return self.nested.overstrained()
-
-    def run(self) -> int:
-        """Runs level n until a RunStatus."""
-        try:
-            return super().run()
-        except HostError:
-            why = self.nested.overstrained()
-            if why:
-                raise HostError(why) from None
-            raise
 
     def _stepping(self) -> bool:
         step = self._c.step

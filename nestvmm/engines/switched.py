@@ -18,6 +18,7 @@ from nestvmm.devices import Server
 from nestvmm.engines.cpuid import CpuidServer
 from nestvmm.engines.direct import DirectEngine
 from nestvmm.engines.engine import EngineConfig, MemorySlot, MsrRange
+from nestvmm.engines.nested import Nested
 from nestvmm.engines.paravirtual import ADDRESS_MSRS, HYPERV_MSRS, TRAPPED, carry
 from nestvmm.engines.shadow import Shadow
 from nestvmm.engines.switcher import Switcher
@@ -51,11 +52,13 @@ class SwitchedEngine(DirectEngine):
 
     needs:   what the host must have for it, for the message to a user whose host lacks it
     tables:  the format of its nested page tables, NV_SHADOW_*
+    nested:  the virtualization that levels have by software; `_start_switcher` makes it
     _cr4:    the cffi pointer to what level n, outside, sees in CR4; `_start_switcher` sets it
     """
 
     needs: ClassVar[str]
     tables: ClassVar[int]
+    nested: Nested
     _cr4: Any
 
     @staticmethod
@@ -99,9 +102,6 @@ class SwitchedEngine(DirectEngine):
     def _intercept(self, wanted: Sequence[Scope]) -> None:
         """Sets exactly those intercepts that these events need, and that the switcher's safety needs."""
 
-    def _attach_nested(self) -> None:
-        """Starts what level n has of virtualization, once the rest is complete."""
-
     def _stepping(self) -> bool:
         """Whether L0 has set level n's trap flag."""
         return False
@@ -134,7 +134,7 @@ class SwitchedEngine(DirectEngine):
         self._c.switched.mailbox = self._mailbox
         self._c.switched.paging = self.paging.c
         self._shadow.attach(self._c.switched)
-        self._attach_nested()
+        self.nested.attach(self._shadow)
         self._cpuid_server = CpuidServer(self._vcpu.fd, self._mailbox.regs, self._cr4)
         self._catches = False
         self.intercept(config.wanted)
@@ -165,9 +165,19 @@ class SwitchedEngine(DirectEngine):
 
     def run(self) -> int:
         """Runs level n until a RunStatus."""
-        status = super().run()
+        try:
+            status = super().run()
+        except HostError:
+            why = self.nested.overstrained()
+            if why:
+                raise HostError(why) from None
+            raise
         self._check_switcher()
         return status
+
+    def overstrained(self) -> str:
+        """Levels beyond those that L0 has room for, or a control block whose memory was taken away."""
+        return self.nested.overstrained()
 
     def _check_switcher(self) -> None:
         if self._mailbox.state == lib.NV_SWITCHER_PANIC:
@@ -188,6 +198,18 @@ class SwitchedEngine(DirectEngine):
     def intercepted(self) -> bool:
         """Whether it came by the doorbell."""
         return bool(self._c.switched.rung)
+
+    def read_machine(self, depth: int, address: int, size: int) -> bytes | None:
+        """Bytes of a machine's physical memory."""
+        return self.nested.read(depth, address, size)
+
+    def write_machine(self, depth: int, address: int, data: bytes) -> bool:
+        """Writes it."""
+        return self.nested.write(depth, address, data)
+
+    def image_counts(self) -> list[tuple[int, int, int, int]]:
+        """By level: exits, entries, other instructions of SVM or VMX."""
+        return self.nested.counts()
 
     def remap(self, slots: Sequence[MemorySlot], reported: Sequence[Span], changed: Sequence[Span]) -> None:
         """Changes level n's nested page tables, and where KVM writes for level n."""

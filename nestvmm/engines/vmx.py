@@ -14,8 +14,9 @@ from nestvmm.devices import Server
 from nestvmm.engines.engine import EngineConfig, MsrRange
 from nestvmm.engines.guest_paging import physical_bits
 from nestvmm.engines.msr_filter import msr_ranges
+from nestvmm.engines.nested_vmx import NestedVmx
 from nestvmm.engines.register_bits import cr4_bits, efer_bits
-from nestvmm.engines.switched import SwitchedEngine
+from nestvmm.engines.switched import SLOT_NESTED, SwitchedEngine
 from nestvmm.engines.switcher import CODE, DATA, TASK, switcher_sregs
 from nestvmm.engines.trial import Trial
 from nestvmm.engines.vmx_intercepts import (
@@ -47,6 +48,7 @@ _LOCKED_VMX: Final = 5  # IA32_FEATURE_CONTROL: locked, VMX outside SMX (Intel S
 _MSR_VMX_MISC: Final = 0x485
 _MSR_PIN: Final = 0x48D
 _PIN_TIMER: Final = 1 << 6
+_MSR_VMX_TRUE_ENTRY: Final = 0x490
 _MSR_EPT_VPID: Final = 0x48C
 _EPT_2M: Final = 1 << 16
 _EPT_1G: Final = 1 << 17
@@ -92,8 +94,10 @@ class VmxEngine(SwitchedEngine):
     """Level n under a VMCS of its own; see nestvmm.engines.engine.Engine."""
 
     name: ClassVar[str] = "vmx"
+    emulates: ClassVar[frozenset[str]] = frozenset({"vmx"})
     tables: ClassVar[int] = lib.NV_SHADOW_EPT
     needs: ClassVar[str] = "a KVM that offers its guests VMX: kvm_intel with nested=1"
+    nested: NestedVmx
 
     @staticmethod
     def offered(entries: list[CpuidEntry]) -> bool:
@@ -109,6 +113,10 @@ class VmxEngine(SwitchedEngine):
     def _start_switcher(self, config: EngineConfig) -> Any:
         base = lib.NV_SWITCHER_BASE
         vmx: Any = ffi.new("struct nv_vmx *")
+        self.nested = self._open.enter_context(
+            NestedVmx(self._vm, SLOT_NESTED, self._switcher, config.memory, [config.level, *config.above])
+        )
+        vmx.nested = self.nested.c
         self._c = vmx
         self._cr4 = ffi.addressof(vmx, "cr4")
         vmx.block = self._switcher.place(lib.NV_SWITCHER_BLOCK, "struct nv_vmx_block *")
@@ -131,12 +139,13 @@ class VmxEngine(SwitchedEngine):
         for name, place in (("vmxon", lib.NV_SWITCHER_VMXON), ("vmcs", lib.NV_SWITCHER_VMCS)):
             setattr(vmx.block, name, base + place)
             self._switcher.place(place, "uint32_t *")[0] = revision
+        vmx.memory, vmx.probe = (
+            self._switcher.place(place, "uint8_t *") for place in (lib.NV_SWITCHER_VMCS, lib.NV_SWITCHER_PROBE)
+        )
+        self._switcher.place(lib.NV_SWITCHER_PROBE, "uint32_t *")[0] = revision
         found = controls((), self._vcpu.get_msrs(CAPABILITIES))
-        self._entry_controls = found.entry
+        vmx.entry_controls = found.entry
         fields = {
-            lib.NV_VMCS_IO_BITMAP_A: base + lib.NV_SWITCHER_IOPM,
-            lib.NV_VMCS_IO_BITMAP_B: base + lib.NV_SWITCHER_IOPM + 0x1000,
-            lib.NV_VMCS_EPT_POINTER: lib.NV_SHADOW_TABLES | _EPT_POINTER,
             lib.NV_VMCS_LINK_POINTER: (1 << 64) - 1,
             lib.NV_VMCS_GUEST_DR7: 0x400,
             lib.NV_VMCS_HOST_CS: CODE,
@@ -167,6 +176,9 @@ class VmxEngine(SwitchedEngine):
         block.cr0_mask = _ALL if writes_exit(wanted, 0) else _CR0_NE
         block.cr4_mask = _ALL if writes_exit(wanted, 4) else _CR4_VMXE
         block.msr_bitmap = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_MSRPM
+        block.ports_a = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_IOPM
+        block.ports_b = block.ports_a + 0x1000
+        block.ept_pointer = lib.NV_SHADOW_TABLES | _EPT_POINTER
         self._c.nmi_wanted = any(scope.reason is ExitReason.NMI for scope in wanted)
         msrs = [*self._own_msrs(), *msr_ranges(wanted), *self._config.l0_msrs]
         self._switcher.write(lib.NV_SWITCHER_MSRPM, msr_bitmap(msrs))
@@ -180,16 +192,19 @@ class VmxEngine(SwitchedEngine):
         return (*super()._own_msrs(), *_OWN_MSRS)
 
     def servers(self) -> list[tuple[Scope, Server]]:
-        """CPUID, and VMX's MSRs, of which level n has none."""
-        server = Server(ffi.addressof(lib, "nv_vmx_refuse_msr"), self._c)
+        """CPUID, and VMX's MSRs and instructions."""
+        server = Server(ffi.addressof(lib, "nv_vmx_serve_msr"), self._c)
         scopes = [
             Scope(reason, one.first, one.last) for one in _OWN_MSRS for reason in (ExitReason.RDMSR, ExitReason.WRMSR)
         ]
-        return [*super().servers(), *((scope, server) for scope in scopes)]
+        return [*super().servers(), *((scope, server) for scope in scopes), *self.nested.servers(self._c)]
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
+        entries = self.nested.show(entries)
         super().set_cpuid(entries)
+        own = self._vcpu.get_msrs(range(_MSR_VMX_BASIC, _MSR_VMX_TRUE_ENTRY + 1))
+        self.nested.limit(own, bool(self._c.halts), entries)
         # KVM withdraws the controls of instructions that CPUID does not show
         self._intercept(self._wanted)
 
@@ -302,15 +317,16 @@ class VmxEngine(SwitchedEngine):
 
     def _set_block_sregs(self, sregs: Sregs) -> None:
         values: list[int] = []
+        own = _CR4_VMXE if self.nested.c.machines[0].vmx.vmxe else 0
         for name in _SEGMENTS:
             values += _fields_of(getattr(sregs, name))
         for table in (sregs.gdt, sregs.idt):
             values += table.base, table.limit
-        values += sregs.cr0 | _CR0_NE, sregs.cr0, sregs.cr3, sregs.cr4 | _CR4_VMXE, sregs.cr4, sregs.efer
+        values += sregs.cr0 | _CR0_NE, sregs.cr0, sregs.cr3, sregs.cr4 | _CR4_VMXE, sregs.cr4 | own, sregs.efer
         for encoding, value in zip(_SREGS_FIELDS, values, strict=True):
             lib.nv_vmx_put(self._c, encoding, value)
         long_mode = _ENTRY_LONG_MODE if sregs.efer & _EFER_LMA else 0
-        lib.nv_vmx_put(self._c, lib.NV_VMCS_ENTRY_CONTROLS, self._entry_controls | long_mode)
+        lib.nv_vmx_put(self._c, lib.NV_VMCS_ENTRY_CONTROLS, self._c.entry_controls | long_mode)
         live = self._vcpu.get_sregs()
         if any(getattr(live, name) != getattr(sregs, name) for name in _LIVE):
             for name in _LIVE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 
 from nestvmm.report.figure import Bars, Dots, Figure, Lines, Point
@@ -62,12 +63,16 @@ def _shape(x: float, y: float, group: int, title: str) -> str:
     return f'<g class="m g{group % GROUPS}">{shapes[group % GROUPS]}<title>{escape(title)}</title></g>'
 
 
-def _legend(names: list[str], x: float, y: float) -> str:
+def _legend(names: dict[str, int], x: float, y: float) -> str:
     parts = []
-    for number, name in enumerate(names):
-        parts.append(_shape(x, y + _ROW * number, number, name))
+    for number, (name, group) in enumerate(names.items()):
+        parts.append(_shape(x, y + _ROW * number, group, name))
         parts.append(_text(x + 12, y + _ROW * number + 4.5, name))
     return "\n".join(parts)
+
+
+def _in_order(names: Iterable[str]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(names)}
 
 
 def _lines(chart: Lines) -> tuple[str, int]:
@@ -100,7 +105,7 @@ def _lines(chart: Lines) -> tuple[str, int]:
         for point in line.points:
             title = f"{line.name}, L{point.x:g}: {point.y:,.6g}"
             parts.append(_shape(x_of(point), ys.at(point.y), number, title))
-    parts.append(_legend(names, right + 20, _TOP + 10))
+    parts.append(_legend(_in_order(names), right + 20, _TOP + 10))
     return "\n".join(parts), height
 
 
@@ -133,7 +138,7 @@ def _x_axis(scale: Log | Linear, label: str, bottom: float) -> list[str]:
 
 
 def _dots(chart: Dots) -> tuple[str, int]:
-    groups = list(dict.fromkeys(chart.groups))
+    groups = chart.numbered()
     left, right = _left(chart.names), _WIDTH - 130.0
     bottom = _TOP + _ROW * max(len(chart.names), len(groups))
     values = [value for point in chart.points for value in (point.y, point.low or point.y, point.high or point.y)]
@@ -141,7 +146,7 @@ def _dots(chart: Dots) -> tuple[str, int]:
     parts = _rows(chart.names, left, right) + _x_axis(scale, chart.x_label, bottom)
     for number, (name, point, group) in enumerate(zip(chart.names, chart.points, chart.groups, strict=True)):
         y = _TOP + _ROW * (number + 0.5)
-        which = groups.index(group)
+        which = groups[group]
         if point.low and point.high:
             parts.append(_line(scale.at(point.low), y, scale.at(point.high), y, f"l g{which % GROUPS}"))
         parts.append(_shape(scale.at(point.y), y, which, f"{name}, {group}: {point.y:,.6g}"))
@@ -164,6 +169,8 @@ def _bars(chart: Bars) -> tuple[str, int]:
                 f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{_ROW - 10}" class="b g{which % GROUPS}">'
                 f"<title>{title}</title></rect>"
             )
+            if width > len(part) * _LETTER + 8:
+                parts.append(_text(x + width / 2, y + 11.5, part, "middle", ' class="on"'))
             x += width
-    parts.append(_legend([part for part, _ in chart.parts], right + 22, _TOP + 12))
+    parts.append(_legend(_in_order(part for part, _ in chart.parts), right + 22, _TOP + 12))
     return "\n".join(parts), int(bottom + _BOTTOM)

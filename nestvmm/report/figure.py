@@ -46,12 +46,22 @@ class Lines:
 
 @dataclass(frozen=True, slots=True)
 class Dots:
-    """A point for each name, on a logarithmic axis; groups: the colour and shape of each point."""
+    """A point for each name, on a logarithmic axis.
+
+    groups:  the colour and shape of each point
+    order:   groups that have theirs in every figure, whether they are in this one or not
+    """
 
     x_label: str
     names: tuple[str, ...]
     points: tuple[Point, ...]
     groups: tuple[str, ...]
+    order: tuple[str, ...] = ()
+
+    def numbered(self) -> dict[str, int]:
+        """The groups that there are, with the numbers of their colours."""
+        every = dict.fromkeys((*self.order, *self.groups))
+        return {group: number for number, group in enumerate(every) if group in self.groups}
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,12 @@ _PUBLISHED: Final = "published"
 _EXITS: Final = ("hypercall", "cpuid", "port", "msr-read", "msr-write", "mmio", "page-fault", "timer")
 
 
+# What the benchmark's names say besides; the figure has the guest's clock only.
+_CLOCK: Final = ", guest's clock"
+# Who serves an exit, in the order of colours.
+_HANDLERS: Final = ("C", "Python", "image", "KVM", "QEMU", "nobody")
+
+
 def bench_figures(document: Document, key: str) -> list[Figure]:
     """Those that its rows have data for; key makes their names differ from another document's."""
     rows = [row for row in document.rows if row.median is not None and math.isfinite(row.median) and row.median > 0]
@@ -30,7 +36,7 @@ def number(value: float | None) -> str:
     """A figure for people: three significant digits, thousands set apart."""
     if value is None or not math.isfinite(value):
         return ""
-    if value >= 1000:
+    if value >= 999.5:
         return f"{value:,.0f}"
     return f"{value:.3g}"
 
@@ -84,7 +90,9 @@ def _growth(series: Iterable[Series]) -> str:
     said = []
     for line in series:
         first, last = line.points[0], line.points[-1]
-        said.append(f"{line.name}: {number(last.y / first.y)} times from L{first.x:.0f} to L{last.x:.0f}")
+        times = f"{last.y / first.y:.2f} times" if last.y < 10 * first.y else f"{last.y / first.y:,.0f} times"
+        ends = f"{number(first.y)} at L{first.x:.0f}, {number(last.y)} at L{last.x:.0f}"
+        said.append(f"{line.name}: {ends}, which is {times} that")
     return "; ".join(said) + "."
 
 
@@ -102,12 +110,12 @@ def _parts(rows: Iterable[Row], key: str) -> Figure | None:
         for name, total in zip(names, totals, strict=True)
     )
     first = max(zip(parts, (value[0] for value in values), strict=True), key=lambda pair: pair[1])
-    share = f"{first[0]} is {100 * first[1] / totals[0]:.0f} % of {names[0]}" if totals[0] else ""
     return Figure(
         f"parts-{key}",
         "Parts of an exit",
         "Where the time of an exit goes: the world switch to KVM and the guest and back, L0's decoding and routing, "
-        f"the handler, and giving its answer to the guest, by engine and handler, in microseconds. The {share}.",
+        "the handler, and giving its answer to the guest, by engine and handler, in microseconds. The largest part of "
+        f"{names[0]} is the {first[0]}: {number(first[1])} of {number(totals[0])}.",
         Bars("us", tuple(names), tuple(zip(parts, values, strict=True))),
         Table(("us", *parts, "all"), cells, frozenset(range(1, len(parts) + 2))),
     )
@@ -117,7 +125,7 @@ def _exits(rows: Iterable[Row], key: str) -> Figure | None:
     mine = [row for row in rows if row.case in _EXITS and row.clock == "guest" and row.system != _PUBLISHED]
     if not mine:
         return None
-    label: Callable[[Row], str] = lambda row: f"{row.case}: {row.what.removesuffix(', by guest')}"  # noqa: E731
+    label: Callable[[Row], str] = lambda row: f"{row.case}: {row.what.removesuffix(_CLOCK)}"  # noqa: E731
     cells = tuple(
         (
             label(row),
@@ -140,6 +148,7 @@ def _exits(rows: Iterable[Row], key: str) -> Figure | None:
             tuple(label(row) for row in mine),
             tuple(Point(0, row.median or 0, row.low, row.high) for row in mine),
             tuple(row.handler or "nobody" for row in mine),
+            _HANDLERS,
         ),
         Table(("exit", "handler", "minimum", "median", "95 %", "runs"), cells, frozenset((2, 3, 4, 5))),
     )

@@ -45,7 +45,7 @@ def _sections(inputs: Inputs) -> Iterator[tuple[str, str, str, list[Figure]]]:
     """Name, heading, what stands before the figures, the figures."""
     for key, (name, document) in enumerate(inputs.documents):
         heading = f"Benchmark: {document.environment.machine} ({name})"
-        yield f"bench-{key}", heading, _about(document), bench_figures(document, str(key))
+        yield f"bench-{key}", heading, _about(name, document), bench_figures(document, str(key))
     for key, account in enumerate(inputs.accounts):
         figure = account_figure(account, str(key))
         yield f"account-{key}", f"Run: {account.name}", _about_run(account), [] if figure is None else [figure]
@@ -70,7 +70,7 @@ def _figure(figure: Figure) -> str:
 
 def _scrolling(content: str, name: str) -> str:
     """What may be wider than the page; who has no pointer scrolls it by keys."""
-    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(name)}">\n{content}\n</div>'
+    return f'<div class="scroll" role="group" tabindex="0" aria-label="{escape(name)}">\n{content}\n</div>'
 
 
 def _table(table: Table, caption: str) -> str:
@@ -89,24 +89,24 @@ def _table(table: Table, caption: str) -> str:
     )
 
 
-def _about(document: Document) -> str:
+def _about(name: str, document: Document) -> str:
     environment = document.environment
     clock = "counts instructions (icount)" if environment.icount else f"{number(environment.tsc_mhz)} MHz"
-    known = {name: version for name, version in document.versions.items() if version is not None}
+    known = {program: version for program, version in document.versions.items() if version is not None}
     pairs = [
         ("processor", f"{environment.cpu}, {environment.cpus} of them"),
         ("TSC", clock),
         ("kernel", environment.kernel),
-        *((name, str(version)) for name, version in known.items()),
+        *((program, str(version)) for program, version in known.items()),
         ("command", "nestvmm " + " ".join(document.command)),
         ("measured", f"{document.started}, for {document.seconds:.0f} s"),
     ]
     parameters = tuple(
-        (module, name, value)
+        (module, parameter, value)
         for module, values in sorted(environment.kvm.items())
-        for name, value in sorted(values.items())
+        for parameter, value in sorted(values.items())
     )
-    text = _scrolling(_table(Table(("of", "is"), tuple(pairs)), "environment"), "environment")
+    text = _scrolling(_table(Table(("property", "value"), tuple(pairs)), "environment"), f"environment of {name}")
     if parameters:
         table = _table(Table(("module", "parameter", "value"), parameters), "parameters of KVM")
         text += f"\n<details><summary>Parameters of KVM</summary>\n{_scrolling(table, 'parameters of KVM')}\n</details>"

@@ -72,7 +72,7 @@ def _lines(axes: Any, chart: Lines) -> None:
 
 
 def _dots(axes: Any, chart: Dots) -> None:
-    for number, group in enumerate(dict.fromkeys(chart.groups)):
+    for group, number in chart.numbered().items():
         mine = [index for index, one in enumerate(chart.groups) if one == group]
         points = [chart.points[index] for index in mine]
         below = [point.y - (point.low or point.y) for point in points]

@@ -83,8 +83,10 @@ class Meter:
             else:
                 key = claim.level, claim.who, claim.scope.reason.label
             of = sums.setdefault(key, [0, 0, 0])
+            # those served are counted after all, so that they are read before: there are never more of them
+            served = counter.served
             of[0] += counter.count
-            of[1] += counter.served
+            of[1] += served
             of[2] += counter.ticks
         rows = [Row(*key, count, served, ticks * scale) for key, (count, served, ticks) in sums.items()]
         rows.sort(key=lambda row: (-row.level, -row.count, row.reason, row.who))

@@ -121,7 +121,8 @@ class Recorder:
             self._thread.join()
             self._trace.record = ffi.NULL
             self._file.close()
-        self._check()
+        if exception[0] is None:
+            self._check()
 
     def drain(self) -> None:
         """Describes the site that the trace waits for, or waits for room; HostError when the file takes no more."""

@@ -67,7 +67,7 @@ def bench(*words: object) -> str:
 
 def test_the_table(some: Some) -> None:
     lines = [line.rstrip() for line in bench().splitlines()]
-    table = lines[lines.index("some: something [cycles]") + 1 :]
+    *table, end = lines[lines.index("some: something [cycles]") + 1 :]
     assert [re.split("   +", line.strip()) for line in table[:1] + table[2:]] == [
         ["what", "minimum", "median", "95 %", "us", "ratio", "95 %", "to", "goal", "met", "runs", "outliers"],
         ["bare", "7.25", "7.50", "7.50-7.75", "3.75", "10", "3"],
@@ -75,8 +75,8 @@ def test_the_table(some: Some) -> None:
         ["in Python", "145,000", "150,000", "150,000-155,000", "75,000", *MISSED, "10", "3"],
         ["there"],
         ["there: not here: a book"],
-        ["4 figures in 0 s"],
     ]
+    assert re.fullmatch(r"4 figures in \d+ s", end)
 
 
 def test_what_is_asked_for_is_what_a_case_gets(some: Some, tmp_path: Path) -> None:
@@ -117,7 +117,8 @@ def test_going_on(some: Some, tmp_path: Path) -> None:
     assert some.calls == 2
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[:-1]))
-    assert bench("--resume", file) == first
+    # but for the clock's rate and the seconds
+    assert bench("--resume", file).splitlines()[1:-1] == first.splitlines()[1:-1]
     assert some.calls == 3
     with pytest.raises(UsageError, match="another choice"):
         bench("--resume", file, "--runs", 11)

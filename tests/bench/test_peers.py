@@ -10,7 +10,6 @@ from command import GUESTS, guest
 
 from nestvmm.bench.case import Choice
 from nestvmm.bench.exits import l0_hypercalls
-from nestvmm.bench.linux_peer import LinuxPeer
 from nestvmm.bench.published import Published
 from nestvmm.bench.qemu import Peer
 from nestvmm.errors import HostError
@@ -21,16 +20,9 @@ def choice(peer: bool = True, icount: bool = False, engines: tuple[str, ...] = (
 
 
 def test_peers_are_asked_for() -> None:
-    assert list(Peer().steps(choice(peer=False))) == list(LinuxPeer().steps(choice(peer=False))) == []
+    assert list(Peer().steps(choice(peer=False))) == []
     kinds = ["cpuid", "msr-read", "port", "mmio", "timer", *(["hypercall"] if l0_hypercalls() else [])]
     assert [step.name for step in Peer().steps(choice())] == [f"{kind} at L1" for kind in kinds]
-
-
-def test_linux_at_level_1_needs_a_clock_that_waits_for_l0() -> None:
-    emulated = Choice(("direct", "svm"), GUESTS, 1000.0, peer=True, emulated=True)
-    assert list(LinuxPeer().steps(emulated)) == []
-    assert [step.name for step in LinuxPeer().steps(choice(icount=True))] == ["L2"]
-    assert list(LinuxPeer().steps(choice(engines=("direct",)))) == []
 
 
 @pytest.mark.kvm

@@ -51,7 +51,8 @@ def test_a_run_is_watched_from_elsewhere(tmp_path: Path, home: Path) -> None:
         for earlier, later in pairwise(found):
             rate = (later["exits"] - earlier["exits"]) / (later["seconds"] - earlier["seconds"])
             assert later["per_second"] == pytest.approx(rate, rel=1e-3)
-        assert found[0]["rows"][0]["in_c"] == found[0]["rows"][0]["count"] > 1000
+        # the run goes on while it is read
+        assert 1000 < found[0]["rows"][0]["in_c"] <= found[0]["rows"][0]["count"]
         process.send_signal(signal.SIGINT)
     assert list(home.iterdir()) == []
     assert "there is no process" in nestvmm("top", process.pid).failed(2)

@@ -122,7 +122,7 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         spec = spec_of(Path(folder), code, levels, engine=engine, machine=machine, **more)  # type: ignore[arg-type]
         # what the engine does with SVM hidden; tests/frontends has the rest
-        with Tower(replace(spec, expose=("L0:-svm",)) if engine == "svm" else spec) as tower:
+        with Tower(spec if engine == "direct" else replace(spec, expose=(f"L0:-{engine}",))) as tower:
             for address, content in (memory or {}).items():
                 tower.memory[tower.height].write(address, content)
             result = run_in(tower)

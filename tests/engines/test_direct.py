@@ -25,6 +25,7 @@ from nestvmm.hypervisors import (
     on_instruction,
     on_io,
     on_mmio,
+    on_rdmsr,
 )
 from nestvmm.kvm import HostMemory
 from nestvmm.nesting import Account, Clock
@@ -34,16 +35,18 @@ pytestmark = pytest.mark.kvm
 
 PORT = 0x5000
 AREA = 0xD0000000
+MSR = 0x4E560000
 
 
 class Faulting(Hypervisor):
-    """Its port and area raise an exception in the guest; `code` -1: without error code."""
+    """Its port, area and MSR raise an exception in the guest; `code` -1: without error code."""
 
     def __init__(self, vector: int, code: int = -1) -> None:
         self._result = Result.faulted(vector, None if code < 0 else code)
 
     @on_io(PORT)
     @on_mmio(AREA, 0x1000)
+    @on_rdmsr(MSR)
     def access(self, event: Event) -> Result:
         return self._result
 
@@ -103,6 +106,7 @@ def mine(name: str, **options: int) -> LevelSpec:
 ACCESSES = {
     "in": guest.rdx(PORT) + b"\xec",
     "load": guest.rdi(AREA) + b"\x8a\x07",
+    "rdmsr": guest.rcx(MSR) + b"\x0f\x32",
 }
 
 

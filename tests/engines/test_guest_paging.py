@@ -185,3 +185,36 @@ def test_tables_that_their_level_may_not_write_stay_as_they_are() -> None:
 def test_the_width_of_physical_addresses(eax: int, bits: int) -> None:
     assert physical_bits([CpuidEntry(function=0x80000008, eax=eax)]) == bits
     assert physical_bits([]) == 36
+
+
+def fetched(tables: Tables, sregs: Sregs, linear: int, size: int, *, user: bool = False) -> bytes:
+    paging = GuestPaging(tables._memory, tables._slots)
+    paging.set_cpuid([CpuidEntry(function=0x80000008, eax=52)])
+    return paging.fetch(sregs, linear, size, user=user)
+
+
+def test_code_is_fetched_as_far_as_it_is_mapped() -> None:
+    """The page behind this one has no entry."""
+    tables = long_tables(0x5000 | P | W | U)
+    tables._memory.write(0x5FF8, b"\x01\x02\x03\x04\x05\x06\x07\x08")
+    linear = (LINEAR & ~0xFFF) + 0xFFC
+    assert fetched(tables, long_sregs(), linear, 15) == b"\x05\x06\x07\x08"
+    assert fetched(tables, long_sregs(), linear, 2) == b"\x05\x06"
+    assert fetched(tables, long_sregs(), linear + 4, 15) == b""
+
+
+def test_code_over_two_pages() -> None:
+    tables = Tables({})
+    tables._memory.write(0x0FFE, b"\x01\x02\x03\x04")
+    assert fetched(tables, Sregs(), 0x0FFE, 4) == b"\x01\x02\x03\x04"
+
+
+def test_code_that_the_processor_could_not_fetch() -> None:
+    assert fetched(long_tables(0x5000 | P | W | U | NX), long_sregs(), LINEAR, 4) == b""
+    assert fetched(long_tables(0x5000 | P | W), long_sregs(), LINEAR, 4, user=True) == b""
+    assert fetched(Tables({}), Sregs(), SIZE, 4) == b""
+
+
+@pytest.mark.parametrize("linear", [(1 << 64) - 1, 1 << 63, 1 << 47, (1 << 64) - 8])
+def test_code_at_the_ends_of_the_address_space(linear: int) -> None:
+    assert fetched(long_tables(0x5000 | P), long_sregs(), linear, 15) == b""

@@ -1,10 +1,11 @@
-"""One tower file under both switcher engines: the same output, and the same counts of the same events."""
+"""One tower file under both switcher engines: the same output, and the same counts and trace of the same events."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,19 +27,39 @@ COUNTS = {
 }
 
 
+# In the trace, the serial port's OUT and IN aside.
+INSTRUCTIONS = {"cpuid": 101, "ud2": 101, "rdtsc": 101, "rdmsr": 101, "wrmsr": 100}
+
+
 def check(lab: Lab, engine: str) -> None:
-    script = f'"$1" -m nestvmm run {TOWER} --engine {engine} --json /tmp/account.json && cat /tmp/account.json'
+    run = f"run {TOWER} --engine {engine} --json /tmp/account.json --trace /tmp/trace.json"
+    summarize = "trace summarize /tmp/trace.json --json"
+    script = f'"$1" -m nestvmm {run} && cat /tmp/account.json && "$1" -m nestvmm {summarize}'
     result = lab.run(["/bin/sh", "-c", script, "sh", sys.executable], env={"PYTHONPATH": str(ROOT)}, timeout=120)
     assert result.status == 0, (result.stdout + result.stderr).decode()
     output, account_text = result.stdout.decode().split("{", 1)
     assert output.replace("\r", "") == OUTPUT
-    account = json.loads("{" + account_text)
+    account, end = json.JSONDecoder().raw_decode("{" + account_text)
+    check_trace(account, json.loads(account_text[end - 1 :]))
     counts = {(row["reason"], row["qualifier"], row["level"]): row["count"] for row in account["rows"]}
     serial = counts.pop(("io", "0x3f8-0x3ff", 0))
     assert serial >= len(OUTPUT)
     assert counts == COUNTS
     assert account["exits"] == sum(COUNTS.values()) + serial
     assert (account["height"], account["engine"]) == (4, engine)
+
+
+def check_trace(account: dict[str, Any], summary: dict[str, Any]) -> None:
+    """Each exit is in it, with the instruction that it was for."""
+    sums: dict[tuple[int, str, str], int] = {}
+    for row in account["rows"]:
+        key = row["level"], row["who"], row["reason"]
+        sums[key] = sums.get(key, 0) + row["count"]
+    assert {(one["level"], one["who"], one["reason"]): one["count"] for one in summary["groups"]} == sums
+    assert summary["events"] == account["exits"]
+    found = summary["instructions"]
+    assert {name: found.get(name) for name in INSTRUCTIONS} == INSTRUCTIONS
+    assert {name.partition(" ")[0] for name in found.keys() - INSTRUCTIONS.keys()} <= {"in", "out"}
 
 
 @pytest.mark.svm_lab

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
@@ -97,6 +97,27 @@ def test_a_broken_rule_is_told(rule: str) -> None:
     BREAKS[rule](block)
     assert broken_rules(limits(), block) == [rule]
     assert not lib.nv_svm_valid(limits(), block)
+
+
+EXCEPTIONS = {0, 1, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 16, 17, 18, 19, 21, 28, 29, 30}
+
+
+@pytest.mark.parametrize(
+    ("kind", "vectors"),
+    [(0, range(256)), (1, ()), (2, range(256)), (3, EXCEPTIONS), (4, range(256)), (5, ()), (6, ()), (7, ())],
+)
+@pytest.mark.parametrize("with_error", [0, 1 << 11 | 0x5A8 << 32])
+def test_these_events_may_be_injected(kind: int, vectors: Collection[int], with_error: int) -> None:
+    """AMD APM vol. 2, 15.20; an event that is not marked valid may be any."""
+    block = sound_block()
+    sound = []
+    for vector in range(256):
+        block.event_injection = kind << 8 | vector | with_error
+        assert lib.nv_svm_valid(limits(), block)
+        block.event_injection |= VALID
+        if lib.nv_svm_valid(limits(), block):
+            sound.append(vector)
+    assert sound == sorted(vectors)
 
 
 @given(st.sets(st.sampled_from(sorted(BREAKS))))

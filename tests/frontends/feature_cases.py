@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import svm_code as svm
-from guest_code import cpuid, done, keep, load, rax, rbx, rcx, rdmsr, repeat, store, wrmsr
+from guest_code import cpuid, done, keep, load, rax, rbx, rcx, rdi, rdmsr, repeat, store, wrmsr
 from nested_cases import keep_at, nested_tables, run
 from svm_code import (
     BLOCK,
@@ -90,15 +90,10 @@ def own_interrupts_on_the_way() -> dict[str, object]:
 
 
 def shadow() -> dict[str, object]:
-    """A virtual interrupt waits for the end of the interrupt shadow that the block says."""
-    request = 0x41 << 32 | 9 << 16 | 1 << 24 | 1 << 8
-    fields = {svm.RFLAGS: 0x202, svm.VIRTUAL_INTERRUPT: request}
-    code = enable() + make_block(fields) + own_gdt()
-    for number in (0, 1):
-        code += AGAIN + store(BLOCK + svm.VIRTUAL_INTERRUPT, request) + store(BLOCK + svm.SHADOW, number) + vmrun()
-        code += store(BLOCK + svm.RFLAGS, 0x202) + keep_at(2 * number, svm.RAX)
-        code += load(BLOCK + svm.RSP) + b"\x48\x8b\x00" + keep(2 * number + 1)
-    return run(image(code + done(), b"\x90" * 5 + VMMCALL), 4)
+    """The block tells that an exit came behind STI, and that the next one did not."""
+    code = enable() + make_block() + vmrun() + keep_at(0, svm.SHADOW) + skip()
+    code += vmrun() + keep_at(1, svm.SHADOW) + done()
+    return run(image(code, b"\xfb" + VMMCALL + b"\x90" + VMMCALL), 2)
 
 
 def task_priority() -> dict[str, object]:
@@ -212,7 +207,7 @@ def selective(levels: list[LevelSpec]) -> dict[str, object]:
     read, write = b"\x0f\x20\xc0", b"\x0f\x22\xc0"
     guest = read + b"\x48\x83\xc8\x08" + write  # TS
     guest += read + b"\x48\x0d\x00\x00\x04\x00" + write  # AM, at 0x13
-    guest += b"\x0f\x01\xf0" + b"\x0f\x06" + VMMCALL  # lmsw %ax, at 0x16
+    guest += b"\x0c\x04\x0f\x01\xf0" + b"\x0f\x06" + VMMCALL  # or $4, %al; lmsw %ax, at 0x18
     return run(image(code + done(), guest), 7, levels)
 
 
@@ -233,7 +228,7 @@ def shadow_paging() -> dict[str, object]:
     code += store(0x14C000, 0x14D007) + vmrun() + keep_at(3, EXIT_CODE) + keep_at(4, svm.RAX) + keep_at(5, INFO_1)
     code += store(0x14C000, 0x14E007) + store(BLOCK + svm.TLB_CONTROL, 3, 1) + skip()
     code += vmrun() + keep_at(6, EXIT_CODE) + keep_at(7, svm.RAX) + done()
-    read = load(1 << 30)
+    read = b"\x48\xa1" + (1 << 30).to_bytes(8, "little")  # needs no register: the hypervisor changes those
     return run(
         image(code, read + b"\x48\xbe" + (1 << 30).to_bytes(8, "little") + b"\x0f\x01\x3e" + read + b"\x0f\x22\xda"), 8
     )
@@ -246,6 +241,25 @@ def two_guests() -> dict[str, object]:
     code += make_block({**NESTED_PAGING, svm.ASID: 2}, at=other)
     turn = vmrun() + vmrun(other)
     return run(image(code + turn * 2 + repeat(50, turn) + done(), VMMCALL), 0)
+
+
+def reset() -> dict[str, object]:
+    """Level 1 stops level 3, goes on with it, and then starts level 2 anew: by all of its state, and as at reset."""
+    block, level_3, anew, tables = 0x180000, svm.GUEST + 0x4000, svm.GUEST + 0x8000, 0x1A0000
+    code = enable() + make_block({svm.FIRST_VECTOR: svm.CPUID | svm.IOIO}) + store(svm.IOPM + 0x80 // 8, 1, 1)
+    start = AGAIN + store(BLOCK + svm.EFER_FIELD, 0x1D00) + vmrun()
+    code += start + keep_at(0, EXIT_CODE) + skip() + vmrun() + keep_at(1, EXIT_CODE) + keep_at(2, svm.RAX)
+    copy = svm.control_register(3) + b"\x48\x89\xc6" + rdi(tables) + rcx(512) + b"\xf3\x48\xa5"
+    code += start + keep_at(3, EXIT_CODE) + copy + store(BLOCK + svm.CR3, tables)
+    code += store(BLOCK + RIP, anew) + store(BLOCK + svm.RSP, 0x158000) + vmrun()
+    code += keep_at(4, EXIT_CODE) + keep_at(5, svm.RAX)
+    code += start + keep_at(6, EXIT_CODE) + store(0x14FFF0, 0xD9010F) + store(BLOCK + RIP, 0xFFF0)
+    code += store(BLOCK + svm.CS, 0xF000 | 0x9B << 16 | 0xFFFF << 32) + store(BLOCK + svm.CS + 8, 0x140000)
+    code += store(BLOCK + svm.CR0, 0x10) + store(BLOCK + svm.CR4, 0) + store(BLOCK + svm.EFER_FIELD, 0x1000)
+    code += store(BLOCK + svm.RAX, 0x77) + vmrun() + keep_at(7, EXIT_CODE) + keep_at(8, svm.RAX) + done()
+    level_2 = enable() + make_block(at=block, guest=level_3) + vmrun(block) + load(block + EXIT_CODE) + VMMCALL
+    guest = level_2.ljust(0x4000, b"\x90") + b"\xe6\x80" + VMMCALL
+    return run(image(code, guest.ljust(0x8000, b"\x90") + rax(0x55) + VMMCALL), 9)
 
 
 def features() -> dict[str, object]:
@@ -270,6 +284,7 @@ CASES = {
     "skinit": skinit,
     "shadow paging": shadow_paging,
     "two guests": two_guests,
+    "reset": reset,
     "features": features,
 }
 

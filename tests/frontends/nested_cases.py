@@ -70,6 +70,7 @@ def run(code: bytes, count: int, levels: list[LevelSpec] | None = None, designat
                 "entered": list(nested.entered)[:4],
                 "reflected": list(nested.reflected)[:4],
                 "served": list(nested.served)[:4],
+                "renewed": sum(one.shadow.revision for one in nested.tables),
             }
 
 

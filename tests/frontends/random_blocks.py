@@ -34,7 +34,8 @@ COUNTS = 0x400
 INVALID, NPF = 0x3FE, 0x3FF
 
 _SAVE_AREA, _BLOCK_END = 0x400, 0x670
-_FORCED_FIRST = 1 << 0 | svm.IOIO | svm.MSR | svm.SHUTDOWN
+_LTR = 1 << 13  # loads what is none, in the lab
+_FORCED_FIRST = 1 << 0 | _LTR | svm.IOIO | svm.MSR | svm.SHUTDOWN
 _V_INTR_MASKING = 1 << 24
 _VALUES = (0, 1, 7, 0x80, 0xFFFF, 1 << 31, 1 << 32, 1 << 63, (1 << 64) - 1, HOLE, 1 << 40, 1 << 51, svm.BLOCK, STATE)
 _ROOTS = (LIMITED, LIMITED, LIMITED, SELF, HOLES, RANDOM, HOLE, svm.BLOCK, TEMPLATE, 0xFFFFFFF000, 1 << 40)
@@ -44,7 +45,7 @@ _INSTRUCTIONS = tuple(
     bytes.fromhex(text)
     for line in (
         ("0fa2", "f4", "0f01d9", "e6f4", "e480", "0f32", "0f30", "0f31", "f390", "90", "c3", "ff20", "ebfe", "48ab"),
-        ("0f22c0", "0f22d8", "0f22e0", "0f20d8", "0f0117", "0f00d8", "0f01d1", "0f08", "0f09", "488b07", "488907"),
+        ("0f22c0", "0f22d8", "0f22e0", "0f20d8", "0f0117", "0f01d1", "0f08", "0f09", "488b07", "488907"),
         ("cd80", "cc", "0f0b", "48cf", "9c", "9d", "fb", "fa"),
         ("0f01d8", "0f01da", "0f01db", "0f01dc", "0f01dd", "0f01de", "0f01df"),
     )

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command import guest
+from tower_checks import check_answers, check_owners, cost
 
 from nestvmm.lab import Lab
 
@@ -23,7 +23,6 @@ TESTS = Path(__file__).parents[1]
 HEIGHTS = [2, 3, 4, 5, 6, 7, 8, 16]
 TOO_HIGH = 17
 CASCADES = ["2:L1", "3:L1", "5:L1", "8:L1", "4:L2", "5:L3", "4:L7"]
-VALUE = 0x123456789ABCDEF
 
 
 @pytest.fixture(scope="module")
@@ -32,43 +31,21 @@ def found(svm_lab: Lab) -> dict[str, Any]:
     guest("minivisor")
     path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     words = [*(str(height) for height in [*HEIGHTS, TOO_HIGH]), *CASCADES]
-    command = [sys.executable, str(TESTS / "frontends" / "tower_cases.py"), *words]
+    command = [sys.executable, str(TESTS / "frontends" / "tower_cases.py"), "svm", *words]
     result = svm_lab.run(command, env={"PYTHONPATH": path}, timeout=300)
     assert result.status == 0, result.stderr.decode()
     found: dict[str, Any] = json.loads(result.stdout)
     return found
 
 
-def cost(case: dict[str, Any], kind: str) -> int:
-    """The least cycles of one exit of the innermost guest to its own hypervisor."""
-    match = re.search(rf"^rtt {kind} count 20 min ([0-9]+) median", case["out"], re.MULTILINE)
-    assert match is not None, case["out"]
-    return int(match[1])
-
-
 @pytest.mark.parametrize("name", [*map(str, HEIGHTS), *CASCADES])
 def test_every_level_answers_the_innermost_guest(name: str, found: dict[str, Any]) -> None:
-    case, height = found[name], int(name.partition(":")[0])
-    lines = case["out"].splitlines()
-    assert (case["status"], case["message"], lines[-1]) == (0, "", f"level {height}: 0 wrong")
-    below = range(1, height)
-    assert lines[: height - 1] == [
-        f"minivisor {level}: SVM, its guest has {0x4000000 - level * 0x200000:#x} bytes at 0x200000" for level in below
-    ]
-    assert lines[height - 1] == f"marks {' '.join(str(level) for level in below)}"
-    answers = [f"hypercall {level}: {(VALUE * 31 + level) % 2**64:#x}" for level in below]
-    assert lines[height + 1 : 2 * height] == answers
+    check_answers("SVM", int(name.partition(":")[0]), found[name])
 
 
 @pytest.mark.parametrize("height", HEIGHTS)
 def test_only_the_owner_runs_for_an_exit(height: int, found: dict[str, Any]) -> None:
-    """Sixty of the exits are measured ones to level n-1: no level below sees any of them."""
-    case = found[str(height)]
-    reflected = case["reflected"]
-    assert reflected[height - 2] >= 60
-    assert all(count < 60 for count in reflected[: height - 2])
-    assert reflected[height - 1 :] == [0] * (16 - height + 1)
-    assert case["entered"][: height - 1] == [count + 1 for count in reflected[: height - 1]]
+    check_owners(height, found[str(height)])
 
 
 @pytest.mark.parametrize("name", CASCADES)

@@ -1,6 +1,6 @@
-"""Runs in the SVM lab: towers of minivisors; prints how each ended, as JSON.
+"""Runs in a lab: towers of minivisors; prints how each ended, as JSON.
 
-usage: tower_cases.py HEIGHT[:LEVEL] ...
+usage: tower_cases.py svm|vmx HEIGHT[:LEVEL] ...
 
 LEVEL: the level that the SVM instructions of the levels above it are designated to
 """
@@ -20,20 +20,20 @@ MEMORY = 64 << 20
 COUNT, CASCADE_COUNT = 20, 3
 
 
-def tower(height: int, guest: str, append: str = "") -> bytes:
+def tower(vendor: str, height: int, guest: str, append: str = "") -> bytes:
     """An image: minivisors at levels 1 to height - 1, and a guest of guests/ on top."""
-    minivisor = (GUESTS / "minivisor" / "minivisor-svm.elf").read_bytes()
+    minivisor = (GUESTS / "minivisor" / f"minivisor-{vendor}.elf").read_bytes()
     levels = [Stacked(minivisor, f"level={level}") for level in range(2, height)]
     top = Stacked((GUESTS / guest / f"{guest}.elf").read_bytes(), f"level={height} {append}")
     return stack(minivisor, [*levels, top])
 
 
-def run(image: bytes, designate: tuple[str, ...]) -> dict[str, object]:
+def run(vendor: str, image: bytes, designate: tuple[str, ...]) -> dict[str, object]:
     with tempfile.NamedTemporaryFile() as file, tempfile.TemporaryFile() as out:
         file.write(image)
         file.flush()
         guest = GuestSpec(Path(file.name), append="level=1", memory=MEMORY)
-        spec = TowerSpec(guest, engine="svm", timeout=120, designate=designate)
+        spec = TowerSpec(guest, engine=vendor, timeout=120, designate=designate)
         with Tower(spec, stdout=out.fileno()) as built:
             result = Runner(built).run(stdout=out.fileno())
             nested = built.engine.nested.c  # type: ignore[attr-defined]
@@ -51,9 +51,10 @@ def run(image: bytes, designate: tuple[str, ...]) -> dict[str, object]:
 
 if __name__ == "__main__":
     found = {}
-    for word in sys.argv[1:]:
+    vendor, *words = sys.argv[1:]
+    for word in words:
         print(word, file=sys.stderr, flush=True)
         height, _, level = word.partition(":")
-        image = tower(int(height), "innermost", f"walk=2 count={CASCADE_COUNT if level else COUNT}")
-        found[word] = run(image, (f"svm-instruction={level}",) if level else ())
+        image = tower(vendor, int(height), "innermost", f"walk=2 count={CASCADE_COUNT if level else COUNT}")
+        found[word] = run(vendor, image, (f"svm-instruction={level}",) if level else ())
     print(json.dumps(found))

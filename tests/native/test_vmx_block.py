@@ -20,11 +20,15 @@ SEGMENTS = 8
 @pytest.fixture
 def vcpu() -> Any:
     """A vCPU of the engine whose level n is outside; nothing runs."""
-    parts = {"block": ffi.new("struct nv_vmx_block *"), "mailbox": ffi.new("struct nv_mailbox *")}
+    kinds = ("vmx_block", "mailbox", "paging", "shadow", "nested")
+    parts = {kind: ffi.new(f"struct nv_{kind} *") for kind in kinds}
     parts["mailbox"].state = lib.NV_SWITCHER_OUTSIDE
-    vmx = ffi.new("struct nv_vmx *", {"block": parts["block"], "switched": {"mailbox": parts["mailbox"]}})
+    parts["nested"].shadow = parts["shadow"]
+    switched = {"mailbox": parts["mailbox"], "paging": parts["paging"], "shadow": parts["shadow"]}
+    vmx = ffi.new("struct nv_vmx *", {"block": parts["vmx_block"], "switched": switched, "nested": parts["nested"]})
     run, vcpu = ffi.new("struct kvm_run *"), ffi.new("struct nv_vcpu *")
     lib.nv_vmx_init(vcpu, vmx, -1, run, 1)
+    lib.nv_nested_vmx_init(parts["nested"])
     yield vcpu, vmx
     del parts
 

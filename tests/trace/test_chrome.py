@@ -112,8 +112,9 @@ def reason_and(qualifier: str, name: str) -> str:
     return reason if reason == "hlt" else f"{reason} {qualifier}"
 
 
-def test_it_is_whole_when_the_run_is_killed(tmp_path: Path) -> None:
-    """By SIGKILL, so that nothing of ours can close it."""
+def test_it_is_whole_when_the_run_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By SIGKILL, so that nothing of ours can close it; nor take away its socket."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     code = tmp_path / "loop.bin"
     code.write_bytes(bytes.fromhex("ba 80 00 00 00 ee eb fd"))  # mov edx, 0x80; 5: out dx, al; jmp 5
     trace = tmp_path / "trace.json"

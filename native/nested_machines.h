@@ -1,0 +1,60 @@
+/* The chain of machines and their memory, whichever virtualization they have: what the files of the front-ends share. */
+#ifndef NV_NESTED_MACHINES_H
+#define NV_NESTED_MACHINES_H
+
+#include "nested.h"
+
+/* nested_memory.c: where machine's physical address leads to, through all tables below. */
+struct nv_nested_place {
+	struct nv_shadow_leaf leaf;
+	struct nv_machine *refuses;  /* of NV_NESTED_REFUSED: whose tables do */
+	uint64_t address;            /* in its guest's memory; or of NV_NESTED_VIOLATION, in machine 0's */
+	uint64_t error;              /* SVM: as EXITINFO1's lower half; VMX: as an EPT violation's exit qualification */
+	uint8_t malformed;           /* VMX: the tables are misconfigured */
+};
+
+enum { NV_NESTED_MAPPED, NV_NESTED_REFUSED, NV_NESTED_VIOLATION };
+
+/* What the nested page tables of a machine's guest are: SVM's or VMX's. root: what tells them from others, with `tag`; NV_NESTED_UNPAGED:
+ * there are none. walk: through them, to the machine's own memory; gives one of the above, with `place` unless NV_NESTED_MAPPED. flush:
+ * what an entry makes the processor forget of the parent's guests; NULL: nothing. */
+#define NV_NESTED_UNPAGED (~0ull)
+
+struct nv_nested_ops {
+	uint64_t (*root)(const struct nv_machine *machine, uint32_t *tag);
+	int (*walk)(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, uint32_t access, uint64_t *to,
+		    struct nv_shadow_leaf *leaf, struct nv_nested_place *place);
+	void (*flush)(struct nv_nested *nested, const struct nv_machine *parent);
+};
+
+int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, uint32_t access, struct nv_nested_place *place);
+
+/* Whether the active machine's address leads to no memory, but not to a fault that a machine or level hears of. */
+int nv_nested_nothing(struct nv_nested *nested, uint64_t address);
+
+/* A page of its physical memory that this process can read, and write if asked; NULL: there is none, and place says why. */
+uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int write, struct nv_nested_place *place);
+
+/* Of a map in its memory: a byte, and a page added to what makes the guest exit. Where it has no memory, every bit is set. */
+uint8_t nv_nested_map_byte(struct nv_nested *nested, struct nv_machine *machine, uint64_t address);
+void nv_nested_add_map_page(struct nv_nested *nested, struct nv_machine *machine, uint8_t *to, uint64_t from);
+
+/* Empties the tables of a machine and of those that run on it; of these alone; of all, when machine 0's have changed. release: it needs
+ * none any more. */
+void nv_nested_drop(struct nv_nested *nested, const struct nv_machine *machine);
+void nv_nested_drop_guests(struct nv_nested *nested, const struct nv_machine *machine);
+void nv_nested_follow(struct nv_nested *nested);
+void nv_nested_release(struct nv_nested *nested, struct nv_machine *machine);
+
+/* The tables that a machine needs, made to fit its parent's block. enters: the parent's own entry does it, and may flush. */
+void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int enters);
+
+/* An nv_paging's `back` of the active machine. */
+uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
+
+/* nested_run.c: the machine of the parent's block at this address, made if need be. restart:
+ * its guest was given up. */
+struct nv_machine *nv_nested_take_guest(struct nv_nested *nested, struct nv_machine *parent, uint64_t address);
+void nv_nested_restart(struct nv_machine *machine);
+
+#endif

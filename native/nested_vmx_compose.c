@@ -1,0 +1,113 @@
+#include "nested_vmx_internal.h"
+
+#include <string.h>
+
+#define EPT_POINTER 0x1e       /* write-back tables of four levels (25.6.11) */
+/* Controls by which instructions exit: a guest's are those of all machines below it. Windows are nested_vmx_deliver.c's, TSC offsetting
+ * and maps are composed. */
+#define EXITING_PRIMARY 0x68999e80ull /* HLT, INVLPG, MWAIT, RDPMC, RDTSC, CR3 and CR8, DR, monitor trap, MONITOR, PAUSE */
+#define EXITING_SECONDARY (1ull << 2 | 1ull << 6 | 1ull << 11 | 1ull << 16)
+/* And those that a guest lacks an instruction without. */
+#define ENABLING_SECONDARY (1ull << 3 | 1ull << 12 | 1ull << 20 | 1ull << 26)
+
+static uint8_t *maps_of(const struct nv_nested *nested, int depth)
+{
+	return nested->maps + (size_t)depth * NV_NESTED_MAPS;
+}
+
+static void add_ports(struct nv_nested *nested, struct nv_machine *machine, uint8_t *ports)
+{
+	const struct nv_virtual_vmcs *block = &machine->vmx.block;
+	uint64_t primary = field_of(block, NV_VMCS_PRIMARY_CONTROLS);
+
+	if (primary & PRIMARY_PORT_MAPS) {
+		nv_nested_add_map_page(nested, machine, ports, field_of(block, NV_VMCS_IO_BITMAP_A));
+		nv_nested_add_map_page(nested, machine, ports + PAGE, field_of(block, NV_VMCS_IO_BITMAP_B));
+	} else if (primary & PRIMARY_ALL_PORTS) {
+		memset(ports, 0xff, 2 * PAGE);
+	}
+}
+
+/* What makes the machine's guest exit goes on top of what the machines below it want. Machine d's maps are at depth d. */
+void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *machine)
+{
+	const struct nv_machine *parent = machine->parent;
+	struct nv_nested_vmx_machine *own = &machine->vmx;
+	const struct nv_virtual_vmcs *block = &own->block;
+	uint8_t *ports = maps_of(nested, machine->depth), *msrs = ports + NV_NESTED_PORTS;
+	int below = machine->depth - 1;
+
+	memcpy(ports, parent ? maps_of(nested, below) : nested->own_ports, 2 * PAGE);
+	memcpy(msrs, parent ? maps_of(nested, below) + NV_NESTED_PORTS : nested->own_msrs, PAGE);
+	add_ports(nested, machine, ports);
+	if (field_of(block, NV_VMCS_PRIMARY_CONTROLS) & PRIMARY_MSR_MAP)
+		nv_nested_add_map_page(nested, machine, msrs, field_of(block, NV_VMCS_MSR_BITMAP));
+	else
+		memset(msrs, 0xff, PAGE);
+	own->primary = field_of(block, NV_VMCS_PRIMARY_CONTROLS) | (parent ? parent->vmx.primary : 0);
+	own->secondary = secondary_of(block) | (parent ? parent->vmx.secondary : 0);
+	own->enabled = secondary_of(block) & (parent ? parent->vmx.enabled : ~0ull);
+	own->exceptions = field_of(block, NV_VMCS_EXCEPTION_BITMAP) | (parent ? parent->vmx.exceptions : 0);
+	if (field_of(block, NV_VMCS_PAGE_FAULT_MASK) || field_of(block, NV_VMCS_PAGE_FAULT_MATCH))
+		own->exceptions |= 1u << PF;
+	machine->tsc_offset = parent ? parent->tsc_offset : 0;
+	if (field_of(block, NV_VMCS_PRIMARY_CONTROLS) & PRIMARY_TSC_OFFSET)
+		machine->tsc_offset += field_of(block, NV_VMCS_TSC_OFFSET);
+}
+
+/* The preemption timer is the one that ends first. */
+static void compose_timer(struct nv_nested *nested, struct nv_vmx_controls *wanted)
+{
+	uint64_t first = 0, now = nv_ticks(), left;
+
+	for (const struct nv_machine *machine = nested->machines; machine->child; machine = machine->child)
+		if (machine->vmx.deadline && (!first || machine->vmx.deadline < first))
+			first = machine->vmx.deadline;
+	if (!first || nested->vmx->timer_armed)
+		return;
+	left = first > now ? ((first - now) >> (nested->vmx_limits.msr[5] & 31)) + 1 : 0;
+	nv_vmx_put(nested->vmx, NV_VMCS_PREEMPTION_TIMER, left < 0xffffffff ? left : 0xffffffff);
+	wanted->pin |= PIN_TIMER;
+}
+
+/* How the processor treats external interrupts, which are machine 0's. */
+static void compose_interrupts(struct nv_nested *nested, struct nv_vmx_controls *wanted)
+{
+	struct nv_nested_vmx_route route = nv_nested_vmx_route(nested, nested->machines);
+
+	if (wanted->pin & PIN_INTERRUPTS || route.turn != NV_VMX_TURN_EXITS)
+		return;
+	wanted->pin |= PIN_INTERRUPTS;
+	wanted->exit |= field_of(&route.machine->vmx.block, NV_VMCS_EXIT_CONTROLS) & EXIT_ACKNOWLEDGES;
+}
+
+void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wanted)
+{
+	const struct nv_machine *active = nested->active, *parent = active->parent;
+	const struct nv_virtual_vmcs *block;
+	struct nv_nested_tables *tables = &nested->tables[active->tables];
+
+	nested->walked = 0;
+	nv_nested_follow(nested);
+	if (!parent)
+		return;
+	if (tables->shadow.stale) {
+		tables->shadow.stale = 0;
+		nested->shadow->stale = 1;
+	}
+	block = &parent->vmx.block;
+	wanted->ept_pointer = (tables->shadow.physical + tables->shadow.root * PAGE) | EPT_POINTER;
+	wanted->primary |= (parent->vmx.primary & EXITING_PRIMARY) | PRIMARY_PORT_MAPS | PRIMARY_TSC_OFFSET;
+	wanted->primary &= ~PRIMARY_ALL_PORTS;
+	wanted->secondary |= parent->vmx.secondary & EXITING_SECONDARY;
+	wanted->secondary &= ~ENABLING_SECONDARY | parent->vmx.enabled;
+	wanted->exceptions |= parent->vmx.exceptions;
+	wanted->cr0_mask = (wanted->cr0_mask == CR0_FIXED ? 0 : wanted->cr0_mask) | field_of(block, NV_VMCS_CR0_MASK);
+	wanted->cr4_mask = (wanted->cr4_mask == CR4_FIXED ? 0 : wanted->cr4_mask) | field_of(block, NV_VMCS_CR4_MASK);
+	wanted->tsc_offset = parent->tsc_offset;
+	wanted->ports_a = nested->maps_physical + (uint64_t)parent->depth * NV_NESTED_MAPS;
+	wanted->ports_b = wanted->ports_a + PAGE;
+	wanted->msr_bitmap = wanted->ports_a + NV_NESTED_PORTS;
+	compose_interrupts(nested, wanted);
+	compose_timer(nested, wanted);
+}

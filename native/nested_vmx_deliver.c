@@ -1,0 +1,172 @@
+#include "nested_vmx_internal.h"
+
+#include <stddef.h>
+
+static uint64_t pin(const struct nv_machine *machine)
+{
+	return field_of(&machine->vmx.block, NV_VMCS_PIN_CONTROLS);
+}
+
+static uint64_t primary(const struct nv_machine *machine)
+{
+	return field_of(&machine->vmx.block, NV_VMCS_PRIMARY_CONTROLS);
+}
+
+static struct nv_nested_vmx_route route(struct nv_machine *machine, uint64_t control, int open)
+{
+	for (; machine->child; machine = machine->child)
+		if (pin(machine) & control)
+			return (struct nv_nested_vmx_route){NV_VMX_TURN_EXITS, machine};
+	return (struct nv_nested_vmx_route){open ? NV_VMX_TURN_TAKES : NV_VMX_TURN_WAITS, NULL};
+}
+
+struct nv_nested_vmx_route nv_nested_vmx_route(struct nv_nested *nested, struct nv_machine *machine)
+{
+	return route(machine, PIN_INTERRUPTS, takes_interrupts(nested->vmx));
+}
+
+struct nv_nested_vmx_route nv_nested_vmx_route_nmi(struct nv_nested *nested, struct nv_machine *machine)
+{
+	return route(machine, PIN_NMI, !(nested->vmx->interruptibility & (NMI_MASKED | SHADOWED)));
+}
+
+static int reflect(struct nv_nested *nested, struct nv_machine *machine, uint64_t reason, uint64_t interruption)
+{
+	int result = nv_nested_vmx_reflect(nested, machine,
+					   &(struct nv_nested_vmx_exit){.reason = reason, .interruption = interruption});
+
+	return result ? result : 1;
+}
+
+static uint64_t event_of(int kind, int vector)
+{
+	return EVENT_VALID | (uint64_t)kind << EVENT_KIND | vector;
+}
+
+/* What comes from outside goes to the lowest machine that wants it. Gives 1 when the active machine changed. An interrupt that is not
+ * acknowledged stays pending. */
+static int deliver_outside(struct nv_nested *nested)
+{
+	struct nv_pending *pending = &nested->switched->pending;
+	struct nv_nested_vmx_route route;
+	uint64_t interruption = 0;
+	int vector;
+
+	if (__atomic_load_n(&pending->nmi, __ATOMIC_SEQ_CST)) {
+		route = nv_nested_vmx_route_nmi(nested, nested->machines);
+		if (route.turn == NV_VMX_TURN_EXITS) {
+			nv_pending_nmi_taken(pending);
+			return reflect(nested, route.machine, BASIC_EXCEPTION, event_of(NV_EVENT_NMI, 2));
+		}
+	}
+	vector = nv_pending_highest(pending);
+	route = nv_nested_vmx_route(nested, nested->machines);
+	if (vector < 0 || route.turn != NV_VMX_TURN_EXITS)
+		return 0;
+	if (field_of(&route.machine->vmx.block, NV_VMCS_EXIT_CONTROLS) & EXIT_ACKNOWLEDGES) {
+		interruption = event_of(NV_EVENT_INTERRUPT, vector);
+		nv_pending_taken(pending, vector);
+	}
+	return reflect(nested, route.machine, BASIC_INTERRUPT, interruption);
+}
+
+/* What a machine's parent has injected while it ran a guest. */
+static int deliver_held(struct nv_nested *nested, struct nv_machine *machine)
+{
+	uint64_t event = machine->held;
+	int nmi = EVENT_KIND_OF(event) == NV_EVENT_NMI;
+	struct nv_nested_vmx_route route = nmi ? nv_nested_vmx_route_nmi(nested, machine) : nv_nested_vmx_route(nested, machine);
+
+	if (route.turn == NV_VMX_TURN_WAITS)
+		return 0;
+	machine->held = 0;
+	if (route.turn == NV_VMX_TURN_TAKES) {
+		nested->vmx->injection = event;
+		return 1;
+	}
+	if (!nmi && !(field_of(&route.machine->vmx.block, NV_VMCS_EXIT_CONTROLS) & EXIT_ACKNOWLEDGES)) {
+		machine->held = event;
+		event = 0;
+	}
+	return reflect(nested, route.machine, nmi ? BASIC_EXCEPTION : BASIC_INTERRUPT, event);
+}
+
+/* In the chain from a machine on: what it got, and a window of its parent's that is open because another machine takes what comes. */
+static int deliver_inside(struct nv_nested *nested, struct nv_machine *machine)
+{
+	struct nv_machine *parent = machine->parent;
+
+	if (machine->held)
+		return deliver_held(nested, machine);
+	if (primary(parent) & PRIMARY_INTERRUPT_WINDOW && nv_nested_vmx_route(nested, machine).turn == NV_VMX_TURN_EXITS)
+		return reflect(nested, parent, BASIC_INTERRUPT_WINDOW, 0);
+	if (primary(parent) & PRIMARY_NMI_WINDOW && nv_nested_vmx_route_nmi(nested, machine).turn == NV_VMX_TURN_EXITS)
+		return reflect(nested, parent, BASIC_NMI_WINDOW, 0);
+	return 0;
+}
+
+/* A machine that shuts down is a guest that does. */
+static int shut_down(struct nv_nested *nested)
+{
+	struct nv_vmx *vmx = nested->vmx;
+	int result = 0;
+
+	while (result >= 0 && vmx->synthetic == NV_REASON_SHUTDOWN && nested->active->depth) {
+		vmx->synthetic = 0;
+		result = reflect(nested, nested->active->parent, BASIC_TRIPLE_FAULT, 0);
+	}
+	return result < 0 ? result : 0;
+}
+
+int nv_nested_vmx_deliver(struct nv_nested *nested)
+{
+	struct nv_vmx *vmx = nested->vmx;
+	int result = shut_down(nested);
+
+	if (result)
+		return result;
+	for (int turns = 0; turns < NV_NESTED_DEPTH; turns++) {
+		struct nv_machine *machine = nested->machines;
+		int changed;
+
+		/* these come first, and what is next stops the active machine behind them */
+		if (vmx->injection || vmx->interrupted || vmx->step.active || vmx->synthetic)
+			return 0;
+		changed = deliver_outside(nested);
+		while (!changed && machine->child) {
+			machine = machine->child;
+			changed = deliver_inside(nested, machine);
+		}
+		if (changed <= 0)
+			return changed;
+	}
+	return 0;
+}
+
+uint64_t nv_nested_vmx_windows(struct nv_nested *nested)
+{
+	uint64_t windows = 0;
+
+	for (struct nv_machine *machine = nested->machines->child; machine; machine = machine->child) {
+		windows |= primary(machine->parent) & (PRIMARY_INTERRUPT_WINDOW | PRIMARY_NMI_WINDOW);
+		if (machine->held)
+			windows |= EVENT_KIND_OF(machine->held) == NV_EVENT_NMI ? PRIMARY_NMI_WINDOW : PRIMARY_INTERRUPT_WINDOW;
+	}
+	return windows;
+}
+
+int nv_nested_vmx_urgent(struct nv_nested *nested)
+{
+	const struct nv_pending *pending = &nested->switched->pending;
+
+	if (!nested->vmx->event || !nested->machines->child)
+		return 0;
+	if (pending->nmi && nv_nested_vmx_route_nmi(nested, nested->machines).turn == NV_VMX_TURN_EXITS)
+		return 1;
+	if (nv_pending_highest(pending) >= 0 && nv_nested_vmx_route(nested, nested->machines).turn == NV_VMX_TURN_EXITS)
+		return 1;
+	for (struct nv_machine *machine = nested->machines->child; machine; machine = machine->child)
+		if (machine->held && nv_nested_vmx_route(nested, machine).turn == NV_VMX_TURN_EXITS)
+			return 1;
+	return 0;
+}

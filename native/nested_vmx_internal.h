@@ -1,0 +1,176 @@
+/* What the files of the vmx front-end share. */
+#ifndef NV_NESTED_VMX_INTERNAL_H
+#define NV_NESTED_VMX_INTERNAL_H
+
+#include "nested_machines.h"
+#include "vmx_internal.h"
+
+#define REVISION 0x4e56        /* "NV" */
+#define NO_VMCS (~0ull)
+#define PAGE 4096ull
+
+/* Controls that vmx_internal.h does not have (25.6 to 25.8). */
+#define PIN_NMI (1ull << 3)
+#define PIN_VIRTUAL_NMI (1ull << 5)
+#define PRIMARY_TSC_OFFSET (1ull << 3)
+#define PRIMARY_HLT (1ull << 7)
+#define PRIMARY_CR3_LOAD (1ull << 15)
+#define PRIMARY_ALL_PORTS (1ull << 24)
+#define PRIMARY_PORT_MAPS (1ull << 25)
+#define PRIMARY_MSR_MAP (1ull << 28)
+#define PRIMARY_SECONDARY (1ull << 31)
+#define SECONDARY_EPT (1ull << 1)
+#define SECONDARY_VPID (1ull << 5)
+#define SECONDARY_UNRESTRICTED (1ull << 7)
+#define EXIT_SAVES_DEBUG (1ull << 2)
+#define EXIT_HOST_64 (1ull << 9)
+#define EXIT_SAVES_PAT (1ull << 18)
+#define EXIT_LOADS_PAT (1ull << 19)
+#define EXIT_SAVES_EFER (1ull << 20)
+#define EXIT_LOADS_EFER (1ull << 21)
+#define ENTRY_LOADS_DEBUG (1ull << 2)
+#define ENTRY_LONG_MODE (1ull << 9)
+#define ENTRY_LOADS_PAT (1ull << 14)
+#define ENTRY_LOADS_EFER (1ull << 15)
+
+/* Basic exit reasons that vmx_internal.h does not have, and VM-instruction errors (31.4). */
+enum {
+	BASIC_VMLAUNCH = 20,
+	BASIC_VMPTRLD = 21,
+	BASIC_VMPTRST = 22,
+	BASIC_VMREAD = 23,
+	BASIC_VMRESUME = 24,
+	BASIC_VMWRITE = 25,
+	BASIC_VMXOFF = 26,
+	BASIC_GUEST_STATE = 33,
+	BASIC_MSR_LOADING = 34,
+	BASIC_EPT_MISCONFIGURATION = 49,
+};
+
+enum {
+	FAIL_INVALID = -1,         /* there is no current VMCS to hold a number */
+	FAIL_VMCALL = 1,
+	FAIL_VMCLEAR_ADDRESS = 2,
+	FAIL_VMCLEAR_VMXON = 3,
+	FAIL_VMLAUNCH_LAUNCHED = 4,
+	FAIL_VMRESUME_CLEAR = 5,
+	FAIL_CONTROLS = 7,
+	FAIL_HOST_STATE = 8,
+	FAIL_VMPTRLD_ADDRESS = 9,
+	FAIL_VMPTRLD_VMXON = 10,
+	FAIL_VMPTRLD_REVISION = 11,
+	FAIL_FIELD = 12,
+	FAIL_READ_ONLY = 13,
+	FAIL_VMXON_ROOT = 15,
+	FAIL_MOV_SS = 26,
+	FAIL_INVALIDATION = 28,
+};
+
+/* nested_vmx_fields.c: where a field is, by its encoding; -1: there is none. */
+#define FIELD_SLOT(encoding) ((((encoding) >> 11 & 12) | ((encoding) >> 10 & 3)) * 26 + ((encoding) >> 1 & 31))
+int nv_virtual_vmcs_slot(uint64_t encoding);
+
+/* What VMREAD gives and VMWRITE leaves of it. */
+uint64_t nv_virtual_vmcs_read(const struct nv_virtual_vmcs *block, uint64_t encoding);
+void nv_virtual_vmcs_write(struct nv_virtual_vmcs *block, uint64_t encoding, uint64_t value);
+
+static inline uint64_t field_of(const struct nv_virtual_vmcs *block, uint32_t encoding)
+{
+	return block->field[FIELD_SLOT(encoding)];
+}
+
+static inline void set_field(struct nv_virtual_vmcs *block, uint32_t encoding, uint64_t value)
+{
+	block->field[FIELD_SLOT(encoding)] = value;
+}
+
+static inline uint64_t secondary_of(const struct nv_virtual_vmcs *block)
+{
+	return field_of(block, NV_VMCS_PRIMARY_CONTROLS) & PRIMARY_SECONDARY ? field_of(block, NV_VMCS_SECONDARY_CONTROLS) : 0;
+}
+
+/* What the active machine sees in CR4, of bits that its parent may hide; real: what is there. */
+uint64_t nv_nested_vmx_seen_cr4(const struct nv_nested *nested, uint64_t real);
+
+/* nested_vmx_ept.c */
+extern const struct nv_nested_ops nv_nested_vmx_ops;
+int nv_nested_vmx_valid_eptp(const struct nv_nested_vmx_limits *limits, uint64_t pointer);
+
+/* nested_vmx_controls.c, nested_vmx_guest.c: the checks of an entry. Of the first a VM-instruction error, 0: all are kept. Of the second
+ * whether the state is refused, with the exit qualification. */
+int nv_nested_vmx_check_block(const struct nv_nested *nested, const struct nv_virtual_vmcs *block, int long_mode);
+int nv_nested_vmx_check_guest(struct nv_nested *nested, const struct nv_virtual_vmcs *block, uint64_t *qualification);
+
+/* nested_vmx_msrs.c: the lists of MSRs that entries and exits go through: 0, or the number of the first entry that cannot be done, from 1
+ * on; a negative errno. */
+int64_t nv_nested_vmx_load_msrs(struct nv_nested *nested, struct nv_machine *machine, uint64_t list, uint64_t count);
+int64_t nv_nested_vmx_store_msrs(struct nv_nested *nested, struct nv_machine *machine, uint64_t list, uint64_t count);
+int nv_nested_vmx_get_msr(struct nv_nested *nested, uint32_t index, uint64_t *value);
+int nv_nested_vmx_set_msr(struct nv_nested *nested, uint32_t index, uint64_t value);
+
+/* nested_vmx_operand.c: the memory operand of the VMX instruction that the active machine stopped at. 0; 1: it took a fault, or a machine
+ * below stopped it, and the instruction happens again; a negative errno. */
+struct nv_nested_vmx_operand {
+	uint64_t address;            /* linear */
+	int bits;                    /* of the code segment */
+};
+
+int nv_nested_vmx_locate(struct nv_nested *nested, struct nv_nested_vmx_operand *operand);
+int nv_nested_vmx_load(struct nv_nested *nested, uint64_t address, void *to, uint32_t size);
+int nv_nested_vmx_store(struct nv_nested *nested, uint64_t address, const void *from, uint32_t size);
+int nv_nested_vmx_fault(struct nv_nested *nested, int vector, uint32_t error_code);
+
+/* nested_vmx_run.c. enter: of the current VMCS, which is at `page`; 0: it has happened, or an exit says that it failed; else a
+ * VM-instruction error, or a negative errno. reflect: the active machine stops for an exit of `to`'s guest. */
+struct nv_nested_vmx_exit {
+	uint64_t reason, qualification, physical;
+	uint64_t interruption, error_code;
+	uint8_t told;                /* the processor's own exit tells the rest */
+};
+
+int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page);
+int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_vmx_exit *exit);
+
+/* nested_vmx_state.c: the guest's and the host's state between a block and what the processor runs. told: the exit was the processor's,
+ * and what it tells is the guest's hypervisor's to know. efer, cr0, cr4: as they are now. */
+int nv_nested_vmx_save_guest(struct nv_nested *nested, struct nv_virtual_vmcs *block, int told, uint64_t *efer);
+void nv_nested_vmx_load_guest(struct nv_nested *nested, const struct nv_virtual_vmcs *block, uint64_t efer);
+void nv_nested_vmx_load_host(struct nv_nested *nested, const struct nv_virtual_vmcs *block, uint64_t efer, int nmi_masked);
+void nv_nested_vmx_activate(struct nv_nested *nested, struct nv_machine *machine, uint64_t cr0, uint64_t cr4);
+
+/* nested_vmx_exit.c. exit: 1 when the exit of the active machine went to another one; a negative errno. fault: 1 when the EPT violation
+ * did or is filled, 0 when it is for the levels below. refused: a machine below does not let L0 reach the active one's memory. */
+int nv_nested_vmx_exit(struct nv_nested *nested);
+int nv_nested_vmx_violation(struct nv_nested *nested);
+int nv_nested_vmx_refused(struct nv_nested *nested, const struct nv_nested_place *place);
+
+/* nested_vmx_owner.c: the machine whose guest's exit this is; NULL: L0's, or a Python level's. */
+struct nv_machine *nv_nested_vmx_owner(struct nv_nested *nested);
+int nv_nested_vmx_wants_exception(const struct nv_machine *machine, int vector, uint32_t error_code);
+
+/* nested_vmx_deliver.c: what becomes of an interrupt or NMI for a machine. */
+enum nv_nested_vmx_turn {
+	NV_VMX_TURN_WAITS,           /* until the active machine can take it */
+	NV_VMX_TURN_TAKES,           /* the active machine takes it by its IDT */
+	NV_VMX_TURN_EXITS,           /* it is an exit to `machine` */
+};
+
+struct nv_nested_vmx_route {
+	enum nv_nested_vmx_turn turn;
+	struct nv_machine *machine;
+};
+
+struct nv_nested_vmx_route nv_nested_vmx_route(struct nv_nested *nested, struct nv_machine *machine);
+struct nv_nested_vmx_route nv_nested_vmx_route_nmi(struct nv_nested *nested, struct nv_machine *machine);
+
+/* Before an entry. deliver: interrupts and NMIs become exits, or what the active machine takes. windows: the controls that make it stop
+ * when it can take what waits. urgent: something must stop it at once, behind what it takes now. */
+int nv_nested_vmx_deliver(struct nv_nested *nested);
+uint64_t nv_nested_vmx_windows(struct nv_nested *nested);
+int nv_nested_vmx_urgent(struct nv_nested *nested);
+
+/* nested_vmx_compose.c: the controls of the machines on top of those that L0 wants; maps: once for each entry of a machine's guest. */
+void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wanted);
+void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *machine);
+
+#endif

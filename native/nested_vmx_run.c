@@ -1,0 +1,302 @@
+#include "nested_vmx_internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define EVENT_FIELDS 0xfffull  /* of interruption information: what is an event, without its valid bit */
+
+static uint64_t highest(uint64_t count, uint64_t limit)
+{
+	return count < limit ? count : limit;
+}
+
+/* An entry that failed when the guest's state was to be loaded, and is an exit (27.8). */
+static int fail_late(struct nv_nested *nested, struct nv_machine *parent, uint64_t efer, uint64_t reason, uint64_t qualification)
+{
+	struct nv_nested_place place;
+	struct nv_virtual_vmcs *page = (struct nv_virtual_vmcs *)nv_nested_page(nested, parent, parent->vmx.current, 1, &place);
+
+	if (!page) {
+		nested->lost = 1;
+		return 0;
+	}
+	set_field(page, NV_VMCS_EXIT_REASON, reason | ENTRY_FAILED);
+	set_field(page, NV_VMCS_EXIT_QUALIFICATION, qualification);
+	nv_nested_vmx_load_host(nested, &parent->vmx.block, efer, parent->vmx.nmi_masked);
+	nv_nested_vmx_activate(nested, parent, field_of(&parent->vmx.block, NV_VMCS_HOST_CR0), field_of(&parent->vmx.block, NV_VMCS_HOST_CR4));
+	if (nv_nested_vmx_load_msrs(nested, parent, field_of(&parent->vmx.block, NV_VMCS_EXIT_MSR_LOADS),
+				    field_of(&parent->vmx.block, NV_VMCS_EXIT_MSR_LOAD_COUNT)))
+		nested->vmx->synthetic = NV_REASON_SHUTDOWN;
+	return 0;
+}
+
+/* The event that the parent injects, at the machine that it runs. */
+static void inject(struct nv_vmx *vmx, const struct nv_virtual_vmcs *block)
+{
+	uint64_t event = field_of(block, NV_VMCS_ENTRY_INTERRUPTION);
+
+	if (!(event & EVENT_VALID))
+		return;
+	vmx->injection = event & (EVENT_VALID | EVENT_FIELDS);
+	vmx->injection_error = field_of(block, NV_VMCS_ENTRY_ERROR_CODE);
+	vmx->injection_length = field_of(block, NV_VMCS_ENTRY_LENGTH);
+}
+
+/* An event for a machine that runs a guest: its block may want it. */
+static int inject_below(struct nv_nested *nested, struct nv_machine *machine, const struct nv_virtual_vmcs *block)
+{
+	uint64_t event = field_of(block, NV_VMCS_ENTRY_INTERRUPTION), error = field_of(block, NV_VMCS_ENTRY_ERROR_CODE);
+
+	if (!(event & EVENT_VALID))
+		return 0;
+	if (EVENT_KIND_OF(event) == NV_EVENT_INTERRUPT || EVENT_KIND_OF(event) == NV_EVENT_NMI) {
+		machine->held = event;
+		return 0;
+	}
+	for (struct nv_machine *owner = nested->active->parent; owner && owner->depth >= machine->depth; owner = owner->parent)
+		if (EVENT_KIND_OF(event) == NV_EVENT_EXCEPTION && nv_nested_vmx_wants_exception(owner, EVENT_VECTOR(event), error))
+			return nv_nested_vmx_reflect(nested, owner,
+						     &(struct nv_nested_vmx_exit){.reason = BASIC_EXCEPTION, .interruption = event,
+										  .error_code = error});
+	inject(nested->vmx, block);
+	return 0;
+}
+
+/* A guest that its hypervisor resumes keeps something of what it was; otherwise its block has become another's, or was reset. */
+static int is_another(const struct nv_machine *machine, const struct nv_virtual_vmcs *block)
+{
+	return machine->seen_rip != field_of(block, NV_VMCS_GUEST_RIP) && machine->seen_rsp != field_of(block, NV_VMCS_GUEST_RSP) &&
+	       machine->seen_cr3 != field_of(block, NV_VMCS_GUEST_CR3);
+}
+
+/* Of a guest that runs one the parent was told another RFLAGS.IF: it changes only if the parent changed that. */
+static void load_flag(struct nv_nested *nested, const struct nv_machine *machine)
+{
+	uint64_t *rflags = register_of(nested->vmx, NV_REG_RFLAGS);
+
+	if (machine->child && !!(*rflags & RFLAGS_IF) == machine->shown_flag)
+		*rflags = (*rflags & ~RFLAGS_IF) | (machine->true_flag ? RFLAGS_IF : 0);
+}
+
+/* The preemption timer (27.7.4): by the time that the processor's would have run. */
+static void start_timer(struct nv_nested *nested, struct nv_machine *parent)
+{
+	const struct nv_virtual_vmcs *block = &parent->vmx.block;
+	int rate = nested->vmx_limits.msr[5] & 31;
+
+	parent->vmx.deadline = 0;
+	if (field_of(block, NV_VMCS_PIN_CONTROLS) & PIN_TIMER)
+		parent->vmx.deadline = (nv_ticks() + (field_of(block, NV_VMCS_PREEMPTION_TIMER) << rate)) | 1;
+}
+
+static void stop_timer(struct nv_nested *nested, struct nv_machine *parent)
+{
+	int rate = nested->vmx_limits.msr[5] & 31;
+	uint64_t now = nv_ticks(), left = parent->vmx.deadline > now ? (parent->vmx.deadline - now) >> rate : 0;
+
+	if (parent->vmx.deadline && field_of(&parent->vmx.block, NV_VMCS_EXIT_CONTROLS) & EXIT_SAVES_TIMER)
+		set_field(&parent->vmx.block, NV_VMCS_PREEMPTION_TIMER, highest(left, 0xffffffff));
+	parent->vmx.deadline = 0;
+}
+
+/* All that the machine's guests need, when the chain goes on above it. */
+static struct nv_machine *last_of(struct nv_nested *nested, struct nv_machine *machine)
+{
+	for (; machine->child; machine = machine->child) {
+		nv_nested_vmx_compose_maps(nested, machine);
+		nv_nested_use_tables(nested, machine->child, 0);
+	}
+	return machine;
+}
+
+static void resume(struct nv_vmx *vmx, struct nv_machine *machine)
+{
+	vmx->interrupted = machine->resumed;
+	vmx->interrupted_error = machine->vmx.resumed_error;
+	vmx->interrupted_length = machine->vmx.resumed_length;
+	machine->resumed = 0;
+}
+
+/* A machine below that does not give a map's memory hears of that first, and the instruction happens again. */
+static int maps_refused(struct nv_nested *nested, struct nv_machine *parent)
+{
+	const struct nv_virtual_vmcs *block = &parent->vmx.block;
+	uint64_t primary = field_of(block, NV_VMCS_PRIMARY_CONTROLS);
+	const uint64_t maps[] = {
+		primary & PRIMARY_PORT_MAPS ? field_of(block, NV_VMCS_IO_BITMAP_A) : NO_VMCS,
+		primary & PRIMARY_PORT_MAPS ? field_of(block, NV_VMCS_IO_BITMAP_B) : NO_VMCS,
+		primary & PRIMARY_MSR_MAP ? field_of(block, NV_VMCS_MSR_BITMAP) : NO_VMCS,
+	};
+	struct nv_nested_place place;
+
+	for (unsigned int i = 0; i < sizeof maps / sizeof maps[0]; i++)
+		if (maps[i] != NO_VMCS && !nv_nested_page(nested, parent, maps[i], 0, &place) && place.refuses)
+			return nv_nested_vmx_refused(nested, &place);
+	return 0;
+}
+
+int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
+{
+	struct nv_vmx *vmx = nested->vmx;
+	struct nv_machine *parent = nested->active, *machine, *last;
+	struct nv_virtual_vmcs *block = &parent->vmx.block;
+	struct nv_vmx_field efer = {NV_VMCS_GUEST_EFER, 0};
+	uint64_t qualification, address = parent->vmx.current;
+	int64_t failed;
+	int result = nv_vmx_store(nested->vcpu, NULL, 0);
+
+	if (!result)
+		result = nv_vmx_exchange(nested->vcpu, &efer, 1);
+	if (result)
+		return result;
+	memcpy(block, page, sizeof *block);
+	result = nv_nested_vmx_check_block(nested, block, efer.value & EFER_LMA && got(vmx, GOT_CS_RIGHTS) & CS_LONG);
+	if (result)
+		return result;
+	result = maps_refused(nested, parent);
+	if (result)
+		return result < 0 ? result : 0;
+	nested->entered[parent->depth]++;
+	parent->vmx.nmi_masked = !!(vmx->interruptibility & NMI_MASKED);
+	if (nv_nested_vmx_check_guest(nested, block, &qualification))
+		return fail_late(nested, parent, efer.value, BASIC_GUEST_STATE, qualification);
+	machine = parent->depth + 1 < NV_NESTED_DEPTH ? nv_nested_take_guest(nested, parent, address) : NULL;
+	if (!machine) {
+		nested->too_deep = 1;
+		return -EIO;
+	}
+	if (machine->child && is_another(machine, block))
+		nv_nested_restart(machine);
+	nv_nested_vmx_load_guest(nested, block, efer.value);
+	load_flag(nested, machine);
+	failed = nv_nested_vmx_load_msrs(nested, parent, field_of(block, NV_VMCS_ENTRY_MSR_LOADS),
+					 highest(field_of(block, NV_VMCS_ENTRY_MSR_LOAD_COUNT), PAGE));
+	if (failed < 0)
+		return failed;
+	if (failed)
+		return fail_late(nested, parent, efer.value, BASIC_MSR_LOADING, failed);
+	page->launched = block->launched = 1;
+	machine->used = ++nested->clock;
+	parent->child = machine;
+	nv_nested_vmx_compose_maps(nested, parent);
+	nv_nested_use_tables(nested, machine, 1);
+	start_timer(nested, parent);
+	last = last_of(nested, machine);
+	nv_nested_vmx_activate(nested, last, field_of(block, NV_VMCS_GUEST_CR0), field_of(block, NV_VMCS_GUEST_CR4));
+	resume(vmx, last);
+	if (last != machine)
+		return inject_below(nested, machine, block);
+	inject(vmx, block);
+	return 0;
+}
+
+/* What its parent is told of the state of a machine that runs a guest: that guest's, but whether the machine takes interrupts. */
+static void show_flag(struct nv_nested *nested, struct nv_machine *machine)
+{
+	uint64_t *rflags = register_of(nested->vmx, NV_REG_RFLAGS);
+	struct nv_nested_vmx_route route = nv_nested_vmx_route(nested, machine);
+
+	machine->true_flag = !!(*rflags & RFLAGS_IF);
+	machine->shown_flag = route.turn == NV_VMX_TURN_EXITS ? 1 : machine->true_flag;
+	*rflags = (*rflags & ~RFLAGS_IF) | (machine->shown_flag ? RFLAGS_IF : 0);
+}
+
+/* What the exit tells of an event that was being delivered, and of the instruction (28.2.4, 28.2.5). */
+static void tell(struct nv_nested *nested, struct nv_virtual_vmcs *block, const struct nv_nested_vmx_exit *exit, int direct)
+{
+	const struct nv_vmx *vmx = nested->vmx;
+	int vectoring = exit->told && direct && nv_vmx_depth(basic_of(vmx)) > GOT_VECTORING_ERROR;
+
+	set_field(block, NV_VMCS_EXIT_REASON, exit->reason);
+	if (!exit->told)
+		set_field(block, NV_VMCS_EXIT_QUALIFICATION, exit->qualification);
+	if (exit->reason == BASIC_EPT_VIOLATION || exit->reason == BASIC_EPT_MISCONFIGURATION) {
+		set_field(block, NV_VMCS_EXIT_QUALIFICATION, exit->qualification);
+		set_field(block, NV_VMCS_GUEST_PHYSICAL_ADDRESS, exit->physical);
+	}
+	set_field(block, NV_VMCS_EXIT_LENGTH, exit->told ? got(vmx, GOT_LENGTH) : 0);
+	set_field(block, NV_VMCS_EXIT_INTERRUPTION, exit->interruption);
+	set_field(block, NV_VMCS_EXIT_ERROR_CODE, exit->error_code);
+	set_field(block, NV_VMCS_IDT_VECTORING, vectoring ? got(vmx, GOT_VECTORING) & ~EVENT_UNBLOCKED : 0);
+	set_field(block, NV_VMCS_IDT_VECTORING_ERROR_CODE, vectoring ? got(vmx, GOT_VECTORING_ERROR) : 0);
+	set_field(block, NV_VMCS_ENTRY_INTERRUPTION, field_of(block, NV_VMCS_ENTRY_INTERRUPTION) & ~EVENT_VALID);
+}
+
+/* The machine that stops keeps the event whose delivery the exit interrupted, when it is not its own parent that hears of it. */
+static void keep_interrupted(struct nv_vmx *vmx, struct nv_machine *active)
+{
+	active->resumed = vmx->interrupted;
+	active->vmx.resumed_error = vmx->interrupted_error;
+	active->vmx.resumed_length = vmx->interrupted_length;
+}
+
+/* What the guest did to NMIs is virtual, or it is what the processor does (28.2.3). An NMI that is the exit masks them. */
+static int nmi_masked(const struct nv_machine *machine)
+{
+	const struct nv_virtual_vmcs *block = &machine->vmx.block;
+
+	if (field_of(block, NV_VMCS_EXIT_REASON) == BASIC_EXCEPTION &&
+	    EVENT_KIND_OF(field_of(block, NV_VMCS_EXIT_INTERRUPTION)) == NV_EVENT_NMI)
+		return 1;
+	if (field_of(block, NV_VMCS_PIN_CONTROLS) & PIN_VIRTUAL_NMI)
+		return machine->vmx.nmi_masked;
+	return !!(field_of(block, NV_VMCS_GUEST_INTERRUPTIBILITY) & NMI_MASKED);
+}
+
+/* A VMX abort (28.7) is the end of the machine. */
+static int finish(struct nv_nested *nested, struct nv_machine *to, struct nv_virtual_vmcs *page, uint64_t efer)
+{
+	struct nv_virtual_vmcs *block = &to->vmx.block;
+	int64_t failed = nv_nested_vmx_store_msrs(nested, to, field_of(block, NV_VMCS_EXIT_MSR_STORES),
+						  highest(field_of(block, NV_VMCS_EXIT_MSR_STORE_COUNT), PAGE));
+
+	if (failed < 0)
+		return failed;
+	if (failed)
+		block->abort = 1;
+	nv_nested_vmx_load_host(nested, block, efer, nmi_masked(to));
+	failed = failed ? 0 : nv_nested_vmx_load_msrs(nested, to, field_of(block, NV_VMCS_EXIT_MSR_LOADS),
+						      highest(field_of(block, NV_VMCS_EXIT_MSR_LOAD_COUNT), PAGE));
+	if (failed < 0)
+		return failed;
+	if (failed)
+		block->abort = 4;
+	memcpy(page, block, sizeof *page);
+	nv_nested_vmx_activate(nested, to, field_of(block, NV_VMCS_HOST_CR0), field_of(block, NV_VMCS_HOST_CR4));
+	if (block->abort)
+		nested->vmx->synthetic = NV_REASON_SHUTDOWN;
+	return 0;
+}
+
+int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_vmx_exit *exit)
+{
+	struct nv_vmx *vmx = nested->vmx;
+	struct nv_machine *machine = to->child, *active = nested->active;
+	struct nv_nested_place place;
+	struct nv_virtual_vmcs *block = &to->vmx.block, *page;
+	uint64_t efer;
+	int result;
+
+	page = (struct nv_virtual_vmcs *)nv_nested_page(nested, to, machine->address, 1, &place);
+	if (!page) {
+		nested->lost = 1;
+		return 0;
+	}
+	if (machine != active) {
+		keep_interrupted(vmx, active);
+		show_flag(nested, machine);
+	}
+	result = nv_nested_vmx_save_guest(nested, block, exit->told, &efer);
+	if (result)
+		return result;
+	machine->seen_rip = field_of(block, NV_VMCS_GUEST_RIP);
+	machine->seen_rsp = field_of(block, NV_VMCS_GUEST_RSP);
+	machine->seen_cr3 = field_of(block, NV_VMCS_GUEST_CR3);
+	tell(nested, block, exit, machine == active);
+	stop_timer(nested, to);
+	to->child = NULL;
+	vmx->injection = vmx->interrupted = 0;
+	vmx->switched.faulted = 0;
+	nested->reflected[to->depth]++;
+	return finish(nested, to, page, efer);
+}

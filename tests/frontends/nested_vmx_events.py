@@ -1,0 +1,175 @@
+"""Cases of events: injected, intercepted, from outside, and timed. See nested_vmx_cases.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import vmx_code as vmx
+from guest_code import UD2, done, keep, load, rax, rdx, with_handlers
+from nested_vmx_run import SECONDARY_ON, ept_tables, run
+from vmx_code import (
+    VMCALL,
+    enable,
+    enter,
+    image,
+    keep_field,
+    keep_fields,
+    launch,
+    make_block,
+    skip,
+    vmwrite,
+    vmwrite_rax,
+)
+
+from nestvmm.hypervisors import HANDLED, Event, Guest, HandlerClaim, Hypervisor, Result
+from nestvmm.nesting import LevelSpec
+from nestvmm.x86.exit_reason import ExitReason
+
+HERE = f"{Path(__file__)}:"
+
+
+# What an entry injects: kind, vector, error code; the guest's handler tells the vector.
+EVENTS = [
+    (0, 0x20),
+    (0, 0xFF),
+    (2, 2),
+    (3, 0),
+    (3, 1),
+    (3, 6),
+    (3, 8),
+    (3, 13),
+    (3, 14),
+    (4, 0x80),
+    (6, 3),
+    (6, 4),
+    (5, 1),
+]
+WITH_ERROR = {(3, 8), (3, 13), (3, 14)}
+
+
+def events() -> dict[str, object]:
+    code = enable() + make_block({vmx.EVENT_LENGTH: 5, vmx.RFLAGS: 0x202}) + launch()
+    for number, (kind, vector) in enumerate(EVENTS):
+        error = (kind, vector) in WITH_ERROR
+        value = 1 << 31 | kind << 8 | vector | (1 << 11 if error else 0)
+        code += vmwrite(vmx.RIP, vmx.GUEST) + vmwrite(vmx.RSP, vmx.GUEST_STACK) + vmwrite(vmx.RFLAGS, 0x202)
+        code += vmwrite(vmx.BLOCKING, 0) + vmwrite(vmx.EVENT_ERROR, 0x5A8) + vmwrite(vmx.EVENT, value)
+        # the guest's RAX at its exit is the vector
+        code += (
+            enter() + keep(4 * number + 1) + keep_field(4 * number, vmx.REASON) + keep_field(4 * number + 2, vmx.EVENT)
+        )
+        # what is on its stack: an error code, or RIP
+        code += vmx.vmread(vmx.RSP) + b"\x48\x8b\x00" + keep(4 * number + 3)
+    return run(image(code + done(), VMCALL), 4 * len(EVENTS))
+
+
+def exceptions() -> dict[str, object]:
+    """#UD, #PF and #GP exit; page faults by mask and match; then #UD does not, and the guest handles it."""
+    told = (vmx.REASON, vmx.INTERRUPTION, vmx.INTERRUPTION_ERROR, vmx.QUALIFICATION, vmx.RIP)
+    code = enable() + make_block({vmx.EXCEPTIONS: 1 << 6 | 1 << 14 | 1 << 13})
+    fault = load(0x1_0000_0000_0)
+    guest = UD2 + fault + rax(0x1234) + b"\x8e\xd8" + fault + fault + UD2
+    move = b"\x48\x83\xc0"
+    for number, length in enumerate((2, 3, 2)):
+        code += (launch() if not number else enter()) + keep_fields(5 * number, *told)
+        code += vmx.vmread(vmx.RIP) + move + bytes([length]) + vmwrite_rax(vmx.RIP)
+    # only those that write exit: this one reads, and the guest takes it
+    code += vmwrite(vmx.PF_MASK, 2) + vmwrite(vmx.PF_MATCH, 2) + enter() + keep(20) + keep_fields(15, vmx.REASON)
+    # the match turned round
+    code += vmwrite(vmx.RIP, vmx.GUEST + 2) + vmwrite(vmx.EXCEPTIONS, 0) + enter() + keep_fields(21, *told)
+    code += vmwrite(vmx.RIP, vmx.GUEST) + vmwrite(vmx.PF_MASK, 0) + vmwrite(vmx.PF_MATCH, 0) + enter()
+    code += keep(26) + keep_field(27, vmx.REASON) + done()
+    return run(image(code, guest), 28)
+
+
+class Ringing(Hypervisor):
+    """Level 1: OUT to port 0x5010 queues an interrupt for its guest, 0x5011 an NMI."""
+
+    def start(self, guest: Guest) -> None:
+        super().start(guest)
+        self.seen: list[int] = []
+
+    def claims(self) -> list[HandlerClaim]:
+        return [(ExitReason.IO, 0x5010, 0x5011, None, self.ring)]
+
+    def ring(self, event: Event) -> Result:
+        self.seen.append(event.level)
+        if event.qualifier == 0x5010:
+            self.guest.interrupt(0x55)
+        else:
+            self.guest.nmi()
+        return HANDLED
+
+
+def outside_interrupts(port: int, pin: int, exit_controls: int) -> dict[str, object]:
+    """A Python level below queues it while level 3 runs: level 2 exits, and takes what it did not acknowledge."""
+    kept = rax(0x99) + keep(5) + b"\x48\xcf"
+    code = enable() + make_block({vmx.PIN: vmx.PIN_PLAIN | pin, vmx.EXIT: vmx.EXIT_PLAIN | exit_controls})
+    code += launch() + keep_fields(0, vmx.REASON, vmx.INTERRUPTION, vmx.RIP) + load(0x120028) + keep(3) + b"\xfb\x90"
+    code += load(0x120028) + keep(4) + b"\xfa" + enter() + keep_field(6, vmx.REASON)
+    whole = with_handlers(code + done(), {0x55: kept, 2: kept})
+    return run(image(whole, rax(1) + rdx(port) + b"\xee" + b"\x90" * 4 + VMCALL), 7, [LevelSpec(HERE + "Ringing")])
+
+
+def windows() -> dict[str, object]:
+    """An interrupt window opens at once, or behind STI's shadow; an NMI window behind IRET."""
+    window = vmx.PRIMARY_PLAIN | 1 << 2
+    code = (
+        enable() + make_block({vmx.PRIMARY: window, vmx.RFLAGS: 0x202}) + launch() + keep_fields(0, vmx.REASON, vmx.RIP)
+    )
+    code += vmwrite(vmx.RFLAGS, 2) + enter() + keep_fields(2, vmx.REASON, vmx.RIP)
+    code += vmwrite(vmx.PIN, vmx.PIN_PLAIN | 0x28) + vmwrite(vmx.PRIMARY, vmx.PRIMARY_PLAIN | 1 << 22)
+    code += vmwrite(vmx.RIP, vmx.GUEST) + enter() + keep_fields(4, vmx.REASON, vmx.RIP)
+    code += vmwrite(vmx.BLOCKING, 8) + enter() + keep_fields(6, vmx.REASON, vmx.RIP, vmx.BLOCKING) + done()
+    return run(image(code, b"\xfb\x90\x90" + VMCALL), 9)
+
+
+def timer() -> dict[str, object]:
+    """The preemption timer: at once with 0, later with more, and what is left of it is saved.
+
+    Bochs hangs where a guest of KVM spins with interrupts off.
+    """
+    controls = {vmx.PIN: vmx.PIN_PLAIN | 1 << 6, vmx.EXIT: vmx.EXIT_PLAIN | 1 << 22, vmx.TIMER: 0}
+    code = enable() + make_block(controls) + launch() + keep_fields(0, vmx.REASON, vmx.RIP)
+    code += vmwrite(vmx.TIMER, 1 << 20) + enter() + keep_fields(2, vmx.REASON, vmx.TIMER) + skip()
+    code += (
+        vmwrite(vmx.TIMER, 1 << 12)
+        + vmwrite(vmx.RFLAGS, 0x202)
+        + enter()
+        + keep_fields(4, vmx.REASON, vmx.TIMER)
+        + done()
+    )
+    return run(image(code, VMCALL + b"\xf3\x90\xeb\xfc"), 6)
+
+
+def clock() -> dict[str, object]:
+    """The TSC offset; RDTSC exits when asked."""
+    rdtsc = b"\x0f\x31\x48\xc1\xe2\x20\x48\x09\xd0"
+    code = enable() + make_block({vmx.PRIMARY: vmx.PRIMARY_PLAIN | 1 << 3, vmx.TSC_OFFSET: 1 << 50}) + rdtsc + keep(0)
+    code += launch() + keep_field(2, vmx.REASON) + rdtsc + keep(3) + skip()
+    code += vmwrite(vmx.PRIMARY, vmx.PRIMARY_PLAIN | 1 << 12) + enter() + keep_field(4, vmx.REASON) + done()
+    return run(image(code, rdtsc + keep(1) + VMCALL + rdtsc), 5)
+
+
+def vectoring() -> dict[str, object]:
+    """An EPT violation in the delivery of an injected event: the exit tells which event it was."""
+    told = (vmx.REASON, vmx.VECTORING, vmx.VECTORING_ERROR, vmx.LENGTH)
+    code = enable() + ept_tables(0) + make_block({vmx.PRIMARY: SECONDARY_ON, vmx.SECONDARY: 2, vmx.IDTR: 0x200000})
+    code += vmwrite(vmx.EVENT_LENGTH, 2) + vmwrite(vmx.EVENT_ERROR, 0x18) + vmwrite(vmx.RFLAGS, 0x202)
+    for number, event in enumerate((0x20, 2 << 8 | 2, 3 << 8 | 6, 1 << 11 | 3 << 8 | 13, 4 << 8 | 0x80, 6 << 8 | 3)):
+        code += vmwrite(vmx.BLOCKING, 0) + vmwrite(vmx.EVENT, 1 << 31 | event)
+        code += (launch() if not number else enter()) + keep_fields(4 * number, *told)
+    return run(image(code + done(), VMCALL), 24)
+
+
+EVENT_CASES = {
+    "events": events,
+    "vectoring": vectoring,
+    "exceptions": exceptions,
+    "windows": windows,
+    "timer": timer,
+    "clock": clock,
+    "interrupt": lambda: outside_interrupts(0x5010, 1, 0),
+    "acknowledged": lambda: outside_interrupts(0x5010, 1, 1 << 15),
+    "nmi": lambda: outside_interrupts(0x5011, 8, 0),
+}

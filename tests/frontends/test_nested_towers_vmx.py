@@ -1,0 +1,48 @@
+"""Towers of minivisors on VMX by software, of heights 2 to 4: all answers are right, the cost of one does not grow."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import guest
+from tower_checks import check_answers, check_owners, cost
+
+from nestvmm.lab import Lab
+
+pytestmark = pytest.mark.vmx_lab
+
+TESTS = Path(__file__).parents[1]
+HEIGHTS = [2, 3, 4]
+
+
+@pytest.fixture(scope="module")
+def found(vmx_lab: Lab) -> dict[str, Any]:
+    """All heights, run in one go in the lab."""
+    guest("minivisor")
+    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    words = [str(height) for height in HEIGHTS]
+    command = [sys.executable, str(TESTS / "frontends" / "tower_cases.py"), "vmx", *words]
+    result = vmx_lab.run(command, env={"PYTHONPATH": path}, timeout=300)
+    assert result.status == 0, result.stderr.decode()
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+@pytest.mark.parametrize("height", HEIGHTS)
+def test_every_level_answers_the_innermost_guest(height: int, found: dict[str, Any]) -> None:
+    check_answers("VMX", height, found[str(height)])
+
+
+@pytest.mark.parametrize("height", HEIGHTS)
+def test_only_the_owner_runs_for_an_exit(height: int, found: dict[str, Any]) -> None:
+    check_owners(height, found[str(height)])
+
+
+@pytest.mark.parametrize("kind", ["cpuid", "hypercall", "port"])
+def test_the_cost_of_an_exit_is_flat(kind: str, found: dict[str, Any]) -> None:
+    assert cost(found["4"], kind) < 1.3 * cost(found["2"], kind)
