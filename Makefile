@@ -18,7 +18,7 @@ NATIVE := $(shell find native -type f -not -path '*/__pycache__/*')
 help:
 	@echo "make run     run the demonstration tower, guests/tower.toml"
 	@echo "make test    run all tests, those in the labs included"
-	@echo "make prove   run the tests that take too long for that: Linux's KVM at levels 1 and 2 (half an hour)"
+	@echo "make prove   run the tests that take too long for that: Linux's KVM at levels 1 and 2"
 	@echo "make lint    check style, types and C warnings"
 	@echo "make bench   measure on this host"
 	@echo "make build   make .venv with nestvmm in it"

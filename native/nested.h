@@ -1,8 +1,11 @@
-/* Levels that are machine code: SVM by software, for level n and for every level above it that its hypervisors make.
- * AMD APM vol. 2, chapter 15.
+/* Levels that are machine code: SVM or VMX by software, for level n and for every level above it that its hypervisors make.
+ * AMD APM vol. 2, chapter 15; Intel SDM vol. 3, chapters 24 to 31.
  *
- * Each level is a machine: a processor with SVM of its own, in the physical memory that the machine below gives it. Machine 0 is level
- * n's. Those that run a guest form a chain from there; its last one, the active machine, is the one whose code the processor executes,
+ * Files named nested_vmx_* are VMX's; nested_machines.h and nested_memory.c are both's; the others are SVM's. A block is a VMCB or VMCS,
+ * VMRUN also VMLAUNCH and VMRESUME.
+ *
+ * Each level is a machine: a processor with SVM or VMX of its own, in the physical memory that the machine below gives it. Machine 0 is
+ * level n's. Those that run a guest form a chain from there; its last one, the active machine, is the one whose code the processor executes,
  * under one control block that is composed of all their blocks:
  *
  *     machine 0 ──its block──> machine 1 ──its block──> ... ──> active
@@ -63,6 +66,18 @@ struct nv_nested_tables {
 	uint32_t pad;
 };
 
+struct nv_nested_exit {
+	uint64_t code, info_1, info_2;
+	uint64_t next_rip;       /* 0: the exit is no instruction's */
+};
+
+/* A port access that goes to a machine although KVM does it already, as levels above the machine declined it: it is as if it had not. */
+struct nv_nested_undo {
+	struct nv_machine *to;   /* NULL: there is none */
+	struct nv_nested_exit exit;
+	uint64_t regs[NV_REGS];  /* before it */
+};
+
 struct nv_nested_ops;
 
 struct nv_nested {
@@ -80,14 +95,21 @@ struct nv_nested {
 	uint64_t ram_physical, ram_size;
 	uint64_t clock;
 	uint32_t revision;               /* of machine 0's tables, when the others were made */
+	nv_serve_fn take;                /* what serves the claims of machines, as the table has it; NULL: nothing */
+	uint8_t levels[NV_NESTED_DEPTH]; /* of the machine's code, by depth */
 	struct nv_nested_vmx_limits vmx_limits;
-	uint8_t level;                   /* machine 0's */
 	uint8_t nesting;                 /* levels above this one have the SVM that their hypervisor gives them, not L0's; 0: none has */
 	uint8_t visible;                 /* level n sees SVM, or VMX */
 	uint8_t flush;                   /* the processor's TLB is to forget */
 	uint8_t too_deep;                /* a VMRUN needed more machines than there are */
 	int32_t failed;                  /* why L0 could not go on, a negative errno; 0: it could */
 	uint8_t lost;                    /* a machine's memory for its block is gone while that runs its guest */
+	struct nv_nested_undo undo;
+	struct {
+		struct nv_machine *to;   /* NULL: there is none */
+		struct nv_nested_exit exit;
+		uint8_t told;            /* it is the pending event */
+	} due;                           /* an exit that is this machine's, whoever claims such events */
 	uint8_t endless;                 /* a translation leads through more of the page tables of machines than L0 reads */
 	uint64_t pause_ticks;            /* the least time between two exits of PAUSE, which is L0's own; 0: not known */
 	uint32_t walked;                 /* through those tables, since the last entry */
@@ -99,12 +121,30 @@ struct nv_nested {
 	struct nv_paging walks[NV_NESTED_DEPTH]; /* through the tables of machine d's guest */
 };
 
+/* What the machine of one depth has claimed of its guest, in the designation table. */
+struct nv_nested_claim {
+	struct nv_nested *nested;
+	uint8_t depth;
+	uint8_t beyond;                  /* and what those above it have claimed */
+};
+
 #define NV_NESTED_PORTS 0x3000
 #define NV_NESTED_MSRS 0x2000
 #define NV_NESTED_MAPS 0x5000    /* ports, then MSRs */
 
-/* The fields svm, vcpu, shadow, maps to ram_size, and level are the caller's to set before, and the pool of each table's shadow. */
+/* The fields svm, vcpu, shadow, maps to ram_size, take and levels are the caller's to set before, and the pool of each table's shadow. */
 void nv_nested_init(struct nv_nested *nested);
+
+/* An nv_serve_fn for a machine's claim: it takes those exits that its control block asks for. device: struct nv_nested_claim. */
+int nv_nested_take(void *device, uint64_t offset, struct nv_event *event);
+
+/* The exit that is due as an event; its ticks and level are set before. settle: the machine takes it. */
+void nv_nested_decode_due(struct nv_nested *nested, struct nv_event *event);
+void nv_nested_settle(struct nv_nested *nested);
+
+/* Copies from or to the physical memory of the machine of this depth in the chain, of the active one for -1; gives how many bytes of
+ * `size` it has, and lets it write. */
+uint64_t nv_nested_copy(struct nv_nested *nested, int depth, uint64_t address, uint8_t *data, uint64_t size, int write);
 
 /* An nv_serve_fn for SVM's instructions. device: struct nv_svm. */
 int nv_nested_serve(void *device, uint64_t offset, struct nv_event *event);

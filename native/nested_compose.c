@@ -114,3 +114,10 @@ void nv_nested_compose(struct nv_nested *nested)
 	block->iopm = maps + (uint64_t)parent->depth * NV_NESTED_MAPS;
 	block->msrpm = block->iopm + NV_NESTED_PORTS;
 }
+
+int nv_nested_moved(const struct nv_nested *nested)
+{
+	const struct nv_shadow *shadow = &nested->tables[nested->active->tables].shadow;
+
+	return nested->active->depth && (shadow->stale || nested->svm->block->nested_cr3 != shadow->physical + shadow->root * PAGE);
+}

@@ -21,15 +21,21 @@
 /* Whether the machine's SVM is what its parent makes of it: L0 gives it what a processor gives a guest. */
 static inline int nests_by_itself(const struct nv_nested *nested, const struct nv_machine *machine)
 {
-	return nested->nesting && nested->level + machine->depth > nested->nesting;
+	return nested->nesting && nested->levels[machine->depth] > nested->nesting;
 }
 
 /* nested_memory.c: of tables in SVM's format. */
 extern const struct nv_nested_ops nv_nested_svm_ops;
 
-/* nested_owner.c: the machine whose guest's exit this is; NULL: L0's, or a Python level's. May change the code to the one that the
- * machine's intercepts give it. */
-struct nv_machine *nv_nested_owner(struct nv_nested *nested, uint64_t *code, uint64_t info_1);
+/* nested_owner.c: the machine whose guest's exit this is; NULL: L0's, or a Python level's. wants: whether it is this machine's. */
+struct nv_machine *nv_nested_owner(struct nv_nested *nested, uint64_t code, uint64_t info_1);
+int nv_nested_wants(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t info_1);
+
+/* The code that the exit has for the machine: a write of CR0 that was stopped for another one is by its own intercept. */
+uint64_t nv_nested_code(const struct nv_machine *machine, uint64_t code);
+
+/* Whether blocks can say which accesses to this MSR they want: not beyond the map, where they get all or none. */
+int nv_nested_maps_msr(uint32_t index);
 
 /* nested_route.c: what becomes of an interrupt or NMI for a machine. */
 enum nv_nested_turn {
@@ -50,19 +56,23 @@ struct nv_nested_route nv_nested_route_nmi(const struct nv_nested *nested, struc
 
 /* nested_run.c: VMRUN and #VMEXIT. run: of a block that the active machine can write. reflect: the active machine stops for an exit of
  * `to`'s guest. */
-struct nv_nested_exit {
-	uint64_t code, info_1, info_2;
-	uint64_t next_rip;           /* 0: the exit is no instruction's */
-};
-
 void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip);
 void nv_nested_reflect(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_exit *exit);
 void nv_nested_activate(struct nv_nested *nested, struct nv_machine *machine);
 
-/* nested_exit.c. exit: 1 when the exit of the active machine went to another one. fault: 1 when the nested page fault did or is filled,
- * 0 when it is for the levels below. */
+/* nested_exit.c: exits that are one machine's for sure. They are due: the machine takes them when they come from the table as events.
+ * exit: whether the exit of the active machine is one now. fault: 1 when the nested page fault is, or is filled; 0 when it is for the
+ * levels below. */
 int nv_nested_exit(struct nv_nested *nested);
+void nv_nested_owe(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_exit *exit);
 int nv_nested_fault(struct nv_nested *nested, uint64_t error, uint64_t address);
+
+/* nested_take.c. wanted: some machine's block asks for such exits. first: one of them takes the exit before any Python level. undo: a
+ * port access that has happened is undone and becomes an exit. */
+int nv_nested_wanted(const struct nv_nested *nested, uint64_t code);
+int nv_nested_first(struct nv_nested *nested);
+int nv_nested_undo(struct nv_nested *nested);
+
 int nv_nested_refused(struct nv_nested *nested, const struct nv_nested_place *place, uint64_t kind);
 
 /* L0 raises an exception, of error code 0 if any, for what the active machine did: it takes that, or it is an exit. */
@@ -86,6 +96,10 @@ int nv_nested_urgent(struct nv_nested *nested);
 
 /* nested_compose.c: before an entry, after the block has what L0 wants. */
 void nv_nested_compose(struct nv_nested *nested);
+
+/* Whether the active machine's tables are others than it was entered with: someone has looked at its memory since, and they were full. */
+int nv_nested_moved(const struct nv_nested *nested);
+
 /* Whether a permissions map of the machine's block, which this exit's intercept needs, lies where a machine below has not given it memory:
  * place says which. */
 int nv_nested_map_refused(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t map, uint64_t size,

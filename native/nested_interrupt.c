@@ -4,7 +4,7 @@
 
 static void reflect(struct nv_nested *nested, struct nv_machine *machine, uint64_t code)
 {
-	nv_nested_reflect(nested, machine, &(struct nv_nested_exit){.code = code});
+	nv_nested_owe(nested, machine, &(struct nv_nested_exit){.code = code});
 }
 
 /* A virtual interrupt that the parent's block has for its guest; V_TPR may hold it back. */
@@ -80,7 +80,7 @@ void nv_nested_deliver(struct nv_nested *nested)
 		int changed;
 
 		/* these come first, and what is next stops the active machine behind them */
-		if (svm->injection || svm->interrupted || svm->step.active || svm->synthetic)
+		if (svm->injection || svm->interrupted || svm->step.active || svm->synthetic || nested->due.to)
 			return;
 		changed = deliver_outside(nested);
 		while (!changed && machine->child) {

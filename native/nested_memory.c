@@ -1,6 +1,7 @@
 #include "nested_internal.h"
 
 #include <stddef.h>
+#include <string.h>
 
 #define PAGE 4096ull
 
@@ -247,6 +248,30 @@ uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, ui
 		return nested->ram + (place->leaf.to - nested->ram_physical);
 	/* below L0's memory machine 0's addresses are KVM's */
 	return place->leaf.to < nested->ram_physical ? nv_paging_slot(nested->switched->paging, place->leaf.to, write) : NULL;
+}
+
+uint64_t nv_nested_copy(struct nv_nested *nested, int depth, uint64_t address, uint8_t *data, uint64_t size, int write)
+{
+	struct nv_machine *machine = nested->active;
+	struct nv_nested_place place;
+	uint64_t done = 0;
+
+	while (machine && depth >= 0 && machine->depth != depth)
+		machine = machine->parent;
+	while (machine && done < size) {
+		uint64_t at = address + done, length = PAGE - at % PAGE;
+		uint8_t *host;
+
+		nested->walked = 0;
+		host = nv_nested_page(nested, machine, at, write, &place);
+		if (!host)
+			break;
+		if (length > size - done)
+			length = size - done;
+		memcpy(write ? host : data + done, write ? data + done : host, length);
+		done += length;
+	}
+	return done;
 }
 
 int nv_nested_nothing(struct nv_nested *nested, uint64_t address)

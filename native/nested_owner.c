@@ -34,6 +34,11 @@ static int msr_bit(uint32_t index)
 	return MSRS_OUTSIDE;
 }
 
+int nv_nested_maps_msr(uint32_t index)
+{
+	return msr_bit(index) != MSRS_OUTSIDE;
+}
+
 static int wants_msr(struct nv_nested *nested, struct nv_machine *machine, int write)
 {
 	int bit = msr_bit(*register_of(nested->svm, NV_REG_RCX));
@@ -44,48 +49,40 @@ static int wants_msr(struct nv_nested *nested, struct nv_machine *machine, int w
 	return map_byte(nested, machine, machine->guest.msrpm, bit / 8) >> bit % 8 & 1;
 }
 
-static int wants(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t info)
+uint64_t nv_nested_code(const struct nv_machine *machine, uint64_t code)
 {
+	if (code != EXIT_CR0_WRITE && code != EXIT_CR0_SELECTIVE)
+		return code;
+	return intercepts(machine->guest.intercept, EXIT_CR0_WRITE) ? EXIT_CR0_WRITE : EXIT_CR0_SELECTIVE;
+}
+
+int nv_nested_wants(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t info)
+{
+	code = nv_nested_code(machine, code);
 	if (!intercepts(machine->guest.intercept, code))
 		return 0;
 	if (code == EXIT_IOIO)
 		return wants_port(nested, machine, info);
 	if (code == EXIT_MSR)
 		return wants_msr(nested, machine, info & 1);
+	if (code == EXIT_CR0_SELECTIVE)
+		return nv_nested_selects(nested);
 	if (code == EXIT_PAUSE)
 		return nv_nested_pause(nested, machine);
 	return 1;
 }
 
-/* A write of CR0 that the processor stopped for one machine may be one for another, by the other intercept. */
-static struct nv_machine *owner_of_cr0(struct nv_nested *nested, uint64_t *code)
-{
-	int selected = nv_nested_selects(nested);
-
-	for (struct nv_machine *machine = nested->active->parent; machine; machine = machine->parent) {
-		int whole = intercepts(machine->guest.intercept, EXIT_CR0_WRITE);
-
-		if (!whole && !(selected && intercepts(machine->guest.intercept, EXIT_CR0_SELECTIVE)))
-			continue;
-		*code = whole ? EXIT_CR0_WRITE : EXIT_CR0_SELECTIVE;
-		return machine;
-	}
-	return NULL;
-}
-
-struct nv_machine *nv_nested_owner(struct nv_nested *nested, uint64_t *code, uint64_t info)
+struct nv_machine *nv_nested_owner(struct nv_nested *nested, uint64_t code, uint64_t info)
 {
 	/* what comes from outside reaches the lowest machine first, what the active machine does the highest */
-	if (*code >= EXIT_INTR && *code <= EXIT_INIT) {
+	if (code >= EXIT_INTR && code <= EXIT_INIT) {
 		for (struct nv_machine *machine = nested->machines; machine->child; machine = machine->child)
-			if (wants(nested, machine, *code, info))
+			if (nv_nested_wants(nested, machine, code, info))
 				return machine;
 		return NULL;
 	}
-	if (nested->active->depth && (*code == EXIT_CR0_WRITE || *code == EXIT_CR0_SELECTIVE))
-		return owner_of_cr0(nested, code);
 	for (struct nv_machine *machine = nested->active->parent; machine; machine = machine->parent)
-		if (wants(nested, machine, *code, info))
+		if (nv_nested_wants(nested, machine, code, info))
 			return machine;
 	return NULL;
 }

@@ -71,7 +71,7 @@ void nv_nested_activate(struct nv_nested *nested, struct nv_machine *machine)
 	uint64_t *task_priority = &nested->svm->block->virtual_interrupt;
 
 	nested->active = machine;
-	nested->vcpu->level = nested->level + machine->depth;
+	nested->vcpu->level = nested->levels[machine->depth];
 	*task_priority = machine->parent ? machine->parent->guest.virtual_interrupt & V_TPR : 0;
 }
 
@@ -86,8 +86,9 @@ static int in_chain(const struct nv_nested *nested, const struct nv_machine *mac
 /* Nothing is lost with it but its tables: it has not used SVM, and its parent is not in the middle of running it. */
 static int is_plain(const struct nv_machine *machine)
 {
-	return !machine->svme && !machine->vm_cr && !machine->hsave && !machine->vmx.on && !machine->vmx.feature_control && machine->gif && !machine->held && !machine->resumed &&
-	       !machine->child && machine->parent->child != machine;
+	int set_up = machine->svme || machine->vm_cr || machine->hsave || machine->vmx.on || machine->vmx.feature_control;
+
+	return !set_up && machine->gif && !machine->held && !machine->resumed && !machine->child && machine->parent->child != machine;
 }
 
 /* Forgets a machine and the guests that it ran: their blocks are no one's now. */
@@ -219,9 +220,9 @@ static void inject_below(struct nv_nested *nested, struct nv_machine *machine, u
 		machine->held = event;
 		return;
 	}
-	owner = EVENT_KIND_OF(event) == NV_EVENT_EXCEPTION ? nv_nested_owner(nested, &code, 0) : NULL;
+	owner = EVENT_KIND_OF(event) == NV_EVENT_EXCEPTION ? nv_nested_owner(nested, code, 0) : NULL;
 	if (owner && owner->depth >= machine->depth)
-		nv_nested_reflect(nested, owner, &(struct nv_nested_exit){code, event >> 32, svm->block->cr2, 0});
+		nv_nested_owe(nested, owner, &(struct nv_nested_exit){code, event >> 32, svm->block->cr2, 0});
 	else
 		svm->injection = event;
 }

@@ -105,10 +105,26 @@ static int deliver_inside(struct nv_nested *nested, struct nv_machine *machine)
 	return 0;
 }
 
+/* A machine that shuts down is a guest that does. */
+static int shut_down(struct nv_nested *nested)
+{
+	struct nv_vmx *vmx = nested->vmx;
+	int result = 0;
+
+	while (result >= 0 && vmx->synthetic == NV_REASON_SHUTDOWN && nested->active->depth) {
+		vmx->synthetic = 0;
+		result = reflect(nested, nested->active->parent, BASIC_TRIPLE_FAULT, 0);
+	}
+	return result < 0 ? result : 0;
+}
+
 int nv_nested_vmx_deliver(struct nv_nested *nested)
 {
 	struct nv_vmx *vmx = nested->vmx;
+	int result = shut_down(nested);
 
+	if (result)
+		return result;
 	for (int turns = 0; turns < NV_NESTED_DEPTH; turns++) {
 		struct nv_machine *machine = nested->machines;
 		int changed;

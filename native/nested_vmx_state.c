@@ -222,7 +222,7 @@ void nv_nested_vmx_activate(struct nv_nested *nested, struct nv_machine *machine
 	struct nv_vmx *vmx = nested->vmx;
 
 	nested->active = machine;
-	nested->vcpu->level = nested->level + machine->depth;
+	nested->vcpu->level = nested->levels[machine->depth];
 	if (machine->parent) {
 		const struct nv_virtual_vmcs *block = &machine->parent->vmx.block;
 

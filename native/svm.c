@@ -87,6 +87,15 @@ static int fill(struct nv_svm *svm)
 	return nv_switched_fill(&svm->switched, block->exit_info_2, access_of(block->exit_info_1));
 }
 
+/* Level n goes on elsewhere: a step is over, and what it has done may be undone. */
+static int interrupt_step(struct nv_svm *svm)
+{
+	if (!svm->step.active)
+		return 0;
+	nv_svm_step_end(svm, !svm->step.traps);
+	return nv_nested_undo(svm->nested);
+}
+
 /* Whether the table hears of the exit: 0; -EAGAIN: level n goes on. */
 static int sort_exit(struct nv_svm *svm)
 {
@@ -96,24 +105,29 @@ static int sort_exit(struct nv_svm *svm)
 	if (block->exit_code == EXIT_NPF && block->exit_info_1 & NPF_TABLES && nv_nested_nothing(svm->nested, block->exit_info_2))
 		block->exit_code = EXIT_SHUTDOWN;
 	if (block->exit_code == EXIT_NPF && !(block->exit_info_1 & NPF_RESERVED) && fill(svm))
-		return -EAGAIN;
+		return svm->nested->due.to && !interrupt_step(svm) ? 0 : -EAGAIN;
 	if (block->exit_code == EXIT_NMI && svm->switched.recalling) {
 		svm->switched.recalling = 0;
-		if (svm->step.active)
-			nv_svm_step_end(svm, !svm->step.traps);
+		interrupt_step(svm);
 		return -EAGAIN;
 	}
-	if (svm->step.active && step_exit(svm))
-		return -EAGAIN;
+	if (svm->step.active) {
+		int ended = step_exit(svm);
+
+		/* what else stopped it comes again */
+		if ((!svm->step.active && nv_nested_undo(svm->nested)) || ended)
+			return -EAGAIN;
+	}
 	if (nv_nested_exit(svm->nested))
-		return -EAGAIN;
-	if (block->exit_code == EXIT_IOIO) {
+		return svm->nested->due.to ? 0 : -EAGAIN;
+	if (block->exit_code == EXIT_IOIO && !nv_nested_first(svm->nested)) {
 		/* KVM brings the data of the access when it does it */
 		nv_svm_decode(svm, &svm->stopped);
+		memcpy(svm->nested->undo.regs, svm->switched.mailbox->regs, sizeof svm->nested->undo.regs);
 		nv_svm_step_begin(svm, EXIT_IOIO, 1, 0);
 		return -EAGAIN;
 	}
-	return intercepts(svm->wanted, block->exit_code) ? 0 : own_exit(svm);
+	return intercepts(svm->wanted, block->exit_code) || nv_nested_wanted(svm->nested, block->exit_code) ? 0 : own_exit(svm);
 }
 
 /* A level waits for an NMI window that is open already. */
@@ -134,6 +148,8 @@ static int needs_outside(const struct nv_svm *svm)
 {
 	const struct nv_pending *pending = &svm->switched.pending;
 
+	if (nv_nested_moved(svm->nested))
+		return 1;
 	if (!pending->nmi_masked && (pending->nmi || pending->windows & NV_WINDOW_NMI))
 		return 1;
 	return !svm->window && (pending->windows & NV_WINDOW_INTERRUPT || nv_pending_highest(pending) >= 0);
@@ -150,9 +166,11 @@ static int svm_enter(struct nv_vcpu *vcpu)
 		svm->switched.rung = 1;
 		if (svm->nested->lost || svm->nested->endless)
 			return -EIO;
-		if (svm->synthetic || nmi_window(svm))
+		if (svm->nested->due.to || svm->synthetic || nmi_window(svm))
 			return 0;
 		nv_nested_deliver(svm->nested);
+		if (svm->nested->due.to)
+			return 0;
 		nv_svm_prepare(svm);
 		if (nv_nested_urgent(svm->nested)) {
 			result = nv_switched_summon(vcpu);
@@ -178,6 +196,15 @@ static void svm_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 {
 	struct nv_svm *svm = vcpu->engine;
 
+	if (svm->nested->due.to) {
+		struct nv_code code = nv_svm_code(svm);
+
+		nv_nested_decode_due(svm->nested, event);
+		/* a trace looks for it when another machine runs already */
+		if (event->reason == NV_REASON_NESTED_PAGE_FAULT)
+			nv_fetch_bytes(svm->switched.paging, &code, event);
+		return;
+	}
 	if (svm->switched.rung) {
 		nv_svm_decode(svm, event);
 		if (event->reason == NV_REASON_EXCEPTION && event->qualifier == UD)
@@ -232,6 +259,10 @@ static void svm_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 		nv_direct_complete(vcpu, event);
 		return;
 	}
+	if (svm->nested->due.told) {
+		nv_nested_settle(svm->nested);
+		return;
+	}
 	if (event->reason == NV_REASON_SMI || event->reason == NV_REASON_INIT)
 		discard_signal(vcpu);
 	if (event->retry)
@@ -261,7 +292,6 @@ void nv_svm_init(struct nv_vcpu *vcpu, struct nv_svm *svm, int fd, struct kvm_ru
 	vcpu->engine = svm;
 	svm->nested->svm = svm;
 	svm->nested->vcpu = vcpu;
-	svm->nested->level = level;
 	vcpu->fd = fd;
 	vcpu->run = run;
 }

@@ -180,6 +180,9 @@ void nv_svm_decode(struct nv_svm *svm, struct nv_event *event)
 	case NV_REASON_SOFTWARE_INTERRUPT:
 		event->qualifier = vector_of(svm, event);
 		break;
+	case NV_REASON_IO:
+		event->direction = block->exit_info_1 & IO_IN ? NV_READ : NV_WRITE;
+		break;
 	case NV_REASON_RDMSR:
 	case NV_REASON_WRMSR:
 		event->size = 8;

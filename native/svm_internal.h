@@ -50,6 +50,9 @@ enum {
 #define NPF_FINAL (1ull << 32)   /* level n's own address */
 #define NPF_TABLES (1ull << 33)  /* one of its page tables */
 
+/* Of a port access's EXITINFO1 (15.10.2). */
+#define IO_IN 1
+
 static inline int intercepts(const uint32_t *vectors, uint64_t code)
 {
 	return code < 6 * 32 && vectors[code / 32] >> code % 32 & 1;

@@ -5,7 +5,7 @@
 static uint32_t site_index(uint64_t rip, const struct nv_event *event)
 {
 	/* Knuth's multiplicative hash: instructions lie close together */
-	uint64_t key = rip * 4 + event->direction + ((uint64_t)event->slot << 48) + ((uint64_t)event->size << 40);
+	uint64_t key = rip * 4 + event->direction + ((uint64_t)event->slot << 48) + ((uint64_t)event->size << 40) + ((uint64_t)event->level << 32);
 
 	return key * 0x9e3779b97f4a7c15ull >> 52;
 }
@@ -13,6 +13,7 @@ static uint32_t site_index(uint64_t rip, const struct nv_event *event)
 static int same_site(const struct nv_trace_site *site, uint64_t rip, const struct nv_event *event)
 {
 	return site->text && site->rip == rip && site->raw == event->raw && site->slot == event->slot &&
+	       site->level == event->level && site->handler == event->handler &&
 	       site->direction == event->direction && site->size == event->size && site->code_length == event->instruction_length &&
 	       !memcmp(site->code, event->instruction, event->instruction_length);
 }
@@ -53,6 +54,8 @@ void nv_trace_described(struct nv_trace *trace)
 	site->rip = record->rip;
 	site->raw = record->event.raw;
 	site->slot = record->event.slot;
+	site->level = record->event.level;
+	site->handler = record->event.handler;
 	site->direction = record->event.direction;
 	site->size = record->event.size;
 	site->code_length = record->event.instruction_length;

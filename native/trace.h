@@ -14,6 +14,8 @@ struct nv_trace_site {
 	uint16_t slot;
 	uint8_t direction;
 	uint8_t size;
+	uint8_t level;           /* several run the same code, at the same addresses */
+	uint8_t handler;
 	uint8_t code[NV_INSTRUCTION_MAX];
 	uint8_t code_length;
 	uint32_t length;         /* of text */

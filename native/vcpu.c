@@ -85,6 +85,11 @@ static void set_turn(struct nv_vcpu *vcpu, uint16_t claim)
 {
 	const struct nv_claim *entry = &vcpu->table->claims[claim];
 
+	/* levels above the one whose software it is do not see it */
+	while (claim && entry->level >= vcpu->event.level) {
+		claim = entry->next;
+		entry = &vcpu->table->claims[claim];
+	}
 	vcpu->event.claim = claim;
 	vcpu->event.slot = claim ? entry->slot : vcpu->event.reason;
 	vcpu->event.handler = claim ? entry->level : 0;

@@ -36,7 +36,7 @@ struct nv_vcpu {
 	int fd;
 	int thread;                      /* that ran it last: a kick also ends what blocks its handlers, such as output */
 	int kicked;
-	uint8_t level;                   /* n */
+	uint8_t level;                   /* n; of the code that runs now, where an engine has several levels of it */
 	uint8_t pending;                 /* event waits for completion and accounting */
 	uint8_t exited;                  /* level n has exited again, and that exit is not decoded yet */
 	uint8_t strict;                  /* what nobody claims goes to Python instead of getting the default answer */

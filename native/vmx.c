@@ -321,7 +321,7 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 			return -EINTR;
 		vmx->switched.rung = 1;
 		result = vmx->nested->lost || vmx->nested->endless ? -EIO : vmx->nested->failed;
-		if (!result && !vmx->synthetic)
+		if (!result)
 			result = nv_nested_vmx_deliver(vmx->nested);
 		if (result || vmx->synthetic)
 			return result;
@@ -430,7 +430,6 @@ void nv_vmx_init(struct nv_vcpu *vcpu, struct nv_vmx *vmx, int fd, struct kvm_ru
 	vcpu->engine = vmx;
 	vmx->nested->vmx = vmx;
 	vmx->nested->vcpu = vcpu;
-	vmx->nested->level = level;
 	vcpu->fd = fd;
 	vcpu->run = run;
 }

@@ -75,7 +75,7 @@ static uint32_t find(const uint8_t *memory, uint32_t encoding)
 	return found;
 }
 
-/* Another VMCS gets all marks, and is put into memory. */
+/* Another VMCS gets all marks, and is put into memory. 1: the processor does not take them. */
 static int put_marks(struct nv_vcpu *vcpu)
 {
 	struct nv_vmx *vmx = vcpu->engine;
@@ -89,7 +89,11 @@ static int put_marks(struct nv_vcpu *vcpu)
 	block->vmcs = NV_SWITCHER_BASE + NV_SWITCHER_PROBE;
 	result = nv_vmx_command(vcpu, NV_VMX_STORE, NULL, 0);
 	block->vmcs = own;
-	return result;
+	if (!result || vmx->switched.mailbox->state != NV_SWITCHER_REFUSED)
+		return result;
+	vmx->switched.mailbox->state = NV_SWITCHER_OUTSIDE;
+	block->writes = block->loaded = 0;
+	return 1;
 }
 
 static int look(struct nv_vcpu *vcpu)
@@ -98,7 +102,7 @@ static int look(struct nv_vcpu *vcpu)
 	int result = put_marks(vcpu);
 
 	if (result)
-		return result;
+		return result < 0 ? result : 0;
 	vmx->placed = 1;
 	for (unsigned int i = 0; i < sizeof runs / sizeof runs[0]; i++)
 		for (uint32_t encoding = runs[i][0]; encoding <= runs[i][1]; encoding += 2) {

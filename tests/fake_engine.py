@@ -167,6 +167,18 @@ class FakeEngine:
     def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
         return [(Trial.HANDED_OVER, Trial.HANDED_OVER)] * len(codes)
 
+    def image_claims(self) -> list[tuple[int, Scope, Server]]:
+        return []
+
+    def read_machine(self, depth: int, address: int, size: int) -> bytes | None:
+        return None
+
+    def write_machine(self, depth: int, address: int, data: bytes) -> bool:
+        return False
+
+    def image_counts(self) -> list[tuple[int, int, int, int]]:
+        return []
+
     def catch_undefined(self) -> None:
         self.log.append(("catch undefined",))
 

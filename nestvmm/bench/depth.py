@@ -21,7 +21,7 @@ __all__ = ["KINDS", "Depth"]
 KINDS: Final = ("cpuid", "hypercall", "port")
 _HEIGHTS: Final = tuple(range(1, 9))
 # Exits in a run: one through seven levels takes long.
-_COUNTS: Final = {FLAT: 20, CASCADE: 3}
+_COUNTS: Final = {FLAT: 20, CASCADE: 5}
 _GOAL: Final = 1.10
 
 

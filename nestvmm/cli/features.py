@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from nestvmm.nesting import GuestSpec, LevelSpec, TowerSpec, load_tower_file
+from nestvmm.nesting import GuestSpec, TowerSpec, load_tower_file
 from nestvmm.nesting.features.report import FeatureReport, FeatureRow, report_features
 from nestvmm.nesting.level_option import parse_level
 
@@ -41,7 +41,7 @@ def features(tower: str | None, levels: tuple[str, ...], expose: tuple[str, ...]
       nestvmm features --level console --level logger --json
     """
     spec = TowerSpec(GuestSpec(Path())) if tower is None else load_tower_file(Path(tower))
-    added = [LevelSpec(*parse_level(one)) for one in levels]
+    added = [parse_level(one) for one in levels]
     spec = replace(spec, levels=(*spec.levels, *added), expose=(*spec.expose, *expose))
     report = report_features(spec)
     if as_json:

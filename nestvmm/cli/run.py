@@ -17,7 +17,7 @@ from nestvmm.cli.observed import observed
 from nestvmm.cli.signals import ended_by_signals
 from nestvmm.cli.terminal import console_input
 from nestvmm.errors import UsageError
-from nestvmm.nesting import Account, Clock, GuestSpec, LevelSpec, Runner, RunResult, Tower, TowerSpec, load_tower_file
+from nestvmm.nesting import Account, Clock, GuestSpec, Runner, RunResult, Tower, TowerSpec, load_tower_file
 from nestvmm.nesting.level_option import parse_level
 from nestvmm.nesting.sizes import parse_number, parse_size
 
@@ -48,7 +48,8 @@ Exit status:
     "levels",
     metavar="SPEC",
     multiple=True,
-    help="Adds a hypervisor: NAME, module:Class or file.py:Class, then ,option=value ... The first is level 1.",
+    help="Adds a hypervisor: NAME, module:Class or file.py:Class, then ,option=value ...; or image=FILE, then "
+    ",append=TEXT. The first is level 1.",
 )
 @click.option(
     "--designate", metavar="REASON[:QUALIFIER]=Ln", multiple=True, help="Sends events to level n at the highest."
@@ -82,6 +83,7 @@ def run(**options: object) -> int:
       nestvmm run bzImage -i initrd.gz -a console=ttyS0 -m 512
       nestvmm run test.elf --level msr-policy,first=0x10 --level console
       nestvmm run test.elf --level my.py:Mine --designate io:0x80=L0 --json -
+      nestvmm run test.elf --level image=guests/minivisor/minivisor-svm.elf --level logger
     """
     spec = _spec(options)
     return _run(spec, options)
@@ -112,7 +114,7 @@ def _spec(options: dict[str, object]) -> TowerSpec:
         guest = replace(guest, memory=parse_size(memory, "--mem"))
     if (address := text("address")) is not None:
         guest = replace(guest, address=parse_number(address, "--address"))
-    levels = [LevelSpec(*parse_level(one)) for one in _many(options, "levels")]
+    levels = [parse_level(one) for one in _many(options, "levels")]
     timeout = options["timeout"]
     if isinstance(timeout, float) and not 0 < timeout < 1e9:
         raise UsageError(f"--timeout {timeout:g}: give a positive number of seconds")

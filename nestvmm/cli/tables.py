@@ -15,18 +15,12 @@ __all__ = ["print_account"]
 def print_account(account: Account) -> None:
     """Prints who handled what, on standard error."""
     console = Console(file=sys.stderr, width=None if sys.stderr.isatty() else 110)
-    table = Table(title=f"Exits of L{account.height} by handling level ({account.engine} engine)", title_justify="left")
-    for heading, justify in (
-        ("level", "left"),
-        ("handler", "left"),
-        ("reason", "left"),
-        ("qualifier", "left"),
-        ("count", "right"),
-        ("in C", "right"),
-        ("mean us", "right"),
-        ("p99 us", "right"),
-    ):
-        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    whose = " and ".join(f"L{level}" for level in account.code)
+    table = _table(
+        f"Exits of {whose} by handling level ({account.engine} engine)",
+        ("level", "handler", "reason", "qualifier"),
+        ("count", "in C", "mean us", "p99 us"),
+    )
     for row in account.rows:
         table.add_row(
             f"L{row.level}",
@@ -39,6 +33,13 @@ def print_account(account: Account) -> None:
             f"{row.p99_ns / 1000:.2f}",
         )
     console.print(table)
+    if account.images:
+        images = _table(
+            "Levels of machine code", ("level", "image"), ("exits to it", "VMRUN", "other SVM instructions")
+        )
+        for one in account.images:
+            images.add_row(f"L{one.level}", one.who, str(one.exits), str(one.entries), str(one.served))
+        console.print(images)
     console.print(f"{account.exits} exits in {account.seconds:.3f} s")
     if account.unclaimed:
         listed = ", ".join(
@@ -46,3 +47,13 @@ def print_account(account: Account) -> None:
         )
         more = len(account.unclaimed) - 8
         console.print(f"nobody claimed: {listed}" + (f" and {more} more" if more > 0 else ""))
+
+
+def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
+    """An empty table; numbers stand to the right."""
+    table = Table(title=title, title_justify="left")
+    for heading in words:
+        table.add_column(heading, no_wrap=True)
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table

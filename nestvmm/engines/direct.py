@@ -173,6 +173,22 @@ class DirectEngine:
         """Runs each one in a small VM of its own."""
         return try_instructions(self._kvm, codes, entries)
 
+    def image_claims(self) -> list[tuple[int, Scope, Server]]:
+        """None: what level n runs KVM nests."""
+        return []
+
+    def read_machine(self, depth: int, address: int, size: int) -> bytes | None:
+        """None: likewise."""
+        return None
+
+    def write_machine(self, depth: int, address: int, data: bytes) -> bool:
+        """False."""
+        return False
+
+    def image_counts(self) -> list[tuple[int, int, int, int]]:
+        """None."""
+        return []
+
     def catch_undefined(self) -> None:
         """Nothing: what KVM hands over it hands over anyway."""
 

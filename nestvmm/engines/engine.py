@@ -78,7 +78,8 @@ class EngineConfig:
     """What an engine needs to build level n's machine.
 
     machine:    "pc" (in-kernel irqchip and PIT) or "bare"
-    level:      n
+    level:      n; with images, the lowest one's
+    above:      the levels of the machine code above that, ascending: what each machine's guest is
     memory:     L0's memory; slots say which of it level n sees, and where
     wanted:     the events that levels above L0 claim
     l0_msrs:    MSRs of features that L0 emulates; unlike wanted ones they leave alone what else KVM does not know
@@ -95,6 +96,7 @@ class EngineConfig:
     l0_msrs: Sequence[MsrRange] = ()
     io_intercepts: bool = False
     reported: Sequence[Span] = ()
+    above: Sequence[int] = ()
     nesting: int = 0
 
 
@@ -150,6 +152,31 @@ class Engine(Protocol):
 
     def servers(self) -> list[tuple[Scope, Server]]:
         """What L0's C code answers for this engine, after all levels: L0 claims it."""
+        ...
+
+    def image_claims(self) -> list[tuple[int, Scope, Server]]:
+        """What C code takes for levels of machine code, as their control blocks say: level, events, server.
+
+        Of a server with the guest's own level: for the guest as a hypervisor, and for all that it runs.
+        """
+        ...
+
+    def read_machine(self, depth: int, address: int, size: int) -> bytes | None:
+        """Bytes of the physical memory of a machine of native/nested.h that runs, -1: the one whose code does.
+
+        None: it has not all of them.
+        """
+        ...
+
+    def write_machine(self, depth: int, address: int, data: bytes) -> bool:
+        """Writes it, part of it at the least; False: not all."""
+        ...
+
+    def image_counts(self) -> list[tuple[int, int, int, int]]:
+        """Of each level of machine code that acted as a hypervisor: its number, and three counts.
+
+        Exits that went to it; times that it entered its guest; its other virtualization instructions, which L0 did.
+        """
         ...
 
     def catch_undefined(self) -> None:

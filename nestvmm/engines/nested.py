@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final, Self
 
 from nestvmm._native import ffi, lib
@@ -20,16 +21,21 @@ class Nested(ABC):
 
     slot:    of KVM's memory slots, for the tables
     tables:  their format, NV_SHADOW_*
+    levels:  of machine 0's code, of machine 1's, and so on; what is above them follows by one each
     """
 
     tables: ClassVar[int]
 
-    def __init__(self, vm: Vm, slot: int, switcher: Switcher, memory: HostMemory) -> None:
+    def __init__(self, vm: Vm, slot: int, switcher: Switcher, memory: HostMemory, levels: Sequence[int]) -> None:
         pages = lib.NV_NESTED_TABLE_COUNT
         self._table_memory = HostMemory((lib.NV_NESTED_SETS - 1) * pages * _PAGE)
         vm.set_memory_region(slot, lib.NV_NESTED_TABLES, self._table_memory.size, self._table_memory.address)
         self.c: Any = ffi.new("struct nv_nested *")
         c = self.c
+        self._levels = levels
+        for depth in range(lib.NV_NESTED_DEPTH):
+            beyond = depth - len(levels) + 1
+            c.levels[depth] = levels[depth] if beyond <= 0 else levels[-1] + beyond
         c.maps = switcher.place(lib.NV_SWITCHER_NESTED, "uint8_t *")
         c.maps_physical = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_NESTED
         c.own_ports = switcher.place(lib.NV_SWITCHER_IOPM, "uint8_t *")
@@ -61,7 +67,7 @@ class Nested(ABC):
 
     def overstrained(self) -> str:
         """Why L0 cannot do what a level asked for; empty: it can."""
-        level = self.c.level + self.c.active.depth
+        level = self.c.levels[self.c.active.depth]
         if self.c.too_deep:
             return (
                 f"level {level} wants to run level {level + 1}; L0 has room for {lib.NV_NESTED_DEPTH} levels of images"
@@ -71,3 +77,19 @@ class Nested(ABC):
         if self.c.endless:
             return f"the nested page tables of level {level} and of those below lead through too many of each other"
         return ""
+
+    def counts(self) -> list[tuple[int, int, int, int]]:
+        """See nestvmm.engines.engine.Engine.image_counts."""
+        c = self.c
+        rows = zip(c.levels, c.reflected, c.entered, c.served, strict=True)
+        return [row for row in rows if any(row[1:])]
+
+    def read(self, depth: int, address: int, size: int) -> bytes | None:
+        """Bytes of a machine's physical memory, -1: the active one's; None: it has not all of them."""
+        data = ffi.new("uint8_t[]", size)
+        return bytes(ffi.buffer(data)) if lib.nv_nested_copy(self.c, depth, address, data, size, 0) == size else None
+
+    def write(self, depth: int, address: int, data: bytes) -> bool:
+        """Writes it; False, where some of that is not the machine's to write."""
+        buffer = ffi.new("uint8_t[]", data)
+        return bool(lib.nv_nested_copy(self.c, depth, address, buffer, len(data), 1) == len(data))

@@ -21,6 +21,7 @@ from nestvmm.engines.switcher import switcher_sregs
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.exit_reason import REASONS, ExitReason
 from nestvmm.x86.scope import Scope
+from nestvmm.x86.svm_exits import SVM_EXITS
 
 __all__ = ["SvmEngine"]
 
@@ -48,6 +49,9 @@ _ALWAYS: Final = tuple(
 )
 # EFER; VM_CR to SVM_KEY.
 _OWN_MSRS: Final = (MsrRange(_MSR_EFER, _MSR_EFER, True, True), MsrRange(0xC0010114, 0xC0010118, True, True))
+
+# What some exit code tells.
+_INTERCEPTABLE: Final = sorted({reason for row in SVM_EXITS.values() for reason in row.reasons})
 
 # What these claim is no bit of the vectors: NMIs are always intercepted, windows open on request.
 _NOT_BY_VECTOR: Final = (ExitReason.IO, ExitReason.INTERRUPT_WINDOW, ExitReason.NMI_WINDOW)
@@ -78,7 +82,9 @@ class SvmEngine(SwitchedEngine):
 
     def _start_switcher(self, config: EngineConfig) -> Any:
         svm: Any = ffi.new("struct nv_svm *")
-        self.nested = self._open.enter_context(NestedSvm(self._vm, SLOT_NESTED, self._switcher, config.memory))
+        self.nested = self._open.enter_context(
+            NestedSvm(self._vm, SLOT_NESTED, self._switcher, config.memory, [config.level, *config.above])
+        )
         svm.nested = self.nested.c
         svm.nested.nesting = config.nesting
         self._block = svm.block = self._switcher.place(lib.NV_SWITCHER_BLOCK, "struct nv_vmcb *")
@@ -126,6 +132,12 @@ class SvmEngine(SwitchedEngine):
         ]
         return [*super().servers(), *((scope, server) for scope in scopes), self.nested.server(self._c)]
 
+    def image_claims(self) -> list[tuple[int, Scope, Server]]:
+        """For each image and the guest, all that a control block can intercept."""
+        return [
+            (level, Scope(reason), server) for level, server in self.nested.image_servers() for reason in _INTERCEPTABLE
+        ]
+
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
         entries = self.nested.show(entries)
@@ -155,8 +167,8 @@ class SvmEngine(SwitchedEngine):
 
     def let_pass(self) -> bool:
         """Lets what an intercept stopped happen after all."""
-        if super().let_pass():
-            return True
+        if self.nested.c.due.told or super().let_pass():
+            return True  # an image takes it, whatever the table says
         if not self._c.switched.rung or not self._passes():
             return False
         lib.nv_svm_pass(self._c, ffi.addressof(self.vcpu, "event"))

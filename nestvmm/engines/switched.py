@@ -199,6 +199,18 @@ class SwitchedEngine(DirectEngine):
         """Whether it came by the doorbell."""
         return bool(self._c.switched.rung)
 
+    def read_machine(self, depth: int, address: int, size: int) -> bytes | None:
+        """Bytes of a machine's physical memory."""
+        return self.nested.read(depth, address, size)
+
+    def write_machine(self, depth: int, address: int, data: bytes) -> bool:
+        """Writes it."""
+        return self.nested.write(depth, address, data)
+
+    def image_counts(self) -> list[tuple[int, int, int, int]]:
+        """By level: exits, entries, other instructions of SVM or VMX."""
+        return self.nested.counts()
+
     def remap(self, slots: Sequence[MemorySlot], reported: Sequence[Span], changed: Sequence[Span]) -> None:
         """Changes level n's nested page tables, and where KVM writes for level n."""
         self._shadow.change(slots, reported, changed)

@@ -113,7 +113,9 @@ class VmxEngine(SwitchedEngine):
     def _start_switcher(self, config: EngineConfig) -> Any:
         base = lib.NV_SWITCHER_BASE
         vmx: Any = ffi.new("struct nv_vmx *")
-        self.nested = self._open.enter_context(NestedVmx(self._vm, SLOT_NESTED, self._switcher, config.memory))
+        self.nested = self._open.enter_context(
+            NestedVmx(self._vm, SLOT_NESTED, self._switcher, config.memory, [config.level, *config.above])
+        )
         vmx.nested = self.nested.c
         self._c = vmx
         self._cr4 = ffi.addressof(vmx, "cr4")

@@ -27,9 +27,10 @@ from nestvmm.loaders.elf import elf_class
 from nestvmm.loaders.file import read_file
 from nestvmm.loaders.image import Data, Image, Machine, MemoryRange
 from nestvmm.loaders.multiboot import Module, find_header, load_multiboot
+from nestvmm.loaders.stack import Stacked, stack
 from nestvmm.x86.state import Entry
 
-__all__ = ["Data", "Entry", "Image", "Machine", "MemoryRange", "load", "read_file"]
+__all__ = ["Data", "Entry", "Image", "Machine", "MemoryRange", "Stacked", "load", "read_file"]
 
 
 def load(
@@ -39,6 +40,7 @@ def load(
     append: str = "",
     initrd: str | None = None,
     address: int | None = None,
+    above: Sequence[Stacked] = (),
 ) -> Image:
     """Load the image file at `path` for a level with this RAM; ImageError if it is malformed or does not fit.
 
@@ -46,6 +48,8 @@ def load(
     initrd:     bzImage: a file; Multiboot: modules as in "file arguments,file2", a comma in a name doubled; the other
                 formats do not place it (they can read it from fw_cfg)
     address:    load the file, whatever it holds, as a raw binary at this guest-physical address
+    above:      what this image, a hypervisor, loads as its guest, and what that does, the lowest first: ELF64
+                executables, behind this one as stack.py says; a Multiboot kernel gets them as its last module
 
     The format is told by the content. bzImage and Multiboot start as their specifications say. ELF64 executables (even
     with a Multiboot header, unless that has address fields) and raw binaries start in 64-bit mode at CPL 0, interrupts
@@ -61,7 +65,7 @@ def load(
     ram_size = sum(ram.size for ram in memory)
     data = read_file(path, ram_size)
     try:
-        return _load(path, data, memory, ram_size, append=append, initrd=initrd, address=address)
+        return _load(path, data, memory, ram_size, append=append, initrd=initrd, address=address, above=above)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
 
@@ -75,7 +79,13 @@ def _load(
     append: str,
     initrd: str | None,
     address: int | None,
+    above: Sequence[Stacked],
 ) -> Image:
+    if above and (address is not None or is_bzimage(data)):
+        raise ImageError(
+            "only an ELF64 executable or a Multiboot kernel finds the image above it; a Linux kernel takes its guests "
+            "from its initrd"
+        )
     if address is not None:
         return load_raw(data, memory, command_line(append), address)
     if is_bzimage(data):
@@ -85,9 +95,9 @@ def _load(
     header = find_header(data)
     if header is not None and (bits != 64 or header.has_addresses):
         command = command_line(f"{path} {append}" if append else path)
-        return load_multiboot(data, header, memory, command, _modules(initrd, ram_size))
+        return load_multiboot(data, header, memory, command, [*_modules(initrd, ram_size), *_carried(above)])
     if bits == 64:
-        return load_elf64(data, memory, command_line(append))
+        return load_elf64(stack(data, above) if above else data, memory, command_line(append))
     if bits == 32:
         raise ImageError("a 32-bit ELF file without a Multiboot header; a guest is Multiboot or 64-bit")
     raise ImageError(
@@ -103,3 +113,8 @@ def _modules(initrd: str | None, ram_size: int) -> list[Module]:
         text = escaped.replace("\0", ",")
         modules.append(Module(command_line(text), read_file(text.split(" ", 1)[0], ram_size, "module")))
     return modules
+
+
+def _carried(above: Sequence[Stacked]) -> list[Module]:
+    """The module of a Multiboot kernel that is a hypervisor: the image above it, with those above that behind it."""
+    return [Module(command_line(one.append), stack(one.image, above[1:], one.name)) for one in above[:1]]

@@ -37,38 +37,38 @@ _RIGHTS: Final = 7
 
 
 class Stacked(NamedTuple):
-    """An image above the first one: the bytes of an ELF64 executable, and its command line."""
+    """An image above the first one: the bytes of an ELF64 executable, its command line, and its name in messages."""
 
     image: bytes
     append: str = ""
+    name: str = ""
 
 
-def stack(first: bytes, above: Sequence[Stacked]) -> bytes:
+def stack(first: bytes, above: Sequence[Stacked], name: str = "image 1 of the stack") -> bytes:
     """The ELF64 executable `first` with the images `above` it behind it, the lowest of them first.
 
     It is loaded as any image; the first one's command line is whatever the loader then gives it. ImageError for an
     image that is no ELF64 executable, or a command line that is too long.
     """
     carried = None
-    for number, (image, append) in reversed(list(enumerate(above, start=2))):
-        text = command_line(append)
+    for number, one in reversed(list(enumerate(above, start=2))):
+        who = one.name or f"image {number} of the stack"
+        text = command_line(one.append)
         if len(text) > _COMMAND_MAX + 1:
-            raise ImageError(
-                f"image {number} of the stack: its command line has {len(text) - 1} bytes, at most {_COMMAND_MAX} fit"
-            )
-        whole = _carrying(image, carried, number)
+            raise ImageError(f"{who}: its command line has {len(text) - 1} bytes, at most {_COMMAND_MAX} fit")
+        whole = _carrying(one.image, carried, who)
         carried = _HEAD.pack(_MAGIC, len(whole), text) + whole
-    return _carrying(first, carried, 1)
+    return _carrying(first, carried, name)
 
 
-def _carrying(image: bytes, load: bytes | None, number: int) -> bytes:
+def _carrying(image: bytes, load: bytes | None, who: str) -> bytes:
     """An executable with its segments as they are, and one more on the first page behind them."""
     try:
         if elf_class(image) != 64:
             raise ImageError("not an ELF64 executable")
         executable = read_elf(image)
     except ImageError as error:
-        raise ImageError(f"image {number} of the stack: {error}") from None
+        raise ImageError(f"{who}: {error}") from None
     parts = [(part.physical, bytes(part.data), part.memory_size) for part in executable.loads]
     if load is not None:
         parts.append((align_up(executable.end, PAGE), load, len(load)))

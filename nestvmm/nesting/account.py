@@ -12,7 +12,7 @@ from nestvmm.nesting.tower import Tower
 from nestvmm.x86.event import Direction
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
 
-__all__ = ["Account", "Clock", "Row", "Unclaimed"]
+__all__ = ["Account", "Clock", "ImageRow", "Row", "Unclaimed"]
 
 
 class Clock:
@@ -62,10 +62,27 @@ class Unclaimed:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageRow:
+    """A level of machine code that used SVM.
+
+    exits:     of its guest and what that runs, that went to it
+    entries:   how often it entered its guest: VMRUN
+    served:    its other SVM instructions, which L0 did
+    """
+
+    level: int
+    who: str
+    exits: int
+    entries: int
+    served: int
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """All of it.
 
-    exits:        every exit of level n
+    code:         the levels of machine code: n, and with images theirs
+    exits:        every exit of theirs
     seconds:      wall-clock time from start to end
     output_lost:  bytes of console output that nobody took
     """
@@ -74,7 +91,9 @@ class Account:
     engine: str
     exits: int
     seconds: float
+    code: tuple[int, ...]
     rows: tuple[Row, ...]
+    images: tuple[ImageRow, ...]
     unclaimed: tuple[Unclaimed, ...]
     unclaimed_lost: int
     output_lost: int
@@ -96,7 +115,9 @@ class Account:
             engine=tower.engine.name,
             exits=int(tower.engine.vcpu.exits),
             seconds=seconds,
+            code=tower.spec.code,
             rows=tuple(rows),
+            images=tuple(ImageRow(row[0], tower.name_of(row[0]), *row[1:]) for row in tower.engine.image_counts()),
             unclaimed=tuple(unclaimed),
             unclaimed_lost=int(tower.unclaimed.lost),
             output_lost=tower.platform.lost + sum(hypervisor.lost for hypervisor in tower.hypervisors),

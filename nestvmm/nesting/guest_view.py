@@ -6,12 +6,12 @@ from collections.abc import Callable
 from copy import deepcopy
 from itertools import compress
 from operator import attrgetter, ne
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from nestvmm.engines import Engine
 from nestvmm.kvm import Regs, Sregs
 from nestvmm.nesting.exception import wrong_exception
-from nestvmm.nesting.levels import LevelMaps, LevelMemory
+from nestvmm.nesting.levels import LevelMaps
 from nestvmm.nesting.memory import MemoryMap, Region
 from nestvmm.nesting.propagation import Effects
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
@@ -20,11 +20,23 @@ from nestvmm.x86.rights import Rights
 if TYPE_CHECKING:
     from nestvmm.hypervisors import Guest
 
-__all__ = ["GuestView", "VcpuState"]
+__all__ = ["GuestView", "PhysicalMemory", "VcpuState"]
 
 _EFER = 0xC0000080
 _NAMES = Regs.__match_args__
 _values = attrgetter(*_NAMES)
+
+
+class PhysicalMemory(Protocol):
+    """Some level's: nestvmm.nesting.levels.LevelMemory, or an image's guest's."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Bytes at a physical address; raises GuestAccessError."""
+        ...
+
+    def write(self, address: int, data: bytes) -> None:
+        """Writes at a physical address; raises GuestAccessError."""
+        ...
 
 
 class VcpuState:
@@ -107,7 +119,7 @@ class GuestView:
         engine: Engine,
         state: VcpuState,
         maps: LevelMaps,
-        memory: LevelMemory,
+        memory: PhysicalMemory,
         effects: Effects,
         remap: Callable[[int, MemoryMap, int, int], None],
         reclaim: Callable[[], None],

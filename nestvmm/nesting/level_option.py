@@ -1,19 +1,31 @@
-"""The `--level` option: a hypervisor and its options in one word."""
+"""The `--level` option: a hypervisor and its options, or an image, in one word."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from nestvmm.errors import UsageError
-from nestvmm.nesting.spec import Option
+from nestvmm.nesting.spec import LevelSpec, Option
 
 __all__ = ["parse_level"]
 
 _WORDS: dict[str, Option] = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
-def parse_level(text: str) -> tuple[str, dict[str, Option]]:
-    """Name and options of `NAME[,option=value ...]`: values are numbers, booleans, else strings. Raises UsageError."""
+_IMAGE = "image="
+
+
+def parse_level(text: str) -> LevelSpec:
+    """The level of `NAME[,option=value ...]`, or of `image=FILE[,append=TEXT]`, whose text may have commas.
+
+    Values of options are numbers, booleans, else strings. Raises UsageError.
+    """
+    if text.startswith(_IMAGE):
+        image, _, append = text.removeprefix(_IMAGE).partition(",append=")
+        if not image or "\0" in text:
+            raise UsageError(f"--level {text!r}: expected image=FILE, or image=FILE,append=TEXT")
+        return LevelSpec(image=Path(image), append=append)
     name, *pairs = text.split(",")
     options: dict[str, Option] = {}
     for pair in pairs:
@@ -23,7 +35,7 @@ def parse_level(text: str) -> tuple[str, dict[str, Option]]:
         options[key] = _value(value)
     if not name:
         raise UsageError(f"--level {text!r}: no hypervisor is named")
-    return name, options
+    return LevelSpec(name, options)
 
 
 def _value(text: str) -> Option:

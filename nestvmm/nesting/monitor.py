@@ -48,37 +48,35 @@ def describe_registers(regs: Regs, sregs: Sregs) -> str:
     return "\n".join(" ".join(cells[i : i + 4]) for i in range(0, len(cells), 4))
 
 
-def monitor_claims(engine: Engine, level: int) -> list[Claim]:
-    """L0's claims on the events of level n that are no device's."""
+def monitor_claims(engine: Engine) -> list[Claim]:
+    """L0's claims on the events that are no device's."""
     handlers: dict[ExitReason, Callable[[Event], Result]] = {
-        ExitReason.SHUTDOWN: lambda _: _died(engine, level, "triple fault"),
-        ExitReason.HLT: lambda _: _halted(engine, level),
+        ExitReason.SHUTDOWN: lambda _: _died(engine, "triple fault"),
+        ExitReason.HLT: lambda _: _halted(engine),
         ExitReason.DEBUG: lambda _: HANDLED,
         ExitReason.INTERRUPT_WINDOW: lambda _: HANDLED,
         ExitReason.NMI_WINDOW: lambda _: HANDLED,
         # level n has no code for system-management mode, and KVM would leave its nested guest to look for some
         ExitReason.SMI: lambda _: HANDLED,
-        ExitReason.INIT: lambda _: _died(engine, level, "an INIT reset its only processor"),
-        ExitReason.TASK_SWITCH: lambda event: _task_switch(engine, level, event),
+        ExitReason.INIT: lambda _: _died(engine, "an INIT reset its only processor"),
+        ExitReason.TASK_SWITCH: lambda event: _task_switch(engine, event),
         ExitReason.EOI: lambda _: HANDLED,
-        ExitReason.EMULATION_FAILURE: lambda event: _complete(engine, level, event),
-        ExitReason.INTERNAL_ERROR: lambda event: _died(
-            engine, level, f"KVM internal error, suberror {event.qualifier}"
-        ),
+        ExitReason.EMULATION_FAILURE: lambda event: _complete(engine, event),
+        ExitReason.INTERNAL_ERROR: lambda event: _died(engine, f"KVM internal error, suberror {event.qualifier}"),
         ExitReason.ENTRY_FAILURE: lambda event: _died(
-            engine, level, f"the processor refused its state: {engine.refusal(event.raw, event.info)}"
+            engine, f"the processor refused its state: {engine.refusal(event.raw, event.info)}"
         ),
-        ExitReason.NESTED_PAGE_FAULT: lambda event: _page_fault(engine, level, event),
-        ExitReason.MEMORY_FAULT: lambda event: _died(engine, level, _memory_fault(event)),
+        ExitReason.NESTED_PAGE_FAULT: lambda event: _page_fault(engine, event),
+        ExitReason.MEMORY_FAULT: lambda event: _died(engine, _memory_fault(event)),
         ExitReason.SYSTEM_EVENT: lambda event: Result.stopped(0, f"guest asked for system event {event.qualifier}"),
-        ExitReason.UNKNOWN: lambda event: _died(engine, level, f"exit {event.raw} that nestvmm does not know"),
+        ExitReason.UNKNOWN: lambda event: _died(engine, f"exit {event.raw} that nestvmm does not know"),
         ExitReason.RDMSR: lambda event: _read_msr(engine, event),
         ExitReason.WRMSR: lambda event: _write_msr(engine, event),
     }
     for reason in _PASSED:
         handlers[reason] = lambda _: HANDLED if engine.let_pass() else Result.declined()
     for reason in (ExitReason.HYPERCALL, ExitReason.SVM_INSTRUCTION, ExitReason.VMX_INSTRUCTION):
-        handlers[reason] = lambda _: _undefined(engine, level)
+        handlers[reason] = lambda _: _undefined(engine)
     return [Claim(0, Scope(reason), handler, "L0", fallback=True) for reason, handler in handlers.items()]
 
 
@@ -99,46 +97,46 @@ def device_claims(bus: Bus) -> list[Claim]:
     ]
 
 
-def _died(engine: Engine, level: int, why: str) -> Result:
+def _died(engine: Engine, why: str) -> Result:
     return Result.stopped(
-        GUEST_DIED, f"guest at L{level} died: {why}\n{describe_registers(engine.regs(), engine.sregs())}"
+        GUEST_DIED, f"guest at L{engine.vcpu.level} died: {why}\n{describe_registers(engine.regs(), engine.sregs())}"
     )
 
 
-def _halted(engine: Engine, level: int) -> Result:
+def _halted(engine: Engine) -> Result:
     if engine.let_pass() or engine.halt():
         return HANDLED
-    return _died(engine, level, "it halted with interrupts off, so nothing can wake it")
+    return _died(engine, "it halted with interrupts off, so nothing can wake it")
 
 
-def _task_switch(engine: Engine, level: int, event: Event) -> Result:
+def _task_switch(engine: Engine, event: Event) -> Result:
     if engine.let_pass():
         return HANDLED
     why = f"it switched tasks to {event.qualifier:#x}, which its processor leaves to hypervisors, and no level did it"
-    return _died(engine, level, why)
+    return _died(engine, why)
 
 
-def _undefined(engine: Engine, level: int) -> Result:
+def _undefined(engine: Engine) -> Result:
     """An instruction that level n's processor does not have."""
     why = engine.overstrained()
-    return _died(engine, level, why) if why else Result.faulted(_UD)
+    return _died(engine, why) if why else Result.faulted(_UD)
 
 
-def _complete(engine: Engine, level: int, event: Event) -> Result:
+def _complete(engine: Engine, event: Event) -> Result:
     result = engine.complete()
     if result.outcome is not Outcome.DECLINED:
         return result
     if not event.instruction:
-        return _died(engine, level, "KVM could not fetch its next instruction (a jump outside memory?)")
-    return _died(engine, level, f"KVM cannot emulate its instruction {event.instruction.hex(' ')}; {result.message}")
+        return _died(engine, "KVM could not fetch its next instruction (a jump outside memory?)")
+    return _died(engine, f"KVM cannot emulate its instruction {event.instruction.hex(' ')}; {result.message}")
 
 
-def _page_fault(engine: Engine, level: int, event: Event) -> Result:
+def _page_fault(engine: Engine, event: Event) -> Result:
     """No level below takes it: a hole, or a write to read-only memory; or nothing that a bus could answer."""
     if engine.let_pass():
         return HANDLED
     way = ("read", "wrote", "executed at")[event.direction]
-    return _died(engine, level, f"it {way} physical address {event.qualifier:#x}, which the levels below do not let it")
+    return _died(engine, f"it {way} physical address {event.qualifier:#x}, which the levels below do not let it")
 
 
 def _memory_fault(event: Event) -> str:

@@ -10,11 +10,12 @@ from nestvmm.engines import Engine
 from nestvmm.errors import HostError, UsageError
 from nestvmm.hypervisors import Hypervisor
 from nestvmm.hypervisors.blame import blaming
+from nestvmm.hypervisors.image import ImageLevel
 from nestvmm.nesting.designation import QUALIFIER_MAX, Ceiling, Claim, DesignationTable, Scope
 from nestvmm.nesting.levels import LevelMaps
 from nestvmm.nesting.memory import ADDRESS_END
 from nestvmm.nesting.notation import parse_designation
-from nestvmm.nesting.spec import TowerSpec
+from nestvmm.nesting.spec import LEVELS_MAX, TowerSpec
 from nestvmm.x86.event import Event, Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
 from nestvmm.x86.rights import Rights
@@ -43,10 +44,12 @@ class Policy:
             if 0 < ceiling.level < spec.height:
                 self._accept(ceiling, hypervisors[ceiling.level - 1])
         svm = min((one.level for one in self.ceilings if one.scope.reason is ExitReason.SVM_INSTRUCTION), default=0)
-        self.nesting = svm if svm >= spec.height else 0
+        self.nesting = svm if svm in spec.code or svm > spec.height else 0
 
     def _accept(self, ceiling: Ceiling, hypervisor: Hypervisor) -> None:
         """Gives the designated level a claim where none of its declared handlers is."""
+        if isinstance(hypervisor, ImageLevel):
+            return  # its control blocks say what it takes
         who = type(hypervisor).__name__
         scope = ceiling.scope
         own = [claim for claim in self.claims if claim.level == ceiling.level and _meets(claim.scope, scope)]
@@ -117,9 +120,12 @@ class Policy:
     def table(self, level0: Iterable[Claim], maps: LevelMaps) -> DesignationTable:
         """The designation table, with L0's own claims below all others."""
 
+        images = range(maps.height, LEVELS_MAX + 1)
+
         def project(level: int, first: int, last: int) -> list[tuple[int, int]]:
-            # L0 also takes what has no address at level 1, such as a fault that KVM does not locate
-            if level == 0 and (first, last) == (0, QUALIFIER_MAX):
+            # L0 also takes what has no address at level 1, such as a fault that KVM does not locate; an image all that
+            # its own tables refuse
+            if level in (0, *images) and (first, last) == (0, QUALIFIER_MAX):
                 return [(first, last)]
             return maps.at_top(level + 1, first, last)
 

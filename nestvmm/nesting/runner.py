@@ -256,14 +256,17 @@ class Runner:
         else:
             native.value = value = result.value & _MASKS[size]
         if size and not native.retry:
-            self._record(event.reason, native.qualifier, write, level, value)
+            cause = int(native.level)
+            self._record(event.reason, native.qualifier, write, level, cause, value)
             for above, hypervisor in self._listeners:
-                if above > level:
+                if level < above < cause:
                     self._propagate(above, hypervisor, value)
         if self._state.touched:
             self._settle()
 
     def _propagate(self, level: int, hypervisor: Hypervisor, value: int) -> None:
+        if level >= self._tower.base and _PHYSICAL[self._event.reason]:
+            return  # an image between knows where that is for the level above it
         event = self._present(level)
         with blaming(level, type(hypervisor).__name__, f"propagated({event!r})"):
             hypervisor.propagated(event, value)

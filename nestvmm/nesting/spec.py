@@ -40,12 +40,15 @@ class LevelSpec:
     """A hypervisor: its class, its options, and what of its memory its guest gets (None: all, at its addresses).
 
     expose: features that it exposes or hides, `+feature` or `-feature`
+    image:  machine code that uses SVM, in place of a class, with its command line `append`
     """
 
-    hypervisor: str
+    hypervisor: str = ""
     options: Mapping[str, Option] = field(default_factory=dict)
     memory: tuple[Region, ...] | None = None
     expose: tuple[str, ...] = ()
+    image: Path | None = None
+    append: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +86,9 @@ class TowerSpec:
     def height(self) -> int:
         """n: the guest's level."""
         return len(self.levels) + 1
+
+    @property
+    def code(self) -> tuple[int, ...]:
+        """The levels whose software is machine code, ascending: the images, and the guest."""
+        images = [number for number, level in enumerate(self.levels, start=1) if level.image is not None]
+        return (*images, self.height)

@@ -14,11 +14,10 @@ from typing import Any
 
 from nestvmm._native import ffi
 from nestvmm.devices import MP_TABLE_ADDRESS, Platform, mp_table, platform
-from nestvmm.engines import Engine, EngineConfig, choose_engine
+from nestvmm.engines import Engine, EngineConfig
 from nestvmm.errors import HostError, HypervisorError, ImageError, UsageError
 from nestvmm.hypervisors import Guest, GuestAccessError, Hypervisor
 from nestvmm.hypervisors.blame import blaming
-from nestvmm.hypervisors.find import make_hypervisor
 from nestvmm.kvm import HostMemory, KvmError
 from nestvmm.loaders import Image, MemoryRange, load, read_file
 from nestvmm.nesting.designation import Claim
@@ -33,6 +32,8 @@ from nestvmm.nesting.features import (
 )
 from nestvmm.nesting.flat import FlatTable, compile_table
 from nestvmm.nesting.guest_view import GuestView, VcpuState
+from nestvmm.nesting.image_guest import ImageGuestView, MachineMemory
+from nestvmm.nesting.images import check_between, check_images, engine_for, make_levels, name_of, stacked
 from nestvmm.nesting.levels import LevelMaps, LevelMemory
 from nestvmm.nesting.memory import MemoryMap, Slot
 from nestvmm.nesting.monitor import device_claims, engine_claims, monitor_claims
@@ -89,27 +90,29 @@ class Tower:
 
     def _build(self, stdout: int, raw_exit_status: bool) -> None:
         spec = self.spec
-        self.hypervisors: list[Hypervisor] = [
-            make_hypervisor(level.hypervisor, level.options, number)
-            for number, level in enumerate(spec.levels, start=1)
-        ]
+        self.hypervisors = make_levels(spec)
         self.policy = Policy(spec, self.hypervisors)
         self._requests = requests(spec)
-        maps = [_map(number, level) for number, level in enumerate(spec.levels, start=1)]
+        check_images(spec, self._requests)
+        check_between(spec, self.hypervisors, self.policy)
+        #: The level of the lowest machine code: what stands above it on images is mapped by these as they run.
+        self.base = spec.code[0]
+        maps = [_map(number, level) for number, level in enumerate(spec.levels[: self.base - 1], start=1)]
         self.maps = LevelMaps(spec.guest.memory, maps, self.policy.holes(), self.policy.faults())
         self.image = self._load()
         machine = self.image.machine if spec.machine == "auto" else spec.machine
-        engine_class = choose_engine(spec.engine, self.policy.reasons(), machine)
+        engine_class = engine_for(spec, self.policy.reasons(), machine)
         self.policy.check(engine_class, machine)
         slots = self.maps.slots()
         _check_size(slots)
         host = self._open.enter_context(_host_memory(spec.guest.memory))
-        self.memory = {level: LevelMemory(level, self.maps.to_host(level), host) for level in range(1, self.height + 1)}
+        self.memory = {level: LevelMemory(level, self.maps.to_host(level), host) for level in range(1, self.base + 1)}
         self._place(self.image, machine)
         self._machine = machine
         config = EngineConfig(
             machine=machine,
-            level=self.height,
+            level=self.base,
+            above=spec.code[1:],
             memory=host,
             slots=slots,
             wanted=self.policy.scopes(),
@@ -125,25 +128,35 @@ class Tower:
                 stdout=stdout,
                 vm=self.engine.irqchip_fd,
                 irqchip=machine == "pc",
-                command_line=spec.guest.append.encode(errors="surrogateescape"),
+                command_line=self._append().encode(errors="surrogateescape"),
                 initrd=None if spec.guest.initrd is None else self._initrd(spec.guest.initrd),
                 raw_exit_status=raw_exit_status,
             )
         )
         self._start(machine)
 
+    def _append(self) -> str:
+        """The command line of the lowest machine code."""
+        return self.spec.guest.append if self.base == self.height else self.spec.levels[self.base - 1].append
+
     def _load(self) -> Image:
         guest = self.spec.guest
+        path = guest.kernel if self.base == self.height else self.spec.levels[self.base - 1].image
         ram = [
             MemoryRange(region.base, region.size)
-            for region in self.maps.to_host(self.height).regions
+            for region in self.maps.to_host(self.base).regions
             if Rights.READ | Rights.WRITE in region.rights
         ]
         if not ram:
-            raise ImageError(
-                f"{guest.kernel}: L{self.height} has no memory: the maps of the levels below leave it none"
-            )
-        return load(str(guest.kernel), ram, append=guest.append, initrd=guest.initrd, address=guest.address)
+            raise ImageError(f"{path}: L{self.base} has no memory: the maps of the levels below leave it none")
+        return load(
+            str(path),
+            ram,
+            append=self._append(),
+            initrd=guest.initrd,
+            address=guest.address,
+            above=stacked(self.spec),
+        )
 
     def _initrd(self, path: str) -> bytes | None:
         """What fw_cfg offers as the initrd: only a file; a Multiboot image's modules are in its memory."""
@@ -151,7 +164,7 @@ class Tower:
 
     def _place(self, image: Image, machine: str) -> None:
         """Writes what firmware would leave, where level n has memory for it, then the image."""
-        memory = self.memory[self.height]
+        memory = self.memory[self.base]
         if machine == "pc":
             with suppress(GuestAccessError):
                 memory.write(MP_TABLE_ADDRESS, mp_table())
@@ -168,33 +181,43 @@ class Tower:
         engine.set_cpuid(self.exposure.entries)
         if ExitReason.EMULATION_FAILURE in self.policy.reasons() or emulates_instructions(self.exposure):
             engine.catch_undefined()
-        for index, value in self.exposure.msrs(self.height).items():
+        for index, value in self.exposure.msrs(self.base).items():
             engine.set_msr(index, value)
         regs, sregs = engine.regs(), engine.sregs()
         enter(self.image.entry, regs, sregs)
         engine.set_sregs(sregs)
         engine.set_regs(regs)
-        self.effects = Effects()
+        self.effects = Effects(self.spec.code)
         self.state = VcpuState(engine)
         self.stale = self._reclaimed = False
         for level, hypervisor in enumerate(self.hypervisors, start=1):
-            memory, ask = self.memory[level + 1], (self._remap, self._reclaim)
-            guest: Guest = GuestView(level + 1, engine, self.state, self.maps, memory, self.effects, *ask)
+            guest = self._guest_of(level)
             self._open.callback(self._stop, level, hypervisor)
             with blaming(level, type(hypervisor).__name__, "start()"):
                 hypervisor.start(guest)
         self.state.flush()
-        cpu = Cpu(self.height, engine, self.state, self.memory[self.height])
+        cpu = Cpu(engine, self.state, MachineMemory(self.base, engine) if engine.emulates else self.memory[self.base])
         features = feature_claims(self.exposure, cpu)
-        self._level0 = [
+        self._fixed = [
             *device_claims(self.platform.bus),
             *features,
             *engine_claims(engine),
-            *monitor_claims(engine, self.height),
+            *monitor_claims(engine),
+            *(Claim(who, scope, server, self.name_of(who)) for who, scope, server in engine.image_claims()),
         ]
         self._designate()
         self.unclaimed: Any = ffi.new("struct nv_unclaimed *")
         self._attach()
+
+    def _guest_of(self, level: int) -> Guest:
+        """What the hypervisor at `level` sees of its guest."""
+        ask = self._remap, self._reclaim
+        if level < self.base:
+            memory = self.memory[level + 1]
+            return GuestView(level + 1, self.engine, self.state, self.maps, memory, self.effects, *ask)
+        depth = sum(code <= level for code in self.spec.code)
+        machine = MachineMemory(level + 1, self.engine, depth)
+        return ImageGuestView(level + 1, self.engine, self.state, self.maps, machine, self.effects, *ask)
 
     @staticmethod
     def _stop(level: int, hypervisor: Hypervisor) -> None:
@@ -202,7 +225,7 @@ class Tower:
             hypervisor.stop()
 
     def _designate(self, earlier: Sequence[Claim] = ()) -> None:
-        self.designation = self.policy.table(self._level0, self.maps)
+        self.designation = self.policy.table(self._fixed, self.maps)
         flat = compile_table(self.designation, earlier)
         counters = ffi.new("struct nv_counter[]", flat.slots)
         if earlier:
@@ -279,19 +302,31 @@ class Tower:
                     return hypervisor.receive(data)
         return self.platform.receive(data)
 
+    def name_of(self, level: int) -> str:
+        """What accounts call the software of a level, from 1 on."""
+        if level >= self.height:
+            return self.spec.guest.kernel.name if level == self.height else f"guest of L{level - 1}"
+        return name_of(self.hypervisors[level - 1])
+
     def describe(self) -> str:
         """What would run, level by level, the guest first."""
-        lines = [f"L{self.height} {self.image.format} {self.spec.guest.kernel}, {self.engine.name} engine"]
+        kind = self.image.format if self.base == self.height else "ELF64"
+        lines = [f"L{self.height} {kind} {self.spec.guest.kernel}, {self.engine.name} engine"]
         for level in range(self.height, 0, -1):
-            regions = self.maps.to_host(level).regions
-            memory = ", ".join(f"{one.base:#x}-{one.last:#x} {_rights(one.rights)}" for one in regions) or "none"
-            lines.append(f"   memory of L{level}: {memory}")
+            lines.append(f"   memory of L{level}: {self._memory_of(level)}")
             if level > 1:
-                lines.append(f"L{level - 1} {type(self.hypervisors[level - 2]).__name__}")
-                lines += self._claims_of(level - 1)
+                lines.append(f"L{level - 1} {self.name_of(level - 1)}")
+                lines += self._claims_of(level - 1) if level - 1 not in self.spec.code else ["   what it intercepts"]
         lines.append("L0 nestvmm")
         lines += self._claims_of(0)
         return "\n".join(lines)
+
+    def _memory_of(self, level: int) -> str:
+        if level > self.base:
+            image = max(one for one in self.spec.code if one < level)
+            return f"what L{image} gives it"
+        regions = self.maps.to_host(level).regions
+        return ", ".join(f"{one.base:#x}-{one.last:#x} {_rights(one.rights)}" for one in regions) or "none"
 
     def _claims_of(self, level: int) -> list[str]:
         return [

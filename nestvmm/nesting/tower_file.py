@@ -18,6 +18,10 @@ hypervisor = "console"         # a stock one, module:Class, or file.py:Class
 options = { irq = 4 }
 expose = ["+popcnt", "-aes"]   # the same for this level
 memory = [ { base = 0, size = "32M", at = "16M", rights = "rw" } ]   # its guest's memory in its own; absent: all of it
+
+[[level]]
+image = "minivisor/minivisor-svm.elf"   # machine code in place of a Python hypervisor; relative to the tower file
+append = "level=2"                      # its command line
 """
 
 from __future__ import annotations
@@ -129,10 +133,17 @@ def _guest(table: _Table, folder: Path) -> GuestSpec:
 
 
 def _level(table: _Table, folder: Path) -> LevelSpec:
-    hypervisor = table.text("hypervisor", None)
+    hypervisor, image = table.text("hypervisor", None), table.text("image", None)
+    if hypervisor and image:
+        raise UsageError(f"{table.name} names both a hypervisor and an image; a level is one of them")
+    if image:
+        level = LevelSpec(image=folder / image, append=table.text("append", "") or "")
+        table.finish()
+        return level
     if not hypervisor:
         raise UsageError(
-            f'{table.name} names no hypervisor; write hypervisor = "NAME", "module:Class" or "file.py:Class"'
+            f'{table.name} names no hypervisor; write hypervisor = "NAME", "module:Class" or "file.py:Class", '
+            'or image = "FILE"'
         )
     if ".py:" in hypervisor:
         hypervisor = str(folder / hypervisor)

@@ -36,10 +36,10 @@ class Chrome:
     def opening(tower: Tower) -> bytes:
         """The tracks: level n on top, L0 below."""
         names = {0: "L0 nestvmm", tower.height: f"L{tower.height} guest"}
-        names |= {level: f"L{level} {type(one).__name__}" for level, one in enumerate(tower.hypervisors, start=1)}
+        names |= {level: f"L{level} {tower.name_of(level)}" for level in range(1, tower.height)}
         events = []
         for level in range(tower.height, -1, -1):
-            order = {"sort_index": tower.height - level}
+            order: dict[str, object] = {"sort_index": tower.height - level}
             events += [
                 _named("process_name", level, {"name": names[level]}),
                 _named("process_sort_index", level, order),

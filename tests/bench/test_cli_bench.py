@@ -117,7 +117,8 @@ def test_going_on(some: Some, tmp_path: Path) -> None:
     assert some.calls == 2
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[:-1]))
-    assert bench("--resume", file) == first
+    # but for the clock's rate and the seconds
+    assert bench("--resume", file).splitlines()[1:-1] == first.splitlines()[1:-1]
     assert some.calls == 3
     with pytest.raises(UsageError, match="another choice"):
         bench("--resume", file, "--runs", 11)

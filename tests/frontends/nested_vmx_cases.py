@@ -35,6 +35,9 @@ def _answering() -> bytes:
     return code + enter(rax(0x1234) + vmx.VMRESUME) + done(9)
 
 
+HOLE = 0x3FFFF000
+
+
 def verdict(number: int) -> bytes:
     """Four results of a VMLAUNCH: its flags, VM-instruction error, exit reason, exit qualification."""
     return load(vmx.FLAGS) + keep(number) + keep_fields(number + 1, vmx.ERROR, vmx.REASON, vmx.QUALIFICATION)
@@ -55,7 +58,7 @@ def rules(name: str) -> dict[str, object]:
 
 
 def ports() -> dict[str, object]:
-    """Port 0x5003 is in the bitmap: accesses that touch it, and no others; then all ports, without bitmaps."""
+    """Port 0x5003 is in the bitmap: accesses that touch it, and no others; then all: without bitmaps, or memory."""
     code = enable() + store(vmx.PORTS + 0x5000 // 8, 1 << 3, 1) + store(vmx.PORTS + 0x1000 + 0x5003 // 8, 0xFF, 1)
     code += make_block({vmx.PRIMARY: vmx.PRIMARY_PLAIN | 1 << 25})
     accesses = [(0x5003, b"\xee"), (0x5002, b"\x66\xef"), (0x5000, b"\xef"), (0x5003, b"\xec"), (0x5001, b"\x66\xed")]
@@ -68,7 +71,11 @@ def ports() -> dict[str, object]:
         )
     code += enter() + keep_field(12, vmx.REASON) + skip()
     code += vmwrite(vmx.PRIMARY, vmx.PRIMARY_PLAIN | 1 << 24) + enter() + keep_fields(13, vmx.REASON, vmx.QUALIFICATION)
-    return run(image(code + done(), guest + VMCALL + out(0x5001, 1)), 15)
+    code += (
+        vmwrite(vmx.PRIMARY, vmx.PRIMARY_PLAIN | 1 << 25) + vmwrite(vmx.IO_MAP_A, HOLE) + vmwrite(vmx.IO_MAP_B, HOLE)
+    )
+    code += enter() + keep_field(15, vmx.REASON)
+    return run(image(code + done(), guest + VMCALL + out(0x5001, 1)), 16)
 
 
 def msrs() -> dict[str, object]:
@@ -81,8 +88,10 @@ def msrs() -> dict[str, object]:
         code += (launch() if not number else enter()) + b"\x48\x89\xc8" + keep(2 * number + 1)  # rcx
         code += keep_field(2 * number, vmx.REASON) + skip()
     code += enter() + keep_field(6, vmx.REASON) + rdmsr(0xC0000081) + keep(7) + keep_field(8, vmx.SYSENTER_CS) + skip()
-    code += vmwrite(vmx.PRIMARY, vmx.PRIMARY_PLAIN) + enter() + keep_field(9, vmx.REASON) + done()
-    return run(image(code, guest), 10)
+    code += vmwrite(vmx.PRIMARY, vmx.PRIMARY_PLAIN) + enter() + keep_field(9, vmx.REASON)
+    code += vmwrite(vmx.PRIMARY, vmx.PRIMARY_PLAIN | 1 << 28) + vmwrite(vmx.MSR_MAP_FIELD, HOLE)
+    code += enter() + keep_field(10, vmx.REASON) + done()
+    return run(image(code, guest), 11)
 
 
 LEAF = vmx.EPT + 0x2008
@@ -270,6 +279,12 @@ def instruction_controls() -> dict[str, object]:
     return {**run(image(code + done(), guest + b"\x0f\x01\xf9" + VMCALL), 33), "bits": list(cases)}
 
 
+def abort() -> dict[str, object]:
+    """An exit that cannot store its list of MSRs."""
+    fields = {vmx.STORE_COUNT: 1, vmx.EXIT_STORES: HOLE}
+    return run(image(enable() + make_block(fields) + launch() + done(1), VMCALL), 0)
+
+
 CASES = {
     "first": lambda: run(image(_answering(), cpuid(0x77) + keep(3) + done(3)), 4),
     "instructions": instructions,
@@ -280,6 +295,7 @@ CASES = {
     "msrs": msrs,
     "msr lists": msr_lists,
     "mode": mode,
+    "abort": abort,
     "paging": paging,
     "registers": registers,
     "controls of instructions": instruction_controls,

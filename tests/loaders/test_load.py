@@ -6,7 +6,8 @@ import pytest
 from image_writers import BzImage, Elf, MultibootHeader, Segment
 
 from nestvmm.errors import ImageError, UsageError
-from nestvmm.loaders import MemoryRange, load, read_file
+from nestvmm.loaders import MemoryRange, Stacked, load, read_file
+from nestvmm.loaders.stack import stack
 
 MIB = 1 << 20
 RAM = [MemoryRange(0, 32 * MIB)]
@@ -130,3 +131,32 @@ def test_pyelftools_is_imported_for_elf_only(write):
     for data, loaded in ((BzImage().write(), b"False\n"), (Elf().write(), b"True\n")):
         command = [sys.executable, "-c", program, write("image", data)]
         assert subprocess.run(command, capture_output=True, check=True, timeout=60).stdout == loaded
+
+
+def test_images_above_lie_behind_an_elf64_executable(write):
+    top = Elf().write()
+    image = load(write("image", Elf().write()), RAM, append="below", above=[Stacked(top, "above")])
+    (carried,) = [data for address, data in image.segments if address == 0x101000]
+    assert bytes(carried).startswith(b"nvmmnext")
+    assert bytes(carried)[4096:] == stack(top, [])
+    assert bytes(carried)[16:22] == b"above\0"
+
+
+def test_a_multiboot_kernel_gets_the_images_above_as_its_last_module(write):
+    top = Elf().write()
+    path = write("initrd", b"a module")
+    above = [Stacked(Elf().write(), "middle"), Stacked(top, "top")]
+    image = load(write("image", ELF32.write()), RAM, initrd=path, above=above)
+    modules = [bytes(data) for _, data in image.segments]
+    assert modules.index(b"a module") < modules.index(stack(Elf().write(), [Stacked(top, "top")]))
+
+
+@pytest.mark.parametrize(("data", "address"), [(BzImage().write(), None), (b"raw", 0x100000)])
+def test_what_cannot_find_an_image_above_it_is_refused(write, data, address):
+    with pytest.raises(ImageError, match="image: only an ELF64 executable or a Multiboot kernel finds the image above"):
+        load(write("image", data), RAM, address=address, above=[Stacked(Elf().write())])
+
+
+def test_an_image_above_that_is_no_elf64_executable_is_refused_by_name(write):
+    with pytest.raises(ImageError, match=r"L2 top\.bin: not an ELF64 executable"):
+        load(write("image", Elf().write()), RAM, above=[Stacked(b"raw", "", "L2 top.bin")])

@@ -107,6 +107,11 @@ static inline void start(void)
 	}
 	memset(nested.machines, 0, sizeof nested.machines);
 	nested.too_deep = nested.lost = nested.endless = 0;
+	nested.due.to = nested.undo.to = NULL;
+	nested.due.told = 0;
+	nested.take = nv_nested_take;
+	for (unsigned int i = 0; i < NV_NESTED_DEPTH; i++)
+		nested.levels[i] = 1 + i;
 	memset(block, 0, PAGE);
 	*block = (struct nv_vmcb){
 		.asid = 1, .nested_paging = 1, .cs = {0x10, 0xa9b, ~0u, 0}, .efer = EFER_SVME | EFER_LME | EFER_LMA,

@@ -135,6 +135,35 @@ def test_what_c_serves_never_comes_back(loop: Loop) -> None:
     assert loop.counts() == {FIRST: (3, 3)}
 
 
+def test_only_levels_below_the_one_whose_software_runs_are_asked(loop: Loop) -> None:
+    loop.claim(1, level=4, following=2)
+    loop.claim(2, level=2, following=3)
+    loop.claim(3, level=1)
+    loop.first(1)
+    handlers = []
+    for level in (5, 4, 3, 2, 1):
+        loop.vcpu.level = level
+        loop.script = [{}]
+        if loop.go() == EVENT:
+            handlers.append((loop.vcpu.event.level, loop.vcpu.event.handler))
+        lib.nv_vcpu_finish(loop.vcpu)
+        if level == 2:
+            # nobody is below level 1: the default answer, and then the kick
+            lib.nv_vcpu_kick(loop.vcpu)
+    assert handlers == [(5, 4), (4, 2), (3, 2), (2, 1)]
+
+
+def test_a_turn_skips_levels_above_the_one_whose_software_runs(loop: Loop) -> None:
+    loop.claim(1, level=3, following=2)
+    loop.claim(2, level=4, following=3)
+    loop.claim(3, level=1)
+    loop.first(1)
+    loop.vcpu.level = 4
+    loop.script = [{}]
+    assert loop.go() == EVENT
+    assert lib.nv_vcpu_decline(loop.vcpu) == 3
+
+
 def test_a_server_that_declines_hands_on_to_the_next_claim(loop: Loop) -> None:
     loop.claim(1, server=True, following=2)
     loop.claim(2, level=1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nestvmm.errors import UsageError
+from nestvmm.nesting import LevelSpec
 from nestvmm.nesting.designation import QUALIFIER_MAX, Ceiling, Scope
 from nestvmm.nesting.level_option import parse_level
 from nestvmm.nesting.notation import HIGHEST, parse_designation, parse_scopes
@@ -188,9 +191,21 @@ def test_numbers_are_bytes_without_a_unit() -> None:
     ],
 )
 def test_level_option(text: str, expected: tuple[str, dict[str, object]]) -> None:
-    name, options = parse_level(text)
+    level = parse_level(text)
+    name, options = level.hypervisor, level.options
     assert (name, options) == expected
     assert [type(value) for value in options.values()] == [type(value) for value in expected[1].values()]
+
+
+@pytest.mark.parametrize(
+    ("text", "image", "append"),
+    [
+        ("image=a/b.elf", "a/b.elf", ""),
+        ("image=b.elf,append=level=2 quiet,loud", "b.elf", "level=2 quiet,loud"),
+    ],
+)
+def test_a_level_of_machine_code(text: str, image: str, append: str) -> None:
+    assert parse_level(text) == LevelSpec(image=Path(image), append=append)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +217,8 @@ def test_level_option(text: str, expected: tuple[str, dict[str, object]]) -> Non
         ("console,", "expected option=value after the name, not ''"),
         (",a=1", "--level ',a=1': no hypervisor is named"),
         ("", "no hypervisor is named"),
+        ("image=", "--level 'image=': expected image=FILE, or image=FILE,append=TEXT"),
+        ("image=,append=x", "expected image=FILE, or image=FILE,append=TEXT"),
     ],
 )
 def test_a_wrong_level_option_is_refused(text: str, message: str) -> None:
@@ -213,8 +230,9 @@ def test_a_wrong_level_option_is_refused(text: str, message: str) -> None:
 @given(st.text(max_size=40))
 def test_no_text_is_anything_but_a_level_or_a_usage_error(text: str) -> None:
     try:
-        name, options = parse_level(text)
+        level = parse_level(text)
+        name, options = level.hypervisor, level.options
     except UsageError:
         return
-    assert name
+    assert name or level.image is not None
     assert all(isinstance(value, str | int | bool) for value in options.values())

@@ -48,6 +48,10 @@ expose = ["+popcnt", "-aes"]
 [[level]]
 hypervisor = "package.module:Class"
 memory = []
+
+[[level]]
+image = "minivisor.elf"
+append = "level=4"
 """
     assert parse_tower(text, FOLDER) == TowerSpec(
         GuestSpec(FOLDER / "events/events.elf", "quiet", str(FOLDER / "ram.gz"), 1 << 20, 64 << 20),
@@ -59,6 +63,7 @@ memory = []
             ),
             LevelSpec(str(FOLDER / "my/own.py:Mine"), expose=("+popcnt", "-aes")),
             LevelSpec("package.module:Class", {}, ()),
+            LevelSpec(image=FOLDER / "minivisor.elf", append="level=4"),
         ),
         ("io:0x80=L0", "hlt=L1"),
         engine="direct",
@@ -114,6 +119,9 @@ def test_an_absolute_path_stays() -> None:
         ("level = [1]\n" + GUEST, "the tower level: expected tables, not 1"),
         (GUEST + "[[level]]", '[[level]] 1 names no hypervisor; write hypervisor = "NAME", "module:Class" or'),
         (GUEST + '[[level]]\nhypervisor="a"\n[[level]]\nx=1', "[[level]] 2 names no hypervisor"),
+        (GUEST + '[[level]]\nhypervisor="a"\nimage="b"', "[[level]] 1 names both a hypervisor and an image"),
+        (GUEST + '[[level]]\nimage="b"\noptions={}', "[[level]] 1: unknown key 'options'; known are hypervisor, image"),
+        (GUEST + "[[level]]\nimage=1", "[[level]] 1 image: expected a string, not 1"),
         (GUEST + '[[level]]\nhypervisor="a"\nfoo=1', "[[level]] 1: unknown key 'foo'"),
         (GUEST + '[[level]]\nhypervisor="a"\noptions={a=1.5}', "option a: expected a string, a number or a boolean"),
         (GUEST + '[[level]]\nhypervisor="a"\nmemory=1', "[[level]] 1 memory: expected a list, not 1"),

@@ -7,8 +7,7 @@ from typing import NamedTuple
 from nestvmm.engines import Access, Engine, PageFaultError, UnbackedError
 from nestvmm.hypervisors import GuestAccessError
 from nestvmm.kvm import Regs, Segment, Sregs
-from nestvmm.nesting.guest_view import VcpuState
-from nestvmm.nesting.levels import LevelMemory
+from nestvmm.nesting.guest_view import PhysicalMemory, VcpuState
 from nestvmm.x86.event import Outcome, Result
 
 __all__ = ["Address", "Cpu", "GuestFaultError"]
@@ -39,16 +38,17 @@ class Address(NamedTuple):
 
 
 class Cpu:
-    """What an emulator reads and changes; valid during one event.
+    """What an emulator reads and changes; valid during one event."""
 
-    level: whose software caused the event
-    """
-
-    def __init__(self, level: int, engine: Engine, state: VcpuState, memory: LevelMemory) -> None:
-        self.level = level
+    def __init__(self, engine: Engine, state: VcpuState, memory: PhysicalMemory) -> None:
         self._engine = engine
         self._state = state
         self._memory = memory
+
+    @property
+    def level(self) -> int:
+        """Whose software caused the event."""
+        return int(self._engine.vcpu.level)
 
     @property
     def regs(self) -> Regs:

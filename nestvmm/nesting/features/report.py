@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nestvmm.engines import EngineConfig, choose_engine
-from nestvmm.hypervisors.find import make_hypervisor
+from nestvmm.engines import EngineConfig
 from nestvmm.kvm import CpuidEntry, HostMemory
 from nestvmm.nesting.features.catalog import CATALOG
 from nestvmm.nesting.features.exposure import Exposure, expose
 from nestvmm.nesting.features.feature import CpuidBit
 from nestvmm.nesting.features.offer import Offer
 from nestvmm.nesting.features.request import requests
+from nestvmm.nesting.images import check_images, engine_for, make_levels
 from nestvmm.nesting.spec import TowerSpec
 
 __all__ = ["FeatureReport", "FeatureRow", "report_features"]
@@ -62,12 +62,11 @@ def report_features(spec: TowerSpec) -> FeatureReport:
     Raises UsageError as the tower itself would, HostError and KvmError where /dev/kvm cannot be used.
     """
     wanted = requests(spec)
-    hypervisors = [
-        make_hypervisor(level.hypervisor, level.options, number) for number, level in enumerate(spec.levels, start=1)
-    ]
-    engine_class = choose_engine(spec.engine)
+    hypervisors = make_levels(spec)
+    check_images(spec, wanted)
+    engine_class = engine_for(spec, frozenset(), "bare")
     with HostMemory(_PAGE) as memory:
-        config = EngineConfig("bare", spec.height, memory, ())
+        config = EngineConfig("bare", spec.code[0], memory, (), above=spec.code[1:])
         with engine_class(config) as engine:
             exposure = expose(engine, hypervisors, wanted)
             engine.set_cpuid(exposure.entries)

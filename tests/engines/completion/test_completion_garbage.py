@@ -96,7 +96,7 @@ def test_5000_random_byte_strings_end_in_order(kicking: Callable[[Machine], None
         machine.fill_margins(chance.randbytes(256))
         before = machine.margins()
         kicking(machine)
-        handlers = {claim.scope.reason: claim.handler for claim in monitor_claims(machine.engine, 1)}
+        handlers = {claim.scope.reason: claim.handler for claim in monitor_claims(machine.engine)}
         for _ in range(CASES):
             machine.renew()
             start = state(chance)

@@ -1,0 +1,163 @@
+#include "nested_internal.h"
+
+#include <stddef.h>
+#include <string.h>
+
+enum { SVM_FIRST = 0x80, SVM_LAST = 0x86, INVLPGA = 0x7a, VMMCALL = 0x81, EFER = 0xc0000080 };
+
+/* What the processor, or one with the features that L0 offers, tells the machine of the exit. */
+static void describe(struct nv_nested *nested, const struct nv_machine *to, const struct nv_event *event, uint64_t rip,
+		     struct nv_nested_exit *exit)
+{
+	uint64_t code = nv_nested_code(to, event->raw);
+
+	*exit = (struct nv_nested_exit){.code = code, .info_2 = nested->svm->block->exit_info_2};
+	exit->info_1 = nv_nested_assist(nested, code, event, event->info);
+	if (event->advance)
+		exit->next_rip = rip + event->advance;
+	if (code == EXIT_IOIO)
+		exit->info_2 = exit->next_rip;
+}
+
+/* A machine below learns that this one writes EFER, and says by its answer whether it may. */
+static void ask_efer(struct nv_nested *nested, const struct nv_event *event)
+{
+	if (event->reason != NV_REASON_WRMSR || (uint32_t)event->qualifier != EFER)
+		return;
+	nested->active->asked = 1;
+	nested->active->asked_svme = !!(*register_of(nested->svm, NV_REG_RAX) & EFER_SVME);
+}
+
+static int is_svm(uint64_t code)
+{
+	return (code >= SVM_FIRST && code <= SVM_LAST && code != VMMCALL) || code == INVLPGA;
+}
+
+/* What goes by other ways: nested page faults to whose tables refuse them, what comes from outside before the entry. */
+static int is_apart(uint64_t code)
+{
+	return code >= 6 * 32 || (code >= EXIT_INTR && code <= EXIT_VINTR);
+}
+
+int nv_nested_wanted(const struct nv_nested *nested, uint64_t code)
+{
+	const struct nv_machine *parent = nested->active->parent;
+
+	return parent && !is_apart(code) && intercepts(parent->composed, code);
+}
+
+/* The machine that the claim is for, if it wants the exit. */
+static struct nv_machine *taker(const struct nv_nested_claim *claim, uint64_t code, uint64_t info)
+{
+	struct nv_nested *nested = claim->nested;
+	struct nv_machine *machine = nested->active->parent;
+
+	/* by default L0 does what a machine that it knows to have SVM asks of it */
+	if (is_apart(code) || (is_svm(code) && nested->active->svme && !nests_by_itself(nested, nested->active)))
+		return NULL;
+	for (; machine && machine->depth >= claim->depth; machine = machine->parent)
+		if ((machine->depth == claim->depth || claim->beyond) && nv_nested_wants(nested, machine, code, info))
+			return machine;
+	return NULL;
+}
+
+int nv_nested_first(struct nv_nested *nested)
+{
+	const struct nv_table *table = nested->vcpu->table;
+	const struct nv_vmcb *block = nested->svm->block;
+	const struct nv_claim *claim;
+	struct nv_event event;
+
+	if (!nv_nested_wanted(nested, block->exit_code))
+		return 0;
+	nv_svm_decode(nested->svm, &event);
+	claim = &table->claims[nv_table_lookup(table, &event)];
+	for (; claim != table->claims; claim = &table->claims[claim->next]) {
+		const struct nv_server *server = &table->servers[claim->server];
+
+		if (claim->level >= nested->vcpu->level)
+			continue;
+		if (!claim->server || server->serve != nested->take)
+			return 0;
+		if (taker(server->device, block->exit_code, block->exit_info_1))
+			return 1;
+	}
+	return 0;
+}
+
+/* An MSR of a feature that L0 emulates, for which no block can ask apart from others: L0 does not switch to whom exposes it. */
+static int is_feature(const struct nv_nested *nested, const struct nv_event *event)
+{
+	const struct nv_claim *claims = nested->vcpu->table->claims, *claim = &claims[event->claim];
+
+	if ((event->reason != NV_REASON_RDMSR && event->reason != NV_REASON_WRMSR) || nv_nested_maps_msr(event->qualifier))
+		return 0;
+	while (claim != claims && claim->level)
+		claim = &claims[claim->next];
+	return claim != claims && !claim->fallback;
+}
+
+/* KVM does a port access that a level above the machine was to have: the machine's turn comes when it is done. */
+static int take_later(struct nv_nested *nested, const struct nv_nested_claim *claim, struct nv_event *event)
+{
+	const struct nv_svm *svm = nested->svm;
+	const struct nv_event *stopped = &svm->stopped;
+	struct nv_machine *to;
+
+	if (event->reason != NV_REASON_IO || !svm->step.active || svm->step.code != EXIT_IOIO)
+		return NV_DECLINED;
+	to = taker(claim, stopped->raw, stopped->info);
+	if (!to)
+		return NV_DECLINED;
+	nested->undo.to = to;
+	describe(nested, to, stopped, svm->step.rip, &nested->undo.exit);
+	event->handler = nested->levels[to->depth];
+	return NV_HANDLED;
+}
+
+int nv_nested_take(void *device, uint64_t offset, struct nv_event *event)
+{
+	const struct nv_nested_claim *claim = device;
+	struct nv_nested *nested = claim->nested;
+	struct nv_svm *svm = nested->svm;
+	struct nv_nested_exit exit;
+	struct nv_machine *to;
+
+	(void)offset;
+	to = nested->due.to;
+	if (to) {
+		if (to->depth < claim->depth || (to->depth > claim->depth && !claim->beyond))
+			return NV_DECLINED;
+		event->handler = nested->levels[to->depth];
+		event->retry = 1;
+		return NV_HANDLED; /* and takes it when that is complete */
+	}
+	if (!nested->active->depth)
+		return NV_DECLINED;
+	if (!svm->switched.rung)
+		return take_later(nested, claim, event);
+	to = is_feature(nested, event) ? NULL : taker(claim, event->raw, event->info);
+	if (!to)
+		return NV_DECLINED;
+	describe(nested, to, event, *register_of(svm, NV_REG_RIP), &exit);
+	if (to == nested->active->parent)
+		ask_efer(nested, event);
+	nv_nested_reflect(nested, to, &exit);
+	event->handler = nested->levels[to->depth];
+	event->retry = 1;
+	return NV_HANDLED;
+}
+
+int nv_nested_undo(struct nv_nested *nested)
+{
+	struct nv_nested_undo *undo = &nested->undo;
+	struct nv_machine *to = undo->to;
+
+	if (!to)
+		return 0;
+	undo->to = nested->due.to = NULL;
+	memcpy(nested->svm->switched.mailbox->regs, undo->regs, sizeof undo->regs);
+	nested->svm->block->dr6 = nested->svm->step.dr6;
+	nv_nested_reflect(nested, to, &undo->exit);
+	return 1;
+}

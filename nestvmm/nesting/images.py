@@ -1,0 +1,160 @@
+"""Levels of machine code: images that use SVM or VMX, among Python hypervisors.
+
+Each piece of code that the processor executes is a machine of the engine's (native/nested.h): machine 0 is the lowest
+image's, the last one the guest's. The Python hypervisors below a machine's code, down to the next image, are its own:
+
+    L4 guest               machine 1   its own: L3, L2
+    L3, L2 Python
+    L1 minivisor.elf       machine 0   its own: none
+
+An image finds the one above it, past all Python levels, as nestvmm.loaders.stack says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nestvmm.engines import SvmEngine, VmxEngine, choose_engine
+from nestvmm.engines.direct import DirectEngine
+from nestvmm.errors import HostError, UsageError
+from nestvmm.hypervisors import Hypervisor
+from nestvmm.hypervisors.find import make_hypervisor
+from nestvmm.hypervisors.image import ImageLevel
+from nestvmm.loaders import Stacked, read_file
+from nestvmm.nesting.features.request import Request
+from nestvmm.nesting.policy import Policy
+from nestvmm.nesting.spec import TowerSpec
+from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
+
+__all__ = ["check_between", "check_images", "engine_for", "make_levels", "name_of", "stacked"]
+
+# What a level above an image can have: what code does by an instruction, at no physical address.
+_BETWEEN = frozenset(
+    reason
+    for reason, row in REASONS.items()
+    if row.qualifier is not Qualifier.PHYSICAL
+    and reason
+    not in (
+        ExitReason.INTERRUPT,
+        ExitReason.NMI,
+        ExitReason.SMI,
+        ExitReason.INIT,
+        ExitReason.INTERRUPT_WINDOW,
+        ExitReason.NMI_WINDOW,
+        ExitReason.PREEMPTION_TIMER,
+        ExitReason.EOI,
+        ExitReason.DEBUG,
+    )
+)
+
+
+def make_levels(spec: TowerSpec) -> list[Hypervisor]:
+    """The objects of levels 1 to n-1. Raises UsageError and HypervisorError as make_hypervisor does."""
+    return [
+        make_hypervisor(level.hypervisor, level.options, number)
+        if level.image is None
+        else ImageLevel(level.image.name)
+        for number, level in enumerate(spec.levels, start=1)
+    ]
+
+
+def name_of(hypervisor: Hypervisor) -> str:
+    """What messages and accounts call it: its class, or its file."""
+    return hypervisor.name if isinstance(hypervisor, ImageLevel) else type(hypervisor).__name__
+
+
+def check_images(spec: TowerSpec, wanted: Sequence[Request]) -> None:
+    """Raises UsageError for what no tower with these images can be.
+
+    wanted:  what each level, L0 first, is to expose or hide
+    """
+    lowest = spec.code[0]
+    if lowest == spec.height:
+        return
+    for level in range(lowest, spec.height):
+        if wanted[level]:
+            raise UsageError(
+                f"expose L{level}: {_path(spec, lowest)} at L{lowest} is an image, and what levels above it see is "
+                "what its own CPUID and intercepts give; expose and hide below it"
+            )
+    for key, value in ("initrd", spec.guest.initrd), ("address", spec.guest.address):
+        if value is not None:
+            raise UsageError(
+                f"the guest has {key}, but {_path(spec, spec.code[-2])} at L{spec.code[-2]} loads it: an ELF64 "
+                "executable with a command line, and no more"
+            )
+
+
+def check_between(spec: TowerSpec, hypervisors: Sequence[Hypervisor], policy: Policy) -> None:
+    """Raises UsageError for what a Python hypervisor above an image cannot do, as the image does it.
+
+    That is: what its guest's memory is, what CPUID says, and when interrupts come.
+    """
+    lowest = spec.code[0]
+    for level, one in enumerate(spec.levels, start=1):
+        if level < lowest or one.image is not None:
+            continue
+        below = max(image for image in spec.code if image < level)
+        where = f"L{level} {one.hypervisor} stands above the image at L{below}, which decides"
+        if one.memory is not None:
+            raise UsageError(f"{where} on its guest's memory; leave `memory` out")
+        if type(hypervisors[level - 1]).cpuid is not Hypervisor.cpuid:
+            raise UsageError(f"{where} on its guest's CPUID; handle `cpuid` events instead of overriding cpuid()")
+        if 0 < policy.nesting < level:
+            raise UsageError(
+                f"designate svm-instruction=L{policy.nesting}: then L0 does not see the levels above it one by one, "
+                f"but L{level} {one.hypervisor} stands there"
+            )
+    for claim in policy.claims:
+        if claim.level >= lowest and claim.scope.reason not in _BETWEEN:
+            raise UsageError(
+                f"L{claim.level} {claim.who} wants {claim.scope.reason.label}, but stands above an image, "
+                "whose guest's memory and interrupts are its own; only below all images a level can have that"
+            )
+    for ceiling in policy.ceilings:
+        if ceiling.level >= lowest and REASONS[ceiling.scope.reason].qualifier is Qualifier.PHYSICAL:
+            raise UsageError(
+                f"designate {ceiling.scope.reason.label}:{ceiling.scope.label} to L{ceiling.level}: there is an image "
+                "there or below, and addresses above it are its own"
+            )
+
+
+def _path(spec: TowerSpec, level: int) -> str:
+    return str(spec.levels[level - 1].image)
+
+
+def engine_for(spec: TowerSpec, reasons: frozenset[ExitReason], machine: str) -> type[DirectEngine]:
+    """As choose_engine; below images one that gives them virtualization, or direct, where KVM nests them itself.
+
+    Raises HostError when this host has none, or that engine cannot do it.
+    """
+    lowest = spec.code[0]
+    if lowest == spec.height:
+        return choose_engine(spec.engine, reasons, machine)
+    above = [(number, one) for number, one in enumerate(spec.levels, start=1) if number > lowest and one.image is None]
+    if spec.engine != "auto":
+        engine = choose_engine(spec.engine, reasons, machine)
+        for number, one in above:
+            if engine is not SvmEngine:
+                raise HostError(f"L{number} {one.hypervisor} stands above an image: only the svm engine sees its guest")
+        return engine
+    for able in (SvmEngine,) if above else (SvmEngine, VmxEngine):
+        if able.works_here():
+            return able
+    needs = SvmEngine.needs if above else f"{SvmEngine.needs}; or {VmxEngine.needs}"
+    raise HostError(
+        f"L{lowest} {_path(spec, lowest)} is an image, and nobody here gives it SVM or VMX; it needs {needs}; "
+        "`nestvmm doctor` says more"
+    )
+
+
+def stacked(spec: TowerSpec) -> list[Stacked]:
+    """What lies behind the lowest image: those above it and the guest. Raises UsageError and ImageError."""
+    if spec.code[0] == spec.height:
+        return []
+    above = [(number, spec.levels[number - 1]) for number in spec.code[1:-1]]
+    files = [(number, level.image, level.append) for number, level in above]
+    files.append((spec.height, spec.guest.kernel, spec.guest.append))
+    return [
+        Stacked(read_file(str(path), spec.guest.memory), append, f"L{number} {path}") for number, path, append in files
+    ]
