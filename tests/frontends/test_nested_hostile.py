@@ -54,8 +54,8 @@ def test_it_ends_as_hardware_would(name: str, kept: list[int], found: dict[str, 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("its own state", "guest at L1 died: level 16 wants to run level 17; L0 has room for 16 levels of images"),
-        ("shutdown that nobody intercepts", "guest at L1 died: triple fault"),
+        ("its own state", "guest at L16 died: level 16 wants to run level 17; L0 has room for 16 levels of images"),
+        ("shutdown that nobody intercepts", "guest at L2 died: triple fault"),
         ("shutdown of its own", "guest at L1 died: triple fault"),
     ],
 )
