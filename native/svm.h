@@ -78,8 +78,7 @@ struct nv_svm {
 	uint64_t interrupted;    /* the event whose delivery the last exit interrupted, as EVENTINJ; 0: none */
 	uint64_t vectoring;      /* as the last exit tells, software interrupts included; 0: none */
 	struct nv_svm_limits limits;
-	uint64_t soft_event;     /* the software interrupt that the last entry injected, as EVENTINJ */
-	uint64_t entered_rip, entered_rsp; /* where level n stood then */
+	uint64_t soft_event;     /* the software interrupt, as EVENTINJ, that the last entry injected as an external one; 0: none */
 	uint64_t soft_rip;       /* where the instruction of the last software interrupt is that L0 injected */
 	uint32_t synthetic;      /* enum nv_reason of an event that no exit of the processor tells; 0: none */
 	uint8_t soft_injected;   /* what level n takes is such an interrupt; without next-RIP save RIP is behind the instruction already */

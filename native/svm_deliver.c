@@ -2,6 +2,13 @@
 
 #include <string.h>
 
+/* KVM forgets a software interrupt, and INT3 and INTO, when a nested page fault comes of its delivery (Linux 6.1 without next-RIP save). Where
+ * no gate can forbid one it is delivered as an external interrupt. */
+static uint64_t as_interrupt(uint64_t event)
+{
+	return EVENT_VALID | EVENT_VECTOR(event);
+}
+
 static uint64_t event_of(int kind, uint8_t vector, int with_error, uint32_t error_code)
 {
 	return EVENT_VALID | (uint64_t)kind << EVENT_KIND | vector | (with_error ? EVENT_ERROR_CODE | (uint64_t)error_code << 32 : 0);
@@ -73,40 +80,15 @@ void nv_svm_inject_soft(struct nv_svm *svm, int kind, uint8_t vector, uint8_t le
 		*rip += length;
 }
 
-/* Whether the nested page fault is on the page of this linear address. */
-static int faulted_at(struct nv_svm *svm, uint64_t linear)
-{
-	const struct nv_vmcb *block = svm->block;
-	struct nv_paging *paging = svm->switched.paging;
-	uint64_t physical;
-
-	paging->cr0 = block->cr0;
-	paging->cr3 = block->cr3;
-	paging->cr4 = block->cr4;
-	paging->efer = block->efer;
-	paging->user = 0;
-	return nv_paging_walk(paging, linear, NV_PAGING_READ, &physical) == NV_PAGING_OK && !((physical ^ block->exit_info_2) >> 12);
-}
-
-/* KVM forgets a software interrupt when a nested page fault comes of its delivery (Linux 6.1 without next-RIP save). Level n stands where it
- * was then, and lacks a page without which nothing is delivered: of the gate, of its code segment, or of the stack. */
-static int is_forgotten(struct nv_svm *svm)
-{
-	const struct nv_vmcb *block = svm->block;
-
-	if (!svm->soft_event || block->exit_code != EXIT_NPF || block->rip != svm->entered_rip || block->rsp != svm->entered_rsp)
-		return 0;
-	return faulted_at(svm, block->idtr.base + EVENT_VECTOR(svm->soft_event) * (block->efer & EFER_LMA ? 16 : 8)) ||
-	       faulted_at(svm, block->gdtr.base) || faulted_at(svm, block->rsp - 1);
-}
-
 /* The event whose delivery the exit interrupted. KVM leaves out the NMI's vector. */
-static uint64_t event_interrupted(struct nv_svm *svm)
+static uint64_t event_interrupted(const struct nv_svm *svm)
 {
 	uint64_t event = svm->block->exit_interrupt_info;
 
 	if (!(event & EVENT_VALID))
-		return is_forgotten(svm) ? svm->soft_event : 0;
+		return 0;
+	if (svm->soft_event && event == as_interrupt(svm->soft_event))
+		return svm->soft_event;
 	return EVENT_KIND_OF(event) == NV_EVENT_NMI ? event | NMI : event;
 }
 
@@ -204,7 +186,9 @@ void nv_svm_prepare(struct nv_svm *svm)
 {
 	struct nv_vmcb *block = svm->block;
 
-	svm->entering = block->event_injection = next_event(svm);
+	svm->entering = next_event(svm);
+	svm->soft_event = svm->soft_injected && svm->entering && !svm->saves_next_rip && !block->cpl ? svm->entering : 0;
+	block->event_injection = svm->soft_event ? as_interrupt(svm->soft_event) : svm->entering;
 	svm->window = wants_window(svm);
 	block->virtual_interrupt &= V_TPR;
 	if (svm->window)
@@ -217,8 +201,6 @@ void nv_svm_prepare(struct nv_svm *svm)
 	block->rsp = *register_of(svm, NV_REG_RSP);
 	block->rip = *register_of(svm, NV_REG_RIP);
 	block->rflags = *register_of(svm, NV_REG_RFLAGS);
-	svm->entered_rip = block->rip;
-	svm->entered_rsp = block->rsp;
 	/* where a processor that saves the next RIP makes software interrupts return to */
 	if (svm->saves_next_rip && !svm->soft_injected)
 		block->next_rip = block->rip;
@@ -232,6 +214,5 @@ void nv_svm_entered(struct nv_svm *svm)
 		nv_pending_nmi_taken(&svm->switched.pending);
 	if (svm->entering && EVENT_KIND_OF(svm->entering) == NV_EVENT_NMI)
 		svm->switched.pending.nmi_masked = 1;
-	svm->soft_event = svm->soft_injected ? svm->entering : 0;
 	svm->entering = svm->injection = svm->interrupted = svm->vectoring = 0;
 }

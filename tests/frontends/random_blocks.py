@@ -188,7 +188,7 @@ def _mutated(rng: random.Random, template: bytearray, wild: bool) -> bytearray:
     if not wild:
         _force(block, svm.NESTED, 1)
         for offset, value in ((svm.IOPM_BASE, svm.IOPM), (svm.MSRPM_BASE, svm.MSRPM)):
-            struct.pack_into("<Q", block, offset, rng.choice((value, value, HOLE, 1 << 52)))
+            struct.pack_into("<Q", block, offset, rng.choice((*[value] * 12, HOLE, 1 << 52)))
     elif rng.randrange(2):
         struct.pack_into("<Q", block, svm.NESTED, 0)
     struct.pack_into("<Q", block, svm.EXIT_CODE, 0x3FC)
