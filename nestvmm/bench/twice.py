@@ -63,9 +63,10 @@ MEASURE
 exec $bb reboot -f
 """
 _COUNT: Final = 3
-# How many times as fast as it is level 1 takes its TSC for, so that its clock, and those above, go slower: in a
-# cascade, where an exit at level 3 takes as long as from one tick to the next, level 2 would do nothing but tick.
-_SLOWER: Final = 8
+# Level 1 takes its TSC for so many times as fast as it is, so that its clock and those above go slower: under icount an
+# instruction takes a nanosecond, longer than on any processor of today, and in a cascade level 2 would do little but
+# tick.
+_SLOWER: Final = 4
 # Seconds that one tower may run.
 _TIMEOUT: Final = 1000
 # rtt's word: the kind, and what serves it
