@@ -85,6 +85,14 @@ void nv_nested_raise(struct nv_nested *nested, int vector, int has_error_code)
 		nv_svm_inject(nested->svm, NV_EVENT_EXCEPTION, vector, has_error_code, 0);
 }
 
+int nv_nested_fetches_nothing(struct nv_nested *nested)
+{
+	const struct nv_vmcb *block = nested->svm->block;
+
+	return nested->active->depth && block->exit_code == EXIT_NPF && block->exit_info_1 & NPF_FETCH &&
+	       nv_nested_nothing(nested, block->exit_info_2);
+}
+
 int nv_nested_refused(struct nv_nested *nested, const struct nv_nested_place *place, uint64_t kind)
 {
 	struct nv_nested_exit exit = {.code = EXIT_NPF, .info_1 = place->error | kind, .info_2 = place->address};

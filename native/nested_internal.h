@@ -75,6 +75,10 @@ int nv_nested_undo(struct nv_nested *nested);
 
 int nv_nested_refused(struct nv_nested *nested, const struct nv_nested_place *place, uint64_t kind);
 
+/* Whether the exit is one of a machine's code where there is no memory. A processor reads ones there, which are an undefined instruction;
+ * KVM, left to it, gives up. */
+int nv_nested_fetches_nothing(struct nv_nested *nested);
+
 /* L0 raises an exception, of error code 0 if any, for what the active machine did: it takes that, or it is an exit. */
 void nv_nested_raise(struct nv_nested *nested, int vector, int has_error_code);
 

@@ -207,6 +207,14 @@ static int place_in_machine_0(struct nv_nested *nested, uint64_t address, uint32
 	return NV_NESTED_VIOLATION;
 }
 
+/* What KVM has at one of its guest-physical addresses; below L0's memory they are machine 0's. */
+static uint8_t *memory_at(const struct nv_nested *nested, uint64_t to, int write)
+{
+	if (to - nested->ram_physical < nested->ram_size)
+		return nested->ram + (to - nested->ram_physical);
+	return to < nested->ram_physical ? nv_paging_slot(nested->switched->paging, to, write) : NULL;
+}
+
 int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, uint32_t access, struct nv_nested_place *place)
 {
 	struct nv_shadow *shadow = shadow_of(nested, machine);
@@ -231,6 +239,8 @@ int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64
 	if (place->leaf.level > leaf.level)
 		place->leaf.level = leaf.level;
 	place->leaf.rights &= leaf.rights;
+	if (shadow->format == NV_SHADOW_NPT && !memory_at(nested, place->leaf.to, 0))
+		place->leaf.rights &= ~NV_RIGHT_EXECUTE; /* see nv_nested_fetches_nothing, which SVM has alone */
 	if (nv_shadow_place(shadow, address, &place->leaf)) {
 		nv_nested_drop(nested, machine); /* its guests may have what was there */
 		nested->flush = 1;
@@ -244,10 +254,7 @@ uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, ui
 	if (nv_nested_place(nested, machine, address, write ? NV_RIGHT_WRITE : NV_RIGHT_READ, place))
 		return NULL;
 	place->refuses = NULL;
-	if (place->leaf.to - nested->ram_physical < nested->ram_size)
-		return nested->ram + (place->leaf.to - nested->ram_physical);
-	/* below L0's memory machine 0's addresses are KVM's */
-	return place->leaf.to < nested->ram_physical ? nv_paging_slot(nested->switched->paging, place->leaf.to, write) : NULL;
+	return memory_at(nested, place->leaf.to, write);
 }
 
 uint64_t nv_nested_copy(struct nv_nested *nested, int depth, uint64_t address, uint8_t *data, uint64_t size, int write)

@@ -104,6 +104,10 @@ static int sort_exit(struct nv_svm *svm)
 	/* KVM would try again for ever. A processor reads ones there, and cannot deliver the exception that comes of it by such tables */
 	if (block->exit_code == EXIT_NPF && block->exit_info_1 & NPF_TABLES && nv_nested_nothing(svm->nested, block->exit_info_2))
 		block->exit_code = EXIT_SHUTDOWN;
+	if (nv_nested_fetches_nothing(svm->nested)) {
+		nv_nested_raise(svm->nested, UD, 0);
+		return -EAGAIN;
+	}
 	if (block->exit_code == EXIT_NPF && !(block->exit_info_1 & NPF_RESERVED) && fill(svm))
 		return svm->nested->due.to && !interrupt_step(svm) ? 0 : -EAGAIN;
 	if (block->exit_code == EXIT_NMI && svm->switched.recalling) {

@@ -99,7 +99,8 @@ def tables_in_a_hole() -> dict[str, object]:
 
 
 def code_in_a_hole() -> dict[str, object]:
-    return run(image(enable() + make_block({RIP: HOLE}) + vmrun() + keep_field(0, EXIT_CODE) + done(), VMMCALL))
+    code = enable() + make_block({RIP: HOLE, svm.EXCEPTIONS: 1 << 6}) + vmrun() + keep_field(0, EXIT_CODE)
+    return run(image(code + keep_field(1, RIP) + done(), VMMCALL))
 
 
 def shutdown(intercepts: int) -> dict[str, object]:
