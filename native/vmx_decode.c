@@ -177,6 +177,11 @@ void nv_vmx_decode(struct nv_vmx *vmx, struct nv_event *event)
 	case NV_REASON_NMI:
 		event->qualifier = 0;
 		break;
+	case NV_REASON_VMX_INSTRUCTION:
+	case NV_REASON_HYPERCALL:
+		/* of an operand in memory the displacement, else anything */
+		event->info = 0;
+		break;
 	case NV_REASON_INTERRUPT:
 		event->qualifier = EVENT_VECTOR(got(vmx, GOT_INTERRUPTION));
 		break;

@@ -283,8 +283,12 @@ class SwitchedEngine(DirectEngine):
         return [(intercepted(first), intercepted(last)) for first, last in super().try_instructions(codes, entries)]
 
     def complete(self) -> Result:
-        """Nothing: the processor lacks what it stopped at as undefined, and KVM emulates only accesses to devices."""
-        if self._c.switched.rung:
+        """Nothing: the processor lacks what it stopped at as undefined, and KVM emulates only accesses to devices.
+
+        A guest of level n that executes where no memory is reads ones, as from any bus, and those are undefined.
+        """
+        ones = self.nested.c.active.depth and not self.vcpu.event.instruction_length
+        if self._c.switched.rung or ones:
             return Result.faulted(_UD)
         return Result(Outcome.DECLINED, message=f"the {self.name} engine completes nothing")
 

@@ -60,6 +60,10 @@ NOT_TRAPPED = {
     },
     "vmx": {},
 }
+# What VMX has no exit for: INTn, IRET, POPF, PUSHF (Intel SDM vol. 3, 26.1).
+svm_alone = pytest.mark.parametrize(
+    "vendor", [pytest.param("svm", marks=pytest.mark.svm_lab)], indirect=True, scope="module"
+)
 # Traps lead behind themselves.
 TRAPS = ("bp", "of")
 # The RDMSR that #DF comes of is an exit of its own under vmx, which L0 answers by #GP.
@@ -70,14 +74,6 @@ MORE_EXITS = {"df": 1}
 def found(vendor: str, vendor_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
     return run_cases(vendor_lab, f"engines/{vendor}_cases.py", "events", timeout=900)
-
-
-@pytest.fixture(scope="module")
-def by_svm(vendor: str, found: dict[str, Any]) -> dict[str, Any]:
-    """The cases of what VMX has no exit for: INTn, IRET, POPF, PUSHF, SMIs (Intel SDM vol. 3, 26.1)."""
-    if vendor == "vmx":
-        pytest.skip("VMX has no exit for it")
-    return found
 
 
 def brief(events: list[dict[str, Any]], *names: str) -> list[list[Any]]:
@@ -132,10 +128,12 @@ def test_popf_that_sets_the_trap_flag(found: dict[str, Any]) -> None:
     assert (found["popf"]["status"], found["popf"]["kept"]) == (0, [1, CODE + 0xF])
 
 
-def test_declined_popf_that_sets_the_trap_flag(by_svm: dict[str, Any]) -> None:
-    assert (by_svm["popf declined"]["status"], by_svm["popf declined"]["kept"]) == (0, [1, CODE + 0xF])
+@svm_alone
+def test_declined_popf_that_sets_the_trap_flag(found: dict[str, Any]) -> None:
+    assert (found["popf declined"]["status"], found["popf declined"]["kept"]) == (0, [1, CODE + 0xF])
 
 
+@svm_alone
 @pytest.mark.parametrize(
     ("name", "event", "back"),
     [
@@ -145,9 +143,9 @@ def test_declined_popf_that_sets_the_trap_flag(by_svm: dict[str, Any]) -> None:
     ],
 )
 def test_a_declined_software_interrupt_or_iret(
-    name: str, event: list[int | None], back: int, by_svm: dict[str, Any]
+    name: str, event: list[int | None], back: int, found: dict[str, Any]
 ) -> None:
-    case = by_svm[name]
+    case = found[name]
     (seen,) = brief(case["seen"][0], "raw", "qualifier", "length", "rip")
     assert [one for one, wanted in zip(seen, event, strict=True) if wanted is not None] == [
         wanted for wanted in event if wanted is not None
@@ -155,8 +153,9 @@ def test_a_declined_software_interrupt_or_iret(
     assert (case["status"], case["kept"]) == (0, [1, back])
 
 
-def test_a_declined_int_that_its_gate_refuses_faults_at_the_instruction(by_svm: dict[str, Any]) -> None:
-    case = by_svm["int user"]
+@svm_alone
+def test_a_declined_int_that_its_gate_refuses_faults_at_the_instruction(found: dict[str, Any]) -> None:
+    case = found["int user"]
     assert brief(case["seen"][0], "raw", "qualifier", "rip") == [[0x75, 0x55, 0x65]]
     assert (case["status"], case["kept"]) == (13, [0x55 * GATE["svm"] + IDT, CODE + 0x65])
 
@@ -168,8 +167,9 @@ def test_a_step_that_faults_leaves_nothing_behind(vendor: str, found: dict[str, 
     assert brief(case["seen"][0], "raw", "rip", "length") == [[raw, 0x12, 3], [raw, 0x12013, 8]]
 
 
-def test_pushf_does_not_store_the_trap_flag_of_l0(by_svm: dict[str, Any]) -> None:
-    case = by_svm["pushed"]
+@svm_alone
+def test_pushf_does_not_store_the_trap_flag_of_l0(found: dict[str, Any]) -> None:
+    case = found["pushed"]
     assert (case["status"], case["kept"], brief(case["seen"][0], "raw")) == (0, [0x46], [[0x70]])
 
 

@@ -111,17 +111,27 @@ def outside_interrupts(port: int, pin: int, exit_controls: int) -> dict[str, obj
     return run(image(whole, rax(1) + rdx(port) + b"\xee" + b"\x90" * 4 + VMCALL), 7, [LevelSpec(HERE + "Ringing")])
 
 
+IRET_AT = 0x20
+
+
 def windows() -> dict[str, object]:
-    """An interrupt window opens at once, or behind STI's shadow; an NMI window behind IRET."""
+    """An interrupt window opens at once, or behind STI's shadow; an NMI window behind IRET, or at once.
+
+    Bochs forgets only at an IRET that another guest had NMIs masked.
+    """
     window = vmx.PRIMARY_PLAIN | 1 << 2
     code = (
         enable() + make_block({vmx.PRIMARY: window, vmx.RFLAGS: 0x202}) + launch() + keep_fields(0, vmx.REASON, vmx.RIP)
     )
     code += vmwrite(vmx.RFLAGS, 2) + enter() + keep_fields(2, vmx.REASON, vmx.RIP)
     code += vmwrite(vmx.PIN, vmx.PIN_PLAIN | 0x28) + vmwrite(vmx.PRIMARY, vmx.PRIMARY_PLAIN | 1 << 22)
-    code += vmwrite(vmx.RIP, vmx.GUEST) + enter() + keep_fields(4, vmx.REASON, vmx.RIP)
-    code += vmwrite(vmx.BLOCKING, 8) + enter() + keep_fields(6, vmx.REASON, vmx.RIP, vmx.BLOCKING) + done()
-    return run(image(code, b"\xfb\x90\x90" + VMCALL), 9)
+    code += vmwrite(vmx.RIP, vmx.GUEST + IRET_AT) + vmwrite(vmx.BLOCKING, 8) + enter()
+    code += keep_fields(4, vmx.REASON, vmx.RIP, vmx.BLOCKING)
+    code += vmwrite(vmx.RIP, vmx.GUEST) + enter() + keep_fields(7, vmx.REASON, vmx.RIP)
+    code += vmwrite(vmx.BLOCKING, 8) + enter() + keep_fields(9, vmx.REASON, vmx.RIP, vmx.BLOCKING) + done()
+    # mov %rsp, %rax; push $0x18; push %rax; pushf; push $0x10; lea 3(%rip), %rax; push %rax; iretq
+    iret = b"\x48\x89\xe0\x6a\x18\x50\x9c\x6a\x10\x48\x8d\x05\x03\0\0\0\x50\x48\xcf"
+    return run(image(code, (b"\xfb\x90\x90" + VMCALL).ljust(IRET_AT, b"\x90") + iret + b"\x90" + VMCALL), 12)
 
 
 def timer() -> dict[str, object]:
