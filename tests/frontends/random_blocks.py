@@ -62,7 +62,7 @@ _LOOP = bytes.fromhex(
     "48ff04c500001200 48ff0c2508301300 0f8574ffffff"
 )
 _END_OF_INTERRUPT = b"\x50\xb0\x20\xe6\x20\x58\x48\xcf"
-_TIMER = out(0x43, 0x34) + out(0x40, 1193 & 0xFF) + out(0x40, 1193 >> 8)  # every millisecond
+_TIMER = out(0x43, 0x34) + out(0x40, 4772 & 0xFF) + out(0x40, 4772 >> 8)  # every four milliseconds
 
 
 def image(seed: int, count: int, *, wild: bool = False) -> bytes:
