@@ -83,7 +83,7 @@ def run(**options: object) -> int:
       nestvmm run bzImage -i initrd.gz -a console=ttyS0 -m 512
       nestvmm run test.elf --level msr-policy,first=0x10 --level console
       nestvmm run test.elf --level my.py:Mine --designate io:0x80=L0 --json -
-      nestvmm run test.elf --level image=guests/minivisor/minivisor-svm.elf --level logger
+      nestvmm run test.elf --level image=minivisor-svm.elf --level logger
     """
     spec = _spec(options)
     return _run(spec, options)
