@@ -215,4 +215,5 @@ void nv_svm_entered(struct nv_svm *svm)
 	if (svm->entering && EVENT_KIND_OF(svm->entering) == NV_EVENT_NMI)
 		svm->switched.pending.nmi_masked = 1;
 	svm->entering = svm->injection = svm->interrupted = svm->vectoring = 0;
+	svm->nested->flush = 0;
 }

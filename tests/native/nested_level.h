@@ -36,7 +36,8 @@ static struct nv_paging paging;
 static struct nv_mailbox mailbox;
 static struct nv_vmcb *block;
 static struct kvm_run *run;
-static uint64_t entries;
+static uint64_t entries, unflushed;         /* entries that kept what the processor remembers */
+static uint64_t remembered[NV_NESTED_SETS + 1]; /* the tables that each ASID ran with last */
 
 /* KVM's addresses of the level: its memory, its read-only page's own address and other holes, windows. */
 static inline int is_levels(uint64_t to, uint64_t size)
@@ -74,6 +75,17 @@ static inline void check_chain(void)
 	CHECK(!machine->child);
 }
 
+/* What the processor may remember of nested page tables goes by ASID alone, until it is told to forget. */
+static inline void check_memory_of(uint32_t asid)
+{
+	if (block->tlb_control == TLB_FLUSH_ALL)
+		memset(remembered, 0, sizeof remembered);
+	else
+		unflushed++;
+	CHECK(!remembered[asid] || remembered[asid] == block->nested_cr3);
+	remembered[asid] = block->nested_cr3;
+}
+
 /* What L0 lets the processor see. */
 static inline void check_entry(void)
 {
@@ -93,6 +105,8 @@ static inline void check_entry(void)
 		CHECK(!(nested.own_msrs[i] & ~nested.maps[(active->depth - 1) * NV_NESTED_MAPS + NV_NESTED_PORTS + i]));
 	CHECK(!mailbox.load || is_levels(mailbox.load, PAGE));
 	CHECK(!mailbox.store || is_levels(mailbox.store, PAGE));
+	if (mailbox.state == NV_SWITCHER_OUTSIDE)
+		check_memory_of(block->asid);
 	if (!(entries++ % 16))
 		check_table(tables, block->nested_cr3, 4);
 }
@@ -106,7 +120,8 @@ static inline void start(void)
 		nested.tables[i].shadow = (struct nv_shadow){.pool = pool, .physical = NV_NESTED_TABLES + i * 0x1000000, .pages = TABLE_PAGES};
 	}
 	memset(nested.machines, 0, sizeof nested.machines);
-	nested.too_deep = nested.lost = nested.endless = 0;
+	memset(remembered, 0, sizeof remembered);
+	nested.too_deep = nested.lost = nested.endless = nested.flush = 0;
 	nested.due.to = nested.undo.to = NULL;
 	nested.due.told = 0;
 	nested.take = nv_nested_take;
