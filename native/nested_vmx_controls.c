@@ -8,7 +8,6 @@ enum {
 
 #define CR3_TARGETS_MAX 4
 #define MSR_LIST_ENTRY 16
-#define MSR_LIST_MAX 512     /* as IA32_VMX_MISC says */
 #define SELECTOR_BITS 7      /* RPL and TI */
 #define CR4_PCIDE (1ull << 17)
 #define EVENT_RESERVED 0x7ffff000ull

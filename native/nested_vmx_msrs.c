@@ -13,6 +13,9 @@ struct list_entry {
 	uint64_t value;
 };
 
+/* What is behind the elements that any processor recommends at most (appendix A.6) is not looked at. */
+#define LIST_MAX 4096
+
 /* Those that KVM keeps for level n's processor, and that name none of its memory. */
 static const uint32_t live[] = {
 	0x10,       /* TSC */
@@ -113,7 +116,7 @@ static struct list_entry *entry_at(struct nv_nested *nested, struct nv_machine *
 
 int64_t nv_nested_vmx_load_msrs(struct nv_nested *nested, struct nv_machine *machine, uint64_t list, uint64_t count)
 {
-	for (uint64_t i = 0; i < count; i++) {
+	for (uint64_t i = 0; i < count && i < LIST_MAX; i++) {
 		const struct list_entry *at = entry_at(nested, machine, list, i, 0);
 		struct list_entry entry;
 		int result;
@@ -132,7 +135,7 @@ int64_t nv_nested_vmx_load_msrs(struct nv_nested *nested, struct nv_machine *mac
 
 int64_t nv_nested_vmx_store_msrs(struct nv_nested *nested, struct nv_machine *machine, uint64_t list, uint64_t count)
 {
-	for (uint64_t i = 0; i < count; i++) {
+	for (uint64_t i = 0; i < count && i < LIST_MAX; i++) {
 		struct list_entry *at = entry_at(nested, machine, list, i, 1);
 		uint64_t value;
 		int result;

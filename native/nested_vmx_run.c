@@ -5,16 +5,12 @@
 
 #define EVENT_FIELDS 0xfffull  /* of interruption information: what is an event, without its valid bit */
 
-static uint64_t highest(uint64_t count, uint64_t limit)
-{
-	return count < limit ? count : limit;
-}
-
 /* An entry that failed when the guest's state was to be loaded, and is an exit (27.8). */
 static int fail_late(struct nv_nested *nested, struct nv_machine *parent, uint64_t efer, uint64_t reason, uint64_t qualification)
 {
 	struct nv_nested_place place;
 	struct nv_virtual_vmcs *page = (struct nv_virtual_vmcs *)nv_nested_page(nested, parent, parent->vmx.current, 1, &place);
+	int64_t failed;
 
 	if (!page) {
 		nested->lost = 1;
@@ -24,10 +20,11 @@ static int fail_late(struct nv_nested *nested, struct nv_machine *parent, uint64
 	set_field(page, NV_VMCS_EXIT_QUALIFICATION, qualification);
 	nv_nested_vmx_load_host(nested, &parent->vmx.block, efer, parent->vmx.nmi_masked);
 	nv_nested_vmx_activate(nested, parent, field_of(&parent->vmx.block, NV_VMCS_HOST_CR0), field_of(&parent->vmx.block, NV_VMCS_HOST_CR4));
-	if (nv_nested_vmx_load_msrs(nested, parent, field_of(&parent->vmx.block, NV_VMCS_EXIT_MSR_LOADS),
-				    field_of(&parent->vmx.block, NV_VMCS_EXIT_MSR_LOAD_COUNT)))
+	failed = nv_nested_vmx_load_msrs(nested, parent, field_of(&parent->vmx.block, NV_VMCS_EXIT_MSR_LOADS),
+					 field_of(&parent->vmx.block, NV_VMCS_EXIT_MSR_LOAD_COUNT));
+	if (failed > 0)
 		nested->vmx->synthetic = NV_REASON_SHUTDOWN;
-	return 0;
+	return failed < 0 ? failed : 0;
 }
 
 /* The event that the parent injects, at the machine that it runs. */
@@ -95,7 +92,7 @@ static void stop_timer(struct nv_nested *nested, struct nv_machine *parent)
 	uint64_t now = nv_ticks(), left = parent->vmx.deadline > now ? (parent->vmx.deadline - now) >> rate : 0;
 
 	if (parent->vmx.deadline && field_of(&parent->vmx.block, NV_VMCS_EXIT_CONTROLS) & EXIT_SAVES_TIMER)
-		set_field(&parent->vmx.block, NV_VMCS_PREEMPTION_TIMER, highest(left, 0xffffffff));
+		set_field(&parent->vmx.block, NV_VMCS_PREEMPTION_TIMER, left < 0xffffffff ? left : 0xffffffff);
 	parent->vmx.deadline = 0;
 }
 
@@ -170,7 +167,7 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 	nv_nested_vmx_load_guest(nested, block, efer.value);
 	load_flag(nested, machine);
 	failed = nv_nested_vmx_load_msrs(nested, parent, field_of(block, NV_VMCS_ENTRY_MSR_LOADS),
-					 highest(field_of(block, NV_VMCS_ENTRY_MSR_LOAD_COUNT), PAGE));
+					 field_of(block, NV_VMCS_ENTRY_MSR_LOAD_COUNT));
 	if (failed < 0)
 		return failed;
 	if (failed)
@@ -248,7 +245,7 @@ static int finish(struct nv_nested *nested, struct nv_machine *to, struct nv_vir
 {
 	struct nv_virtual_vmcs *block = &to->vmx.block;
 	int64_t failed = nv_nested_vmx_store_msrs(nested, to, field_of(block, NV_VMCS_EXIT_MSR_STORES),
-						  highest(field_of(block, NV_VMCS_EXIT_MSR_STORE_COUNT), PAGE));
+						  field_of(block, NV_VMCS_EXIT_MSR_STORE_COUNT));
 
 	if (failed < 0)
 		return failed;
@@ -256,7 +253,7 @@ static int finish(struct nv_nested *nested, struct nv_machine *to, struct nv_vir
 		block->abort = 1;
 	nv_nested_vmx_load_host(nested, block, efer, nmi_masked(to));
 	failed = failed ? 0 : nv_nested_vmx_load_msrs(nested, to, field_of(block, NV_VMCS_EXIT_MSR_LOADS),
-						      highest(field_of(block, NV_VMCS_EXIT_MSR_LOAD_COUNT), PAGE));
+						      field_of(block, NV_VMCS_EXIT_MSR_LOAD_COUNT));
 	if (failed < 0)
 		return failed;
 	if (failed)

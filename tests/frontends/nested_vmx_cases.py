@@ -233,6 +233,15 @@ def msr_lists() -> dict[str, object]:
     return run(image(code, guest), 12)
 
 
+def long_list() -> dict[str, object]:
+    """An entry that fails, whose exit has one MSR more to load than any processor recommends; that is none."""
+    first, star = 0x200000, 0xC0000081
+    # 1: stosq; stosq; loop 1b
+    code = vmx.rdi(first) + rax(star) + rcx(4096) + b"\x48\xab\x48\xab\xe2\xfa"
+    code += enable() + make_block({vmx.LOAD_COUNT: 4097, vmx.EXIT_LOADS: first, vmx.RFLAGS: 0}) + launch()
+    return run(image(code + keep_field(0, vmx.REASON) + rdmsr(star) + keep(1) + done(), VMCALL), 2)
+
+
 def mode() -> dict[str, object]:
     """EFER and PAT by their controls: the guest has its own, the host gets its back."""
     controls = {
@@ -294,6 +303,7 @@ CASES = {
     "ports": ports,
     "msrs": msrs,
     "msr lists": msr_lists,
+    "long list": long_list,
     "mode": mode,
     "abort": abort,
     "paging": paging,

@@ -164,6 +164,10 @@ def test_lists_of_msrs_are_loaded_and_stored(found: dict[str, Any]) -> None:
     assert kept[10:] == [VMCALL, 1]
 
 
+def test_of_a_list_without_end_its_beginning_is_loaded(found: dict[str, Any]) -> None:
+    assert found["long list"]["kept"] == [FAILED | 33, 0xC0000081]
+
+
 def test_an_exit_that_cannot_store_msrs_is_the_end_of_the_machine(found: dict[str, Any]) -> None:
     case = found["abort"]
     assert case["status"] == 255
