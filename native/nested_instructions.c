@@ -27,13 +27,15 @@ static int use_block(struct nv_nested *nested, struct nv_event *event, uint64_t 
 	struct nv_mailbox *mailbox = svm->switched.mailbox;
 	uint64_t address = operand(svm);
 	struct nv_nested_place place;
+	uint8_t *page;
 
 	if (address & 0xfff || address & nested->svm->limits.physical_reserved)
 		return fault(svm, event, GP);
-	if (!nv_nested_page(nested, nested->active, address, 1, &place))
+	page = nv_nested_page(nested, nested->active, address, 1, &place);
+	if (!page)
 		return nv_nested_refused(nested, &place, NPF_FINAL) ? NV_HANDLED : fault(svm, event, GP);
 	if (code == VMRUN) {
-		nv_nested_run(nested, address, next_rip);
+		nv_nested_run(nested, (struct nv_vmcb *)page, address, next_rip);
 		event->retry = !nested->too_deep;
 		return nested->too_deep ? NV_DECLINED : NV_HANDLED;
 	}

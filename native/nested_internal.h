@@ -54,9 +54,9 @@ struct nv_nested_route {
 struct nv_nested_route nv_nested_route(const struct nv_nested *nested, struct nv_machine *machine);
 struct nv_nested_route nv_nested_route_nmi(const struct nv_nested *nested, struct nv_machine *machine);
 
-/* nested_run.c: VMRUN and #VMEXIT. run: of a block that the active machine can write. reflect: the active machine stops for an exit of
- * `to`'s guest. */
-void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip);
+/* nested_run.c: VMRUN and #VMEXIT. run: of a block, which is at `address` in the active machine's memory. reflect: the active machine
+ * stops for an exit of `to`'s guest. */
+void nv_nested_run(struct nv_nested *nested, struct nv_vmcb *block, uint64_t address, uint64_t next_rip);
 void nv_nested_reflect(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_exit *exit);
 void nv_nested_activate(struct nv_nested *nested, struct nv_machine *machine);
 

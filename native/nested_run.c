@@ -270,11 +270,9 @@ static int maps_refused(struct nv_nested *nested, struct nv_machine *parent)
 	return 0;
 }
 
-void nv_nested_run(struct nv_nested *nested, uint64_t address, uint64_t next_rip)
+void nv_nested_run(struct nv_nested *nested, struct nv_vmcb *block, uint64_t address, uint64_t next_rip)
 {
 	struct nv_machine *parent = nested->active, *machine;
-	struct nv_nested_place place;
-	struct nv_vmcb *block = (struct nv_vmcb *)nv_nested_page(nested, parent, address, 1, &place);
 
 	memcpy(&parent->guest, block, sizeof parent->guest);
 	if (!nv_svm_valid(&nested->svm->limits, &parent->guest)) {
