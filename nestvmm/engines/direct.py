@@ -24,6 +24,7 @@ from nestvmm.engines.trial import Trial, try_instructions
 from nestvmm.errors import HostError
 from nestvmm.kvm import Cap, CpuidEntry, Kvm, KvmError, Regs, Sregs, Vcpu, Vm
 from nestvmm.x86 import layout
+from nestvmm.x86.control import RFLAGS_IF
 from nestvmm.x86.event import Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason
 from nestvmm.x86.scope import Scope
@@ -32,7 +33,6 @@ from nestvmm.x86.spans import Span
 __all__ = ["DirectEngine", "debug_vectors"]
 
 _EVENT = int(RunStatus.EVENT)
-_RFLAGS_IF = 1 << 9
 _DB = 1
 _BP = 3
 
@@ -348,7 +348,7 @@ class DirectEngine:
 
     def halt(self) -> bool:
         """Waits until an interrupt is queued, or a kick; False when interrupts are off."""
-        if not self.regs().rflags & _RFLAGS_IF:
+        if not self.regs().rflags & RFLAGS_IF:
             return False
         with self._wake:
             self._wake.wait_for(lambda: self._kicked or self._awake())

@@ -19,6 +19,7 @@ from nestvmm.engines.svm_rules import broken_rules, limit
 from nestvmm.engines.switched import SLOT_NESTED, SwitchedEngine
 from nestvmm.engines.switcher import switcher_sregs
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
+from nestvmm.x86.control import EFER_SVME
 from nestvmm.x86.exit_reason import REASONS, ExitReason
 from nestvmm.x86.scope import Scope
 from nestvmm.x86.svm_exits import SVM_EXITS
@@ -29,7 +30,6 @@ _CPUID_SVM: Final = (0x80000001, 1 << 2)
 _CPUID_1G_PAGES: Final = (0x80000001, 1 << 26)
 _CPUID_FEATURES: Final = 0x8000000A
 _CPUID_NEXT_RIP: Final = 1 << 3
-_EFER_SVME: Final = 1 << 12
 _MSR_HSAVE: Final = 0xC0010117
 _MSR_EFER: Final = 0xC0000080
 
@@ -93,7 +93,7 @@ class SvmEngine(SwitchedEngine):
         svm.saves_next_rip = any(word & _CPUID_NEXT_RIP for word in features)
         self._fill_block()
         sregs = switcher_sregs(self._vcpu.get_sregs())
-        sregs.efer |= _EFER_SVME
+        sregs.efer |= EFER_SVME
         self._vcpu.set_sregs(sregs)
         self._vcpu.set_msrs({_MSR_HSAVE: lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_HOST_SAVE})
         lib.nv_svm_init(self.vcpu, svm, self._vcpu.fd, self._run, config.level)
@@ -210,7 +210,7 @@ class SvmEngine(SwitchedEngine):
         self._hide_sregs(sregs)
 
     def _hide_sregs(self, sregs: Sregs) -> None:
-        sregs.efer &= ~_EFER_SVME
+        sregs.efer &= ~EFER_SVME
 
     def _set_block_sregs(self, sregs: Sregs) -> None:
         block = self._block
@@ -221,7 +221,7 @@ class SvmEngine(SwitchedEngine):
             getattr(block, theirs).base, getattr(block, theirs).limit = table.base, table.limit
         for name in ("cr0", "cr2", "cr3", "cr4"):
             setattr(block, name, getattr(sregs, name))
-        block.efer = sregs.efer | _EFER_SVME
+        block.efer = sregs.efer | EFER_SVME
         block.cpl = sregs.ss.dpl
         live = self._vcpu.get_sregs()
         for name in _LIVE_SEGMENTS:

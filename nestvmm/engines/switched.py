@@ -25,6 +25,7 @@ from nestvmm.engines.switcher import Switcher
 from nestvmm.engines.trial import Trial
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Kvm, KvmError, Regs, Sregs
+from nestvmm.x86.control import RFLAGS_TF
 from nestvmm.x86.event import Direction, Outcome, Result
 from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.scope import Scope
@@ -36,7 +37,6 @@ _SLOT_SWITCHER = 0
 #: For what the vendor's engine has besides.
 SLOT_NESTED = 1
 _UD = 6
-_RFLAGS_TF = 1 << 8
 
 # The mailbox's order, the numbers of the instruction encoding, differs from that of Regs in the first eight: these say
 # which of the other is each one's.
@@ -317,7 +317,7 @@ class SwitchedEngine(DirectEngine):
         if not self._outside():
             regs = self._vcpu.get_regs()
             if self._stepping():
-                regs.rflags &= ~_RFLAGS_TF
+                regs.rflags &= ~RFLAGS_TF
             return regs
         return Regs(*_TO_REGS(_REGISTERS.unpack_from(self._registers)))
 
