@@ -19,6 +19,7 @@ from nestvmm.engines.completion import Completer
 from nestvmm.engines.engine import EngineConfig, MemorySlot, MsrRange, RunStatus
 from nestvmm.engines.guest_paging import GuestPaging
 from nestvmm.engines.msr_filter import msr_filter, msr_ranges
+from nestvmm.engines.no_images import NoImages
 from nestvmm.engines.slots import SlotTable
 from nestvmm.engines.trial import Trial, try_instructions
 from nestvmm.errors import HostError
@@ -48,8 +49,8 @@ def debug_vectors(wanted: Sequence[Scope]) -> frozenset[int]:
     return frozenset(vector for vector in (_DB, _BP) if any(one.first <= vector <= one.last for one in scopes))
 
 
-class DirectEngine:
-    """Level n as a plain KVM guest with one vCPU; see nestvmm.engines.engine.Engine."""
+class DirectEngine(NoImages):
+    """Level n as a plain KVM guest with one vCPU, whose own guests KVM nests; see nestvmm.engines.engine.Engine."""
 
     name: ClassVar[str] = "direct"
     emulates: ClassVar[frozenset[str]] = frozenset()
@@ -172,22 +173,6 @@ class DirectEngine:
     def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
         """Runs each one in a small VM of its own."""
         return try_instructions(self._kvm, codes, entries)
-
-    def image_claims(self) -> list[tuple[int, Scope, Server]]:
-        """None: what level n runs KVM nests."""
-        return []
-
-    def read_machine(self, depth: int, address: int, size: int) -> bytes | None:
-        """None: likewise."""
-        return None
-
-    def write_machine(self, depth: int, address: int, data: bytes) -> bool:
-        """False."""
-        return False
-
-    def image_counts(self) -> list[tuple[int, int, int, int]]:
-        """None."""
-        return []
 
     def catch_undefined(self) -> None:
         """Nothing: what KVM hands over it hands over anyway."""
