@@ -1,14 +1,10 @@
 /* A Linux program that makes a VM through /dev/kvm and runs a guest in it, which uses a port, CPUID, MMIO, and HLT with timer
  * interrupts. For a Linux at level 1 or above: its KVM is what is tested. Prints one line of what both sides saw; exit status 0, 2 for
  * a failed system call, 3 for an unexpected exit. */
-#include <fcntl.h>
 #include <linux/kvm.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
+
+#include "program.h"
 
 enum {
 	RAM = 0x10000, CODE = 0x1000, STACK = 0x8000,
@@ -46,14 +42,6 @@ static uint32_t word(const uint8_t *ram, int at)
 
 	memcpy(&value, ram + at, sizeof value);
 	return value;
-}
-
-static void check(int result, const char *what)
-{
-	if (result < 0) {
-		perror(what);
-		exit(2);
-	}
 }
 
 int main(void)
