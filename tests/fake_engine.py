@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.engines import EngineConfig, GuestPaging, MemorySlot, Trial
+from nestvmm.engines.no_images import NoImages
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Regs, Sregs
 from nestvmm.x86.event import Direction, Outcome, Result
@@ -74,7 +75,7 @@ class Answer:
     fault: bool = False
 
 
-class FakeEngine:
+class FakeEngine(NoImages):
     """An Engine; after its `exits` the guest leaves by the debug exit with status 0.
 
     answers:  to each exit, the debug exit's aside
@@ -166,18 +167,6 @@ class FakeEngine:
 
     def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
         return [(Trial.HANDED_OVER, Trial.HANDED_OVER)] * len(codes)
-
-    def image_claims(self) -> list[tuple[int, Scope, Server]]:
-        return []
-
-    def read_machine(self, depth: int, address: int, size: int) -> bytes | None:
-        return None
-
-    def write_machine(self, depth: int, address: int, data: bytes) -> bool:
-        return False
-
-    def image_counts(self) -> list[tuple[int, int, int, int]]:
-        return []
 
     def catch_undefined(self) -> None:
         self.log.append(("catch undefined",))

@@ -2,16 +2,10 @@
  * For a Linux at level 1 or above, so that the same image measures itself one level higher. It has 64 MiB, a serial port that can
  * be written, the debug exit, and an in-kernel APIC; other ports and addresses read as all ones. Exit status: the guest's; 2 for a
  * wrong image or a failed system call, 3 for an unexpected exit. */
-#include <elf.h>
-#include <fcntl.h>
 #include <linux/kvm.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
+
+#include "program.h"
 
 enum { RAM = 64 << 20, TSS = 0xfffbd000, CPUID_MAX = 256 };
 /* The guest's first MiB: six page tables, its command line, a stack. */
@@ -22,48 +16,6 @@ enum { SERIAL = 0x3f8, LINE_CONTROL = SERIAL + 3, DIVISOR = 0x80, LINE_STATUS = 
 
 static uint8_t *ram;
 static uint8_t line_control;
-
-static int check(int result, const char *what)
-{
-	if (result < 0) {
-		perror(what);
-		exit(2);
-	}
-	return result;
-}
-
-static void wrong(const char *image, const char *why)
-{
-	fprintf(stderr, "launcher: %s: %s\n", image, why);
-	exit(2);
-}
-
-static uint64_t load(const char *image)
-{
-	int file = check(open(image, O_RDONLY), image);
-	struct stat stat;
-	const Elf64_Ehdr *header;
-	const Elf64_Phdr *part;
-	uint64_t size;
-
-	check(fstat(file, &stat), image);
-	size = (uint64_t)stat.st_size;
-	header = mmap(NULL, size, PROT_READ, MAP_PRIVATE, file, 0);
-	if (header == MAP_FAILED || size < sizeof *header || memcmp(header->e_ident, ELFMAG, SELFMAG) ||
-	    header->e_ident[EI_CLASS] != ELFCLASS64 || header->e_phoff > size ||
-	    header->e_phnum > (size - header->e_phoff) / sizeof *part)
-		wrong(image, "no ELF64 image");
-	part = (const void *)((const uint8_t *)header + header->e_phoff);
-	for (const Elf64_Phdr *end = part + header->e_phnum; part < end; part++) {
-		if (part->p_type != PT_LOAD)
-			continue;
-		if (part->p_offset > size || part->p_filesz > size - part->p_offset || part->p_filesz > part->p_memsz ||
-		    part->p_paddr > RAM || part->p_memsz > RAM - part->p_paddr)
-			wrong(image, "does not fit");
-		memcpy(ram + part->p_paddr, (const uint8_t *)header + part->p_offset, part->p_filesz);
-	}
-	return header->e_entry;
-}
 
 static void make_tables(void)
 {
@@ -123,14 +75,14 @@ int main(int argc, char **argv)
 	char *line;
 
 	if (argc < 2)
-		wrong("IMAGE", "not given");
+		wrong("launcher", "name an image");
 	kvm = check(open("/dev/kvm", O_RDWR), "/dev/kvm");
 	vm = check(ioctl(kvm, KVM_CREATE_VM, 0), "KVM_CREATE_VM");
 	check(ioctl(vm, KVM_SET_TSS_ADDR, TSS), "KVM_SET_TSS_ADDR");
 	check(ioctl(vm, KVM_CREATE_IRQCHIP, 0), "KVM_CREATE_IRQCHIP");
 	ram = mmap(NULL, RAM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	check(ram == MAP_FAILED ? -1 : 0, "memory");
-	entry = load(argv[1]);
+	entry = load_elf64(argv[1], ram, RAM);
 	make_tables();
 	line = (char *)ram + COMMAND_LINE;
 	for (int i = 2; i < argc; i++) {

@@ -3,19 +3,12 @@
  * controllers and PIT, and of a PC else only what an early console needs: a 16550 that takes bytes, at 0x3f8, and the keyboard
  * controller's reset. What its kernel says goes to standard output.
  * usage: vm_linux VMLINUX INITRD MEBIBYTES COMMAND-LINE
- * Exit status 0 when it resets itself, 1 for a wrong command line, 2 for a failed system call, 3 for an unexpected exit. */
+ * Exit status 0 when it resets itself, 1 for wrong arguments, 2 for a wrong file or a failed system call, 3 for an unexpected exit. */
 #include <asm/bootparam.h>
-#include <elf.h>
-#include <fcntl.h>
 #include <linux/kvm.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
+
+#include "program.h"
 
 #define MIB (1ul << 20)
 #define LARGE_PAGE (2 * MIB)
@@ -24,6 +17,8 @@ enum {
 	GDT = 0x500, TABLES = 0x9000, PARAMETERS = 0x10000, COMMAND_LINE = 0x20000, LOW_END = 0x9fc00,
 	INITRD = 128 * MIB, /* behind the kernel and what it needs before it knows of the initrd */
 	CS = 0x10, DS = 0x18, CPUID_MAX = 100,
+	MEBIBYTES_MAX = 3072, /* below the APICs */
+	COMMAND_LINE_MAX = 2048, /* COMMAND_LINE_SIZE of Linux */
 	UART = 0x3f8, UART_STATUS = UART + 5, UART_EMPTY = 0x60, KEYBOARD = 0x64, KEYBOARD_RESET = 0xfe,
 };
 #define CR0 0x80000031 /* PG, NE, ET, PE */
@@ -35,58 +30,14 @@ enum {
 static uint8_t *ram;
 static uint64_t size;
 
-static int check(int result, const char *what)
-{
-	if (result < 0) {
-		perror(what);
-		exit(2);
-	}
-	return result;
-}
-
-static void *inside(uint64_t address, uint64_t length, const char *what)
-{
-	if (address > size || length > size - address) {
-		fprintf(stderr, "%s: %lu bytes at 0x%lx do not fit into 0x%lx\n", what, length, address, size);
-		exit(1);
-	}
-	return ram + address;
-}
-
-static const uint8_t *map(const char *path, uint64_t *length)
-{
-	int file = check(open(path, O_RDONLY), path);
-	struct stat found;
-	void *at;
-
-	check(fstat(file, &found), path);
-	*length = found.st_size;
-	at = mmap(0, *length, PROT_READ, MAP_PRIVATE, file, 0);
-	check(at == MAP_FAILED ? -1 : 0, path);
-	close(file);
-	return at;
-}
-
-/* Gives the entry. The file is trusted: it is ours. */
-static uint64_t load_kernel(const char *path)
-{
-	uint64_t length;
-	const uint8_t *file = map(path, &length);
-	const Elf64_Ehdr *header = (const void *)file;
-	const Elf64_Phdr *part = (const void *)(file + header->e_phoff);
-
-	for (int i = 0; i < header->e_phnum; i++)
-		if (part[i].p_type == PT_LOAD)
-			memcpy(inside(part[i].p_paddr, part[i].p_memsz, path), file + part[i].p_offset, part[i].p_filesz);
-	return header->e_entry;
-}
-
 static uint32_t load_initrd(const char *path)
 {
 	uint64_t length;
-	const uint8_t *file = map(path, &length);
+	const uint8_t *file = map_file(path, &length);
 
-	memcpy(inside(INITRD, length, path), file, length);
+	if (!length || size < INITRD || length > size - INITRD)
+		wrong(path, "no initrd that fits behind the kernel's 128 MiB");
+	memcpy(ram + INITRD, file, length);
 	return length;
 }
 
@@ -192,7 +143,16 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: vm_linux VMLINUX INITRD MEBIBYTES COMMAND-LINE\n");
 		return 1;
 	}
-	size = strtoul(argv[3], 0, 10) * MIB;
+	size = strtoul(argv[3], NULL, 10);
+	if (size < 1 || size > MEBIBYTES_MAX) {
+		fprintf(stderr, "vm_linux: %s MiB: must be 1 to %u\n", argv[3], MEBIBYTES_MAX);
+		return 1;
+	}
+	size *= MIB;
+	if (strlen(argv[4]) >= COMMAND_LINE_MAX) {
+		fprintf(stderr, "vm_linux: COMMAND-LINE: at most %u bytes\n", COMMAND_LINE_MAX - 1);
+		return 1;
+	}
 	kvm = check(open("/dev/kvm", O_RDWR), "/dev/kvm");
 	vm = check(ioctl(kvm, KVM_CREATE_VM, 0), "vm");
 	check(ioctl(vm, KVM_SET_TSS_ADDR, 0xfffbd000), "tss");
@@ -203,7 +163,7 @@ int main(int argc, char **argv)
 	/* few page faults, if pages are large and aligned as the guest's are */
 	ram = (uint8_t *)(((uintptr_t)ram + LARGE_PAGE - 1) & -LARGE_PAGE);
 	madvise(ram, size, MADV_HUGEPAGE);
-	entry = load_kernel(argv[1]);
+	entry = load_elf64(argv[1], ram, size);
 	write_parameters(load_initrd(argv[2]), argv[4]);
 	write_tables();
 	region.memory_size = size;

@@ -19,11 +19,13 @@ from nestvmm.engines.completion import Completer
 from nestvmm.engines.engine import EngineConfig, MemorySlot, MsrRange, RunStatus
 from nestvmm.engines.guest_paging import GuestPaging
 from nestvmm.engines.msr_filter import msr_filter, msr_ranges
+from nestvmm.engines.no_images import NoImages
 from nestvmm.engines.slots import SlotTable
 from nestvmm.engines.trial import Trial, try_instructions
 from nestvmm.errors import HostError
 from nestvmm.kvm import Cap, CpuidEntry, Kvm, KvmError, Regs, Sregs, Vcpu, Vm
 from nestvmm.x86 import layout
+from nestvmm.x86.control import RFLAGS_IF
 from nestvmm.x86.event import Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason
 from nestvmm.x86.scope import Scope
@@ -32,7 +34,6 @@ from nestvmm.x86.spans import Span
 __all__ = ["DirectEngine", "debug_vectors"]
 
 _EVENT = int(RunStatus.EVENT)
-_RFLAGS_IF = 1 << 9
 _DB = 1
 _BP = 3
 
@@ -48,8 +49,8 @@ def debug_vectors(wanted: Sequence[Scope]) -> frozenset[int]:
     return frozenset(vector for vector in (_DB, _BP) if any(one.first <= vector <= one.last for one in scopes))
 
 
-class DirectEngine:
-    """Level n as a plain KVM guest with one vCPU; see nestvmm.engines.engine.Engine."""
+class DirectEngine(NoImages):
+    """Level n as a plain KVM guest with one vCPU, whose own guests KVM nests; see nestvmm.engines.engine.Engine."""
 
     name: ClassVar[str] = "direct"
     emulates: ClassVar[frozenset[str]] = frozenset()
@@ -172,22 +173,6 @@ class DirectEngine:
     def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
         """Runs each one in a small VM of its own."""
         return try_instructions(self._kvm, codes, entries)
-
-    def image_claims(self) -> list[tuple[int, Scope, Server]]:
-        """None: what level n runs KVM nests."""
-        return []
-
-    def read_machine(self, depth: int, address: int, size: int) -> bytes | None:
-        """None: likewise."""
-        return None
-
-    def write_machine(self, depth: int, address: int, data: bytes) -> bool:
-        """False."""
-        return False
-
-    def image_counts(self) -> list[tuple[int, int, int, int]]:
-        """None."""
-        return []
 
     def catch_undefined(self) -> None:
         """Nothing: what KVM hands over it hands over anyway."""
@@ -348,7 +333,7 @@ class DirectEngine:
 
     def halt(self) -> bool:
         """Waits until an interrupt is queued, or a kick; False when interrupts are off."""
-        if not self.regs().rflags & _RFLAGS_IF:
+        if not self.regs().rflags & RFLAGS_IF:
             return False
         with self._wake:
             self._wake.wait_for(lambda: self._kicked or self._awake())

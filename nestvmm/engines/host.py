@@ -7,6 +7,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from nestvmm.engines.virtualization import SVM, VMX
 from nestvmm.kvm import Kvm, KvmError
 
 __all__ = ["Finding", "Host", "examine"]
@@ -14,10 +15,6 @@ __all__ = ["Finding", "Host", "examine"]
 _CPUINFO = Path("/proc/cpuinfo")
 _MODULES = Path("/sys/module")
 _NO_DEVICE = "/dev/kvm does not work"
-
-# CPUID 8000_0001 ECX.SVM (AMD APM vol. 3, appendix E.4.2) and CPUID 1 ECX.VMX (Intel SDM vol. 2, CPUID)
-_SVM = (0x80000001, 1 << 2)
-_VMX = (1, 1 << 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +79,8 @@ def _device(flags: str) -> tuple[Finding, set[str]]:
         with Kvm() as kvm:
             with kvm.create_vm():
                 pass
-            offered = set()
-            for name, (leaf, bit) in {"SVM": _SVM, "VMX": _VMX}.items():
-                if any(entry.function == leaf and entry.ecx & bit for entry in kvm.get_supported_cpuid()):
-                    offered.add(name)
+            entries = kvm.get_supported_cpuid()
+            offered = {name for name, one in (("SVM", SVM), ("VMX", VMX)) if one.shown(entries)}
     except KvmError as error:
         cause, cure = _device_cure(error, flags)
         return Finding("/dev/kvm", False, str(error), cause, cure), set()

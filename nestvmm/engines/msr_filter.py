@@ -9,7 +9,7 @@ from nestvmm.kvm import MsrFilterRange
 from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.scope import Scope
 
-__all__ = ["msr_filter", "msr_ranges"]
+__all__ = ["msr_filter", "msr_ranges", "msr_scopes"]
 
 # KVM_MSR_FILTER_MAX_RANGES and KVM_MSR_FILTER_MAX_BITMAP_SIZE
 _LAST = 0xFFFFFFFF
@@ -29,6 +29,11 @@ def msr_ranges(scopes: Iterable[Scope]) -> list[MsrRange]:
         for scope in scopes
         if scope.reason in (ExitReason.RDMSR, ExitReason.WRMSR) and scope.first <= _LAST
     ]
+
+
+def msr_scopes(ranges: Iterable[MsrRange]) -> list[Scope]:
+    """Reads and writes of these MSRs."""
+    return [Scope(reason, one.first, one.last) for one in ranges for reason in (ExitReason.RDMSR, ExitReason.WRMSR)]
 
 
 def msr_filter(wanted: Sequence[MsrRange]) -> tuple[list[MsrFilterRange], bool]:

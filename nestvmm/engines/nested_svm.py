@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Final
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.engines.nested import Nested
+from nestvmm.engines.virtualization import SVM
 from nestvmm.kvm import CpuidEntry
 from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.scope import Scope
 
 __all__ = ["NestedSvm"]
 
-_SVM: Final = (0x80000001, 1 << 2)
 _FEATURES: Final = 0x8000000A
 # NP, and whether the processor has them or not: NRIPS, VmcbClean, FlushByAsid, DecodeAssists, PauseFilter,
 # PauseFilterThreshold, VmsaveVirt, VGIF (AMD APM vol. 3, E.4.9).
@@ -46,8 +46,7 @@ class NestedSvm(Nested):
 
     def show(self, entries: Sequence[CpuidEntry]) -> list[CpuidEntry]:
         """Level n's CPUID, with what belongs to SVM if it shows SVM."""
-        leaf, bit = _SVM
-        self.c.visible = any(entry.function == leaf and entry.ecx & bit for entry in entries)
+        self.c.visible = SVM.shown(entries)
         if not self.c.visible:
             return list(entries)
         features = CpuidEntry(function=_FEATURES, eax=1, ebx=_ASIDS, edx=_OFFERED)

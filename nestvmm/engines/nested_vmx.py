@@ -13,6 +13,8 @@ from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.engines.guest_paging import physical_bits
 from nestvmm.engines.nested import Nested
+from nestvmm.engines.register_bits import efer_bits
+from nestvmm.engines.virtualization import VMX
 from nestvmm.kvm import CpuidEntry
 from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.scope import Scope
@@ -20,10 +22,6 @@ from nestvmm.x86.scope import Scope
 __all__ = ["NestedVmx", "capabilities"]
 
 _ALL: Final = (1 << 64) - 1
-_VMX: Final = (1, 1 << 5)
-_EXTENDED: Final = 0x80000001
-# EFER's bits SCE, LME, NXE, each with its CPUID bit in EDX of 0x80000001.
-_EFER_BITS: Final = ((1 << 0, 1 << 11), (1 << 8, 1 << 29), (1 << 11, 1 << 20))
 
 _REVISION: Final = 0x4E56
 _WRITE_BACK: Final = 6
@@ -87,8 +85,7 @@ class NestedVmx(Nested):
         limits = self.c.vmx_limits
         limits.msr = capabilities(own, halts)
         limits.physical_reserved = _ALL & -(1 << physical_bits(entries))
-        shown = next((entry.edx for entry in entries if entry.function == _EXTENDED), 0)
-        limits.efer_allowed = sum(bit for bit, feature in _EFER_BITS if shown & feature)
+        limits.efer_allowed = efer_bits(entries)
 
     def servers(self, vmx: Any) -> list[tuple[Scope, Server]]:
         """What answers VMX's instructions; `vmx` is the cffi `struct nv_vmx *`."""
@@ -97,6 +94,5 @@ class NestedVmx(Nested):
 
     def show(self, entries: Sequence[CpuidEntry]) -> list[CpuidEntry]:
         """Level n's CPUID; whether it shows VMX is whether level n has it."""
-        leaf, bit = _VMX
-        self.c.visible = any(entry.function == leaf and entry.ecx & bit for entry in entries)
+        self.c.visible = VMX.shown(entries)
         return list(entries)

@@ -5,31 +5,31 @@ It needs a KVM that offers its guests SVM (kvm_amd, nested=1). For that KVM the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from typing import Any, ClassVar, Final
 
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.engines.engine import EngineConfig, MsrRange
-from nestvmm.engines.msr_filter import msr_ranges
+from nestvmm.engines.msr_filter import msr_ranges, msr_scopes
 from nestvmm.engines.nested_svm import NestedSvm
 from nestvmm.engines.svm_intercepts import msr_map, port_map, vectors
 from nestvmm.engines.svm_rules import broken_rules, limit
 from nestvmm.engines.switched import SLOT_NESTED, SwitchedEngine
 from nestvmm.engines.switcher import switcher_sregs
+from nestvmm.engines.virtualization import SVM, Virtualization
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
-from nestvmm.x86.exit_reason import REASONS, ExitReason
+from nestvmm.x86.control import EFER_SVME
+from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.scope import Scope
 from nestvmm.x86.svm_exits import SVM_EXITS
 
 __all__ = ["SvmEngine"]
 
-_CPUID_SVM: Final = (0x80000001, 1 << 2)
 _CPUID_1G_PAGES: Final = (0x80000001, 1 << 26)
 _CPUID_FEATURES: Final = 0x8000000A
 _CPUID_NEXT_RIP: Final = 1 << 3
-_EFER_SVME: Final = 1 << 12
 _MSR_HSAVE: Final = 0xC0010117
 _MSR_EFER: Final = 0xC0000080
 
@@ -67,18 +67,8 @@ class SvmEngine(SwitchedEngine):
     emulates: ClassVar[frozenset[str]] = frozenset({"svm"})
     tables: ClassVar[int] = lib.NV_SHADOW_NPT
     needs: ClassVar[str] = "a KVM that offers its guests SVM: kvm_amd with nested=1"
+    virtualization: ClassVar[Virtualization] = SVM
     nested: NestedSvm
-
-    @staticmethod
-    def offered(entries: list[CpuidEntry]) -> bool:
-        """Whether these leaves show SVM."""
-        leaf, bit = _CPUID_SVM
-        return any(entry.function == leaf and entry.ecx & bit for entry in entries)
-
-    @staticmethod
-    def traps(reason: ExitReason, machine: str) -> bool:
-        """What direct traps, and every intercept."""
-        return SvmEngine.name in REASONS[reason].engines
 
     def _start_switcher(self, config: EngineConfig) -> Any:
         svm: Any = ffi.new("struct nv_svm *")
@@ -93,7 +83,7 @@ class SvmEngine(SwitchedEngine):
         svm.saves_next_rip = any(word & _CPUID_NEXT_RIP for word in features)
         self._fill_block()
         sregs = switcher_sregs(self._vcpu.get_sregs())
-        sregs.efer |= _EFER_SVME
+        sregs.efer |= EFER_SVME
         self._vcpu.set_sregs(sregs)
         self._vcpu.set_msrs({_MSR_HSAVE: lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_HOST_SAVE})
         lib.nv_svm_init(self.vcpu, svm, self._vcpu.fd, self._run, config.level)
@@ -118,19 +108,13 @@ class SvmEngine(SwitchedEngine):
         self._switcher.write(lib.NV_SWITCHER_MSRPM, msr_map(msrs))
         self._switcher.write(lib.NV_SWITCHER_IOPM, port_map(ports))
 
-    def _filtered(self, ranges: Iterable[MsrRange]) -> list[MsrRange]:
-        return []
-
     def _own_msrs(self) -> Sequence[MsrRange]:
         return (*super()._own_msrs(), *_OWN_MSRS)
 
     def servers(self) -> list[tuple[Scope, Server]]:
         """CPUID, EFER, and SVM's MSRs and instructions."""
-        server = Server(ffi.addressof(lib, "nv_svm_serve_msr"), self._c)
-        scopes = [
-            Scope(reason, one.first, one.last) for one in _OWN_MSRS for reason in (ExitReason.RDMSR, ExitReason.WRMSR)
-        ]
-        return [*super().servers(), *((scope, server) for scope in scopes), self.nested.server(self._c)]
+        msrs = Server(ffi.addressof(lib, "nv_svm_serve_msr"), self._c)
+        return [*super().servers(), *((scope, msrs) for scope in msr_scopes(_OWN_MSRS)), self.nested.server(self._c)]
 
     def image_claims(self) -> list[tuple[int, Scope, Server]]:
         """For each image and the guest, all that a control block can intercept."""
@@ -149,20 +133,14 @@ class SvmEngine(SwitchedEngine):
         return 3 if any(entry.function == leaf and entry.edx & bit for entry in entries) else 2
 
     def _hide(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
-        leaf, bit = _CPUID_SVM
         left = [entry for entry in entries if entry.function != _CPUID_FEATURES]
-        for entry in left:
-            if entry.function == leaf:
-                entry.ecx &= ~bit
+        SVM.put(left, on=False)
         return left
 
     def _show(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
-        leaf, bit = _CPUID_SVM
         features = [entry for entry in self._kvm.get_supported_cpuid() if entry.function == _CPUID_FEATURES]
         own = [copy(entry) for entry in entries if entry.function != _CPUID_FEATURES]
-        for entry in own:
-            if entry.function == leaf:
-                entry.ecx |= bit
+        SVM.put(own, on=True)
         return [*own, *features]
 
     def let_pass(self) -> bool:
@@ -180,10 +158,6 @@ class SvmEngine(SwitchedEngine):
         if reason == ExitReason.HLT:
             return self._config.machine == "pc"
         return bool(reason != ExitReason.NESTED_PAGE_FAULT) and not self._carries_msr()
-
-    def _stepping(self) -> bool:
-        step = self._c.step
-        return bool(step.active and step.traps and not step.own_trap)
 
     def get_msr(self, index: int) -> int | None:
         """EFER is the block's; KVM keeps the rest."""
@@ -210,7 +184,7 @@ class SvmEngine(SwitchedEngine):
         self._hide_sregs(sregs)
 
     def _hide_sregs(self, sregs: Sregs) -> None:
-        sregs.efer &= ~_EFER_SVME
+        sregs.efer &= ~EFER_SVME
 
     def _set_block_sregs(self, sregs: Sregs) -> None:
         block = self._block
@@ -221,7 +195,7 @@ class SvmEngine(SwitchedEngine):
             getattr(block, theirs).base, getattr(block, theirs).limit = table.base, table.limit
         for name in ("cr0", "cr2", "cr3", "cr4"):
             setattr(block, name, getattr(sregs, name))
-        block.efer = sregs.efer | _EFER_SVME
+        block.efer = sregs.efer | EFER_SVME
         block.cpl = sregs.ss.dpl
         live = self._vcpu.get_sregs()
         for name in _LIVE_SEGMENTS:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any, ClassVar
 
@@ -23,10 +23,12 @@ from nestvmm.engines.paravirtual import ADDRESS_MSRS, HYPERV_MSRS, TRAPPED, carr
 from nestvmm.engines.shadow import Shadow
 from nestvmm.engines.switcher import Switcher
 from nestvmm.engines.trial import Trial
+from nestvmm.engines.virtualization import Virtualization
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Kvm, KvmError, Regs, Sregs
+from nestvmm.x86.control import RFLAGS_TF
 from nestvmm.x86.event import Direction, Outcome, Result
-from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.exit_reason import REASONS, ExitReason
 from nestvmm.x86.scope import Scope
 from nestvmm.x86.spans import Span
 
@@ -36,7 +38,6 @@ _SLOT_SWITCHER = 0
 #: For what the vendor's engine has besides.
 SLOT_NESTED = 1
 _UD = 6
-_RFLAGS_TF = 1 << 8
 
 # The mailbox's order, the numbers of the instruction encoding, differs from that of Regs in the first eight: these say
 # which of the other is each one's.
@@ -52,19 +53,16 @@ class SwitchedEngine(DirectEngine):
 
     needs:   what the host must have for it, for the message to a user whose host lacks it
     tables:  the format of its nested page tables, NV_SHADOW_*
+    virtualization:  what the switcher runs by
     nested:  the virtualization that levels have by software; `_start_switcher` makes it
     _cr4:    the cffi pointer to what level n, outside, sees in CR4; `_start_switcher` sets it
     """
 
     needs: ClassVar[str]
     tables: ClassVar[int]
+    virtualization: ClassVar[Virtualization]
     nested: Nested
     _cr4: Any
-
-    @staticmethod
-    @abstractmethod
-    def offered(entries: list[CpuidEntry]) -> bool:
-        """Whether CPUID shows what the switcher needs."""
 
     @abstractmethod
     def _start_switcher(self, config: EngineConfig) -> Any:
@@ -102,9 +100,24 @@ class SwitchedEngine(DirectEngine):
     def _intercept(self, wanted: Sequence[Scope]) -> None:
         """Sets exactly those intercepts that these events need, and that the switcher's safety needs."""
 
+    @classmethod
+    def offered(cls, entries: list[CpuidEntry]) -> bool:
+        """Whether CPUID shows what the switcher needs."""
+        return cls.virtualization.shown(entries)
+
+    @classmethod
+    def traps(cls, reason: ExitReason, machine: str) -> bool:
+        """What direct traps, and every exit that KVM's SVM or VMX can have."""
+        return cls.name in REASONS[reason].engines
+
+    def _filtered(self, ranges: Iterable[MsrRange]) -> list[MsrRange]:
+        """None: accesses to MSRs that the control block's map does not have always exit."""
+        return []
+
     def _stepping(self) -> bool:
         """Whether L0 has set level n's trap flag."""
-        return False
+        step = self._c.step
+        return bool(step.active and step.traps and not step.own_trap)
 
     @classmethod
     def works_here(cls) -> bool:
@@ -317,7 +330,7 @@ class SwitchedEngine(DirectEngine):
         if not self._outside():
             regs = self._vcpu.get_regs()
             if self._stepping():
-                regs.rflags &= ~_RFLAGS_TF
+                regs.rflags &= ~RFLAGS_TF
             return regs
         return Regs(*_TO_REGS(_REGISTERS.unpack_from(self._registers)))
 

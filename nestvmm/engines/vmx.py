@@ -13,12 +13,13 @@ from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.engines.engine import EngineConfig, MsrRange
 from nestvmm.engines.guest_paging import physical_bits
-from nestvmm.engines.msr_filter import msr_ranges
+from nestvmm.engines.msr_filter import msr_ranges, msr_scopes
 from nestvmm.engines.nested_vmx import NestedVmx
 from nestvmm.engines.register_bits import cr4_bits, efer_bits
 from nestvmm.engines.switched import SLOT_NESTED, SwitchedEngine
 from nestvmm.engines.switcher import CODE, DATA, TASK, switcher_sregs
 from nestvmm.engines.trial import Trial
+from nestvmm.engines.virtualization import VMX, Virtualization
 from nestvmm.engines.vmx_intercepts import (
     CAPABILITIES,
     controls,
@@ -30,7 +31,8 @@ from nestvmm.engines.vmx_intercepts import (
 from nestvmm.engines.vmx_rules import Limits, broken_rules
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
-from nestvmm.x86.exit_reason import REASONS, ExitReason
+from nestvmm.x86.control import CR0_NE, CR4_VMXE, EFER_LMA
+from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.scope import Scope
 from nestvmm.x86.vmx_failures import vmx_failure
 
@@ -38,10 +40,6 @@ __all__ = ["VmxEngine"]
 
 _ALL: Final = (1 << 64) - 1
 _NMI: Final = 2
-_CPUID_VMX: Final = (1, 1 << 5)
-_CR0_NE: Final = 1 << 5
-_CR4_VMXE: Final = 1 << 13
-_EFER_LMA: Final = 1 << 10
 _MSR_FEATURE_CONTROL: Final = 0x3A
 _MSR_VMX_BASIC: Final = 0x480
 _LOCKED_VMX: Final = 5  # IA32_FEATURE_CONTROL: locked, VMX outside SMX (Intel SDM vol. 3, 24.7)
@@ -97,18 +95,8 @@ class VmxEngine(SwitchedEngine):
     emulates: ClassVar[frozenset[str]] = frozenset({"vmx"})
     tables: ClassVar[int] = lib.NV_SHADOW_EPT
     needs: ClassVar[str] = "a KVM that offers its guests VMX: kvm_intel with nested=1"
+    virtualization: ClassVar[Virtualization] = VMX
     nested: NestedVmx
-
-    @staticmethod
-    def offered(entries: list[CpuidEntry]) -> bool:
-        """Whether these leaves show VMX."""
-        leaf, bit = _CPUID_VMX
-        return any(entry.function == leaf and entry.ecx & bit for entry in entries)
-
-    @staticmethod
-    def traps(reason: ExitReason, machine: str) -> bool:
-        """What direct traps, and every exit that KVM's VMX can have."""
-        return VmxEngine.name in REASONS[reason].engines
 
     def _start_switcher(self, config: EngineConfig) -> Any:
         base = lib.NV_SWITCHER_BASE
@@ -124,7 +112,7 @@ class VmxEngine(SwitchedEngine):
         vmx.halts = config.machine == "pc"
         initial = self._vcpu.get_sregs()
         sregs = switcher_sregs(self._vcpu.get_sregs())
-        sregs.cr4 |= _CR4_VMXE
+        sregs.cr4 |= CR4_VMXE
         sregs.tr = Segment(base + lib.NV_SWITCHER_TSS, 0x67, TASK, type=11, present=1)
         self._vcpu.set_msrs({_MSR_FEATURE_CONTROL: _LOCKED_VMX})
         self._vcpu.set_sregs(sregs)
@@ -173,8 +161,8 @@ class VmxEngine(SwitchedEngine):
         block = self._c.wanted
         block.pin, block.primary, block.secondary, block.exit = found[:4]
         block.exceptions = exceptions(wanted)
-        block.cr0_mask = _ALL if writes_exit(wanted, 0) else _CR0_NE
-        block.cr4_mask = _ALL if writes_exit(wanted, 4) else _CR4_VMXE
+        block.cr0_mask = _ALL if writes_exit(wanted, 0) else CR0_NE
+        block.cr4_mask = _ALL if writes_exit(wanted, 4) else CR4_VMXE
         block.msr_bitmap = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_MSRPM
         block.ports_a = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_IOPM
         block.ports_b = block.ports_a + 0x1000
@@ -184,20 +172,13 @@ class VmxEngine(SwitchedEngine):
         self._switcher.write(lib.NV_SWITCHER_MSRPM, msr_bitmap(msrs))
         self._switcher.write(lib.NV_SWITCHER_IOPM, port_bitmaps(ports))
 
-    def _filtered(self, ranges: Iterable[MsrRange]) -> list[MsrRange]:
-        """None: accesses to MSRs that the bitmap does not have always exit."""
-        return []
-
     def _own_msrs(self) -> Sequence[MsrRange]:
         return (*super()._own_msrs(), *_OWN_MSRS)
 
     def servers(self) -> list[tuple[Scope, Server]]:
         """CPUID, and VMX's MSRs and instructions."""
-        server = Server(ffi.addressof(lib, "nv_vmx_serve_msr"), self._c)
-        scopes = [
-            Scope(reason, one.first, one.last) for one in _OWN_MSRS for reason in (ExitReason.RDMSR, ExitReason.WRMSR)
-        ]
-        return [*super().servers(), *((scope, server) for scope in scopes), *self.nested.servers(self._c)]
+        msrs = Server(ffi.addressof(lib, "nv_vmx_serve_msr"), self._c)
+        return [*super().servers(), *((scope, msrs) for scope in msr_scopes(_OWN_MSRS)), *self.nested.servers(self._c)]
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
@@ -224,18 +205,12 @@ class VmxEngine(SwitchedEngine):
         return 3 if capabilities & _EPT_1G else 2 if capabilities & _EPT_2M else 1
 
     def _hide(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
-        leaf, bit = _CPUID_VMX
-        for entry in entries:
-            if entry.function == leaf:
-                entry.ecx &= ~bit
+        VMX.put(entries, on=False)
         return entries
 
     def _show(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
-        leaf, bit = _CPUID_VMX
         shown = [copy(entry) for entry in entries]
-        for entry in shown:
-            if entry.function == leaf:
-                entry.ecx |= bit
+        VMX.put(shown, on=True)
         return shown
 
     def let_pass(self) -> bool:
@@ -256,10 +231,6 @@ class VmxEngine(SwitchedEngine):
                 f"L0 writes more than {lib.NV_VMX_WRITES} fields of the VMCS at once; this is an error in nestvmm"
             )
         super()._check(status)
-
-    def _stepping(self) -> bool:
-        step = self._c.step
-        return bool(step.active and step.traps and not step.own_trap)
 
     def _inject(self, kind: int, vector: int, error_code: int | None) -> None:
         self._check(lib.nv_vmx_inject(self.vcpu, kind, vector, error_code or 0))
@@ -282,7 +253,7 @@ class VmxEngine(SwitchedEngine):
         """The rules of VM entry that level n's registers break."""
         if code != _GUEST_STATE or information:
             return vmx_failure(code, information)
-        efer = efer_bits(self._cpuid) | _EFER_LMA
+        efer = efer_bits(self._cpuid) | EFER_LMA
         rules = broken_rules(self.regs(), self.sregs(), Limits(cr4_bits(self._cpuid), efer, physical_bits(self._cpuid)))
         return f"{'; '.join(rules)} (Intel SDM vol. 3, 27.3.1)" if rules else vmx_failure(code, information)
 
@@ -309,23 +280,23 @@ class VmxEngine(SwitchedEngine):
         for number, table in enumerate((sregs.gdt, sregs.idt), start=2 * len(_SEGMENTS)):
             table.base, table.limit = got[2 * number : 2 * number + 2]
         cr0, cr0_shadow, sregs.cr3, cr4, _, sregs.efer = got[-6:]
-        sregs.cr0 = cr0 & ~_CR0_NE | cr0_shadow & _CR0_NE
-        sregs.cr4 = cr4 & ~_CR4_VMXE
+        sregs.cr0 = cr0 & ~CR0_NE | cr0_shadow & CR0_NE
+        sregs.cr4 = cr4 & ~CR4_VMXE
 
     def _hide_sregs(self, sregs: Sregs) -> None:
-        sregs.cr4 &= ~_CR4_VMXE
+        sregs.cr4 &= ~CR4_VMXE
 
     def _set_block_sregs(self, sregs: Sregs) -> None:
         values: list[int] = []
-        own = _CR4_VMXE if self.nested.c.machines[0].vmx.vmxe else 0
+        own = CR4_VMXE if self.nested.c.machines[0].vmx.vmxe else 0
         for name in _SEGMENTS:
             values += _fields_of(getattr(sregs, name))
         for table in (sregs.gdt, sregs.idt):
             values += table.base, table.limit
-        values += sregs.cr0 | _CR0_NE, sregs.cr0, sregs.cr3, sregs.cr4 | _CR4_VMXE, sregs.cr4 | own, sregs.efer
+        values += sregs.cr0 | CR0_NE, sregs.cr0, sregs.cr3, sregs.cr4 | CR4_VMXE, sregs.cr4 | own, sregs.efer
         for encoding, value in zip(_SREGS_FIELDS, values, strict=True):
             lib.nv_vmx_put(self._c, encoding, value)
-        long_mode = _ENTRY_LONG_MODE if sregs.efer & _EFER_LMA else 0
+        long_mode = _ENTRY_LONG_MODE if sregs.efer & EFER_LMA else 0
         lib.nv_vmx_put(self._c, lib.NV_VMCS_ENTRY_CONTROLS, self._c.entry_controls | long_mode)
         live = self._vcpu.get_sregs()
         if any(getattr(live, name) != getattr(sregs, name) for name in _LIVE):

@@ -10,17 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from nestvmm.kvm import Regs, Segment, Sregs
+from nestvmm.x86.control import CR0_PE, CR0_PG, CR4_PAE, CR4_PCIDE, EFER_LMA, EFER_LME, RFLAGS_ONE, RFLAGS_VM
 
 __all__ = ["Limits", "broken_rules"]
 
-_PE: Final = 1 << 0
-_PG: Final = 1 << 31
-_PAE: Final = 1 << 5
-_PCIDE: Final = 1 << 17
-_LME: Final = 1 << 8
-_LMA: Final = 1 << 10
-_VM: Final = 1 << 17
-_RFLAGS_ONE: Final = 1 << 1
 _RFLAGS_RESERVED: Final = ~((1 << 22) - 1) & (1 << 64) - 1 | 1 << 15 | 1 << 5 | 1 << 3
 _TI: Final = 1 << 2
 _CODE: Final = 1 << 3
@@ -53,11 +46,11 @@ class _State(NamedTuple):
 
     @property
     def long(self) -> bool:
-        return bool(self.sregs.efer & _LMA)
+        return bool(self.sregs.efer & EFER_LMA)
 
     @property
     def paging(self) -> bool:
-        return bool(self.sregs.cr0 & _PG)
+        return bool(self.sregs.cr0 & CR0_PG)
 
 
 def _canonical(address: int) -> bool:
@@ -68,20 +61,23 @@ def _registers(state: _State) -> Iterator[tuple[bool, str]]:
     """27.3.1.1 and 27.3.1.4."""
     regs, sregs, limits = state.regs, state.sregs, state.limits
     yield sregs.cr0 >> 32 != 0, "CR0 has bits above 31"
-    yield state.paging and not sregs.cr0 & _PE, "CR0.PG is set and CR0.PE is clear"
+    yield state.paging and not sregs.cr0 & CR0_PE, "CR0.PG is set and CR0.PE is clear"
     reserved = sregs.cr4 & ~limits.cr4
     yield reserved != 0, f"CR4 has reserved bits: {reserved:#x}"
     yield bool(sregs.cr3 >> limits.physical), "CR3 lies beyond the last physical address"
-    yield state.long and not sregs.cr4 & _PAE, "EFER.LMA is set and CR4.PAE is clear"
-    yield not state.long and bool(sregs.cr4 & _PCIDE), "EFER.LMA is clear and CR4.PCIDE is set"
+    yield state.long and not sregs.cr4 & CR4_PAE, "EFER.LMA is set and CR4.PAE is clear"
+    yield not state.long and bool(sregs.cr4 & CR4_PCIDE), "EFER.LMA is clear and CR4.PCIDE is set"
     reserved = sregs.efer & ~limits.efer
     yield reserved != 0, f"EFER has reserved bits: {reserved:#x}"
     yield state.long and not state.paging, "EFER.LMA is set and CR0.PG is clear"
-    yield state.paging and state.long != bool(sregs.efer & _LME), "CR0.PG is set and EFER.LMA and EFER.LME differ"
+    yield state.paging and state.long != bool(sregs.efer & EFER_LME), "CR0.PG is set and EFER.LMA and EFER.LME differ"
     reserved = regs.rflags & _RFLAGS_RESERVED
     yield reserved != 0, f"RFLAGS has reserved bits: {reserved:#x}"
-    yield not regs.rflags & _RFLAGS_ONE, "RFLAGS has bit 1 clear"
-    yield bool(regs.rflags & _VM) and (state.long or not sregs.cr0 & _PE), "RFLAGS.VM is set outside protected mode"
+    yield not regs.rflags & RFLAGS_ONE, "RFLAGS has bit 1 clear"
+    yield (
+        bool(regs.rflags & RFLAGS_VM) and (state.long or not sregs.cr0 & CR0_PE),
+        "RFLAGS.VM is set outside protected mode",
+    )
     if state.long and sregs.cs.l:
         yield not _canonical(regs.rip), "RIP is not canonical"
     else:
@@ -91,7 +87,7 @@ def _registers(state: _State) -> Iterator[tuple[bool, str]]:
 def _segments(state: _State) -> Iterator[tuple[bool, str]]:
     """27.3.1.2 and 27.3.1.3."""
     sregs = state.sregs
-    if state.regs.rflags & _VM:
+    if state.regs.rflags & RFLAGS_VM:
         for name in ("cs", "ss", "ds", "es", "fs", "gs"):
             segment: Segment = getattr(sregs, name)
             found = (segment.limit, segment.type, segment.s, segment.dpl, segment.present)
@@ -131,7 +127,7 @@ def _code(state: _State) -> Iterator[tuple[bool, str]]:
 
 def _data(state: _State) -> Iterator[tuple[bool, str]]:
     sregs = state.sregs
-    yield (not sregs.cr0 & _PE or sregs.cs.type == 3) and sregs.ss.dpl != 0, "SS's DPL is not 0 in real mode"
+    yield (not sregs.cr0 & CR0_PE or sregs.cs.type == 3) and sregs.ss.dpl != 0, "SS's DPL is not 0 in real mode"
     for name in ("ss", "ds", "es", "fs", "gs"):
         segment: Segment = getattr(sregs, name)
         if segment.unusable:

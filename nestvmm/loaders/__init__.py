@@ -97,7 +97,7 @@ def _load(
         command = command_line(f"{path} {append}" if append else path)
         return load_multiboot(data, header, memory, command, [*_modules(initrd, ram_size), *_carried(above)])
     if bits == 64:
-        return load_elf64(stack(data, above) if above else data, memory, command_line(append))
+        return load_elf64(stack(data, above, "") if above else data, memory, command_line(append))
     if bits == 32:
         raise ImageError("a 32-bit ELF file without a Multiboot header; a guest is Multiboot or 64-bit")
     raise ImageError(

@@ -48,7 +48,8 @@ def stack(first: bytes, above: Sequence[Stacked], name: str = "image 1 of the st
     """The ELF64 executable `first` with the images `above` it behind it, the lowest of them first.
 
     It is loaded as any image; the first one's command line is whatever the loader then gives it. ImageError for an
-    image that is no ELF64 executable, or a command line that is too long.
+    image that is no ELF64 executable, or a command line that is too long; it begins with the image's name, the first
+    one's being `name`, and with nothing where that is empty.
     """
     carried = None
     for number, one in reversed(list(enumerate(above, start=2))):
@@ -68,7 +69,7 @@ def _carrying(image: bytes, load: bytes | None, who: str) -> bytes:
             raise ImageError("not an ELF64 executable")
         executable = read_elf(image)
     except ImageError as error:
-        raise ImageError(f"{who}: {error}") from None
+        raise ImageError(f"{who}: {error}" if who else str(error)) from None
     parts = [(part.physical, bytes(part.data), part.memory_size) for part in executable.loads]
     if load is not None:
         parts.append((align_up(executable.end, PAGE), load, len(load)))

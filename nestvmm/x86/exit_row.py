@@ -7,12 +7,28 @@ exit is decoded by (compared by tests/x86/test_exit_tables.py).
 from __future__ import annotations
 
 from enum import Enum, IntEnum, unique
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from nestvmm.x86.event import Direction
 from nestvmm.x86.exit_reason import ExitReason
 
-__all__ = ["ExitRow", "Handlers", "Intercept", "Source"]
+__all__ = [
+    "EVENT",
+    "EXECUTE",
+    "INSTRUCTION",
+    "L0",
+    "LEVELS",
+    "MACHINE",
+    "NEVER",
+    "PENDING",
+    "READ",
+    "WRITE",
+    "ExitRow",
+    "Handlers",
+    "Intercept",
+    "Source",
+    "exit_row",
+]
 
 
 @unique
@@ -94,3 +110,36 @@ class ExitRow(NamedTuple):
             Source.CODE_5: self.code & 31,
         }
         return constant.get(self.source)
+
+
+# What the tables' rows are written with.
+READ, WRITE, EXECUTE = Direction.READ, Direction.WRITE, Direction.EXECUTE
+LEVELS, L0, NEVER = Handlers.LEVELS, Handlers.L0, Handlers.NEVER
+
+# Why.
+INSTRUCTION: Final = "the processor stops before it, so a level can do it instead"
+EVENT: Final = "the processor stops before it is delivered, so a level can take or change it"
+MACHINE: Final = "level n's own machine does it; a level can stop, repair or reset it"
+PENDING: Final = "nothing is lost: it stays pending until level n is run without the intercept"
+
+
+def exit_row(
+    code: int,
+    name: str,
+    reason: ExitReason | tuple[ExitReason, ...],
+    source: Source = Source.NOTHING,
+    length: int = 0,
+    why: str = INSTRUCTION,
+    handlers: Handlers = LEVELS,
+    *,
+    direction: Direction = EXECUTE,
+    value: int = 0,
+    by: tuple[str | tuple[str, int], ...] = (),
+) -> ExitRow:
+    """The row of an exit; most are of instructions that any level may handle.
+
+    by:  its intercepts: a field as a whole, or a field and its bit
+    """
+    reasons = reason if isinstance(reason, tuple) else (reason,)
+    intercepts = tuple(Intercept(one) if isinstance(one, str) else Intercept(*one) for one in by)
+    return ExitRow(code, name, reasons, direction, source, value, length, handlers, why, intercepts)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from nestvmm.x86.control import CR0_ET, CR0_NE, CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME
+
 if TYPE_CHECKING:
     from nestvmm.kvm import DescriptorTable, Regs, Segment, Sregs
 
@@ -39,13 +41,6 @@ PROTECTED_MODE_GDT: Final = b"".join(
     descriptor.to_bytes(8, "little") for descriptor in (0, 0, 0x00CF_9B00_0000_FFFF, _DATA_DESCRIPTOR)
 )
 
-_CR0_PE: Final = 1 << 0
-_CR0_ET: Final = 1 << 4
-_CR0_NE: Final = 1 << 5
-_CR0_PG: Final = 1 << 31
-_CR4_PAE: Final = 1 << 5
-_EFER_LME: Final = 1 << 8
-_EFER_LMA: Final = 1 << 10
 
 _TYPE_LDT: Final = 2
 _TYPE_DATA: Final = 3  # read/write, accessed
@@ -96,16 +91,14 @@ def enter_long_mode(sregs: Sregs, cr3: int, gdt: tuple[int, int]) -> None:
     """
     _flat_segments(sregs, long=1)
     _descriptor_tables(sregs, gdt, idt_limit=0)
-    _control_registers(
-        sregs, cr0=_CR0_PE | _CR0_ET | _CR0_NE | _CR0_PG, cr3=cr3, cr4=_CR4_PAE, efer=_EFER_LME | _EFER_LMA
-    )
+    _control_registers(sregs, cr0=CR0_PE | CR0_ET | CR0_NE | CR0_PG, cr3=cr3, cr4=CR4_PAE, efer=EFER_LME | EFER_LMA)
 
 
 def enter_protected_mode(sregs: Sregs, gdt: tuple[int, int]) -> None:
     """32-bit protected mode with flat segments of PROTECTED_MODE_GDT, paging off; gdt and IDT as in long mode."""
     _flat_segments(sregs, long=0)
     _descriptor_tables(sregs, gdt, idt_limit=0)
-    _control_registers(sregs, cr0=_CR0_PE | _CR0_ET | _CR0_NE)
+    _control_registers(sregs, cr0=CR0_PE | CR0_ET | CR0_NE)
 
 
 def enter_real_mode(sregs: Sregs, code_segment: int = 0) -> None:
@@ -115,7 +108,7 @@ def enter_real_mode(sregs: Sregs, code_segment: int = 0) -> None:
         _set(segment, 0, _TYPE_DATA, limit=0xFFFF)
     _system_segments(sregs)
     _descriptor_tables(sregs, (0, 0xFFFF), idt_limit=0x3FF)
-    _control_registers(sregs, cr0=_CR0_ET | _CR0_NE)
+    _control_registers(sregs, cr0=CR0_ET | CR0_NE)
 
 
 def _flat_segments(sregs: Sregs, long: int) -> None:

@@ -54,4 +54,4 @@ def test_its_kvm_runs_a_guest(lab: VmxLab, initrd: Path) -> None:
     lines = [line.strip() for line in result.stdout.decode(errors="replace").splitlines()]
     assert "status 0" in lines, result.stdout[-2000:].decode(errors="replace")
     said = next(line for line in lines if line.startswith("port "))
-    assert re.fullmatch(r"port 42 37 mmio 1234567 feedbeef cpuid abcd1234 ticks ([5-9]|[0-9]{2,}) cycles [0-9]+", said)
+    assert re.fullmatch(r"port 42 37 mmio 1234567 feedbeef cpuid abcd1234 ticks 5 cycles [0-9]+", said)

@@ -160,3 +160,9 @@ def test_what_cannot_find_an_image_above_it_is_refused(write, data, address):
 def test_an_image_above_that_is_no_elf64_executable_is_refused_by_name(write):
     with pytest.raises(ImageError, match=r"L2 top\.bin: not an ELF64 executable"):
         load(write("image", Elf().write()), RAM, above=[Stacked(b"raw", "", "L2 top.bin")])
+
+
+def test_a_hypervisor_image_that_is_no_executable_is_refused_by_its_path_alone(write):
+    path = write("image", Elf().write()[:80])
+    with pytest.raises(ImageError, match=f"^{path}: ELF program headers: "):
+        load(path, RAM, above=[Stacked(Elf().write())])
