@@ -1,5 +1,8 @@
 #include "counters.h"
 
+#include <sched.h>
+#include <string.h>
+
 unsigned int nv_bucket(uint64_t ticks)
 {
 	unsigned int shift, bucket;
@@ -23,10 +26,29 @@ uint64_t nv_bucket_floor(unsigned int bucket)
 
 void nv_counter_add(struct nv_counter *counter, uint64_t ticks, int served)
 {
-	counter->count++;
+	/* x86 makes stores visible in their order, so that only the compiler is to be kept from changing it */
+	__atomic_store_n(&counter->begun, counter->begun + 1, __ATOMIC_RELAXED);
+	__atomic_thread_fence(__ATOMIC_RELEASE);
 	counter->ticks += ticks;
 	counter->served += served;
 	counter->histogram[nv_bucket(ticks)]++;
+	__atomic_store_n(&counter->count, counter->count + 1, __ATOMIC_RELEASE);
+}
+
+void nv_counter_read(const struct nv_counter *counter, struct nv_counter *copy)
+{
+	for (;;) {
+		uint64_t count = __atomic_load_n(&counter->count, __ATOMIC_ACQUIRE);
+
+		memcpy(copy, counter, sizeof *copy);
+		__atomic_thread_fence(__ATOMIC_ACQUIRE);
+		if (__atomic_load_n(&counter->begun, __ATOMIC_RELAXED) == count) {
+			copy->begun = copy->count = count;
+			return;
+		}
+		/* the thread that adds may wait for this processor */
+		sched_yield();
+	}
 }
 
 void nv_unclaimed_add(struct nv_unclaimed *unclaimed, uint16_t reason, uint8_t direction, uint64_t qualifier)

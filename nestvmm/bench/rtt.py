@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from nestvmm.bench.answers import BELL, Bells
 from nestvmm.bench.case import WARM_UP
@@ -14,7 +15,7 @@ from nestvmm.errors import HostError
 from nestvmm.loaders.stack import Stacked, stack
 from nestvmm.nesting import GuestSpec, LevelSpec, Runner, Tower, TowerSpec
 
-__all__ = ["IMAGES", "Figures", "guest_figures", "image", "on_images", "on_levels"]
+__all__ = ["IMAGES", "Figures", "guest_figures", "image", "on_images", "on_levels", "one_by_one"]
 
 #: The hypervisor images that an engine's front-end runs.
 IMAGES = {"svm": "minivisor-svm"}
@@ -26,7 +27,10 @@ _TIMEOUT = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Cycles of one exit, run by run without the warm-up: the guest's medians, and L0's means where it had bells."""
+    """Cycles of one exit, run by run without the warm-up: the guest's medians, and L0's means where it had bells.
+
+    Of `one_by_one`, both are medians.
+    """
 
     guest: tuple[float, ...]
     l0: tuple[float, ...] = ()
@@ -69,6 +73,21 @@ def on_levels(
     keeper = tower.hypervisors[0] if levels else None
     ticks = keeper.ticks[WARM_UP:] if isinstance(keeper, Bells) else []
     return Figures(guest_figures(text, runs), tuple(one / count for one in ticks))
+
+
+def one_by_one(
+    guests: Path, words: str, *, runs: int, count: int, levels: Sequence[LevelSpec], engine: str, machine: str
+) -> Figures:
+    """As on_levels, but with bells around each exit.
+
+    For one that takes long beside these, and not always equally long: medians and means of such times are apart.
+    """
+    each = on_levels(guests, words, runs=runs * count, count=1, levels=levels, engine=engine, machine=machine)
+    return Figures(_medians(each.guest, count), _medians(each.l0, count))
+
+
+def _medians(figures: Sequence[float], count: int) -> tuple[float, ...]:
+    return tuple(median(figures[first : first + count]) for first in range(0, len(figures), count))
 
 
 def on_images(

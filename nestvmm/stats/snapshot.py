@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nestvmm._native import ffi, lib
 from nestvmm.nesting import Clock, Tower
 from nestvmm.x86.exit_reason import ExitReason
 
@@ -59,7 +60,7 @@ class Snapshot:
 
 
 class Meter:
-    """Takes snapshots of a tower, from any thread, while its vCPU runs: each counter is read whole, not all at once."""
+    """Takes snapshots of a tower, from any thread, while its vCPU runs: each counter as it was between two events."""
 
     def __init__(self, tower: Tower, clock: Clock) -> None:
         self._tower = tower
@@ -73,8 +74,9 @@ class Meter:
         scale = self._clock.ns_per_tick() / 1e9
         sums: dict[tuple[int, str, str], list[int]] = {}
         # a tower that is renewed just now may have the counters of another table, whose slots are the same
+        counter = ffi.new("struct nv_counter *")
         for slot in range(min(flat.slots, len(counters))):
-            counter = counters[slot]
+            lib.nv_counter_read(ffi.addressof(counters, slot), counter)
             if not counter.count:
                 continue
             claim = flat.claim(slot)
@@ -83,10 +85,8 @@ class Meter:
             else:
                 key = claim.level, claim.who, claim.scope.reason.label
             of = sums.setdefault(key, [0, 0, 0])
-            # those served are counted after all, so that they are read before: there are never more of them
-            served = counter.served
             of[0] += counter.count
-            of[1] += served
+            of[1] += counter.served
             of[2] += counter.ticks
         rows = [Row(*key, count, served, ticks * scale) for key, (count, served, ticks) in sums.items()]
         rows.sort(key=lambda row: (-row.level, -row.count, row.reason, row.who))

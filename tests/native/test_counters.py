@@ -1,5 +1,7 @@
 """Latency buckets, counters, and the set of what nobody claimed."""
 
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +52,44 @@ def test_counter_sums(additions: list[tuple[int, bool]]) -> None:
     assert sum(counter.histogram) == len(additions)
     for ticks, _ in additions:
         assert counter.histogram[lib.nv_bucket(ticks)] > 0
+
+
+def test_a_counter_is_read_between_two_events() -> None:
+    """While another thread adds to it: the GIL is released in there, and each event takes 3 ticks."""
+    counter, copy = ffi.new("struct nv_counter *"), ffi.new("struct nv_counter *")
+    ended = threading.Event()
+
+    def add() -> None:
+        for _ in range(100_000):
+            lib.nv_counter_add(counter, 3, 1)
+        ended.set()
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    before = 0
+    while not ended.is_set():
+        lib.nv_counter_read(counter, copy)
+        assert copy.count == copy.begun == copy.served == copy.histogram[3] >= before
+        assert copy.ticks == 3 * copy.count
+        before = copy.count
+    thread.join()
+    lib.nv_counter_read(counter, copy)
+    assert copy.count == 100_000
+
+
+def test_an_event_that_is_being_added_is_waited_for() -> None:
+    """As when the thread that adds has lost its processor in the middle of it."""
+    counter, copy = ffi.new("struct nv_counter *"), ffi.new("struct nv_counter *")
+    counter.begun = 1
+    reader = threading.Thread(target=lib.nv_counter_read, args=(counter, copy))
+    reader.start()
+    reader.join(0.05)
+    assert reader.is_alive()
+    counter.served = counter.ticks = 1
+    counter.count = 1
+    reader.join(30)
+    assert not reader.is_alive()
+    assert (copy.count, copy.served, copy.ticks) == (1, 1, 1)
 
 
 events = st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 40) | st.integers(0, (1 << 64) - 1))

@@ -62,7 +62,8 @@ def test_records() -> None:
         "count": (0, 8),
         "ticks": (8, 8),
         "served": (16, 8),
-        "histogram": (24, 8 * lib.NV_BUCKETS),
+        "begun": (24, 8),
+        "histogram": (32, 8 * lib.NV_BUCKETS),
     }
     assert layout("struct nv_unclaimed_row") == {
         "qualifier": (0, 8),
