@@ -52,7 +52,7 @@ void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, 
 /* An nv_paging's `back` of the active machine. */
 uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
 
-/* nested_run.c: the machine of the parent's block at this address, made if need be. restart:
+/* nested_machines.c: the machine of the parent's block at this address, made if need be. restart:
  * its guest was given up. */
 struct nv_machine *nv_nested_take_guest(struct nv_nested *nested, struct nv_machine *parent, uint64_t address);
 void nv_nested_restart(struct nv_machine *machine);

@@ -73,7 +73,7 @@ static int misconfigured(struct nv_nested_place *place, struct nv_machine *machi
 	return NV_NESTED_REFUSED;
 }
 
-/* An entry in the machine's memory; 0 where it has none, as a bus answers nothing of use. A machine below may refuse. */
+/* An entry in the machine's memory; all ones where it has none, as of a bus where nothing answers. A machine below may refuse. */
 static int read_entry(struct nv_nested *nested, struct nv_machine *machine, uint64_t at, uint64_t *entry, struct nv_nested_place *place)
 {
 	const uint64_t *host = (const uint64_t *)nv_nested_page(nested, machine, at, 0, place);

@@ -1,4 +1,4 @@
-#include "nested_internal.h"
+#include "nested_svm_internal.h"
 
 #include <string.h>
 

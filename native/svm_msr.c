@@ -1,4 +1,4 @@
-#include "nested_internal.h"
+#include "nested_svm_internal.h"
 
 #define EFER 0xc0000080
 

@@ -2,7 +2,7 @@
 
 #include <stddef.h>
 
-#include "nested_internal.h"
+#include "nested_svm_internal.h"
 
 #define UPPER_HALF (~0ull << 32)
 /* The vectors that are exceptions; 2 is the NMI, the others are reserved. */

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "nested_internal.h"
+#include "nested_svm_internal.h"
 
 #define PAGE 4096ull
 #define PAGES 128u                          /* of the level's memory */

@@ -1,4 +1,4 @@
-#include "nested_internal.h"
+#include "nested_svm_internal.h"
 
 /* Intercepts that do not mean every instruction of their kind. */
 

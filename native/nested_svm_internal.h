@@ -1,6 +1,6 @@
 /* What the files of the svm front-end share. */
-#ifndef NV_NESTED_INTERNAL_H
-#define NV_NESTED_INTERNAL_H
+#ifndef NV_NESTED_SVM_INTERNAL_H
+#define NV_NESTED_SVM_INTERNAL_H
 
 #include "nested_machines.h"
 #include "svm_internal.h"
@@ -24,10 +24,10 @@ static inline int nests_by_itself(const struct nv_nested *nested, const struct n
 	return nested->nesting && nested->levels[machine->depth] > nested->nesting;
 }
 
-/* nested_memory.c: of tables in SVM's format. */
+/* nested_svm_npt.c: of tables in SVM's format. */
 extern const struct nv_nested_ops nv_nested_svm_ops;
 
-/* nested_owner.c: the machine whose guest's exit this is; NULL: L0's, or a Python level's. wants: whether it is this machine's. */
+/* nested_svm_owner.c: the machine whose guest's exit this is; NULL: L0's, or a Python level's. wants: whether it is this machine's. */
 struct nv_machine *nv_nested_owner(struct nv_nested *nested, uint64_t code, uint64_t info_1);
 int nv_nested_wants(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t info_1);
 
@@ -37,7 +37,7 @@ uint64_t nv_nested_code(const struct nv_machine *machine, uint64_t code);
 /* Whether blocks can say which accesses to this MSR they want: not beyond the map, where they get all or none. */
 int nv_nested_maps_msr(uint32_t index);
 
-/* nested_route.c: what becomes of an interrupt or NMI for a machine. */
+/* nested_svm_route.c: what becomes of an interrupt or NMI for a machine. */
 enum nv_nested_turn {
 	NV_TURN_BLOCKED,             /* it waits for the machine's or its guest's GIF */
 	NV_TURN_WAITS,               /* it waits for the active machine's RFLAGS.IF, or the end of its interrupt shadow */
@@ -54,20 +54,20 @@ struct nv_nested_route {
 struct nv_nested_route nv_nested_route(const struct nv_nested *nested, struct nv_machine *machine);
 struct nv_nested_route nv_nested_route_nmi(const struct nv_nested *nested, struct nv_machine *machine);
 
-/* nested_run.c: VMRUN and #VMEXIT. run: of a block, which is at `address` in the active machine's memory. reflect: the active machine
+/* nested_svm_run.c: VMRUN and #VMEXIT. run: of a block, which is at `address` in the active machine's memory. reflect: the active machine
  * stops for an exit of `to`'s guest. */
 void nv_nested_run(struct nv_nested *nested, struct nv_vmcb *block, uint64_t address, uint64_t next_rip);
 void nv_nested_reflect(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_exit *exit);
 void nv_nested_activate(struct nv_nested *nested, struct nv_machine *machine);
 
-/* nested_exit.c: exits that are one machine's for sure. They are due: the machine takes them when they come from the table as events.
+/* nested_svm_exit.c: exits that are one machine's for sure. They are due: the machine takes them when they come from the table as events.
  * exit: whether the exit of the active machine is one now. fault: 1 when the nested page fault is, or is filled; 0 when it is for the
  * levels below. */
 int nv_nested_exit(struct nv_nested *nested);
 void nv_nested_owe(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_exit *exit);
 int nv_nested_fault(struct nv_nested *nested, uint64_t error, uint64_t address);
 
-/* nested_take.c. wanted: some machine's block asks for such exits. first: one of them takes the exit before any Python level. undo: a
+/* nested_svm_take.c. wanted: some machine's block asks for such exits. first: one of them takes the exit before any Python level. undo: a
  * port access that has happened is undone and becomes an exit. */
 int nv_nested_wanted(const struct nv_nested *nested, uint64_t code);
 int nv_nested_first(struct nv_nested *nested);
@@ -82,23 +82,23 @@ int nv_nested_fetches_nothing(struct nv_nested *nested);
 /* L0 raises an exception, of error code 0 if any, for what the active machine did: it takes that, or it is an exit. */
 void nv_nested_raise(struct nv_nested *nested, int vector, int has_error_code);
 
-/* nested_filter.c: whether an exit is one for an intercept that does not mean all. selects: of the selective write of CR0. pause: of PAUSE by
+/* nested_svm_filter.c: whether an exit is one for an intercept that does not mean all. selects: of the selective write of CR0. pause: of PAUSE by
  * the machine's guest. */
 int nv_nested_selects(struct nv_nested *nested);
 int nv_nested_pause(struct nv_nested *nested, struct nv_machine *machine);
 
-/* nested_assist.c. assist: the exit's EXITINFO1, `info` where decode assists say nothing. tell_bytes: the code that a page fault (with this
+/* nested_svm_assist.c. assist: the exit's EXITINFO1, `info` where decode assists say nothing. tell_bytes: the code that a page fault (with this
  * error code) stopped goes to the block. */
 uint64_t nv_nested_assist(struct nv_nested *nested, uint64_t code, const struct nv_event *event, uint64_t info);
 void nv_nested_tell_bytes(struct nv_nested *nested, uint64_t code, uint64_t error, struct nv_vmcb *to);
 
-/* nested_interrupt.c: before an entry. deliver: interrupts and NMIs become exits, or what the active machine takes. waits: something must
+/* nested_svm_interrupt.c: before an entry. deliver: interrupts and NMIs become exits, or what the active machine takes. waits: something must
  * stop the active machine once it takes interrupts. urgent: or at once, behind what it takes now. */
 void nv_nested_deliver(struct nv_nested *nested);
 int nv_nested_waits(struct nv_nested *nested);
 int nv_nested_urgent(struct nv_nested *nested);
 
-/* nested_compose.c: before an entry, after the block has what L0 wants. */
+/* nested_svm_compose.c: before an entry, after the block has what L0 wants. */
 void nv_nested_compose(struct nv_nested *nested);
 
 /* Whether the active machine's tables are others than it was entered with: someone has looked at its memory since, and they were full. */
