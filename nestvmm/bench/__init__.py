@@ -1,6 +1,7 @@
 """What an exit costs: bare, in C, in Python, in machine code, up a tower, and under a peer.
 
     document, row       the result and its lines: the format of `--json`
+    goals               what ratios should be at most
     paired              medians and their confidence intervals
     case, catalog       a case gives steps, a step gives rows; all cases
     request, session    what is asked for, and doing it; journal: going on where a run was interrupted

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from nestvmm.bench.case import RUNS, Choice, Step
 from nestvmm.bench.course import Course
+from nestvmm.bench.goals import SWITCH_IN_C, SWITCH_IN_PYTHON, SWITCH_UP_TOWERS
 from nestvmm.bench.row import FLAT, Row, compare
 from nestvmm.bench.svm_loop import SvmLoop
 from nestvmm.bench.trips import heights_of, take_turns
@@ -23,11 +24,6 @@ __all__ = ["Switch"]
 
 _PYTHON = "served in Python"
 _TRIPS = 250
-
-# Goals of the ratios.
-_GOAL_C = 1.15
-_GOAL_PYTHON = 1.4
-_GOAL_FLAT = 1.10
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +78,16 @@ class Switch:
                 variants[row] = course(height, height - 1)
             rows = take_turns(variants, choice.runs or RUNS)
         if engine == "svm":
-            return [rows[0], *_compared(rows[1:], rows[0], _GOAL_PYTHON)]
-        # the goal is that of processors, on which a world switch costs more than Python's instructions
-        return list(_compared(rows, None, None if choice.emulated else _GOAL_PYTHON))
+            return [rows[0], *_compared(rows[1:], rows[0])]
+        return list(_compared(rows))
 
 
-def _compared(rows: Sequence[Row], shared: Row | None, python: float | None) -> Iterator[Row]:
+def _compared(rows: Sequence[Row], shared: Row | None = None) -> Iterator[Row]:
     bare, in_c, in_python, *higher = rows
     yield bare
-    yield compare(in_c, bare, _GOAL_C)
+    yield compare(in_c, bare, SWITCH_IN_C.most)
     if shared is not None:
-        yield compare(in_python, shared, python)
-    yield compare(in_python, bare, None if shared else python)
+        yield compare(in_python, shared, SWITCH_IN_PYTHON.most)
+    yield compare(in_python, bare, None if shared else SWITCH_IN_PYTHON.most)
     for row in higher:
-        yield compare(row, in_python, _GOAL_FLAT)
+        yield compare(row, in_python, SWITCH_UP_TOWERS.most)

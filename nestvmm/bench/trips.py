@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from nestvmm.bench.case import RUNS, Choice, Step
 from nestvmm.bench.course import Course
+from nestvmm.bench.goals import PORT_IN_C, PORT_IN_PYTHON, PORT_UP_TOWERS
 from nestvmm.bench.row import FLAT, Row, compare
 
 __all__ = ["HEIGHTS", "RoundTrips", "heights_of", "take_turns"]
@@ -21,11 +22,6 @@ HEIGHTS = (2, 4, 8, 16)
 _TRIPS = 250
 _RUNS = 300
 _WARM_UP = 3
-
-# Goals of the ratios.
-_GOAL_C = 1.10
-_GOAL_PYTHON = 1.6
-_GOAL_FLAT = 1.10
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,7 @@ class RoundTrips:
             runs = choice.runs or (RUNS if choice.emulated else _RUNS)
             rows = take_turns(variants, runs)
         # the goal is that of processors, on which a world switch costs more than Python's instructions
-        return [rows[0], *_compared(rows, None if choice.emulated else _GOAL_PYTHON)]
+        return [rows[0], *_compared(rows, None if choice.emulated else PORT_IN_PYTHON.most)]
 
 
 _PYTHON = "served in Python"
@@ -75,10 +71,10 @@ _PYTHON = "served in Python"
 
 def _compared(rows: Sequence[Row], python: float | None) -> Iterator[Row]:
     bare, in_c, in_python, *higher = rows
-    yield compare(in_c, bare, _GOAL_C)
+    yield compare(in_c, bare, PORT_IN_C.most)
     yield compare(in_python, bare, python)
     for row in higher:
-        yield compare(row, in_python, _GOAL_FLAT)
+        yield compare(row, in_python, PORT_UP_TOWERS.most)
 
 
 def heights_of(choice: Choice) -> list[int]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from nestvmm.bench.case import RUNS, WARM_UP, Choice, Step
+from nestvmm.bench.goals import TWICE
 from nestvmm.bench.qemu import qemu_command
 from nestvmm.bench.row import CASCADE, FLAT, Row, compare
 from nestvmm.bench.rtt import guest_figures, image
@@ -30,7 +31,7 @@ from nestvmm.lab.image import unpack_kernel
 from nestvmm.lab.initramfs import Node, archive, busybox, character_device, directory, executable, file, symlink
 from nestvmm.lab.kernel import Kernel, find_kernel, read_module
 
-__all__ = ["Twice", "split_levels"]
+__all__ = ["KINDS", "QEMU", "Twice", "split_levels"]
 
 _QUIET: Final = "quiet panic=-1 mitigations=off tsc=reliable random.trust_cpu=on"
 # An early console polls its port, and /dev/kmsg reaches it; the calls that are left out wait for devices that are not
@@ -66,15 +67,15 @@ exec $bb reboot -f
 _COUNT: Final = 1
 # Seconds that one tower may run.
 _TIMEOUT: Final = 1000
-# rtt's word: the kind, and what serves it
-_KINDS: Final = {"cpuid": ("cpuid", "KVM"), "vmmcall": ("hypercall", "KVM"), "port-in": ("port", "launcher")}
-_GOAL: Final = 0.1
+#: Of each kind, rtt's word, and what serves it.
+KINDS: Final = {"cpuid": ("cpuid", "KVM"), "hypercall": ("vmmcall", "KVM"), "port": ("port-in", "launcher")}
 _DESIGNATIONS: Final = {FLAT: "svm-instruction=L0", CASCADE: "svm-instruction=L1"}
-_QEMU: Final = "QEMU"
+#: The peer.
+QEMU: Final = "QEMU"
 _SYSTEMS: Final[dict[str, dict[str, Any]]] = {
     FLAT: {"engine": "svm", "mode": FLAT},
     CASCADE: {"engine": "svm", "mode": CASCADE},
-    _QEMU: {"system": _QEMU, "engine": "kvm", "mode": CASCADE},
+    QEMU: {"system": QEMU, "engine": "kvm", "mode": CASCADE},
 }
 
 
@@ -98,24 +99,28 @@ def _measure(choice: Choice) -> list[Row]:
         initrd = Path(folder) / "initrd"
         initrd.write_bytes(_initrd(choice.guests, runs))
         if choice.peer:
-            said[_QEMU] = split_levels(_run(_qemu(choice, initrd)))
+            said[QEMU] = split_levels(_run(_qemu(choice, initrd)))
         for mode, designate in _DESIGNATIONS.items():
             said[mode] = split_levels(_run(_nestvmm(choice, initrd, designate)))
-    rows: list[Row] = []
-    for level in (2, 3):
-        for word, (case, handler) in _KINDS.items():
-            row = Row(case, level=level, handler=handler, handler_level=level - 1, clock="guest")
-            row = replace(row, us_per_unit=choice.us_per_cycle)
-            found = {
-                system: replace(row, runs=guest_figures(levels[level], runs, word), **_SYSTEMS[system])
-                for system, levels in said.items()
-            }
-            found = {system: replace(one, what=f"below {level - 1} Linux, {system}") for system, one in found.items()}
-            flat, cascade, qemu = found[FLAT], found[CASCADE], found.get(_QEMU)
-            rows += [cascade, compare(flat, cascade, _GOAL if level == 3 else None)]
-            if qemu is not None:
-                rows += [qemu, compare(flat, qemu), compare(cascade, qemu)]
-    return rows
+    return [row for kind in KINDS for level in (2, 3) for row in _compared(choice, kind, level, runs, said)]
+
+
+def _compared(choice: Choice, kind: str, level: int, runs: int, said: Mapping[str, Mapping[int, str]]) -> Iterator[Row]:
+    word, handler = KINDS[kind]
+    row = Row(Twice.name, level=level, handler=handler, handler_level=level - 1, clock="guest")
+    row = replace(row, us_per_unit=choice.us_per_cycle)
+    found = {}
+    for system, levels in said.items():
+        figures = guest_figures(levels[level], runs, word)
+        found[system] = replace(row, what=f"{kind}, L{level}, {system}", runs=figures, **_SYSTEMS[system])
+    flat, cascade, qemu = found[FLAT], found[CASCADE], found.get(QEMU)
+    if qemu is None:
+        yield cascade
+    else:
+        yield qemu
+        yield compare(cascade, qemu)
+        yield compare(flat, qemu)
+    yield compare(flat, cascade, TWICE.most if level == 3 else None)
 
 
 def split_levels(text: str) -> Mapping[int, str]:
@@ -157,7 +162,7 @@ def _run(command: Sequence[str]) -> str:
 def _initrd(guests: Path, runs: int) -> bytes:
     """Level 1's. Not packed: unpacking takes an emulated processor longer than copying."""
     words = f"count={_COUNT} runs={WARM_UP + runs}"
-    measure = "\n".join(f"/launcher /rtt {kind} {words}" for kind in _KINDS)
+    measure = "\n".join(f"/launcher /rtt {word} {words}" for word, _ in KINDS.values())
     kernel = find_kernel()
     common = _common(kernel, guests)
     inner = archive({**common, "init": executable(_INIT_2.replace("MEASURE", measure).encode())})
