@@ -82,7 +82,7 @@ SWITCH_IN_PYTHON: Final = Goal(
 SWITCH_UP_TOWERS: Final = Goal("switch", "CPUID served in Python, up to height 16, to height 2", 1.10, _LAB, "Python")
 DEPTH: Final = Goal("depth", "exit to the image below the guest, up to level 8, to level 2", 1.10, _LAB)
 TRACED: Final = Goal("tracing", "port read traced, to one that is not", 1.15, _HOST)
-LINUX: Final = Goal("linux", "Linux's boot under svm with Python levels, to direct", 3.00, _LAB)
+LINUX: Final = Goal("linux", "Linux's boot under svm with Python levels, to direct", 3.00, "nestvmm bench --lab svm")
 TWICE: Final = Goal(
     "twice", "exit at level 3 above Linux's KVM twice: flat, to a cascade", 0.10, f"{_COUNTING} --case twice"
 )
