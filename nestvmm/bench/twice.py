@@ -26,7 +26,7 @@ from nestvmm.bench.case import RUNS, WARM_UP, Choice, Step
 from nestvmm.bench.goals import TWICE
 from nestvmm.bench.qemu import qemu_command
 from nestvmm.bench.row import CASCADE, FLAT, Row, compare
-from nestvmm.bench.rtt import guest_figures, image
+from nestvmm.bench.rtt import image, listed_figures
 from nestvmm.errors import HostError
 from nestvmm.lab.image import unpack_kernel
 from nestvmm.lab.initramfs import Node, archive, busybox, character_device, directory, executable, file, symlink
@@ -64,13 +64,13 @@ MEASURE
 } 2>&1 | while read line; do echo "<0>$line" >/dev/kmsg; done
 exec $bb reboot -f
 """
-# One exit a run: through three levels one takes seconds.
-_COUNT: Final = 1
 # Seconds that one tower may run, by the clock there: many times what it takes.
 _TIMEOUT: Final = 300
 # QEMU's stands still at times when level 1 enters level 2's kernel. It takes 12 s, and so many are started at most.
 _TIMEOUT_QEMU: Final = 60
 _TRIES: Final = 3
+# Figures in a line: /dev/kmsg takes a thousand letters.
+_LINE: Final = 80
 #: Of each kind, rtt's word, and what serves it.
 KINDS: Final = {"cpuid": ("cpuid", "KVM"), "hypercall": ("vmmcall", "KVM"), "port": ("port-in", "launcher")}
 _DESIGNATIONS: Final = {FLAT: "svm-instruction=L0", CASCADE: "svm-instruction=L1"}
@@ -123,7 +123,7 @@ def _compared(choice: Choice, kind: str, level: int, runs: int, said: Mapping[st
     row = replace(row, us_per_unit=choice.us_per_cycle)
     found = {}
     for system, levels in said.items():
-        figures = guest_figures(levels[level], runs, word)
+        figures = listed_figures(levels[level], runs, word)
         found[system] = replace(row, what=f"{kind}, L{level}, {system}", runs=figures, **_SYSTEMS[system])
     flat, cascade, qemu = found[FLAT], found[CASCADE], found.get(QEMU)
     if qemu is None:
@@ -179,7 +179,9 @@ def _run(command: Sequence[str], timeout: float) -> str:
 
 def _initrd(guests: Path, runs: int) -> bytes:
     """Level 1's. Not packed: unpacking takes an emulated processor longer than copying."""
-    words = f"count={_COUNT} runs={WARM_UP + runs}"
+    # one exit is a run; a line for each would take longer than they: its letters are exits, too
+    lines = -(-(WARM_UP + runs) // _LINE)
+    words = f"runs={lines} count={-(-(WARM_UP + runs) // lines)} list"
     measure = "\n".join(f"/launcher /rtt {word} {words}" for word, _ in KINDS.values())
     kernel = find_kernel()
     common = _common(kernel, guests)
