@@ -30,8 +30,9 @@ _HANDLERS: Final = ("C", "Python", "image", "KVM", "QEMU", "kvmtool")
 def bench_figures(document: Document, key: str) -> list[Figure]:
     """Those that its rows have data for; key makes their names differ from another document's."""
     rows = [row for row in document.rows if row.median is not None and math.isfinite(row.median) and row.median > 0]
-    others = (_parts(rows, key), _exits(rows, key))
-    return [*_by_depth(rows, document, key), *(figure for figure in others if figure is not None)]
+    unit = "instructions" if document.environment.icount else "cycles"
+    others = (_parts(rows, key), _exits(rows, unit, key))
+    return [*_by_depth(rows, unit, key), *(figure for figure in others if figure is not None)]
 
 
 def number(value: float | None) -> str:
@@ -43,9 +44,8 @@ def number(value: float | None) -> str:
     return f"{value:.3g}"
 
 
-def _by_depth(rows: Sequence[Row], document: Document, key: str) -> Iterator[Figure]:
+def _by_depth(rows: Sequence[Row], unit: str, key: str) -> Iterator[Figure]:
     """One for each kind of exit: lines of several kinds would hide each other."""
-    unit = "instructions" if document.environment.icount else "cycles"
     kinds: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
         kind, name = _place(row)
@@ -145,7 +145,7 @@ def _parts(rows: Iterable[Row], key: str) -> Figure | None:
     )
 
 
-def _exits(rows: Iterable[Row], key: str) -> Figure | None:
+def _exits(rows: Iterable[Row], unit: str, key: str) -> Figure | None:
     mine = [row for row in rows if row.case in _EXITS and row.clock == "guest" and row.system != _PUBLISHED]
     mine.sort(key=lambda row: _EXITS.index(row.case))
     if not mine:
@@ -166,10 +166,10 @@ def _exits(rows: Iterable[Row], key: str) -> Figure | None:
     return Figure(
         f"exits-{key}",
         "Cost of each kind of exit",
-        f"Cycles from the instruction to the one behind it, by the guest's own clock, on a logarithmic axis: from "
-        f"{number(least.median)} ({label(least)}) to {number(most.median)} ({label(most)}).",
+        f"{unit.capitalize()} from the exit's instruction to the one behind it, by the guest's own clock, on a "
+        f"logarithmic axis: from {number(least.median)} ({label(least)}) to {number(most.median)} ({label(most)}).",
         Dots(
-            "cycles (logarithmic)",
+            f"{unit} (logarithmic)",
             tuple(label(row) for row in mine),
             tuple(Point(0, row.median or 0, row.low, row.high) for row in mine),
             tuple(row.handler for row in mine),

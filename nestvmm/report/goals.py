@@ -29,7 +29,7 @@ def goals_of_all(documents: Sequence[tuple[str, Document]]) -> str:
 
 def _said(verdict: Verdict) -> str:
     row = verdict.worst
-    return "not measured" if row is None or row.ratio is None else f"{row.ratio:.3f}, {_RESULTS[row.met is True]}"
+    return "not judged" if row is None or row.ratio is None else f"{row.ratio:.3f}, {_RESULTS[row.met is True]}"
 
 
 def goals_of_one(document: Document) -> str:
