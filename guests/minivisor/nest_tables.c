@@ -4,6 +4,7 @@
 
 #define ADDRESS 0x000ffffffffff000ull
 #define LARGE (1ull << 7)
+#define PAGE 4096
 #define ENTRIES 512
 #define TOP 4
 
@@ -89,11 +90,13 @@ static uint64_t *entry_at(uint64_t *table, uint64_t address, int level)
 	return table + (address >> (3 + 9 * level) & (ENTRIES - 1));
 }
 
-void nest_tables_place(uint64_t address, const struct nest_leaf *leaf)
+bool nest_tables_place(uint64_t address, const struct nest_leaf *leaf)
 {
 	int last = leaf->large ? 2 : 1;
 	uint64_t *table;
 
+	if (!memory_at(leaf->to, leaf->large ? NEST_LARGE_PAGE : PAGE))
+		return false;
 	if (current->pages > PAGES - (TOP - 1))
 		empty(current);
 	table = pages_of(current)[0];
@@ -105,4 +108,5 @@ void nest_tables_place(uint64_t address, const struct nest_leaf *leaf)
 		table = (uint64_t *)(*entry & ADDRESS);
 	}
 	*entry_at(table, address, last) = (memory_offset() + leaf->to) | leaf->rights | (leaf->large ? LARGE : 0);
+	return true;
 }

@@ -22,7 +22,8 @@ unsigned int nest_tables_use(uint64_t root, uint32_t tag, bool renew);
 uint64_t nest_tables_root(void);
 uint64_t nest_tables_asked(void);
 
-void nest_tables_place(uint64_t address, const struct nest_leaf *leaf);
+/* False: it leads to what is not the guest's memory. */
+bool nest_tables_place(uint64_t address, const struct nest_leaf *leaf);
 
 /* Of all roots. */
 void nest_tables_forget(void);

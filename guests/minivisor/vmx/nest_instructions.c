@@ -81,18 +81,25 @@ static int vmxoff(void)
 	return DONE;
 }
 
+/* The VMCS that VMCLEAR and VMPTRLD name, at *address. */
+static int load_vmcs(uint64_t *address, struct nest_vmcs **vmcs, int no_address, int is_vmxon)
+{
+	if (!nest_operand_load(address, sizeof *address))
+		return FAULTED;
+	*vmcs = vmcs_at(*address);
+	if (!*vmcs)
+		return no_address;
+	return *address == vmxon_region ? is_vmxon : DONE;
+}
+
 static int vmclear(void)
 {
 	uint64_t address;
 	struct nest_vmcs *vmcs;
+	int result = load_vmcs(&address, &vmcs, VMCLEAR_ADDRESS, VMCLEAR_VMXON);
 
-	if (!nest_operand_load(&address, sizeof address))
-		return FAULTED;
-	vmcs = vmcs_at(address);
-	if (!vmcs)
-		return VMCLEAR_ADDRESS;
-	if (address == vmxon_region)
-		return VMCLEAR_VMXON;
+	if (result)
+		return result;
 	vmcs->launched = 0;
 	if (address == current)
 		current = NONE;
@@ -103,14 +110,10 @@ static int vmptrld(void)
 {
 	uint64_t address;
 	struct nest_vmcs *vmcs;
+	int result = load_vmcs(&address, &vmcs, VMPTRLD_ADDRESS, VMPTRLD_VMXON);
 
-	if (!nest_operand_load(&address, sizeof address))
-		return FAULTED;
-	vmcs = vmcs_at(address);
-	if (!vmcs)
-		return VMPTRLD_ADDRESS;
-	if (address == vmxon_region)
-		return VMPTRLD_VMXON;
+	if (result)
+		return result;
 	if (!has_revision(vmcs))
 		return VMPTRLD_REVISION;
 	current = address;

@@ -92,10 +92,7 @@ enum nest_paging nest_paging_fill(uint64_t *address, uint64_t *qualification)
 	if (!in_use)
 		return NEST_OUTSIDE;
 	result = walk(address, qualification, &leaf);
-	if (result)
+	if (result || nest_tables_place(*address, &leaf))
 		return result;
-	if (!memory_at(leaf.to, leaf.large ? NEST_LARGE_PAGE : PAGE))
-		return outside(address, leaf.to);
-	nest_tables_place(*address, &leaf);
-	return NEST_FILLED;
+	return outside(address, leaf.to);
 }

@@ -5,17 +5,12 @@
 #include "minivisor.h"
 #include "msr.h"
 #include "nest.h"
+#include "nest_msrs.h"
 #include "offer.h"
 #include "vendor.h"
 #include "vmcs.h"
 
 #define BASIC_TRUE_CONTROLS (1ull << 55)
-#define MSR_VMX_SECONDARY 0x48b
-#define MSR_VMX_EPT 0x48c
-#define MSR_VMX_TRUE_PIN 0x48d
-#define MSR_VMX_TRUE_PRIMARY 0x48e
-#define MSR_VMX_TRUE_EXIT 0x48f
-#define MSR_VMX_TRUE_ENTRY 0x490
 /* walks of four levels, write-back, 2 MiB pages */
 #define EPT_NEEDED (1 << 6 | 1 << 14 | 1 << 16)
 
