@@ -11,7 +11,6 @@
 #define PRIMARY_CR8_LOAD (1ull << 19)
 #define PRIMARY_CR8_STORE (1ull << 20)
 #define PRIMARY_DR (1ull << 23)
-#define PRIMARY_MONITOR_TRAP (1ull << 27)
 #define PRIMARY_MONITOR (1ull << 29)
 #define PRIMARY_PAUSE (1ull << 30)
 #define SECONDARY_TABLES (1ull << 2)

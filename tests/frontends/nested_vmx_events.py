@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import vmx_code as vmx
-from guest_code import UD2, done, keep, load, rax, rdx, with_handlers
+from guest_code import NOP, UD2, done, keep, load, out, rax, rdmsr, rdx, with_handlers
 from nested_vmx_run import SECONDARY_ON, ept_tables, run
 from vmx_code import (
     VMCALL,
@@ -172,7 +172,22 @@ def vectoring() -> dict[str, object]:
     return run(image(code + done(), VMCALL), 24)
 
 
+# Of NOP, of RDMSR and what is around it, which L0 does, and of OUT and what is before it, which KVM and L0 do.
+TRAPS = 8
+
+
+def monitor_trap() -> dict[str, object]:
+    """Level 2 stops behind each instruction, whoever does it, and in front of an injected event's handler."""
+    code = enable() + make_block({vmx.PRIMARY: vmx.PRIMARY_PLAIN | 1 << 27})
+    for number in range(TRAPS + 1):
+        code += (enter() if number else launch()) + keep_fields(2 * number, vmx.REASON, vmx.RIP)
+    code += skip() + vmwrite(vmx.EVENT, 1 << 31 | 3 << 8 | 6) + enter()
+    code += keep_fields(2 * TRAPS + 2, vmx.REASON, vmx.RIP) + done()
+    return run(image(code, NOP + rdmsr(vmx.FEATURE_CONTROL) + out(0x80, 1) + VMCALL), 2 * TRAPS + 4)
+
+
 EVENT_CASES = {
+    "monitor trap": monitor_trap,
     "events": events,
     "vectoring": vectoring,
     "exceptions": exceptions,
