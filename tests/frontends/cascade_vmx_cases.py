@@ -7,6 +7,7 @@ import json
 import vmx_code as vmx
 from guest_code import done, keep, rax, rdmsr, rdx, store, wrmsr
 from nested_vmx_run import run
+from nested_vmx_same import same
 from vmx_code import VMCALL, enable, enter, image, keep_field, launch, make_block, skip
 
 L1 = "vmx-instruction=L1"
@@ -68,7 +69,7 @@ def locked(designate: str) -> dict[str, object]:
     return run(image(code, wrmsr(vmx.FEATURE_CONTROL, 5) + rax(0x77) + rdx(0) + VMCALL), 2, designate=designate)
 
 
-CASES = {"every": every, "in operation": in_operation, "locked": locked}
+CASES = {"same": same, "every": every, "in operation": in_operation, "locked": locked}
 
 if __name__ == "__main__":
     print(json.dumps({f"{name} {word}".strip(): case(word) for name, case in CASES.items() for word in ("", L1)}))

@@ -20,6 +20,8 @@ L1 = "vmx-instruction=L1"
 VMCALL, VMCLEAR, VMLAUNCH, VMPTRLD, VMPTRST, VMREAD, VMRESUME, VMWRITE, VMXOFF, VMXON = range(18, 28)
 INVEPT, INVVPID = 50, 53
 GP = 13
+UD, PF = 0x106, 0x10E
+INVALID, VALID = 1, 0x40  # CF, ZF
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,22 @@ def test_designated_to_level_1_they_are_exits_to_it(found: dict[str, Any]) -> No
 def test_level_2_writes_a_feature_control_of_its_own_only_where_l0_gives_it_vmx(found: dict[str, Any]) -> None:
     assert found["locked"]["kept"] == [0x77, VMCALL]
     assert found[f"locked {L1}"]["kept"] == [GP, VMCALL], "level 1 has locked it"
+
+
+def test_minivisor_gives_level_2_the_vmx_that_l0_gives_it(found: dict[str, Any]) -> None:
+    """Instructions with their errors, checks of entries, exits, EPT; of L0's test_nested_vmx tests that."""
+    flat, cascade = found["same"], found[f"same {L1}"]
+    assert cascade["kept"] == flat["kept"]
+    assert (bool(flat["served"][1]), bool(cascade["served"][1])) == (True, False)
+    kept = cascade["kept"]
+    assert kept[:10] == [UD, INVALID, INVALID, PF, 0, INVALID, INVALID, INVALID, 0, 0]
+    errors = [9, 10, 11, 2, 3, 15, 12, 12, 13, 12, 5, 28, 28, 26]
+    assert kept[10:38] == [word for error in errors for word in (VALID, error)]
+    assert kept[38:42] == [0x100 + GP, PF, 0, 0x131000]
+    assert kept[42:48] == [0x1111222233334444, 0x5555666633334444, 0x2345, 0x23456789, 0x23456789, 0x777]
+    verdicts = [kept[at : at + 5] for at in range(48, 48 + 5 * 13, 5)]
+    assert [(flags, error) for flags, error, *_ in verdicts[:10]] == [(VALID, 7)] * 5 + [(VALID, 8)] * 4 + [(VALID, 7)]
+    assert [(flags, reason) for flags, _, reason, *_ in verdicts[10:]] == [(0, 1 << 31 | 33)] * 3
 
 
 def test_a_designation_that_makes_no_sense_is_refused(vmx_lab: Lab) -> None:

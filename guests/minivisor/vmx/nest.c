@@ -75,8 +75,7 @@ static void serve_msr(bool write)
 	uint64_t value;
 
 	if (write || !nest_capability((uint32_t)guest_registers.rcx, &value)) {
-		vmwrite(VMCS_ENTRY_EVENT, INJECT_PROTECTION);
-		vmwrite(VMCS_ENTRY_ERROR_CODE, 0);
+		vmwrite_event(INJECT_PROTECTION, 0);
 		return;
 	}
 	guest_registers.rax = (uint32_t)value;

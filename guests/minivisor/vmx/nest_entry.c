@@ -128,11 +128,6 @@ static bool keeps_fixed(uint64_t value, uint32_t msr)
 	return nest_capability(msr, &ones) && nest_capability(msr + 1, &may) && !(ones & ~value) && !(value & ~may);
 }
 
-static bool is_canonical(uint64_t address)
-{
-	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
-
 /* And of the host's state, which is a 64-bit hypervisor's (27.2.2 to 27.2.4). */
 static bool acceptable_host(void)
 {

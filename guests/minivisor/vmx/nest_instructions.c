@@ -227,8 +227,7 @@ bool nest_instruction(uint64_t code)
 	if (code == CODE_INVVPID || (code != CODE_VMXON && !on)) {
 		vendor_undefined(); /* there are no VPIDs */
 	} else if (DPL(vmread(VMCS_ES_RIGHTS + 2 * SEGMENT_SS))) {
-		vmwrite(VMCS_ENTRY_EVENT, INJECT_PROTECTION);
-		vmwrite(VMCS_ENTRY_ERROR_CODE, 0);
+		vmwrite_event(INJECT_PROTECTION, 0);
 	} else {
 		conclude(execute(code));
 	}

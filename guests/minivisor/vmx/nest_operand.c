@@ -67,8 +67,7 @@ static uint64_t linear_address(void)
 static void *fault(uint64_t address, uint64_t error)
 {
 	asm volatile("mov %0, %%cr2" :: "r"(address)); /* which is the guest's all the time */
-	vmwrite(VMCS_ENTRY_EVENT, INJECT_PAGE_FAULT);
-	vmwrite(VMCS_ENTRY_ERROR_CODE, error);
+	vmwrite_event(INJECT_PAGE_FAULT, error);
 	return 0;
 }
 
@@ -104,6 +103,10 @@ static bool move(uint8_t *data, uint64_t size, bool write)
 
 	if (!(vmread(VMCS_ES_RIGHTS + 2 * SEGMENT_CS) & RIGHTS_LONG) || vmread(VMCS_CR4) & CR4_LA57)
 		stop(STATUS_NESTING, "its guest is no 64-bit hypervisor with four levels of page tables");
+	if (!is_canonical(address)) {
+		vmwrite_event(SEGMENT(vmread(VMCS_INSTRUCTION)) == SEGMENT_SS ? INJECT_STACK_FAULT : INJECT_PROTECTION, 0);
+		return false;
+	}
 	for (uint64_t i = 0; i < size; i++) {
 		uint8_t *at = byte_at(address + i, root, write);
 

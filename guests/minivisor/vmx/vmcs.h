@@ -151,6 +151,7 @@ enum {
 #define EVENT_FIELDS 0xfffu
 enum { KIND_NMI = 2 };
 #define INJECT_UNDEFINED (EVENT_VALID | 3 << 8 | 6)
+#define INJECT_STACK_FAULT (EVENT_VALID | EVENT_ERROR_CODE | 3 << 8 | 12)
 #define INJECT_PROTECTION (EVENT_VALID | EVENT_ERROR_CODE | 3 << 8 | 13)
 #define INJECT_PAGE_FAULT (EVENT_VALID | EVENT_ERROR_CODE | 3 << 8 | 14)
 
@@ -174,6 +175,18 @@ static inline void vmwrite_segment(unsigned int number, uint64_t selector, uint6
 	vmwrite(VMCS_ES_BASE + 2 * number, base);
 	vmwrite(VMCS_ES_LIMIT + 2 * number, limit);
 	vmwrite(VMCS_ES_RIGHTS + 2 * number, rights);
+}
+
+/* The guest takes an exception that has an error code. */
+static inline void vmwrite_event(uint32_t event, uint64_t error)
+{
+	vmwrite(VMCS_ENTRY_EVENT, event);
+	vmwrite(VMCS_ENTRY_ERROR_CODE, error);
+}
+
+static inline bool is_canonical(uint64_t address)
+{
+	return (uint64_t)((int64_t)(address << 16) >> 16) == address;
 }
 
 #endif
