@@ -36,9 +36,7 @@ static const uint16_t told[] = {
 	VMCS_INSTRUCTION_LENGTH, VMCS_INSTRUCTION,
 };
 
-#define EACH(field, list) \
-	for (unsigned int i_ = 0; i_ < sizeof(list) / sizeof(list)[0]; i_++) \
-		for (uint16_t field = (list)[i_]; field; field = 0)
+#define COUNT(list) (sizeof(list) / sizeof(list)[0])
 
 struct vmcs merged;
 static uint8_t io_map[IO_MAPS_SIZE] __attribute__((aligned(4096)));
@@ -51,6 +49,19 @@ static const uint8_t *asked_io[2], *asked_msr; /* its maps; NULL: it has none */
 static uint64_t get(uint64_t encoding)
 {
 	return *nest_field(asked, encoding);
+}
+
+/* Fields of the guest's VMCS go to the current one, or come from there. */
+static void put(const uint16_t *fields, unsigned int count)
+{
+	for (unsigned int i = 0; i < count; i++)
+		vmwrite(fields[i], get(fields[i]));
+}
+
+static void take(const uint16_t *fields, unsigned int count)
+{
+	for (unsigned int i = 0; i < count; i++)
+		*nest_field(asked, fields[i]) = vmread(fields[i]);
 }
 
 static uint64_t segment_field(unsigned int i)
@@ -163,8 +174,7 @@ static void merge_controls(void)
 	vmwrite(VMCS_EXIT_CONTROLS, own_exit | (get(VMCS_EXIT_CONTROLS) & EXIT_ACKNOWLEDGES));
 	vmwrite(VMCS_TSC_OFFSET, get(VMCS_TSC_OFFSET)); /* minivisor has none of its own */
 	vmwrite(VMCS_EPT_POINTER, nest_paging_use(secondary & SECONDARY_EPT, get(VMCS_EPT_POINTER)));
-	EACH(field, passed_controls)
-		vmwrite(field, get(field));
+	put(passed_controls, COUNT(passed_controls));
 }
 
 int nest_enter(struct nest_vmcs *from)
@@ -181,8 +191,7 @@ int nest_enter(struct nest_vmcs *from)
 	merge_controls();
 	for (unsigned int i = 0; i < SEGMENTS * SEGMENT_FIELDS; i++)
 		vmwrite(segment_field(i), get(segment_field(i)));
-	EACH(field, state)
-		vmwrite(field, get(field));
+	put(state, COUNT(state));
 	return 0;
 }
 
@@ -191,10 +200,8 @@ static void save_state(void)
 {
 	for (unsigned int i = 0; i < SEGMENTS * SEGMENT_FIELDS; i++)
 		*nest_field(asked, segment_field(i)) = vmread(segment_field(i));
-	EACH(field, state)
-		*nest_field(asked, field) = vmread(field);
-	EACH(field, told)
-		*nest_field(asked, field) = vmread(field);
+	take(state, COUNT(state));
+	take(told, COUNT(told));
 	*nest_field(asked, VMCS_ENTRY_CONTROLS) = vmread(VMCS_ENTRY_CONTROLS); /* whether it is in long mode */
 	*nest_field(asked, VMCS_ENTRY_EVENT) &= ~(uint64_t)EVENT_VALID;
 	asked->launched = 1;
