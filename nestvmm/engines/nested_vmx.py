@@ -52,6 +52,7 @@ _MISC_KEPT: Final = 0x1F | 1 << 30  # the timer's rate; whether software excepti
 _STORES_MODE: Final = 1 << 5
 _HALTED: Final = 1 << 6
 _CR3_TARGETS: Final = 4 << 16
+_PRIMARY: Final = 0x48E
 _TPR_SHADOW: Final = 1 << 21
 
 
@@ -59,17 +60,16 @@ def capabilities(own: Mapping[int, int], halts: bool) -> list[int]:
     """IA32_VMX_BASIC and the MSRs behind it, as level n sees them.
 
     own:    those of the processor, as KVM gives them to the switcher
-    halts:  whether KVM wakes a halted guest: it has the interrupt controller, without which it keeps to itself every move
-            of a nested guest to CR8, the TPR shadow's too
+    halts:  whether KVM wakes a halted guest: it has the interrupt controller, without which it keeps to itself every
+            move of a nested guest to CR8, the TPR shadow's too
     """
     shown = {0x480: _BASIC, 0x48A: _LARGEST_INDEX << 1, 0x48C: _EPT_VPID, 0x491: 0}
     shown[0x485] = own[0x485] & _MISC_KEPT | _STORES_MODE | (_HALTED if halts else 0) | _CR3_TARGETS
     for index in range(0x486, 0x48A):
         shown[index] = own[index]
     for true, (must, offered, plain, rigid) in _CONTROLS.items():
-        if true == 0x48E and halts:
-            offered |= _TPR_SHADOW
-        may = must | offered & (own[true] >> 32 | _BY_SOFTWARE[true])
+        shadow = _TPR_SHADOW if true == _PRIMARY and halts else 0
+        may = must | (offered | shadow) & (own[true] >> 32 | _BY_SOFTWARE[true])
         shown[true] = must | may << 32
         shown[plain] = must | rigid | (may | rigid) << 32
     shown[0x48B] = (_SECONDARY & (own[0x48B] >> 32 | _BY_SOFTWARE_SECONDARY)) << 32
