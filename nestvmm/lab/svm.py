@@ -28,16 +28,11 @@ from nestvmm.lab.emulated import EmulatedLab
 from nestvmm.lab.image import build_initrd, unpack_kernel
 from nestvmm.lab.kernel import Kernel, find_kernel
 from nestvmm.lab.machine import Launch
-from nestvmm.lab.tools import find_tool
+from nestvmm.lab.tools import dying_with_us, find_tools
 
 __all__ = ["SvmLab", "check", "prepare"]
 
-NEEDED = {
-    "qemu-system-x86_64": "qemu-system-x86",
-    "setpriv": "util-linux",
-    "busybox": "busybox-static",
-    "modprobe": "kmod",
-}
+NEEDED = ("qemu-system-x86_64", "setpriv", "busybox", "modprobe")
 
 
 class SvmLab(EmulatedLab):
@@ -105,8 +100,7 @@ class SvmLab(EmulatedLab):
             "console=ttyS0 quiet panic=-1 mitigations=off transparent_hugepage=always",
             f'NESTVMM_PYTHON="{os.path.realpath(sys.executable)}"',
         ]
-        argv = [_tool("setpriv"), "--pdeathsig", "KILL", "--"]  # no orphan if this process is killed
-        argv += [_tool("qemu-system-x86_64"), "-no-user-config", "-nodefaults"]
+        argv = [*dying_with_us("qemu-system-x86_64"), "-no-user-config", "-nodefaults"]
         argv += ["-display", "none", "-serial", f"file:/dev/fd/{console.fileno()}", "-no-reboot"]
         argv += ["-accel", f"tcg,thread={'single' if self._icount else 'multi'}", "-cpu", self._cpu]
         argv += ["-icount", "shift=0"] if self._icount else []
@@ -131,8 +125,7 @@ class Parts:
 
 def check() -> None:
     """Look for what must be installed. Raises HostError, which says which package to install."""
-    for name in NEEDED:
-        _tool(name)
+    find_tools(NEEDED)
 
 
 def prepare() -> Parts:
@@ -144,10 +137,6 @@ def prepare() -> Parts:
     check()  # before anything is fetched
     kernel = find_kernel()
     return Parts(kernel, unpack_kernel(kernel), build_initrd(kernel))
-
-
-def _tool(name: str) -> str:
-    return find_tool(name, NEEDED[name])
 
 
 def _plan9(path: Path, tag: str, options: str) -> str:
