@@ -40,7 +40,7 @@ class LevelSpec:
     """A hypervisor: its class, its options, and what of its memory its guest gets (None: all, at its addresses).
 
     expose: features that it exposes or hides, `+feature` or `-feature`
-    image:  machine code that uses SVM, in place of a class, with its command line `append`
+    image:  machine code that uses SVM or VMX, in place of a class, with its command line `append`
     """
 
     hypervisor: str = ""
