@@ -23,7 +23,7 @@ def trace() -> None:
     """Read what `nestvmm run --trace FILE` wrote; ui.perfetto.dev opens FILE.json, too."""
 
 
-@trace.command("summarize")
+@trace.command("summarize", short_help="Count a trace's events by handler and reason.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--filter",

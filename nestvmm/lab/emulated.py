@@ -94,7 +94,8 @@ class EmulatedLab(Lab):
         try:
             self._boot()
         except SessionLostError as error:
-            raise LabError(f"the {self.NAME} failed twice: {why}; then: {error}") from None
+            reasons = list(dict.fromkeys(map(str, (why, error))))
+            raise LabError(f"the {self.NAME} failed twice: {'; then: '.join(reasons)}") from None
 
     def _stop(self) -> None:
         if self._machine:

@@ -29,10 +29,13 @@ from nestvmm.lab.image import build_initrd, unpack_kernel
 from nestvmm.lab.kernel import Kernel, find_kernel
 from nestvmm.lab.machine import Launch
 from nestvmm.lab.tools import dying_with_us, find_tools
+from nestvmm.nesting.sizes import parse_size
 
 __all__ = ["SvmLab", "check", "prepare"]
 
 NEEDED = ("qemu-system-x86_64", "setpriv", "busybox", "modprobe")
+
+MEMORY_MIN = 512  # MiB
 
 
 class SvmLab(EmulatedLab):
@@ -40,7 +43,7 @@ class SvmLab(EmulatedLab):
 
     Args:
         icount: one emulator thread and a clock that counts instructions, so that figures repeat.
-        memory: RAM as QEMU's -m takes it: 4G, 512M; a bare number is MiB.
+        memory: RAM, 512M at least: 4G, 512M; a bare number is MiB.
         cpus: virtual CPUs; by default 2, or 1 with icount, where a second one never comes up.
         without: features that the emulated CPU lacks, by QEMU's names, such as popcnt.
         share: a directory of this machine that is writable in the lab at /mnt/share.
@@ -64,7 +67,9 @@ class SvmLab(EmulatedLab):
         if icount and cpus not in (None, 1):
             raise UsageError(f"the SVM lab cannot have {cpus} CPUs under icount: leave the number out, or give 1")
         self._icount = icount
-        self._memory = memory
+        self._mebibytes = parse_size(memory, "--memory") >> 20
+        if self._mebibytes < MEMORY_MIN:
+            raise UsageError(f"--memory {memory}: the SVM lab needs {MEMORY_MIN}M or more")
         self._cpus = cpus or (1 if icount else 2)
         for feature in without:
             if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", feature):
@@ -104,7 +109,7 @@ class SvmLab(EmulatedLab):
         argv += ["-display", "none", "-serial", f"file:/dev/fd/{console.fileno()}", "-no-reboot"]
         argv += ["-accel", f"tcg,thread={'single' if self._icount else 'multi'}", "-cpu", self._cpu]
         argv += ["-icount", "shift=0"] if self._icount else []
-        argv += ["-smp", str(self._cpus), "-m", self._memory]
+        argv += ["-smp", str(self._cpus), "-m", f"{self._mebibytes}M"]
         argv += ["-virtfs", _plan9(Path("/"), "root", "readonly=on,multidevs=remap")]
         if self._share is not None:
             argv += ["-virtfs", _plan9(self._share.resolve(), "share", "multidevs=remap")]

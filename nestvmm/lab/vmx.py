@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nestvmm.errors import HostError
-from nestvmm.lab.base import say
+from nestvmm.lab.base import current_directory, say
 from nestvmm.lab.boot_disk import write_disk
 from nestvmm.lab.carry import Luggage
 from nestvmm.lab.emulated import EmulatedLab
@@ -111,7 +111,7 @@ class VmxLab(EmulatedLab):
 
     def _prepare(self) -> None:
         self._parts = prepare()
-        project = self._project or Path.cwd()
+        project = self._project or current_directory()
         self._project_files, messages = project_initramfs(self._parts.base, project, self._files)
         for message in messages:
             self._report(message)
