@@ -117,6 +117,7 @@ class VmxEngine(SwitchedEngine):
         base = lib.NV_SWITCHER_BASE
         vmx: Any = ffi.new("struct nv_vmx *")
         vmx.nested = self.nested.c
+        vmx.nested.nesting = config.nesting
         self._c = vmx
         self._cr4 = ffi.addressof(vmx, "cr4")
         vmx.block = self._switcher.place(lib.NV_SWITCHER_BLOCK, "struct nv_vmx_block *")
