@@ -36,11 +36,13 @@ def account_file(name: str | None) -> Iterator[TextIO | None]:
 
 
 def write_account(file: TextIO, account: Mapping[str, object]) -> None:
-    """Writes it. Raises HostError where it does not fit."""
+    """Writes it. Raises HostError where it does not fit, BrokenPipeError where nobody reads it any more."""
     try:
         json.dump(account, file, indent=2)
         file.write("\n")
         file.flush()
+    except BrokenPipeError:
+        raise
     except OSError as error:
         # what is left of it would fail again when the file is closed
         null = os.open(os.devnull, os.O_WRONLY)
