@@ -4,6 +4,12 @@
 
 #include "nested.h"
 
+/* Whether the claim is for the machine of this depth. */
+static inline int nv_nested_covers(const struct nv_nested_claim *claim, unsigned int depth)
+{
+	return depth == claim->depth || (claim->beyond && depth > claim->depth);
+}
+
 /* nested_memory.c: where machine's physical address leads to, through all tables below. */
 struct nv_nested_place {
 	struct nv_shadow_leaf leaf;

@@ -29,6 +29,7 @@ from nestvmm.kvm import CpuidEntry, Kvm, KvmError, Regs, Sregs
 from nestvmm.x86.control import RFLAGS_TF
 from nestvmm.x86.event import Direction, Outcome, Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason
+from nestvmm.x86.exit_row import ExitRow
 from nestvmm.x86.scope import Scope
 from nestvmm.x86.spans import Span
 
@@ -54,6 +55,7 @@ class SwitchedEngine(DirectEngine):
     needs:   what the host must have for it, for the message to a user whose host lacks it
     tables:  the format of its nested page tables, NV_SHADOW_*
     virtualization:  what the switcher runs by
+    exits:   all of its exits
     nested:  the virtualization that levels have by software; `_start_switcher` makes it
     _cr4:    the cffi pointer to what level n, outside, sees in CR4; `_start_switcher` sets it
     """
@@ -61,6 +63,7 @@ class SwitchedEngine(DirectEngine):
     needs: ClassVar[str]
     tables: ClassVar[int]
     virtualization: ClassVar[Virtualization]
+    exits: ClassVar[Mapping[int, ExitRow]]
     nested: Nested
     _cr4: Any
 
@@ -214,6 +217,11 @@ class SwitchedEngine(DirectEngine):
 
     def read_machine(self, depth: int, address: int, size: int) -> bytes | None:
         """Bytes of a machine's physical memory."""
+    def image_claims(self) -> list[tuple[int, Scope, Server]]:
+        """For each image and the guest, all that a control block can ask for."""
+        reasons = sorted({reason for row in self.exits.values() for reason in row.reasons})
+        return [(level, Scope(reason), server) for level, server in self.nested.image_servers() for reason in reasons]
+
         return self.nested.read(depth, address, size)
 
     def write_machine(self, depth: int, address: int, data: bytes) -> bool:

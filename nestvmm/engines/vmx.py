@@ -5,7 +5,7 @@ It needs a KVM that offers its guests VMX (kvm_intel, nested=1). For that KVM th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any, ClassVar, Final
 
@@ -33,7 +33,9 @@ from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.control import CR0_NE, CR4_VMXE, EFER_LMA
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.exit_row import ExitRow
 from nestvmm.x86.scope import Scope
+from nestvmm.x86.vmx_exits import VMX_EXITS
 from nestvmm.x86.vmx_failures import vmx_failure
 
 __all__ = ["VmxEngine"]
@@ -96,6 +98,7 @@ class VmxEngine(SwitchedEngine):
     tables: ClassVar[int] = lib.NV_SHADOW_EPT
     needs: ClassVar[str] = "a KVM that offers its guests VMX: kvm_intel with nested=1"
     virtualization: ClassVar[Virtualization] = VMX
+    exits: ClassVar[Mapping[int, ExitRow]] = VMX_EXITS
     nested: NestedVmx
 
     def _start_switcher(self, config: EngineConfig) -> Any:

@@ -1,8 +1,9 @@
 """Runs in a lab: towers of minivisors; prints how each ended, as JSON.
 
-usage: tower_cases.py svm|vmx HEIGHT[:LEVEL] ...
+usage: tower_cases.py svm|vmx HEIGHT[:LEVEL|:trace] ...
 
-LEVEL: the level that the SVM instructions of the levels above it are designated to
+LEVEL:  the level that the SVM instructions of the levels above it are designated to
+trace:  the run is traced
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 from nestvmm.loaders.stack import Stacked, stack
-from nestvmm.nesting import GuestSpec, Runner, Tower, TowerSpec
+from nestvmm.nesting import Account, Clock, GuestSpec, Runner, Tower, TowerSpec
+from nestvmm.trace import Recorder
 
 GUESTS = Path(__file__).resolve().parents[2] / "guests"
 MEMORY = 64 << 20
@@ -28,23 +31,26 @@ def tower(vendor: str, height: int, guest: str, append: str = "") -> bytes:
     return stack(minivisor, [*levels, top])
 
 
-def run(vendor: str, image: bytes, designate: tuple[str, ...]) -> dict[str, object]:
-    with tempfile.NamedTemporaryFile() as file, tempfile.TemporaryFile() as out:
-        file.write(image)
-        file.flush()
-        guest = GuestSpec(Path(file.name), append="level=1", memory=MEMORY)
+def run(vendor: str, image: bytes, designate: tuple[str, ...], *, traced: bool) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as out:
+        file, trace = Path(folder) / "tower.elf", Path(folder) / "trace.jsonl"
+        file.write_bytes(image)
+        guest = GuestSpec(file, append="level=1", memory=MEMORY)
         spec = TowerSpec(guest, engine=vendor, timeout=120, designate=designate)
         with Tower(spec, stdout=out.fileno()) as built:
-            result = Runner(built).run(stdout=out.fileno())
+            clock = Clock()
+            with Recorder(trace, built, clock) if traced else nullcontext() as recorder:
+                result = Runner(built, drain=recorder and recorder.drain).run(stdout=out.fileno())
             nested = built.engine.nested.c  # type: ignore[attr-defined]
             counts = {name: list(getattr(nested, name)) for name in ("entered", "reflected", "served")}
-            exits = int(built.engine.vcpu.exits)
+            account = Account.of(built, clock, 0).as_dict()
         out.seek(0)
         return {
             "status": result.status,
             "message": result.message,
             "out": out.read().decode(),
-            "exits": exits,
+            "account": account,
+            "trace": [json.loads(line) for line in trace.read_text().splitlines()] if traced else [],
             **counts,
         }
 
@@ -55,6 +61,8 @@ if __name__ == "__main__":
     for word in words:
         print(word, file=sys.stderr, flush=True)
         height, _, level = word.partition(":")
-        image = tower(vendor, int(height), "innermost", f"walk=2 count={CASCADE_COUNT if level else COUNT}")
-        found[word] = run(vendor, image, (f"svm-instruction={level}",) if level else ())
+        image = tower(vendor, int(height), "innermost", f"walk=2 count={CASCADE_COUNT if 'L' in level else COUNT}")
+        traced = level == "trace"
+        designate = () if traced or not level else (f"svm-instruction={level}",)
+        found[word] = run(vendor, image, designate, traced=traced)
     print(json.dumps(found))
