@@ -241,9 +241,7 @@ class VmxEngine(SwitchedEngine):
     def _exchange(self, encodings: Iterable[int] = ()) -> list[int]:
         """Reads fields of the VMCS, after the writes that wait."""
         fields = ffi.new("struct nv_vmx_field[]", [(encoding, 0) for encoding in encodings])
-        result = lib.nv_vmx_exchange(self.vcpu, fields, len(fields))
-        self._check_switcher()
-        self._check(result)
+        self._check(lib.nv_vmx_exchange(self.vcpu, fields, len(fields)))
         return [field.value for field in fields]
 
     def get_msr(self, index: int) -> int | None:
