@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from command import guest
-from tower_checks import check_answers, check_counted, check_owners, check_traced, cost
+from tower_checks import check_answers, check_counted, check_designated, check_owners, check_traced, cost
 
 from nestvmm.lab import Lab
 
@@ -31,7 +31,7 @@ def found(svm_lab: Lab) -> dict[str, Any]:
     """All heights, run in one go in the lab."""
     guest("minivisor")
     path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    words = [*(str(height) for height in [*HEIGHTS, TOO_HIGH]), *CASCADES, TRACED]
+    words = [*(str(height) for height in [*HEIGHTS, TOO_HIGH]), *CASCADES, TRACED, "designated"]
     command = [sys.executable, str(TESTS / "frontends" / "tower_cases.py"), "svm", *words]
     result = svm_lab.run(command, env={"PYTHONPATH": path}, timeout=300)
     assert result.status == 0, result.stderr.decode()
@@ -59,6 +59,10 @@ def test_every_exit_is_traced(found: dict[str, Any]) -> None:
     check_answers("SVM", 3, case)
     check_counted(case)
     check_traced(3, "vmmcall", case)
+
+
+def test_a_designation_takes_events_from_an_image(found: dict[str, Any]) -> None:
+    check_designated(found["designated"])
 
 
 @pytest.mark.parametrize("name", CASCADES)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from command import guest
-from tower_checks import check_answers, check_counted, check_owners, check_traced, cost
+from tower_checks import check_answers, check_counted, check_designated, check_owners, check_traced, cost
 
 from nestvmm.lab import Lab
 
@@ -26,7 +26,7 @@ def found(vmx_lab: Lab) -> dict[str, Any]:
     """All heights, run in one go in the lab."""
     guest("minivisor")
     path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    words = [*(str(height) for height in HEIGHTS), TRACED]
+    words = [*(str(height) for height in HEIGHTS), TRACED, "designated"]
     command = [sys.executable, str(TESTS / "frontends" / "tower_cases.py"), "vmx", *words]
     result = vmx_lab.run(command, env={"PYTHONPATH": path}, timeout=300)
     assert result.status == 0, result.stderr.decode()
@@ -59,3 +59,7 @@ def test_every_exit_is_traced(found: dict[str, Any]) -> None:
     check_answers("VMX", 3, case)
     check_counted(case)
     check_traced(3, "vmcall", case)
+
+
+def test_a_designation_takes_events_from_an_image(found: dict[str, Any]) -> None:
+    check_designated(found["designated"])

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import Any
 
-__all__ = ["check_answers", "check_counted", "check_owners", "check_traced", "cost"]
+__all__ = ["check_answers", "check_counted", "check_designated", "check_owners", "check_traced", "cost"]
 
 _VALUE = 0x123456789ABCDEF
 
@@ -59,6 +59,19 @@ def check_traced(height: int, hypercall: str, case: dict[str, Any]) -> None:
         parts = [event[f"{part}_ns"] for part in ("decode", "route", "handle", "complete")]
         assert min(parts) >= 0
         assert abs(sum(parts) - event["ns"]) <= len(parts)
+
+
+def check_designated(case: dict[str, Any]) -> None:
+    """The level below the image has what was designated to it; the guest sees no difference."""
+    assert (case["status"], case["message"]) == (0, "")
+    lines = case["out"].splitlines()
+    assert (lines[1], lines[-1]) == ("marks 2", "level 3: 0 wrong")
+    counts = {(row["reason"], row["qualifier"]): row["count"] for row in case["account"]["rows"] if row["level"] == 1}
+    assert set(counts) == {("cpuid", "0x4e560002"), ("io", "0x5602")}
+    assert min(counts.values()) >= 2
+    others = {row["reason"] for row in case["account"]["rows"] if row["level"] == 2}
+    assert "hypercall" in others
+    assert "io" not in others
 
 
 def cost(case: dict[str, Any], kind: str) -> int:
