@@ -122,6 +122,7 @@ class VmxEngine(SwitchedEngine):
             NestedVmx(self._vm, SLOT_NESTED, self._switcher, config.memory, [config.level, *config.above])
         )
         vmx.nested = self.nested.c
+        vmx.nested.nesting = config.nesting
         self._c = vmx
         self._cr4 = ffi.addressof(vmx, "cr4")
         vmx.block = self._switcher.place(lib.NV_SWITCHER_BLOCK, "struct nv_vmx_block *")

@@ -2,7 +2,7 @@
 
 usage: tower_cases.py svm|vmx HEIGHT[:LEVEL|:trace]|designated ...
 
-LEVEL:       the level that the SVM instructions of the levels above it are designated to
+LEVEL:       the level that the SVM or VMX instructions of the levels above it are designated to
 trace:       the run is traced
 designated:  a Python hypervisor below a minivisor has two of that one's events
 """
@@ -69,7 +69,7 @@ def spec_of(vendor: str, word: str, file: Path) -> TowerSpec:
         return TowerSpec(guest, levels, designate, engine=vendor, timeout=120)
     cascade = level.startswith("L")
     file.write_bytes(tower(vendor, int(height), "innermost", f"walk=2 count={CASCADE_COUNT if cascade else COUNT}"))
-    designate = (f"svm-instruction={level}",) if cascade else ()
+    designate = (f"{vendor}-instruction={level}",) if cascade else ()
     return TowerSpec(GuestSpec(file, append="level=1", memory=MEMORY), (), designate, engine=vendor, timeout=120)
 
 

@@ -6,7 +6,16 @@ import re
 from collections import Counter
 from typing import Any
 
-__all__ = ["check_answers", "check_counted", "check_designated", "check_owners", "check_traced", "cost"]
+__all__ = [
+    "check_answers",
+    "check_climbs",
+    "check_counted",
+    "check_designated",
+    "check_nests",
+    "check_owners",
+    "check_traced",
+    "cost",
+]
 
 _VALUE = 0x123456789ABCDEF
 
@@ -72,6 +81,25 @@ def check_designated(case: dict[str, Any]) -> None:
     others = {row["reason"] for row in case["account"]["rows"] if row["level"] == 2}
     assert "hypercall" in others
     assert "io" not in others
+
+
+def check_nests(name: str, case: dict[str, Any]) -> None:
+    """`HEIGHT:LEVEL`: L0 serves no level above that one, which nests by itself.
+
+    What levels above it ask of SVM or VMX goes to the hypervisor there, as their other exits do.
+    """
+    height, level = int(name.partition(":")[0]), int(name.partition("L")[2])
+    lowest = min(level, height - 1)
+    for kind in ("entered", "reflected", "served"):
+        assert [bool(count) for count in case[kind]] == [True] * lowest + [False] * (16 - lowest), kind
+
+
+def check_climbs(heights: list[int], found: dict[str, Any]) -> None:
+    """Nine exits are measured: each level more makes level 1 run at least twice as often for one."""
+    entered = [found[f"{height}:L1"]["entered"][0] for height in heights]
+    assert all(
+        entered[0] + 9 * 2 ** (height - 2) < count for height, count in zip(heights[1:], entered[1:], strict=True)
+    )
 
 
 def cost(case: dict[str, Any], kind: str) -> int:
