@@ -78,6 +78,15 @@ struct nv_nested_undo {
 	uint64_t regs[NV_REGS];  /* before it */
 };
 
+/* vmx: an exit that has gone to a machine and that the table has not heard of yet. */
+struct nv_nested_gone {
+	struct nv_event event;
+	uint64_t rip;
+	uint8_t depth;                   /* the machine's */
+};
+
+#define NV_NESTED_GONE 8
+
 struct nv_nested_ops;
 
 struct nv_nested {
@@ -110,6 +119,9 @@ struct nv_nested {
 		struct nv_nested_exit exit;
 		uint8_t told;            /* it is the pending event */
 	} due;                           /* an exit that is this machine's, whoever claims such events */
+	struct nv_nested_gone gone[NV_NESTED_GONE]; /* the oldest first */
+	uint8_t gone_count;
+	uint8_t gone_told;               /* the first of them is the pending event */
 	uint8_t endless;                 /* a translation leads through more of the page tables of machines than L0 reads */
 	uint64_t pause_ticks;            /* the least time between two exits of PAUSE, which is L0's own; 0: not known */
 	uint32_t walked;                 /* through those tables, since the last entry */
@@ -151,6 +163,7 @@ int nv_nested_serve(void *device, uint64_t offset, struct nv_event *event);
 
 /* The same for VMX. device: struct nv_vmx. */
 void nv_nested_vmx_init(struct nv_nested *nested);
+int nv_nested_vmx_take(void *device, uint64_t offset, struct nv_event *event);
 int nv_nested_vmx_serve(void *device, uint64_t offset, struct nv_event *event);
 
 #endif

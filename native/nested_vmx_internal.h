@@ -147,6 +147,21 @@ int nv_nested_vmx_exit(struct nv_nested *nested);
 int nv_nested_vmx_violation(struct nv_nested *nested);
 int nv_nested_vmx_refused(struct nv_nested *nested, const struct nv_nested_place *place);
 
+/* nested_vmx_gone.c: the table hears of exits that have gone to a machine, for the counters and the trace. gives: whether it gives such
+ * an event to that machine. note: before the machine takes the exit. waits: there is one to tell. decode: 1 when that is the pending event
+ * now; told: 1 when it was, and is done. */
+int nv_nested_vmx_gives(const struct nv_nested *nested, const struct nv_machine *machine, const struct nv_event *event);
+void nv_nested_vmx_note(struct nv_nested *nested, const struct nv_machine *to, const struct nv_nested_vmx_exit *exit);
+int nv_nested_vmx_waits(const struct nv_nested *nested);
+int nv_nested_vmx_decode_gone(struct nv_nested *nested, struct nv_event *event);
+int nv_nested_vmx_told_gone(struct nv_nested *nested);
+
+/* RIP at the pending event, whichever it is. */
+uint64_t nv_nested_vmx_rip(const struct nv_vcpu *vcpu);
+
+/* Likewise: the instruction of an event for the trace, which would look for it where the machine that is active then executes. */
+void nv_nested_vmx_keep_instruction(struct nv_nested *nested, struct nv_event *event);
+
 /* nested_vmx_owner.c: the machine whose guest's exit this is; NULL: L0's, or a Python level's. */
 struct nv_machine *nv_nested_vmx_owner(struct nv_nested *nested);
 int nv_nested_vmx_wants_exception(const struct nv_machine *machine, int vector, uint32_t error_code);

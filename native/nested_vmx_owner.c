@@ -217,10 +217,13 @@ static int wants(struct nv_nested *nested, struct nv_machine *machine)
 /* What comes from outside reaches the lowest machine first, what the active machine does the highest. */
 struct nv_machine *nv_nested_vmx_owner(struct nv_nested *nested)
 {
+	struct nv_event event;
+
 	if (basic_of(nested->vmx) == BASIC_INTERRUPT)
 		return nv_nested_vmx_route(nested, nested->machines).machine;
+	nv_vmx_decode(nested->vmx, &event);
 	for (struct nv_machine *machine = nested->active->parent; machine; machine = machine->parent)
-		if (wants(nested, machine))
+		if (wants(nested, machine) && nv_nested_vmx_gives(nested, machine, &event))
 			return machine;
 	return NULL;
 }

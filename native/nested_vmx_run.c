@@ -284,6 +284,7 @@ int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const
 		nested->lost = 1;
 		return 0;
 	}
+	nv_nested_vmx_note(nested, to, exit);
 	if (machine != active) {
 		keep_interrupted(vmx, active);
 		show_flag(nested, machine);

@@ -320,10 +320,12 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 		if (__atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST))
 			return -EINTR;
 		vmx->switched.rung = 1;
+		if (nv_nested_vmx_waits(vmx->nested))
+			return 0;
 		result = vmx->nested->lost || vmx->nested->endless ? -EIO : vmx->nested->failed;
 		if (!result)
 			result = nv_nested_vmx_deliver(vmx->nested);
-		if (result || vmx->synthetic)
+		if (result || vmx->synthetic || nv_nested_vmx_waits(vmx->nested))
 			return result;
 		nv_vmx_prepare(vmx);
 		if (vmx->overflowed)
@@ -352,17 +354,22 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 	save_block(vmx);
 	nv_vmx_interrupted(vmx);
 	vmx->missed = !takes_interrupts(vmx);
-	return sort_exit(vcpu);
+	result = sort_exit(vcpu);
+	return result == -EAGAIN && nv_nested_vmx_waits(vmx->nested) ? 0 : result;
 }
 
 static void vmx_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 {
 	struct nv_vmx *vmx = vcpu->engine;
 
+	if (nv_nested_vmx_decode_gone(vmx->nested, event))
+		return;
 	if (vmx->switched.rung) {
 		nv_vmx_decode(vmx, event);
 		if (event->reason == NV_REASON_EXCEPTION && event->qualifier == UD)
 			nv_vmx_decode_undefined(vcpu, event);
+		else
+			nv_nested_vmx_keep_instruction(vmx->nested, event);
 		return;
 	}
 	nv_switched_decode(vcpu, event);
@@ -393,6 +400,8 @@ static void vmx_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 {
 	struct nv_vmx *vmx = vcpu->engine;
 
+	if (nv_nested_vmx_told_gone(vmx->nested))
+		return;
 	if (!vmx->switched.rung) {
 		nv_direct_complete(vcpu, event);
 		return;
@@ -415,7 +424,7 @@ static const struct nv_engine_ops vmx_ops = {
 	.enter = vmx_enter,
 	.decode = vmx_decode,
 	.complete = vmx_complete,
-	.rip = nv_switched_rip,
+	.rip = nv_nested_vmx_rip,
 };
 
 void nv_vmx_init(struct nv_vcpu *vcpu, struct nv_vmx *vmx, int fd, struct kvm_run *run, uint8_t level)

@@ -6,7 +6,7 @@ It needs a KVM that offers its guests VMX (kvm_intel, nested=1). For that KVM th
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any, ClassVar, Final
 
@@ -36,7 +36,9 @@ from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.control import CR0_NE, CR0_PG, CR4_PAE, CR4_VMXE, EFER_LMA
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.exit_row import ExitRow
 from nestvmm.x86.scope import Scope
+from nestvmm.x86.vmx_exits import VMX_EXITS
 from nestvmm.x86.vmx_failures import vmx_failure
 
 __all__ = ["VmxEngine"]
@@ -110,6 +112,7 @@ class VmxEngine(SwitchedEngine):
     emulates: ClassVar[frozenset[str]] = frozenset({"vmx"})
     needs: ClassVar[str] = "a KVM that offers its guests VMX: kvm_intel with nested=1"
     virtualization: ClassVar[Virtualization] = VMX
+    exits: ClassVar[Mapping[int, ExitRow]] = VMX_EXITS
     nested_type: ClassVar[type[NestedVmx]] = NestedVmx
     nested: NestedVmx
 
@@ -295,9 +298,7 @@ class VmxEngine(SwitchedEngine):
     def _exchange(self, encodings: Iterable[int] = ()) -> list[int]:
         """Reads fields of the VMCS, after the writes that wait."""
         fields = ffi.new("struct nv_vmx_field[]", [(encoding, 0) for encoding in encodings])
-        result = lib.nv_vmx_exchange(self.vcpu, fields, len(fields))
-        self._check_switcher()
-        self._check(result)
+        self._check(lib.nv_vmx_exchange(self.vcpu, fields, len(fields)))
         return [field.value for field in fields]
 
     def get_msr(self, index: int) -> int | None:
