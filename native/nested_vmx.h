@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #define NV_VIRTUAL_VMCS_FIELDS 416
+#define NV_VIRTUAL_VMCS_REVISION 0x4e56 /* "NV" */
 
 /* A field's place follows from its encoding: width and type make a group, of 26 fields (Intel SDM vol. 3, 25.11.2). */
 struct nv_virtual_vmcs {

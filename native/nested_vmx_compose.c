@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-#define EPT_POINTER 0x1e       /* write-back tables of four levels (25.6.11) */
 /* Controls by which instructions exit: a guest's are those of all machines below it. Windows are nested_vmx_deliver.c's, TSC offsetting
  * and maps are composed. */
 #define EXITING_PRIMARY 0x68999e80ull /* HLT, INVLPG, MWAIT, RDPMC, RDTSC, CR3 and CR8, DR, monitor trap, MONITOR, PAUSE */
@@ -65,7 +64,7 @@ static void compose_timer(struct nv_nested *nested, struct nv_vmx_controls *want
 			first = machine->vmx.deadline;
 	if (!first || nested->vmx->timer_armed)
 		return;
-	left = first > now ? ((first - now) >> (nested->vmx_limits.msr[5] & 31)) + 1 : 0;
+	left = first > now ? ((first - now) >> (nested->vmx_limits.msr[VMX_MISC] & 31)) + 1 : 0;
 	nv_vmx_put(nested->vmx, NV_VMCS_PREEMPTION_TIMER, left < 0xffffffff ? left : 0xffffffff);
 	wanted->pin |= PIN_TIMER;
 }
@@ -96,7 +95,7 @@ void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wan
 		nested->shadow->stale = 1;
 	}
 	block = &parent->vmx.block;
-	wanted->ept_pointer = (tables->shadow.physical + tables->shadow.root * PAGE) | EPT_POINTER;
+	wanted->ept_pointer = (tables->shadow.physical + tables->shadow.root * PAGE) | NV_VMX_EPT_POINTER;
 	wanted->primary |= (parent->vmx.primary & EXITING_PRIMARY) | PRIMARY_PORT_MAPS | PRIMARY_TSC_OFFSET;
 	wanted->primary &= ~PRIMARY_ALL_PORTS;
 	wanted->secondary |= parent->vmx.secondary & EXITING_SECONDARY;

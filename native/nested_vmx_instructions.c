@@ -108,8 +108,8 @@ static int vmxon(struct nv_nested *nested)
 		return NOBODY;
 	if (own->on)
 		return DPL(got(nested->vmx, GOT_SS_RIGHTS)) ? raise(nested, GP) : fail(nested, FAIL_VMXON_ROOT);
-	if (DPL(got(nested->vmx, GOT_SS_RIGHTS)) || (caps[6] & ~cr0) || (cr0 & ~caps[7]) || (caps[8] & ~cr4) || (cr4 & ~caps[9]) ||
-	    (own->feature_control & FEATURES_NEEDED) != FEATURES_NEEDED)
+	if (DPL(got(nested->vmx, GOT_SS_RIGHTS)) || (caps[VMX_CR0_FIXED0] & ~cr0) || (cr0 & ~caps[VMX_CR0_FIXED1]) ||
+	    (caps[VMX_CR4_FIXED0] & ~cr4) || (cr4 & ~caps[VMX_CR4_FIXED1]) || (own->feature_control & FEATURES_NEEDED) != FEATURES_NEEDED)
 		return raise(nested, GP);
 	result = load_pointer(nested, &address);
 	if (result)
@@ -119,7 +119,7 @@ static int vmxon(struct nv_nested *nested)
 	at = region(nested, address, 0, &place);
 	if (!at && place.refuses)
 		return nv_nested_vmx_refused(nested, &place);
-	if (!at || at->revision != REVISION)
+	if (!at || at->revision != NV_VIRTUAL_VMCS_REVISION)
 		return fail(nested, FAIL_INVALID);
 	own->on = 1;
 	own->vmxon = address;
@@ -168,7 +168,7 @@ static int vmptrld(struct nv_nested *nested)
 	at = region(nested, address, 0, &place);
 	if (!at && place.refuses)
 		return nv_nested_vmx_refused(nested, &place);
-	if (!at || at->revision != REVISION)
+	if (!at || at->revision != NV_VIRTUAL_VMCS_REVISION)
 		return fail(nested, FAIL_VMPTRLD_REVISION);
 	own->current = address;
 	return succeed(nested);

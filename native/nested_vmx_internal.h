@@ -5,9 +5,22 @@
 #include "nested_machines.h"
 #include "vmx_internal.h"
 
-#define REVISION 0x4e56        /* "NV" */
 #define NO_VMCS (~0ull)
 #define PAGE 4096ull
+
+/* Where the capability MSRs lie behind IA32_VMX_BASIC (appendix A). */
+enum {
+	VMX_MISC = 5,
+	VMX_CR0_FIXED0 = 6,
+	VMX_CR0_FIXED1 = 7,
+	VMX_CR4_FIXED0 = 8,
+	VMX_CR4_FIXED1 = 9,
+	VMX_SECONDARY = 11,
+	VMX_TRUE_PIN = 13,
+	VMX_TRUE_PRIMARY = 14,
+	VMX_TRUE_EXIT = 15,
+	VMX_TRUE_ENTRY = 16,
+};
 
 /* Controls that vmx_internal.h does not have (25.6 to 25.8). */
 #define PIN_NMI (1ull << 3)

@@ -79,7 +79,7 @@ static void load_flag(struct nv_nested *nested, const struct nv_machine *machine
 static void start_timer(struct nv_nested *nested, struct nv_machine *parent)
 {
 	const struct nv_virtual_vmcs *block = &parent->vmx.block;
-	int rate = nested->vmx_limits.msr[5] & 31;
+	int rate = nested->vmx_limits.msr[VMX_MISC] & 31;
 
 	parent->vmx.deadline = 0;
 	if (field_of(block, NV_VMCS_PIN_CONTROLS) & PIN_TIMER)
@@ -88,7 +88,7 @@ static void start_timer(struct nv_nested *nested, struct nv_machine *parent)
 
 static void stop_timer(struct nv_nested *nested, struct nv_machine *parent)
 {
-	int rate = nested->vmx_limits.msr[5] & 31;
+	int rate = nested->vmx_limits.msr[VMX_MISC] & 31;
 	uint64_t now = nv_ticks(), left = parent->vmx.deadline > now ? (parent->vmx.deadline - now) >> rate : 0;
 
 	if (parent->vmx.deadline && field_of(&parent->vmx.block, NV_VMCS_EXIT_CONTROLS) & EXIT_SAVES_TIMER)

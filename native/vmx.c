@@ -7,6 +7,7 @@
 
 #include "direct.h"
 
+_Static_assert(offsetof(struct nv_vmx_block, command) == NV_VMX_COMMAND, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_vmx_block, started) == NV_VMX_STARTED, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_vmx_block, launched) == NV_VMX_LAUNCHED, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_vmx_block, error) == NV_VMX_ERROR, "the assembler's offsets");

@@ -7,6 +7,9 @@
 #include "switcher/vmx_block.h"
 #include "vmcs.h"
 
+/* Bits of the EPT pointer: write-back tables of four levels (Intel SDM vol. 3, 25.6.11). */
+#define NV_VMX_EPT_POINTER 0x1e
+
 /* The controls that change from entry to entry. */
 struct nv_vmx_controls {
 	uint64_t pin, primary, secondary, exit, exceptions;
