@@ -85,11 +85,14 @@ void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wan
 	const struct nv_machine *active = nested->active, *parent = active->parent;
 	const struct nv_virtual_vmcs *block;
 	struct nv_nested_tables *tables = &nested->tables[active->tables];
+	uint64_t held = active->vmx.on ? nested->vmx_limits.msr[VMX_CR0_FIXED0] : 0;
 
 	nested->walked = 0;
 	nv_nested_follow(nested);
-	if (!parent)
+	if (!parent) {
+		wanted->cr0_mask |= held;
 		return;
+	}
 	if (tables->shadow.stale) {
 		tables->shadow.stale = 0;
 		nested->shadow->stale = 1;
@@ -101,7 +104,7 @@ void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wan
 	wanted->secondary |= parent->vmx.secondary & EXITING_SECONDARY;
 	wanted->secondary &= ~ENABLING_SECONDARY | parent->vmx.enabled;
 	wanted->exceptions |= parent->vmx.exceptions;
-	wanted->cr0_mask = (wanted->cr0_mask == CR0_FIXED ? 0 : wanted->cr0_mask) | field_of(block, NV_VMCS_CR0_MASK);
+	wanted->cr0_mask = (wanted->cr0_mask == CR0_FIXED ? 0 : wanted->cr0_mask) | field_of(block, NV_VMCS_CR0_MASK) | held;
 	wanted->cr4_mask = (wanted->cr4_mask == CR4_FIXED ? 0 : wanted->cr4_mask) | field_of(block, NV_VMCS_CR4_MASK);
 	wanted->tsc_offset = parent->tsc_offset;
 	wanted->ports_a = nested->maps_physical + (uint64_t)parent->depth * NV_NESTED_MAPS;

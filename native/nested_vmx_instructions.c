@@ -124,6 +124,8 @@ static int vmxon(struct nv_nested *nested)
 	own->on = 1;
 	own->vmxon = address;
 	own->current = NO_VMCS;
+	/* the read shadows have what is held from now on */
+	nv_nested_vmx_activate(nested, nested->active, cr0, cr4);
 	return succeed(nested);
 }
 

@@ -181,10 +181,11 @@ static void put_controls(struct nv_vmx *vmx, uint64_t windows)
 {
 	struct nv_vmx_controls wanted;
 	const struct nv_vmx_step *step = &vmx->step;
+	const struct nv_machine *active = vmx->nested->active;
 	int more = windows || vmx->timer_armed || vmx->holds || vmx->acknowledges || step->active;
 
 	/* mostly nothing changes */
-	if (!more && !vmx->nested->active->depth && !memcmp(&vmx->now, &vmx->wanted, sizeof vmx->now))
+	if (!more && !active->depth && !active->vmx.on && !memcmp(&vmx->now, &vmx->wanted, sizeof vmx->now))
 		return;
 	wanted = vmx->wanted;
 	if (step->active) {

@@ -65,18 +65,9 @@ int nv_vmx_step_end(struct nv_vcpu *vcpu, int executed)
 /* In VMX operation level n keeps the fixed bits set (24.8), and without VMX it has no VMXE. */
 static int may_write(const struct nv_nested *nested, int number, uint64_t value)
 {
-	int on = nested->active->vmx.on;
-
-	if (number == 0)
-		return !on || value & CR0_NE;
-	return value & CR4_VMXE ? nested->visible : !on;
-}
-
-static int refuse_write(struct nv_vcpu *vcpu)
-{
-	int result = nv_vmx_inject(vcpu, NV_EVENT_EXCEPTION, GP, 0);
-
-	return result ? result : 1;
+	if (nested->active->vmx.on && nested->vmx_limits.msr[number ? VMX_CR4_FIXED0 : VMX_CR0_FIXED0] & ~value)
+		return 0;
+	return !number || !(value & CR4_VMXE) || nested->visible;
 }
 
 /* The processor writes CR0 or CR4: only the fixed bits stay masked, and their read shadows have level n's. */
@@ -91,7 +82,7 @@ int nv_vmx_pass_cr(struct nv_vcpu *vcpu)
 	switch (cr_number(vmx)) {
 	case 0:
 		if (cr_access(vmx) == CR_MOV_TO && !may_write(vmx->nested, 0, source))
-			return refuse_write(vcpu);
+			return nv_nested_vmx_fault(vmx->nested, GP, 0);
 		result = nv_vmx_exchange(vcpu, &shadow, 1);
 		if (result)
 			return result;
@@ -104,7 +95,7 @@ int nv_vmx_pass_cr(struct nv_vcpu *vcpu)
 		return 1;
 	case 4:
 		if (!may_write(vmx->nested, 4, source))
-			return refuse_write(vcpu);
+			return nv_nested_vmx_fault(vmx->nested, GP, 0);
 		off.cr4_mask = ~CR4_FIXED;
 		nv_vmx_step_begin(vmx, &off);
 		vmx->step.moves_cr = 1;

@@ -8,7 +8,7 @@ import sys
 import traceback
 
 import vmx_code as vmx
-from guest_code import cpuid, done, keep, load, out, rax, rcx, rdmsr, rdx, store, with_handlers, wrmsr
+from guest_code import CODE_SELECTOR, cpuid, done, keep, load, out, rax, rcx, rdmsr, rdx, store, with_handlers, wrmsr
 from nested_vmx_events import EVENT_CASES
 from nested_vmx_random import RANDOM_CASES
 from nested_vmx_rules import CONTROLS, GUEST_STATE, HOST_STATE
@@ -140,6 +140,23 @@ def registers() -> dict[str, object]:
     return run(image(code, guest), 19)
 
 
+def _without_paging() -> bytes:
+    """In 32-bit code, for 64-bit code needs paging: clears CR0.PG and sets it again. A handler goes on behind that."""
+    table, code_32 = 0x13A000, 0x20
+    code = b"".join(
+        store(table + 8 * number, entry)
+        for number, entry in enumerate((0, 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x00CF9B000000FFFF))
+    )
+    code += store(table + 0x30, 0x27 | table << 16) + store(table + 0x38, 0) + vmx.rdi(table + 0x30) + b"\x0f\x01\x17"
+    # mov %cr0, %eax; and $0x7fffffff, %eax; mov %eax, %cr0; or $0x80000000, %eax; mov %eax, %cr0
+    body = b"\x0f\x20\xc0\x25\xff\xff\xff\x7f\x0f\x22\xc0\x0d\x00\x00\x00\x80\x0f\x22\xc0"
+    # lea behind(%rip), %rax; mov $CODE_SELECTOR << 32, %rdx; or %rdx, %rax; push %rax: what the 32-bit lret takes
+    there = b"\x6a" + bytes([code_32]) + b"\x48\x8d\x05\x03\x00\x00\x00\x50\x48\xcb" + body + b"\xcb"
+    back = rdx(CODE_SELECTOR << 32) + b"\x48\x09\xd0\x50"
+    goes_on = b"\x4c\x8d\x0d" + struct.pack("<I", len(there) - 1)  # lea (%rip), %r9: the lret
+    return code + b"\x48\x8d\x05" + struct.pack("<I", len(back + goes_on + there)) + back + goes_on + there
+
+
 def instructions() -> dict[str, object]:
     """Flags of each instruction, or the vector of its fault: results are RFLAGS & 0x41, or 0x100 + vector."""
 
@@ -158,8 +175,12 @@ def instructions() -> dict[str, object]:
         """Flags, then the VM-instruction error."""
         return tried(body) + vmx.vmread(vmx.ERROR) + b"\x49\x89\x00\x49\x83\xc0\x08"
 
+    def at_result(number: int) -> bytes:
+        return b"\x49\xb8" + struct.pack("<Q", vmx.RESULTS + 8 * number)
+
     at = vmx.point
-    code = b"\x49\xb8" + struct.pack("<Q", 0x120000)
+    unpaged = _without_paging()
+    code = at_result(0)
     everything = [at(vmx.VMXON_REGION) + vmx.VMXON, at(vmx.REGION) + vmx.VMCLEAR, at(vmx.REGION) + vmx.VMPTRLD]
     everything += [vmx.rdi(vmx.POINTER) + vmx.VMPTRST, vmx.vmread(vmx.RIP), vmwrite(vmx.RIP, 1), vmx.VMLAUNCH]
     everything += [vmx.VMRESUME, vmx.VMXOFF, INVEPT_ALL, rax(2) + vmx.rdi(vmx.POINTER) + vmx.INVVPID, VMCALL]
@@ -193,6 +214,7 @@ def instructions() -> dict[str, object]:
     code += tried(vmx.rdi(1 << 60) + vmx.VMPTRLD) + tried(vmx.rdi(1 << 40) + vmx.VMPTRST)  # 62, 63
     code += tried(vmx.control_register(4) + b"\x48\x25\xff\xdf\xff\xff" + vmx.set_control_register(4))  # 64
     code += tried(vmx.control_register(0) + b"\x48\x83\xe0\xdf" + vmx.set_control_register(0))  # 65
+    code += at_result(99) + unpaged + at_result(66)
     code += store(vmx.POINTER, 0) + vmx.rdi(vmx.POINTER) + vmx.VMPTRST + load(vmx.POINTER) + keep(70)
     code += vmwrite(0x2010, 0x1111222233334444) + vmwrite(0x2011, 0x55556666) + keep_fields(71, 0x2010, 0x2011)
     code += (
@@ -204,14 +226,14 @@ def instructions() -> dict[str, object]:
         store(vmx.POINTER, 0x777) + vmx.rdi(vmx.POINTER) + rdx(vmx.VPID) + b"\x0f\x79\x17" + keep_field(76, vmx.VPID)
     )
     code += tried(at(vmx.REGION) + vmx.VMCLEAR) + tried(vmx.vmread(vmx.VPID))  # 66, 67
-    code += tried(vmx.VMXOFF) + tried(vmx.vmread(vmx.VPID))  # 68, 69
+    code += tried(vmx.VMXOFF) + tried(vmx.vmread(vmx.VPID)) + at_result(100) + unpaged  # 68, 69
     code += b"".join(rdmsr(0x480 + i) + keep(80 + i) for i in range(17)) + cpuid(1) + b"\x89\xc8" + keep(97)
     code += vmx.control_register(4) + keep(98) + done()
     return run(
         with_handlers(
             code, {6: handler(6, False), 12: handler(12, True), 13: handler(13, True), 14: handler(14, True)}
         ),
-        99,
+        101,
     )
 
 

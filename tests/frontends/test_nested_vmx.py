@@ -86,6 +86,11 @@ def test_vmx_instructions_fail_as_the_manual_says(found: dict[str, Any]) -> None
     assert kept[66:70] == [0, INVALID, 0, UNDEFINED]
 
 
+def test_vmx_operation_keeps_paging_on(found: dict[str, Any]) -> None:
+    """In 32-bit code: a fault in VMX operation, nothing outside."""
+    assert found["instructions"]["kept"][99:101] == [PROTECTION, 0]
+
+
 def test_fields_are_as_wide_as_their_encodings_say(found: dict[str, Any]) -> None:
     kept = found["instructions"]["kept"]
     assert kept[70:77] == [0x131000, 0x5555666633334444, 0x55556666, 0x2345, 0x23456789, 0x2345, 0x777]
