@@ -46,6 +46,8 @@ void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *mac
 	own->primary = field_of(block, NV_VMCS_PRIMARY_CONTROLS) | (parent ? parent->vmx.primary : 0);
 	own->secondary = secondary_of(block) | (parent ? parent->vmx.secondary : 0);
 	own->enabled = secondary_of(block) & (parent ? parent->vmx.enabled : ~0ull);
+	own->cr0_mask = field_of(block, NV_VMCS_CR0_MASK) | (parent ? parent->vmx.cr0_mask : 0);
+	own->cr4_mask = field_of(block, NV_VMCS_CR4_MASK) | (parent ? parent->vmx.cr4_mask : 0);
 	own->exceptions = field_of(block, NV_VMCS_EXCEPTION_BITMAP) | (parent ? parent->vmx.exceptions : 0);
 	if (field_of(block, NV_VMCS_PAGE_FAULT_MASK) || field_of(block, NV_VMCS_PAGE_FAULT_MATCH))
 		own->exceptions |= 1u << PF;
@@ -80,12 +82,21 @@ static void compose_interrupts(struct nv_nested *nested, struct nv_vmx_controls 
 	wanted->exit |= field_of(&route.machine->vmx.block, NV_VMCS_EXIT_CONTROLS) & EXIT_ACKNOWLEDGES;
 }
 
+/* 24.8: paging, too, in VMX operation, and of a guest that is not unrestricted. */
+uint64_t nv_nested_vmx_held_cr0(const struct nv_nested *nested)
+{
+	const struct nv_machine *active = nested->active;
+	int unrestricted = !active->parent || active->parent->vmx.enabled & SECONDARY_UNRESTRICTED;
+
+	return active->vmx.on || !unrestricted ? nested->vmx_limits.msr[VMX_CR0_FIXED0] : 0;
+}
+
 void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wanted)
 {
 	const struct nv_machine *active = nested->active, *parent = active->parent;
-	const struct nv_virtual_vmcs *block;
 	struct nv_nested_tables *tables = &nested->tables[active->tables];
-	uint64_t held = active->vmx.on ? nested->vmx_limits.msr[VMX_CR0_FIXED0] : 0;
+	/* a step writes what was allowed before it */
+	uint64_t held = nested->vmx->step.active ? 0 : nv_nested_vmx_held_cr0(nested);
 
 	nested->walked = 0;
 	nv_nested_follow(nested);
@@ -97,15 +108,14 @@ void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wan
 		tables->shadow.stale = 0;
 		nested->shadow->stale = 1;
 	}
-	block = &parent->vmx.block;
 	wanted->ept_pointer = (tables->shadow.physical + tables->shadow.root * PAGE) | NV_VMX_EPT_POINTER;
 	wanted->primary |= (parent->vmx.primary & EXITING_PRIMARY) | PRIMARY_PORT_MAPS | PRIMARY_TSC_OFFSET;
 	wanted->primary &= ~PRIMARY_ALL_PORTS;
 	wanted->secondary |= parent->vmx.secondary & EXITING_SECONDARY;
 	wanted->secondary &= ~ENABLING_SECONDARY | parent->vmx.enabled;
 	wanted->exceptions |= parent->vmx.exceptions;
-	wanted->cr0_mask = (wanted->cr0_mask == CR0_FIXED ? 0 : wanted->cr0_mask) | field_of(block, NV_VMCS_CR0_MASK) | held;
-	wanted->cr4_mask = (wanted->cr4_mask == CR4_FIXED ? 0 : wanted->cr4_mask) | field_of(block, NV_VMCS_CR4_MASK);
+	wanted->cr0_mask = (wanted->cr0_mask == CR0_FIXED ? 0 : wanted->cr0_mask) | parent->vmx.cr0_mask | held;
+	wanted->cr4_mask = (wanted->cr4_mask == CR4_FIXED ? 0 : wanted->cr4_mask) | parent->vmx.cr4_mask;
 	wanted->tsc_offset = parent->tsc_offset;
 	wanted->ports_a = nested->maps_physical + (uint64_t)parent->depth * NV_NESTED_MAPS;
 	wanted->ports_b = wanted->ports_a + PAGE;

@@ -86,7 +86,7 @@ static int read_control(struct nv_nested *nested, uint64_t *cr0, uint64_t *cr4, 
 	struct nv_vmx_field fields[] = {{NV_VMCS_GUEST_CR0, 0}, {NV_VMCS_GUEST_CR4, 0}, {NV_VMCS_GUEST_EFER, 0}, {NV_VMCS_CR0_SHADOW, 0}};
 	int result = nv_vmx_exchange(nested->vcpu, fields, 4);
 
-	*cr0 = nested->active->depth ? fields[0].value : (fields[0].value & ~CR0_FIXED) | (fields[3].value & CR0_FIXED);
+	*cr0 = nv_nested_vmx_seen_cr0(nested, fields[0].value, fields[3].value);
 	*cr4 = nv_nested_vmx_seen_cr4(nested, fields[1].value);
 	*efer = fields[2].value;
 	return result;

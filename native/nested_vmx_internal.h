@@ -102,7 +102,9 @@ static inline uint64_t secondary_of(const struct nv_virtual_vmcs *block)
 	return field_of(block, NV_VMCS_PRIMARY_CONTROLS) & PRIMARY_SECONDARY ? field_of(block, NV_VMCS_SECONDARY_CONTROLS) : 0;
 }
 
-/* What the active machine sees in CR4, of bits that its parent may hide; real: what is there. */
+/* What the active machine sees in CR0 and CR4, of bits that its parent may hide; real: what is there; shadow: CR0's read shadow, which has
+ * machine 0's NE. */
+uint64_t nv_nested_vmx_seen_cr0(const struct nv_nested *nested, uint64_t real, uint64_t shadow);
 uint64_t nv_nested_vmx_seen_cr4(const struct nv_nested *nested, uint64_t real);
 
 /* nested_vmx_ept.c */
@@ -182,7 +184,9 @@ int nv_nested_vmx_deliver(struct nv_nested *nested);
 uint64_t nv_nested_vmx_windows(struct nv_nested *nested);
 int nv_nested_vmx_urgent(struct nv_nested *nested);
 
-/* nested_vmx_compose.c: the controls of the machines on top of those that L0 wants; maps: once for each entry of a machine's guest. */
+/* nested_vmx_compose.c: the controls of the machines on top of those that L0 wants; maps: once for each entry of a machine's guest.
+ * held_cr0: what the active machine cannot clear. */
+uint64_t nv_nested_vmx_held_cr0(const struct nv_nested *nested);
 void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wanted);
 void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *machine);
 

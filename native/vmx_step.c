@@ -43,8 +43,7 @@ static int show_control_registers(struct nv_vcpu *vcpu, int executed)
 		cr[1].value = vmx->step.cr0_shadow;
 	if (!executed && vmx->step.off.cr4_mask)
 		vmx->nested->active->vmx.vmxe = vmx->step.vmxe;
-	if (!vmx->nested->active->depth)
-		cr[0].value = (cr[0].value & ~CR0_FIXED) | (cr[1].value & CR0_FIXED);
+	cr[0].value = nv_nested_vmx_seen_cr0(vmx->nested, cr[0].value, cr[1].value);
 	nv_nested_vmx_activate(vmx->nested, vmx->nested->active, cr[0].value, cr[2].value);
 	return 0;
 }
@@ -62,12 +61,12 @@ int nv_vmx_step_end(struct nv_vcpu *vcpu, int executed)
 	return step->moves_cr ? show_control_registers(vcpu, executed) : 0;
 }
 
-/* In VMX operation level n keeps the fixed bits set (24.8), and without VMX it has no VMXE. */
+/* In VMX operation fixed bits stay set (24.8), and without VMX there is no VMXE. */
 static int may_write(const struct nv_nested *nested, int number, uint64_t value)
 {
-	if (nested->active->vmx.on && nested->vmx_limits.msr[number ? VMX_CR4_FIXED0 : VMX_CR0_FIXED0] & ~value)
-		return 0;
-	return !number || !(value & CR4_VMXE) || nested->visible;
+	if (number == 0)
+		return !(nv_nested_vmx_held_cr0(nested) & ~value);
+	return value & CR4_VMXE ? nested->visible : !nested->active->vmx.on;
 }
 
 /* The processor writes CR0 or CR4: only the fixed bits stay masked, and their read shadows have level n's. */

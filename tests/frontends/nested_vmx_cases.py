@@ -8,7 +8,8 @@ import sys
 import traceback
 
 import vmx_code as vmx
-from guest_code import CODE_SELECTOR, cpuid, done, keep, load, out, rax, rcx, rdmsr, rdx, store, with_handlers, wrmsr
+from guest_code import cpuid, done, keep, load, out, rax, rcx, rdmsr, rdx, store, with_handlers, wrmsr
+from nested_vmx_chain import CHAIN_CASES
 from nested_vmx_events import EVENT_CASES
 from nested_vmx_random import RANDOM_CASES
 from nested_vmx_rules import CONTROLS, GUEST_STATE, HOST_STATE
@@ -26,6 +27,7 @@ from vmx_code import (
     vmwrite,
     vmwrite_rax,
     with_fields,
+    without_paging,
 )
 
 
@@ -140,23 +142,6 @@ def registers() -> dict[str, object]:
     return run(image(code, guest), 19)
 
 
-def _without_paging() -> bytes:
-    """In 32-bit code, for 64-bit code needs paging: clears CR0.PG and sets it again. A handler goes on behind that."""
-    table, code_32 = 0x13A000, 0x20
-    code = b"".join(
-        store(table + 8 * number, entry)
-        for number, entry in enumerate((0, 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x00CF9B000000FFFF))
-    )
-    code += store(table + 0x30, 0x27 | table << 16) + store(table + 0x38, 0) + vmx.rdi(table + 0x30) + b"\x0f\x01\x17"
-    # mov %cr0, %eax; and $0x7fffffff, %eax; mov %eax, %cr0; or $0x80000000, %eax; mov %eax, %cr0
-    body = b"\x0f\x20\xc0\x25\xff\xff\xff\x7f\x0f\x22\xc0\x0d\x00\x00\x00\x80\x0f\x22\xc0"
-    # lea behind(%rip), %rax; mov $CODE_SELECTOR << 32, %rdx; or %rdx, %rax; push %rax: what the 32-bit lret takes
-    there = b"\x6a" + bytes([code_32]) + b"\x48\x8d\x05\x03\x00\x00\x00\x50\x48\xcb" + body + b"\xcb"
-    back = rdx(CODE_SELECTOR << 32) + b"\x48\x09\xd0\x50"
-    goes_on = b"\x4c\x8d\x0d" + struct.pack("<I", len(there) - 1)  # lea (%rip), %r9: the lret
-    return code + b"\x48\x8d\x05" + struct.pack("<I", len(back + goes_on + there)) + back + goes_on + there
-
-
 def instructions() -> dict[str, object]:
     """Flags of each instruction, or the vector of its fault: results are RFLAGS & 0x41, or 0x100 + vector."""
 
@@ -179,7 +164,7 @@ def instructions() -> dict[str, object]:
         return b"\x49\xb8" + struct.pack("<Q", vmx.RESULTS + 8 * number)
 
     at = vmx.point
-    unpaged = _without_paging()
+    unpaged = without_paging()
     code = at_result(0)
     everything = [at(vmx.VMXON_REGION) + vmx.VMXON, at(vmx.REGION) + vmx.VMCLEAR, at(vmx.REGION) + vmx.VMPTRLD]
     everything += [vmx.rdi(vmx.POINTER) + vmx.VMPTRST, vmx.vmread(vmx.RIP), vmwrite(vmx.RIP, 1), vmx.VMLAUNCH]
@@ -332,6 +317,7 @@ CASES = {
     "registers": registers,
     "controls of instructions": instruction_controls,
     **EVENT_CASES,
+    **CHAIN_CASES,
     **RANDOM_CASES,
 }
 

@@ -91,6 +91,13 @@ def test_vmx_operation_keeps_paging_on(found: dict[str, Any]) -> None:
     assert found["instructions"]["kept"][99:101] == [PROTECTION, 0]
 
 
+def test_a_guest_keeps_paging_on_unless_it_is_unrestricted(found: dict[str, Any]) -> None:
+    """An unrestricted guest has it off; another one gets #GP, as does a hypervisor; an exception bitmap sees that."""
+    kept = found["held in a chain"]["kept"]
+    assert kept[:3] == [1, 13, 13]
+    assert kept[4:] == [EXCEPTION, 1 << 31 | 1 << 11 | 3 << 8 | 13]
+
+
 def test_fields_are_as_wide_as_their_encodings_say(found: dict[str, Any]) -> None:
     kept = found["instructions"]["kept"]
     assert kept[70:77] == [0x131000, 0x5555666633334444, 0x55556666, 0x2345, 0x23456789, 0x2345, 0x777]
@@ -216,6 +223,22 @@ def test_masks_shadows_and_targets_of_control_registers(found: dict[str, Any]) -
     assert kept[:2] == [0x80000039, 0x24]
     assert [row[:2] for row in rows({"kept": kept[4:16]}, 3)] == [[CR, 0], [CR, 4], [CR, 3], [CR, 0x20]]
     assert kept[16:] == [VMCALL, 0x80000033, 0x2020]
+
+
+def test_masks_of_control_registers_count_for_all_machines_above(found: dict[str, Any]) -> None:
+    """Of those that mask a bit the nearest hears of it; level 1's write leaves alone what level 2 masks."""
+    plain = 0x80000031
+    with_ts = plain | 8
+    kept = found["masks in a chain"]["kept"]
+    level_1, level_3, level_2 = kept[:15], kept[15:17], kept[17:]
+    assert level_3 == [plain | 1 << 16, with_ts | 1 << 16]
+    clts, lmsw = 2 << 4, 3 << 4
+    assert rows({"kept": level_2}, 3) == [
+        [CR, 0, plain], [CR, lmsw | 0xB << 16, with_ts], [CR, 4, with_ts], [VMCALL, 0, with_ts | 4],
+    ]  # fmt: skip
+    assert rows({"kept": level_1}, 3) == [
+        [CR, 0, plain], [CR, clts, with_ts], [CR, lmsw | 1 << 16, with_ts], [CR, 4, with_ts], [VMCALL, 0, plain],
+    ]  # fmt: skip
 
 
 def test_windows_open_when_the_guest_can_take_what_comes(found: dict[str, Any]) -> None:
