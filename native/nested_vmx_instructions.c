@@ -18,8 +18,8 @@
 
 enum { INVEPT_ONE = 1, INVEPT_ALL = 2, INVVPID_ADDRESS = 0, INVVPID_ALL = 2, INVVPID_LAST = 3 };
 
-/* What an instruction came to: RIP moves on; it happens again, for a fault or an exit; nobody here has it. */
-enum { DONE, AGAIN, NOBODY };
+/* What an instruction came to: RIP moves on; it happens again, for a fault or an exit; nobody here has it. FOUND: it goes on. */
+enum { DONE, AGAIN, NOBODY, FOUND };
 
 static int wide(const struct nv_vmx *vmx, uint64_t efer)
 {
@@ -129,23 +129,34 @@ static int vmxon(struct nv_nested *nested)
 	return succeed(nested);
 }
 
-static int vmclear(struct nv_nested *nested)
+/* The VMCS that is VMCLEAR's or VMPTRLD's operand: FOUND, with NULL where no memory is. wrong, of_vmxon: VM-instruction errors of an address
+ * that is none's, and of the VMXON region's. */
+static int find_vmcs(struct nv_nested *nested, int wrong, int of_vmxon, int write, uint64_t *address, struct nv_virtual_vmcs **at)
 {
-	struct nv_nested_vmx_machine *own = &nested->active->vmx;
 	struct nv_nested_place place;
-	struct nv_virtual_vmcs *at;
-	uint64_t address;
-	int result = load_pointer(nested, &address);
+	int result = load_pointer(nested, address);
 
 	if (result)
 		return result;
-	if (beyond(nested, address))
-		return fail(nested, FAIL_VMCLEAR_ADDRESS);
-	if (address == own->vmxon)
-		return fail(nested, FAIL_VMCLEAR_VMXON);
-	at = region(nested, address, 1, &place);
-	if (!at && place.refuses)
+	if (beyond(nested, *address))
+		return fail(nested, wrong);
+	if (*address == nested->active->vmx.vmxon)
+		return fail(nested, of_vmxon);
+	*at = region(nested, *address, write, &place);
+	if (!*at && place.refuses)
 		return nv_nested_vmx_refused(nested, &place);
+	return FOUND;
+}
+
+static int vmclear(struct nv_nested *nested)
+{
+	struct nv_nested_vmx_machine *own = &nested->active->vmx;
+	struct nv_virtual_vmcs *at;
+	uint64_t address;
+	int result = find_vmcs(nested, FAIL_VMCLEAR_ADDRESS, FAIL_VMCLEAR_VMXON, 1, &address, &at);
+
+	if (result != FOUND)
+		return result;
 	if (at)
 		at->launched = 0;
 	if (own->current == address)
@@ -155,24 +166,15 @@ static int vmclear(struct nv_nested *nested)
 
 static int vmptrld(struct nv_nested *nested)
 {
-	struct nv_nested_vmx_machine *own = &nested->active->vmx;
-	const struct nv_virtual_vmcs *at;
-	struct nv_nested_place place;
+	struct nv_virtual_vmcs *at;
 	uint64_t address;
-	int result = load_pointer(nested, &address);
+	int result = find_vmcs(nested, FAIL_VMPTRLD_ADDRESS, FAIL_VMPTRLD_VMXON, 0, &address, &at);
 
-	if (result)
+	if (result != FOUND)
 		return result;
-	if (beyond(nested, address))
-		return fail(nested, FAIL_VMPTRLD_ADDRESS);
-	if (address == own->vmxon)
-		return fail(nested, FAIL_VMPTRLD_VMXON);
-	at = region(nested, address, 0, &place);
-	if (!at && place.refuses)
-		return nv_nested_vmx_refused(nested, &place);
 	if (!at || at->revision != NV_VIRTUAL_VMCS_REVISION)
 		return fail(nested, FAIL_VMPTRLD_REVISION);
-	own->current = address;
+	nested->active->vmx.current = address;
 	return succeed(nested);
 }
 
