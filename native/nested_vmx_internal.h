@@ -87,6 +87,9 @@ int nv_virtual_vmcs_slot(uint64_t encoding);
 uint64_t nv_virtual_vmcs_read(const struct nv_virtual_vmcs *block, uint64_t encoding);
 void nv_virtual_vmcs_write(struct nv_virtual_vmcs *block, uint64_t encoding, uint64_t value);
 
+/* Takes it from a level's memory: no field is wider than its encoding says, whatever the level wrote there. */
+void nv_virtual_vmcs_copy(struct nv_virtual_vmcs *to, const struct nv_virtual_vmcs *from);
+
 static inline uint64_t field_of(const struct nv_virtual_vmcs *block, uint32_t encoding)
 {
 	return block->field[FIELD_SLOT(encoding)];

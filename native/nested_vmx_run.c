@@ -155,7 +155,7 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 		result = nv_vmx_exchange(nested->vcpu, &efer, 1);
 	if (result)
 		return result;
-	memcpy(block, page, sizeof *block);
+	nv_virtual_vmcs_copy(block, page);
 	result = nv_nested_vmx_check_block(nested, block, efer.value & EFER_LMA && got(vmx, GOT_CS_RIGHTS) & CS_LONG);
 	if (result)
 		return result;

@@ -98,7 +98,8 @@ int nv_vmx_command(struct nv_vcpu *vcpu, uint64_t command, struct nv_vmx_field *
 		return -EINVAL;
 	if (vmx->overflowed)
 		return -ENOSPC;
-	memcpy(block->read, fields, count * sizeof *fields);
+	if (count)
+		memcpy(block->read, fields, count * sizeof *fields);
 	block->reads = count;
 	block->command = command;
 	do {
@@ -113,7 +114,8 @@ int nv_vmx_command(struct nv_vcpu *vcpu, uint64_t command, struct nv_vmx_field *
 	if (!nv_switched_outside(&vmx->switched))
 		return -EIO;
 	block->writes = 0;
-	memcpy(fields, block->read, count * sizeof *fields);
+	if (count)
+		memcpy(fields, block->read, count * sizeof *fields);
 	return 0;
 }
 

@@ -1,0 +1,511 @@
+/* Levels that do what they like with software VMX: random VMCSs, maps, lists, page tables, instructions and exits, on a processor that is
+ * made up here behind KVM_RUN. At each entry what L0 prepared is checked: no table leads anywhere but to the level's own memory, nothing
+ * that L0 wants to hear of is missing, and no field is another one than L0 may write.
+ *
+ * usage: hostile_vmx SEED BLOCKS */
+#include <errno.h>
+#include <stdarg.h>
+#include <unistd.h>
+
+#include "hostile.h"
+#include "nested_level_vmx.h"
+
+#define PLAIN 0x37ull                       /* of a page's entry: write-back */
+#define READ_ONLY 0x31ull
+#define PAGE_TABLES BLOCKS                  /* those that lead everywhere: a level's own, and for its guests */
+#define GUEST_TABLES (BLOCKS + 3)
+#define OPERANDS (ZEROS + 8)                /* a page that instructions have their operands in */
+#define FEATURE_CONTROL 0x3a
+
+static const uint64_t flags[] = {7, 7, 7, 7, 0xb7, 0x37, 0x35, 0x31, 0, 0x107, 0x32, 0x27, 1ull << 52 | 7, 1ull << 51 | 7};
+static uint64_t blocks_run, deepest, exits_run, exits_taken;
+static int summoned, refuses, climbs;
+
+static uint64_t allowed(int capability, uint64_t chosen)
+{
+	return (capabilities[capability] & 0xffffffff) | (chosen & capabilities[capability] >> 32);
+}
+
+static void write_controls(struct nv_virtual_vmcs *to)
+{
+	uint64_t pin = any() & any(), primary = any() & any() & any(), secondary = once_in(2) ? any() : SECONDARY_EPT, exits = any();
+
+	if (!(pin & PIN_NMI))
+		pin &= ~PIN_VIRTUAL_NMI;
+	if (!(pin & PIN_VIRTUAL_NMI))
+		primary &= ~PRIMARY_NMI_WINDOW;
+	if (!(pin & PIN_TIMER))
+		exits &= ~EXIT_SAVES_TIMER;
+	if (!(secondary & SECONDARY_EPT))
+		secondary &= ~SECONDARY_UNRESTRICTED;
+	if (!once_in(4))
+		primary |= PRIMARY_SECONDARY;
+	if (climbs || !once_in(3))
+		primary |= PRIMARY_MSR_MAP;
+	set_field(to, NV_VMCS_PIN_CONTROLS, allowed(VMX_TRUE_PIN, pin));
+	set_field(to, NV_VMCS_PRIMARY_CONTROLS, allowed(VMX_TRUE_PRIMARY, primary));
+	set_field(to, NV_VMCS_SECONDARY_CONTROLS, allowed(VMX_SECONDARY, secondary));
+	set_field(to, NV_VMCS_EXIT_CONTROLS, allowed(VMX_TRUE_EXIT, exits | EXIT_HOST_64));
+	set_field(to, NV_VMCS_ENTRY_CONTROLS, allowed(VMX_TRUE_ENTRY, any() | ENTRY_LONG_MODE));
+	set_field(to, NV_VMCS_EXCEPTION_BITMAP, once_in(2) ? (uint32_t)any() & any() : 0);
+	set_field(to, NV_VMCS_PAGE_FAULT_MASK, once_in(4) ? (uint32_t)any() : 0);
+	set_field(to, NV_VMCS_PAGE_FAULT_MATCH, once_in(4) ? (uint32_t)any() : 0);
+	set_field(to, NV_VMCS_CR3_TARGETS, below(5));
+	set_field(to, NV_VMCS_VPID, 1 + below(3));
+	set_field(to, NV_VMCS_CR0_MASK, once_in(2) ? any() & any() : 0);
+	set_field(to, NV_VMCS_CR0_SHADOW, any());
+	set_field(to, NV_VMCS_CR4_MASK, once_in(2) ? any() & any() : 0);
+	set_field(to, NV_VMCS_CR4_SHADOW, any());
+	set_field(to, NV_VMCS_TSC_OFFSET, any());
+	set_field(to, NV_VMCS_PREEMPTION_TIMER, once_in(2) ? below(64) : (uint32_t)any());
+	set_field(to, NV_VMCS_LINK_POINTER, ~0ull);
+}
+
+static uint64_t good_address(void)
+{
+	return address() & ((1ull << PHYSICAL_BITS) - 1) & ~(PAGE - 1);
+}
+
+static void write_addresses(struct nv_virtual_vmcs *to)
+{
+	static const uint32_t lists[][2] = {
+		{NV_VMCS_ENTRY_MSR_LOAD_COUNT, NV_VMCS_ENTRY_MSR_LOADS}, {NV_VMCS_EXIT_MSR_LOAD_COUNT, NV_VMCS_EXIT_MSR_LOADS},
+		{NV_VMCS_EXIT_MSR_STORE_COUNT, NV_VMCS_EXIT_MSR_STORES},
+	};
+
+	set_field(to, NV_VMCS_IO_BITMAP_A, good_address());
+	set_field(to, NV_VMCS_IO_BITMAP_B, good_address());
+	set_field(to, NV_VMCS_MSR_BITMAP, !climbs && once_in(2) ? good_address() : ZEROS * PAGE);
+	set_field(to, NV_VMCS_EPT_POINTER, (once_in(4) ? good_address() : GUEST_TABLES * PAGE) | NV_VMX_EPT_POINTER);
+	for (int i = 0; i < 3; i++) {
+		set_field(to, lists[i][0], once_in(climbs ? 32 : 3) ? once_in(8) ? 5000 : below(6) : 0);
+		set_field(to, lists[i][1], (once_in(2) ? good_address() : OPERANDS * PAGE) + 16 * below(256));
+	}
+}
+
+static void write_state(struct nv_virtual_vmcs *to)
+{
+	for (int i = 0; i < 8; i++) {
+		static const uint32_t rights[] = {0xc093, 0xa09b, 0xc093, 0xc093, 0xc093, 0xc093, 0x10000, 0x8b};
+
+		set_field(to, NV_VMCS_GUEST_ES + 2 * i, i == 6 || i == 7 ? 0 : i == 1 ? 0x10 : 0x18);
+		set_field(to, NV_VMCS_GUEST_ES_RIGHTS + 2 * i, rights[i]);
+		set_field(to, NV_VMCS_GUEST_ES_LIMIT + 2 * i, i == 7 ? 0xffff : 0xffffffff);
+		set_field(to, NV_VMCS_GUEST_ES_BASE + 2 * i, 0);
+		if (i < 7)
+			set_field(to, NV_VMCS_HOST_ES + 2 * i, i == 1 ? 0x10 : i == 6 ? 0x28 : 0x18);
+	}
+	set_field(to, NV_VMCS_GUEST_CR0, CR0_PLAIN);
+	set_field(to, NV_VMCS_GUEST_CR3, once_in(4) ? good_address() : PAGE_TABLES * PAGE);
+	set_field(to, NV_VMCS_GUEST_CR4, CR4_PLAIN);
+	set_field(to, NV_VMCS_GUEST_EFER, EFER_LME | EFER_LMA);
+	set_field(to, NV_VMCS_GUEST_PAT, 0x0007040600070406);
+	set_field(to, NV_VMCS_GUEST_DR7, 0x400);
+	set_field(to, NV_VMCS_GUEST_RFLAGS, 2 | (any() & RFLAGS_IF));
+	set_field(to, NV_VMCS_GUEST_RIP, below(1ull << 30));
+	set_field(to, NV_VMCS_GUEST_RSP, any());
+	set_field(to, NV_VMCS_HOST_CR0, CR0_PLAIN);
+	set_field(to, NV_VMCS_HOST_CR3, once_in(8) ? good_address() : PAGE_TABLES * PAGE);
+	set_field(to, NV_VMCS_HOST_CR4, CR4_PLAIN);
+	set_field(to, NV_VMCS_HOST_EFER, EFER_LME | EFER_LMA);
+	set_field(to, NV_VMCS_HOST_PAT, 0x0007040600070406);
+	set_field(to, NV_VMCS_HOST_RIP, below(1ull << 30));
+	if (once_in(3) && field_of(to, NV_VMCS_GUEST_RFLAGS) & RFLAGS_IF)
+		set_field(to, NV_VMCS_ENTRY_INTERRUPTION, EVENT_VALID | below(256));
+	else if (once_in(3))
+		set_field(to, NV_VMCS_ENTRY_INTERRUPTION, EVENT_VALID | (once_in(2) ? NV_EVENT_NMI << EVENT_KIND | 2 : 3 << EVENT_KIND | UD));
+}
+
+/* A VMCS that mostly keeps the rules, with a few fields changed; or one of which nothing is known. */
+static void write_block(uint8_t *at)
+{
+	struct nv_virtual_vmcs *to = (struct nv_virtual_vmcs *)at;
+
+	memset(to, 0, sizeof *to);
+	to->revision = once_in(32) ? any() : NV_VIRTUAL_VMCS_REVISION;
+	to->launched = below(2);
+	if (once_in(16)) {
+		for (uint64_t i = 16; i < PAGE; i += 8)
+			*(uint64_t *)(at + i) = any();
+		return;
+	}
+	write_controls(to);
+	write_addresses(to);
+	write_state(to);
+	for (uint64_t count = climbs || below(3) ? 0 : below(4); count; count--)
+		to->field[below(NV_VIRTUAL_VMCS_FIELDS)] ^= once_in(2) ? any() : 1ull << below(64);
+}
+
+/* Pointers for VMXON, VMPTRLD and VMCLEAR, and lists of MSRs. */
+static void write_operands(void)
+{
+	static const uint32_t indices[] = {0x10, 0x174, 0x175, 0x1d9, 0x277, 0xc0000080, 0xc0000081, 0xc0000082, 0xc0000102, 0x4b564d00, 0x1b};
+	uint64_t *at = (uint64_t *)(level + OPERANDS * PAGE + 16 * below(256));
+
+	at[0] = indices[below(sizeof indices / sizeof indices[0])];
+	at[1] = once_in(2) ? 0xd01 : any();
+	at = (uint64_t *)(level + OPERANDS * PAGE);
+	for (int i = 0; i < 8; i++)
+		at[below(512)] = once_in(16) ? any() : once_in(8) ? address() : page_of(0, BLOCKS);
+}
+
+/* A guest may get less than all, and its first 2 MiB somewhere else: where the shadow has what was there before. */
+static void write_guest_tables(void)
+{
+	int plain = !once_in(climbs ? 32 : 2);
+
+	write_plain_tables(GUEST_TABLES, plain ? PLAIN : READ_ONLY);
+	if (!plain)
+		((uint64_t *)(level + (GUEST_TABLES + 2) * PAGE))[0] |= below(2) << 21;
+}
+
+static void change_memory(void)
+{
+	if (once_in(8))
+		write_plain_tables(PAGE_TABLES, PLAIN);
+	if (once_in(8))
+		write_guest_tables();
+	write_operands();
+	for (uint64_t count = climbs && !once_in(16) ? 0 : below(3); count; count--) {
+		if (once_in(2))
+			write_block(level + page_of(0, BLOCKS));
+		else
+			write_table((uint64_t *)(level + page_of(BLOCKS, TABLES)), flags, sizeof flags / sizeof flags[0], PLAIN);
+	}
+}
+
+static void put(uint32_t encoding, uint64_t value)
+{
+	nv_virtual_vmcs_write(&vmcs, encoding, value);
+}
+
+/* An exit: what it tells is in the VMCS, and the switcher reads what L0 wants of it. */
+static void stop_with(uint64_t reason)
+{
+	uint64_t basic = reason & 0xffff, count = block->depth[basic % NV_VMX_BASIC_REASONS];
+
+	block->reason = reason;
+	if (!(reason & ENTRY_FAILED))
+		block->launched = 1;
+	CHECK(count <= NV_VMX_EXIT_READS);
+	for (uint64_t i = 0; i < count; i++)
+		block->exit[i].value = nv_virtual_vmcs_read(&vmcs, block->exit[i].encoding);
+	ring(NV_SWITCHER_RINGING);
+}
+
+/* Where an operand is: mostly in OPERANDS; where memory ends; or anywhere. */
+static uint64_t operand_address(void)
+{
+	switch (below(16)) {
+	case 0:
+		return any();
+	case 1:
+		return address() + below(PAGE);
+	case 2 ... 3:
+		return page_of(PAGES - 2, 4) - below(20);
+	default:
+		return OPERANDS * PAGE + 8 * below(512);
+	}
+}
+
+static void tell_operand(void)
+{
+	uint64_t in_register = once_in(3) ? 1ull << 10 : 0;
+
+	put(NV_VMCS_EXIT_INSTRUCTION, once_in(16) ? any() : in_register | 2 << 7 | 3 << 15 | 1u << 22 | 1u << 27 | below(16) << 3 | below(16) << 28);
+	put(NV_VMCS_EXIT_QUALIFICATION, operand_address());
+}
+
+static uint32_t random_field(void)
+{
+	return once_in(8) ? any() : encoding_of(below(NV_VIRTUAL_VMCS_FIELDS)) | once_in(8);
+}
+
+/* As far as the processor can tell: where the machine's memory is the level's. */
+static int is_launched(const struct nv_nested_vmx_machine *machine)
+{
+	return machine->current < PAGES * PAGE && ((struct nv_virtual_vmcs *)(level + machine->current))->launched;
+}
+
+/* A VMX instruction: most of the time the one that comes next on the way to a guest. */
+static void stop_for_vmx(void)
+{
+	static const uint32_t any_of[] = {BASIC_VMCLEAR, BASIC_VMPTRLD, BASIC_VMPTRST, BASIC_VMREAD, BASIC_VMWRITE, BASIC_VMREAD, BASIC_VMWRITE,
+					  BASIC_INVEPT, BASIC_INVVPID, BASIC_VMXON, BASIC_VMCALL, BASIC_VMLAUNCH, BASIC_VMRESUME};
+	const struct nv_nested_vmx_machine *own = &nested.active->vmx;
+	uint32_t basic = any_of[below(sizeof any_of / sizeof any_of[0])];
+
+	if (once_in(128))
+		basic = BASIC_VMXOFF;
+	else if (!own->on && !once_in(4))
+		basic = BASIC_VMXON;
+	else if (own->on && own->current == NO_VMCS && !once_in(4))
+		basic = BASIC_VMPTRLD;
+	else if (own->on && !once_in(4))
+		basic = is_launched(own) ^ once_in(16) ? BASIC_VMRESUME : BASIC_VMLAUNCH;
+	if (basic == BASIC_VMLAUNCH || basic == BASIC_VMRESUME)
+		blocks_run++;
+	tell_operand();
+	for (int i = 0; i < 16; i++)
+		if (once_in(4))
+			mailbox.regs[i] = basic == BASIC_INVEPT || basic == BASIC_INVVPID ? below(4) : random_field();
+	put(NV_VMCS_EXIT_LENGTH, 3);
+	stop_with(basic);
+}
+
+/* Often one that the processor has had before. */
+static uint64_t fault_address(void)
+{
+	for (int tries = 0; tries < 16; tries++) {
+		uint64_t one = below(KNOWN);
+
+		if (known[one].pointer == (field(NV_VMCS_EPT_POINTER) & ~(PAGE - 1)))
+			return known[one].address;
+	}
+	return address() + below(PAGE);
+}
+
+static void stop_for_event(uint32_t basic)
+{
+	static const uint32_t indices[] = {FEATURE_CONTROL, FEATURE_CONTROL, 0x480, 0x486, 0x491, 0xc0000080, 0x10, 0x4e570000};
+	uint64_t numbers[] = {0, 0, 3, 4, 4, 8};
+
+	put(NV_VMCS_EXIT_LENGTH, 1 + below(15));
+	put(NV_VMCS_EXIT_INSTRUCTION, any());
+	put(NV_VMCS_EXIT_QUALIFICATION, any());
+	put(NV_VMCS_GUEST_PHYSICAL_ADDRESS, fault_address());
+	put(NV_VMCS_GUEST_LINEAR_ADDRESS, any());
+	put(NV_VMCS_EXIT_INTERRUPTION, EVENT_VALID | (any() & 0x1fff));
+	put(NV_VMCS_EXIT_ERROR_CODE, any() & 0x1f);
+	put(NV_VMCS_IDT_VECTORING, once_in(4) ? EVENT_VALID | below(7) << EVENT_KIND | below(256) : 0);
+	put(NV_VMCS_IDT_VECTORING_ERROR_CODE, any() & 0xffff);
+	if (basic == BASIC_EPT_VIOLATION)
+		put(NV_VMCS_EXIT_QUALIFICATION, 1ull << below(3) | (once_in(2) ? 0x180 : 0));
+	if (basic == BASIC_CR)
+		put(NV_VMCS_EXIT_QUALIFICATION, numbers[below(6)] | below(4) << 4 | below(16) << 8 | below(16) << 16);
+	if (basic == BASIC_RDMSR || basic == BASIC_WRMSR) {
+		mailbox.regs[NV_REG_RCX] = once_in(4) ? any() : indices[below(sizeof indices / sizeof indices[0])];
+		mailbox.regs[NV_REG_RAX] = once_in(4) ? any() : 5;
+		mailbox.regs[NV_REG_RDX] = once_in(4) ? any() : 0;
+	}
+	if (basic == BASIC_EXCEPTION)
+		put(NV_VMCS_EXIT_INTERRUPTION, EVENT_VALID | (once_in(4) ? NV_EVENT_NMI << EVENT_KIND | 2 : 3 << EVENT_KIND | below(32)));
+	if (basic == BASIC_INTERRUPT && !(field(NV_VMCS_EXIT_CONTROLS) & EXIT_ACKNOWLEDGES))
+		put(NV_VMCS_EXIT_INTERRUPTION, 0);
+	stop_with(basic);
+}
+
+static void change_state(void)
+{
+	static const uint64_t blocking[] = {0, 0, 0, 2, NMI_MASKED, NMI_MASKED | 2};
+
+	put(NV_VMCS_GUEST_RIP, (once_in(2) ? field(NV_VMCS_GUEST_RIP) + below(16) : address()) & 0x7fffffffffff);
+	put(NV_VMCS_GUEST_RFLAGS, (any() & (once_in(8) ? 0x300 : RFLAGS_IF)) | 2);
+	put(NV_VMCS_GUEST_INTERRUPTIBILITY, once_in(32) ? below(16) : blocking[below(6)]);
+	put(NV_VMCS_GUEST_ACTIVITY, 0);
+	put(NV_VMCS_GUEST_PENDING_DEBUG, once_in(64) ? any() : field(NV_VMCS_GUEST_RFLAGS) & RFLAGS_TF ? DR6_BS : 0);
+	put(NV_VMCS_ENTRY_INTERRUPTION, field(NV_VMCS_ENTRY_INTERRUPTION) & ~EVENT_VALID);
+	put(NV_VMCS_GUEST_CR0, CR0_PLAIN ^ (once_in(64) ? 1ull << below(32) : once_in(4) ? CR0_TS | CR0_WP : 0));
+	put(NV_VMCS_GUEST_CR3, once_in(32) ? address() : PAGE_TABLES * PAGE);
+	put(NV_VMCS_GUEST_CR4, once_in(64) ? any() : CR4_PLAIN);
+	put(NV_VMCS_GUEST_CS_RIGHTS, once_in(64) ? any() : 0xa09b);
+	put(NV_VMCS_GUEST_SS_RIGHTS, once_in(64) ? any() : 0xc093);
+	for (int i = 0; i < 16; i++)
+		if (once_in(8))
+			mailbox.regs[i] = address();
+}
+
+/* What the switcher does for L0 without entering level n: 1. */
+static int exchange(void)
+{
+	if (refuses && block->command == NV_VMX_STORE && block->vmcs == NV_SWITCHER_BASE + NV_SWITCHER_PROBE) {
+		ring(NV_SWITCHER_REFUSED);
+		return 1;
+	}
+	if (!block->loaded)
+		load_fields();
+	CHECK(block->writes <= NV_VMX_WRITES && block->reads <= NV_VMX_READS);
+	for (uint64_t i = 0; i < block->writes; i++) {
+		CHECK(nv_virtual_vmcs_slot(block->write[i].encoding) >= 0 && is_open(block->write[i].encoding));
+		put(block->write[i].encoding, block->write[i].value);
+	}
+	if (block->command == NV_VMX_ENTER)
+		return 0;
+	for (uint64_t i = 0; i < block->reads; i++)
+		block->read[i].value = nv_virtual_vmcs_read(&vmcs, block->read[i].encoding);
+	if (block->command == NV_VMX_STORE)
+		store_fields();
+	ring(NV_SWITCHER_RINGING);
+	return 1;
+}
+
+/* The processor: enters level n, which writes its memory and stops for something. */
+static int run_kvm(void)
+{
+	static const uint32_t often[] = {0, 0, 1, 7, 8, 10, 12, 14, 16, 28, 28, 28, 29, 30, 30, 31, 32, 32, 40, 46, 48, 48, 52, 54, 55, 58};
+	int enters = mailbox.state == NV_SWITCHER_OUTSIDE;
+	const struct nv_machine *active = nested.active;
+
+	if (enters && once_in(64)) {
+		mailbox.nmi = 1;
+		ring(NV_SWITCHER_AGAIN);
+		return 0;
+	}
+	if (enters && exchange())
+		return 0;
+	check_entry(once_in(2) ? address() : field(NV_VMCS_GUEST_PHYSICAL_ADDRESS));
+	if (active->depth > deepest)
+		deepest = active->depth;
+	if (!(++exits_run % 64))
+		vcpu.kicked = 1;
+	change_memory();
+	if (enters && once_in(256)) {
+		block->error = 7;
+		ring(NV_SWITCHER_REFUSED);
+		return 0;
+	}
+	if (enters && once_in(64)) {
+		put(NV_VMCS_EXIT_QUALIFICATION, any());
+		stop_with(BASIC_GUEST_STATE | ENTRY_FAILED);
+		return 0;
+	}
+	change_state();
+	if (summoned) {
+		summoned = 0;
+		put(NV_VMCS_EXIT_INTERRUPTION, EVENT_VALID | NV_EVENT_NMI << EVENT_KIND | 2);
+		put(NV_VMCS_IDT_VECTORING, 0);
+		stop_with(BASIC_EXCEPTION);
+	} else if (once_in(50)) {
+		stop_directly();
+	} else if (!active->vmx.feature_control && !once_in(4)) {
+		stop_for_event(BASIC_WRMSR);
+		mailbox.regs[NV_REG_RCX] = FEATURE_CONTROL;
+	} else if (active->depth && once_in(4)) {
+		stop_for_event(BASIC_EPT_VIOLATION);
+	} else if (!once_in(climbs ? 12 : 3)) {
+		stop_for_vmx();
+	} else {
+		stop_for_event(once_in(16) ? below(70) : often[below(sizeof often / sizeof often[0])]);
+	}
+	return 0;
+}
+
+/* No list of a level's may name an MSR by which KVM writes memory, or one that is L0's. */
+static int move_msrs(const struct kvm_msrs *msrs)
+{
+	CHECK(msrs->nmsrs == 1);
+	CHECK(msrs->entries[0].index - 0x4b564d00 > 0xff && msrs->entries[0].index != 0x11 && msrs->entries[0].index != 0x12);
+	CHECK(msrs->entries[0].index != FEATURE_CONTROL && msrs->entries[0].index != 0x1b);
+	if (!once_in(8))
+		return 1;
+	errno = EINVAL;
+	return once_in(2) ? 0 : -1;
+}
+
+int ioctl(int fd, unsigned long request, ...)
+{
+	va_list words;
+	void *argument;
+
+	(void)fd;
+	va_start(words, request);
+	argument = va_arg(words, void *);
+	va_end(words);
+	switch (request) {
+	case KVM_NMI:
+		summoned = 1;
+		return 0;
+	case KVM_SET_USER_MEMORY_REGION:
+		memset(known, 0, sizeof known); /* KVM starts afresh */
+		return 0;
+	case KVM_GET_MSRS:
+	case KVM_SET_MSRS:
+		return move_msrs(argument);
+	case KVM_GET_SREGS:
+		memset(argument, 0, sizeof(struct kvm_sregs));
+		return 0;
+	case KVM_GET_DEBUGREGS:
+		memset(argument, 0, sizeof(struct kvm_debugregs));
+		return 0;
+	case KVM_RUN:
+		return run_kvm();
+	default:
+		return 0;
+	}
+}
+
+static struct nv_table *make_table(void)
+{
+	static const struct nv_claim claims[] = {{0}, {0, 1, 1, 0, 1}, {0, 2, 2, 0, 1}};
+	static struct nv_server servers[] = {{0}, {nv_nested_vmx_serve, &vmx, 0}, {nv_vmx_serve_msr, &vmx, 0}};
+	static const struct nv_range instructions = {0, ~0ull, 1, 0};
+	static const struct nv_range msrs[] = {{FEATURE_CONTROL, FEATURE_CONTROL, 2, 0}, {0x480, 0x493, 2, 0}};
+	static uint16_t ports[NV_PORTS];
+	static struct nv_table table = {claims, servers, {ports, ports}, {{{0}}}};
+
+	for (int i = 0; i < 2; i++) {
+		table.ranges[NV_REASON_VMX_INSTRUCTION][i] = table.ranges[NV_REASON_HYPERCALL][i] = (struct nv_ranges){&instructions, 1, 0};
+		table.ranges[NV_REASON_RDMSR][i] = table.ranges[NV_REASON_WRMSR][i] = (struct nv_ranges){msrs, 2, 0};
+	}
+	return &table;
+}
+
+/* What Python does with an event: lets it happen, raises an exception, or leaves it; and interrupts come. */
+static void answer(void)
+{
+	if (nv_switched_outside(&vmx.switched) && vmx.switched.rung && vcpu.pending) {
+		if (once_in(2) && vcpu.event.reason != NV_REASON_ENTRY_FAILURE)
+			CHECK(nv_vmx_pass(&vcpu) >= 0);
+		else if (once_in(4))
+			CHECK(nv_vmx_inject(&vcpu, NV_EVENT_EXCEPTION, below(2) ? 13 : 14, any()) >= 0);
+	}
+	if (once_in(8))
+		nv_pending_interrupt(&vmx.switched.pending, below(256));
+	if (once_in(16))
+		nv_pending_nmi(&vmx.switched.pending);
+	if (once_in(32))
+		vmx.switched.pending.windows |= 1 + below(3);
+	if (once_in(32))
+		vmx.timer = 1 + below(1000);
+}
+
+int main(int count, char **words)
+{
+	static struct nv_counter counters[NV_REASONS];
+	static struct nv_unclaimed unclaimed;
+	uint64_t blocks;
+
+	CHECK(count == 3);
+	alarm(100);
+	random_state = strtoull(words[1], NULL, 0) * 2 + 1;
+	blocks = strtoull(words[2], NULL, 0);
+	prepare();
+	for (unsigned int i = 0; i < BLOCKS; i++)
+		write_block(level + i * PAGE);
+	for (unsigned int i = BLOCKS; i < BLOCKS + TABLES; i++)
+		write_table((uint64_t *)(level + i * PAGE), flags, sizeof flags / sizeof flags[0], PLAIN);
+	while (blocks_run < blocks) {
+		climbs = !climbs;
+		refuses = once_in(4);
+		disguise = once_in(4) ? 0x5a5a5a5a5a5a5a5a : 0;
+		start(once_in(2) ? 1u << UD : 0, once_in(2));
+		vmx.halts = below(2);
+		vcpu.table = make_table();
+		vcpu.counters = counters;
+		vcpu.unclaimed = &unclaimed;
+		for (uint64_t end = exits_run + 1500; exits_run < end && !nested.too_deep && !nested.lost && !nested.endless;) {
+			int result = nv_vcpu_run(&vcpu);
+
+			CHECK(result >= 0 || nested.lost || nested.endless);
+			answer();
+		}
+		for (int depth = 0; depth < NV_NESTED_DEPTH; depth++)
+			exits_taken += nested.reflected[depth];
+		memset(nested.reflected, 0, sizeof nested.reflected);
+	}
+	check_canaries();
+	/* otherwise the levels did too little */
+	CHECK(deepest > 2 && checked > blocks && 16 * exits_taken > blocks);
+	puts("done");
+	return 0;
+}
