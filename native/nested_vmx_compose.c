@@ -56,18 +56,47 @@ void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *mac
 		machine->tsc_offset += field_of(block, NV_VMCS_TSC_OFFSET);
 }
 
-/* The preemption timer is the one that ends first. */
-static void compose_timer(struct nv_nested *nested, struct nv_vmx_controls *wanted)
+/* When the first of the machines' preemption timers ends; 0: none runs. */
+static uint64_t first_deadline(const struct nv_nested *nested)
 {
-	uint64_t first = 0, now = nv_ticks(), left;
+	uint64_t first = 0;
 
 	for (const struct nv_machine *machine = nested->machines; machine->child; machine = machine->child)
 		if (machine->vmx.deadline && (!first || machine->vmx.deadline < first))
 			first = machine->vmx.deadline;
-	if (!first || nested->vmx->timer_armed)
+	return first;
+}
+
+int nv_nested_vmx_read_timer(struct nv_nested *nested)
+{
+	struct nv_vmx *vmx = nested->vmx;
+	struct nv_vmx_field left = {NV_VMCS_PREEMPTION_TIMER, 0};
+	int result;
+
+	if (!vmx->timer_armed || vmx->timer || (!vmx->timer_beyond && !first_deadline(nested)))
+		return 0;
+	result = nv_vmx_exchange(nested->vcpu, &left, 1);
+	vmx->timer_left = (uint32_t)left.value + vmx->timer_beyond;
+	return result;
+}
+
+/* The processor's is the one that ends first: a machine's, or L0's own. */
+static void compose_timer(struct nv_nested *nested, struct nv_vmx_controls *wanted)
+{
+	struct nv_vmx *vmx = nested->vmx;
+	uint64_t first = first_deadline(nested), now = nv_ticks(), value = 0xffffffff, left;
+
+	if (!first && (!vmx->timer_armed || !vmx->timer_beyond))
 		return;
-	left = first > now ? ((first - now) >> (nested->vmx_limits.msr[VMX_MISC] & 31)) + 1 : 0;
-	nv_vmx_put(nested->vmx, NV_VMCS_PREEMPTION_TIMER, left < 0xffffffff ? left : 0xffffffff);
+	if (first) {
+		left = first > now ? ((first - now) >> (nested->vmx_limits.msr[VMX_MISC] & 31)) + 1 : 0;
+		value = left < value ? left : value;
+	}
+	if (vmx->timer_armed) {
+		value = vmx->timer_left < value ? vmx->timer_left : value;
+		vmx->timer_beyond = vmx->timer_left - value;
+	}
+	nv_vmx_put(vmx, NV_VMCS_PREEMPTION_TIMER, value);
 	wanted->pin |= PIN_TIMER;
 }
 
@@ -100,6 +129,7 @@ void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wan
 
 	nested->walked = 0;
 	nv_nested_follow(nested);
+	compose_timer(nested, wanted);
 	if (!parent) {
 		wanted->cr0_mask |= held;
 		return;
@@ -121,5 +151,4 @@ void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wan
 	wanted->ports_b = wanted->ports_a + PAGE;
 	wanted->msr_bitmap = wanted->ports_a + NV_NESTED_PORTS;
 	compose_interrupts(nested, wanted);
-	compose_timer(nested, wanted);
 }

@@ -188,7 +188,8 @@ uint64_t nv_nested_vmx_windows(struct nv_nested *nested);
 int nv_nested_vmx_urgent(struct nv_nested *nested);
 
 /* nested_vmx_compose.c: the controls of the machines on top of those that L0 wants; maps: once for each entry of a machine's guest.
- * held_cr0: what the active machine cannot clear. */
+ * held_cr0: what the active machine cannot clear. read_timer: before compose, what is left of L0's own preemption timer; a negative errno. */
+int nv_nested_vmx_read_timer(struct nv_nested *nested);
 uint64_t nv_nested_vmx_held_cr0(const struct nv_nested *nested);
 void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wanted);
 void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *machine);

@@ -326,6 +326,8 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 		result = vmx->nested->lost || vmx->nested->endless ? -EIO : vmx->nested->failed;
 		if (!result)
 			result = nv_nested_vmx_deliver(vmx->nested);
+		if (!result)
+			result = nv_nested_vmx_read_timer(vmx->nested);
 		if (result || vmx->synthetic)
 			return result;
 		nv_vmx_prepare(vmx);

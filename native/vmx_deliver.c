@@ -257,6 +257,8 @@ void nv_vmx_prepare(struct nv_vmx *vmx)
 	if (vmx->timer) {
 		nv_vmx_put(vmx, NV_VMCS_PREEMPTION_TIMER, vmx->timer);
 		vmx->timer_armed = 1;
+		vmx->timer_left = vmx->timer;
+		vmx->timer_beyond = 0;
 	}
 	put_controls(vmx, windows);
 	load(vmx, GOT_RIP, NV_REG_RIP);

@@ -254,6 +254,16 @@ def test_the_preemption_timer_counts_down(found: dict[str, Any]) -> None:
     assert 0 < left < 1 << 20
 
 
+def test_the_timer_that_ends_first_counts(found: dict[str, Any]) -> None:
+    """A Python level's below, or the machine's own; the other one goes on."""
+    case = found["two timers, its own first"]
+    assert (case["seen"], case["kept"]) == ([[2]], [TIMER, 0, 0, VMCALL])
+    case = found["two timers, level 1's first"]
+    reason, left, told, second = case["kept"]
+    assert (case["seen"], reason, told, second) == ([[2]], VMCALL, 1, VMCALL)
+    assert 0 < left < 1 << 28
+
+
 def test_the_clock_has_the_offset(found: dict[str, Any]) -> None:
     before, inside, reason, after, stopped = found["clock"]["kept"]
     assert before < inside - (1 << 50) < after

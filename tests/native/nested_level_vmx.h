@@ -148,13 +148,16 @@ static inline void check_controls(void)
 {
 	uint64_t primary = field(NV_VMCS_PRIMARY_CONTROLS), secondary = field(NV_VMCS_SECONDARY_CONTROLS);
 	uint64_t cr0 = 0, cr4 = 0, exceptions = vmx.wanted.exceptions;
+	int timed = vmx.timer_armed;
 
 	for (const struct nv_machine *one = nested.active->parent; one; one = one->parent) {
+		timed |= !!one->vmx.deadline;
 		cr0 |= field_of(&one->vmx.block, NV_VMCS_CR0_MASK);
 		cr4 |= field_of(&one->vmx.block, NV_VMCS_CR4_MASK);
 		exceptions |= field_of(&one->vmx.block, NV_VMCS_EXCEPTION_BITMAP);
 	}
 	CHECK(!(0x16 & ~field(NV_VMCS_PIN_CONTROLS)) && field(NV_VMCS_PIN_CONTROLS) & PIN_NMI && !(field(NV_VMCS_PIN_CONTROLS) >> 7));
+	CHECK(!timed || field(NV_VMCS_PIN_CONTROLS) & PIN_TIMER);
 	CHECK(!(OWN_PRIMARY & ~PRIMARY_PORT_MAPS & ~primary) && !(primary & (PRIMARY_ALL_PORTS | 1ull << 17 | 1ull << 21)));
 	CHECK(primary & PRIMARY_PORT_MAPS || vmx.step.active);
 	CHECK(secondary & SECONDARY_EPT && !(secondary & ~(OWN_SECONDARY | 0x10844u)));
