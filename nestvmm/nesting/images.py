@@ -100,11 +100,12 @@ def check_between(spec: TowerSpec, hypervisors: Sequence[Hypervisor], policy: Po
             raise UsageError(f"{where} on its guest's memory; leave `memory` out")
         if type(hypervisors[level - 1]).cpuid is not Hypervisor.cpuid:
             raise UsageError(f"{where} on its guest's CPUID; handle `cpuid` events instead of overriding cpuid()")
-        if 0 < policy.nesting < level:
-            raise UsageError(
-                f"designate svm-instruction=L{policy.nesting}: then L0 does not see the levels above it one by one, "
-                f"but L{level} {one.hypervisor} stands there"
-            )
+        for feature, nesting in policy.nesting.items():
+            if nesting < level:
+                raise UsageError(
+                    f"designate {feature}-instruction=L{nesting}: then L0 does not see the levels above it one by one, "
+                    f"but L{level} {one.hypervisor} stands there"
+                )
     for claim in policy.claims:
         if claim.level >= lowest and claim.scope.reason not in _BETWEEN:
             raise UsageError(

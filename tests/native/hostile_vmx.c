@@ -75,6 +75,8 @@ static void write_addresses(struct nv_virtual_vmcs *to)
 
 	set_field(to, NV_VMCS_IO_BITMAP_A, good_address());
 	set_field(to, NV_VMCS_IO_BITMAP_B, good_address());
+	set_field(to, NV_VMCS_VIRTUAL_APIC, page_of(0, PAGES));
+	set_field(to, NV_VMCS_TPR_THRESHOLD, once_in(16) ? below(16) : 0);
 	set_field(to, NV_VMCS_MSR_BITMAP, !climbs && once_in(2) ? good_address() : ZEROS * PAGE);
 	set_field(to, NV_VMCS_EPT_POINTER, (once_in(4) ? good_address() : GUEST_TABLES * PAGE) | NV_VMX_EPT_POINTER);
 	for (int i = 0; i < 3; i++) {
@@ -342,7 +344,7 @@ static int exchange(void)
 /* The processor: enters level n, which writes its memory and stops for something. */
 static int run_kvm(void)
 {
-	static const uint32_t often[] = {0, 0, 1, 7, 8, 10, 12, 14, 16, 28, 28, 28, 29, 30, 30, 31, 32, 32, 40, 46, 48, 48, 52, 54, 55, 58};
+	static const uint32_t often[] = {0, 0, 1, 7, 8, 10, 12, 14, 16, 28, 28, 28, 29, 30, 30, 31, 32, 32, 37, 40, 43, 46, 48, 48, 52, 54, 55, 58};
 	int enters = mailbox.state == NV_SWITCHER_OUTSIDE;
 	const struct nv_machine *active = nested.active;
 
@@ -493,7 +495,7 @@ int main(int count, char **words)
 		vcpu.table = make_table();
 		vcpu.counters = counters;
 		vcpu.unclaimed = &unclaimed;
-		for (uint64_t end = exits_run + 1500; exits_run < end && !nested.too_deep && !nested.lost && !nested.endless;) {
+		for (uint64_t end = exits_run + (climbs ? 8000 : 1500); exits_run < end && !nested.too_deep && !nested.lost && !nested.endless;) {
 			int result = nv_vcpu_run(&vcpu);
 
 			CHECK(result >= 0 || nested.lost || nested.endless);

@@ -36,10 +36,15 @@ static struct nv_paging paging;
 static struct nv_mailbox mailbox;
 static struct kvm_run *run;
 
+static inline int is_memory(uint64_t to, uint64_t size)
+{
+	return to >= LEVEL_PHYSICAL && to + size <= LEVEL_PHYSICAL + PAGES * PAGE;
+}
+
 /* KVM's addresses of the level: its memory, its read-only page's own address and other holes, windows. */
 static inline int is_levels(uint64_t to, uint64_t size)
 {
-	if (to >= LEVEL_PHYSICAL && to + size <= LEVEL_PHYSICAL + PAGES * PAGE)
+	if (is_memory(to, size))
 		return 1;
 	return to + size <= RAM_PHYSICAL || (to >= NV_SHADOW_WINDOWS && to + size <= NV_SHADOW_WINDOWS + NV_SHADOW_WINDOW_COUNT * PAGE);
 }

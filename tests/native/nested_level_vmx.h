@@ -27,8 +27,8 @@ static struct {
 
 /* Capabilities as on a processor of 2013, and this KVM. */
 static const uint64_t capabilities[NV_VMX_CAPABILITIES] = {
-	0xd8100000004e56, 0x7f00000016, 0xf7d9fffe0401e172, 0x7fefff00036dff, 0xd3ff000011ff, 0x40065, 0x80000021, 0xffffffff, 0x2000,
-	0x172fff, 0x32, 0x18ee00000000, 0xf0106134140, 0x7f00000016, 0xf7d9fffe04006172, 0x7fefff00036dfb, 0xd3ff000011fb, 0,
+	0xd8100000004e56, 0x7f00000016, 0xfff9fffe0401e172, 0x7fefff00036dff, 0xd3ff000011ff, 0x40065, 0x80000021, 0xffffffff, 0x2000,
+	0x172fff, 0x32, 0x18ee00000000, 0xf0106134140, 0x7f00000016, 0xfff9fffe04006172, 0x7fefff00036dfb, 0xd3ff000011fb, 0,
 };
 
 /* The only fields besides the guest's state that L0 may write once level n runs. */
@@ -39,6 +39,8 @@ static inline int is_open(uint32_t encoding)
 	case NV_VMCS_IO_BITMAP_B:
 	case NV_VMCS_MSR_BITMAP:
 	case NV_VMCS_TSC_OFFSET:
+	case NV_VMCS_VIRTUAL_APIC:
+	case NV_VMCS_TPR_THRESHOLD:
 	case NV_VMCS_EPT_POINTER:
 	case NV_VMCS_PIN_CONTROLS:
 	case NV_VMCS_PRIMARY_CONTROLS:
@@ -158,7 +160,8 @@ static inline void check_controls(void)
 	}
 	CHECK(!(0x16 & ~field(NV_VMCS_PIN_CONTROLS)) && field(NV_VMCS_PIN_CONTROLS) & PIN_NMI && !(field(NV_VMCS_PIN_CONTROLS) >> 7));
 	CHECK(!timed || field(NV_VMCS_PIN_CONTROLS) & PIN_TIMER);
-	CHECK(!(OWN_PRIMARY & ~PRIMARY_PORT_MAPS & ~primary) && !(primary & (PRIMARY_ALL_PORTS | 1ull << 17 | 1ull << 21)));
+	CHECK(!(OWN_PRIMARY & ~PRIMARY_PORT_MAPS & ~primary) && !(primary & (PRIMARY_ALL_PORTS | 1ull << 17)));
+	CHECK(!(primary & PRIMARY_TPR_SHADOW) || is_memory(field(NV_VMCS_VIRTUAL_APIC), PAGE));
 	CHECK(primary & PRIMARY_PORT_MAPS || vmx.step.active);
 	CHECK(secondary & SECONDARY_EPT && !(secondary & ~(OWN_SECONDARY | 0x10844u)));
 	CHECK(!(OWN_EXIT & ~field(NV_VMCS_EXIT_CONTROLS)));
