@@ -51,7 +51,6 @@ void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *mac
 	own->exceptions = field_of(block, NV_VMCS_EXCEPTION_BITMAP) | (parent ? parent->vmx.exceptions : 0);
 	if (field_of(block, NV_VMCS_PAGE_FAULT_MASK) || field_of(block, NV_VMCS_PAGE_FAULT_MATCH))
 		own->exceptions |= 1u << PF;
-	own->virtual_apic = nv_nested_vmx_virtual_apic(nested, machine);
 	machine->tsc_offset = parent ? parent->tsc_offset : 0;
 	if (field_of(block, NV_VMCS_PRIMARY_CONTROLS) & PRIMARY_TSC_OFFSET)
 		machine->tsc_offset += field_of(block, NV_VMCS_TSC_OFFSET);
@@ -135,6 +134,7 @@ void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wan
 		wanted->cr0_mask |= held;
 		return;
 	}
+	nv_nested_vmx_compose_tpr(nested, wanted); /* it may renew tables */
 	if (tables->shadow.stale) {
 		tables->shadow.stale = 0;
 		nested->shadow->stale = 1;
@@ -154,6 +154,5 @@ void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wan
 	wanted->ports_a = nested->maps_physical + (uint64_t)parent->depth * NV_NESTED_MAPS;
 	wanted->ports_b = wanted->ports_a + PAGE;
 	wanted->msr_bitmap = wanted->ports_a + NV_NESTED_PORTS;
-	nv_nested_vmx_compose_tpr(nested, wanted);
 	compose_interrupts(nested, wanted);
 }

@@ -194,10 +194,10 @@ int nv_nested_vmx_urgent(struct nv_nested *nested);
 /* nested_vmx_tpr.c: TPR shadows. tpr_of: whose the active machine's CR8 is, for the moves that this control makes exit; NULL: the processor's.
  * virtual_apic: where the page of the machine's block is for the processor; 0: it has none, or it is not memory. check_tpr: a VM-instruction
  * error for what lies there (27.2.1.1). */
-const struct nv_machine *nv_nested_vmx_tpr_of(const struct nv_nested *nested, uint64_t exiting);
+struct nv_machine *nv_nested_vmx_tpr_of(const struct nv_nested *nested, uint64_t exiting);
 uint64_t nv_nested_vmx_virtual_apic(struct nv_nested *nested, struct nv_machine *machine);
 int nv_nested_vmx_check_tpr(struct nv_nested *nested, struct nv_machine *machine);
-void nv_nested_vmx_compose_tpr(const struct nv_nested *nested, struct nv_vmx_controls *wanted);
+void nv_nested_vmx_compose_tpr(struct nv_nested *nested, struct nv_vmx_controls *wanted);
 
 /* nested_vmx_compose.c: the controls of the machines on top of those that L0 wants; maps: once for each entry of a machine's guest.
  * held_cr0: what the active machine cannot clear. read_timer: before compose, what is left of L0's own preemption timer; a negative errno. */
