@@ -2,6 +2,8 @@
 #ifndef HOSTILE_H
 #define HOSTILE_H
 
+#include <unistd.h>
+
 #include "nested_level.h"
 
 #define BLOCKS 24u                          /* the first pages are control blocks, then come page tables */
@@ -98,6 +100,27 @@ static inline void write_plain_tables(uint64_t first, uint64_t plain)
 	table[512] = (first + 2) * PAGE | 7;
 	for (int i = 0; i < 512; i++)
 		table[1024 + i] = ((uint64_t)i << 21) | 0x80 | plain;
+}
+
+/* Everything that comes is the seed's. It must not take for ever. write_table's words: of the tables. */
+static inline void begin(const char *seed, void (*write_block)(uint8_t *at), const uint64_t *flags, uint64_t count, uint64_t plain)
+{
+	alarm(100);
+	random_state = strtoull(seed, NULL, 0) * 2 + 1;
+	for (unsigned int i = 0; i < BLOCKS; i++)
+		write_block(level + i * PAGE);
+	for (unsigned int i = BLOCKS; i < BLOCKS + TABLES; i++)
+		write_table((uint64_t *)(level + i * PAGE), flags, count, plain);
+}
+
+static inline void run_with(const struct nv_table *table)
+{
+	static struct nv_counter counters[NV_REASONS];
+	static struct nv_unclaimed unclaimed;
+
+	vcpu.table = table;
+	vcpu.counters = counters;
+	vcpu.unclaimed = &unclaimed;
 }
 
 #endif

@@ -3,7 +3,6 @@
  *
  * usage: hostile_svm SEED BLOCKS */
 #include <stdarg.h>
-#include <unistd.h>
 
 #include "hostile.h"
 #include "nested_level_svm.h"
@@ -192,27 +191,18 @@ static void answer(void)
 
 int main(int count, char **words)
 {
-	static struct nv_counter counters[64];
-	static struct nv_unclaimed unclaimed;
 	uint64_t blocks;
 
 	CHECK(count == 3);
-	alarm(100);
-	random_state = strtoull(words[1], NULL, 0) * 2 + 1;
 	blocks = strtoull(words[2], NULL, 0);
 	prepare();
-	for (unsigned int i = 0; i < BLOCKS; i++)
-		write_block(level + i * PAGE);
-	for (unsigned int i = BLOCKS; i < BLOCKS + TABLES; i++)
-		write_table((uint64_t *)(level + i * PAGE), flags, sizeof flags / sizeof flags[0], PLAIN);
+	begin(words[1], write_block, flags, sizeof flags / sizeof flags[0], PLAIN);
 	while (blocks_run < blocks) {
 		start();
 		svm.saves_next_rip = below(2);
 		climbs = !climbs;
 		svm.limits.physical_reserved = ~0ull << (once_in(2) ? PHYSICAL_BITS : 52);
-		vcpu.table = make_table();
-		vcpu.counters = counters;
-		vcpu.unclaimed = &unclaimed;
+		run_with(make_table());
 		for (int exits = 0; exits < 2000 && blocks_run < blocks && !nested.too_deep && !nested.lost && !nested.endless; exits++) {
 			int result = nv_vcpu_run(&vcpu);
 
