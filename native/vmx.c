@@ -328,9 +328,10 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 		result = vmx->nested->lost || vmx->nested->endless ? -EIO : vmx->nested->failed;
 		if (!result)
 			result = nv_nested_vmx_deliver(vmx->nested);
-		if (!result)
-			result = nv_nested_vmx_read_timer(vmx->nested);
-		if (result || vmx->synthetic || nv_nested_vmx_waits(vmx->nested))
+		if (result || nv_nested_vmx_waits(vmx->nested))
+			return result;
+		result = nv_nested_vmx_read_timer(vmx->nested);
+		if (result || vmx->synthetic)
 			return result;
 		nv_vmx_prepare(vmx);
 		if (vmx->overflowed)
