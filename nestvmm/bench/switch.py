@@ -1,7 +1,8 @@
 """A world switch alone, and round trips of CPUID through the switcher: in C, in Python, and up towers.
 
-A bare loop stands beside them (bare_loop.py). By VMRUN there are two: one is what a program does that lets the nested
-guest share the page tables of its host; KVM write-protects those, which costs it more than all the rest.
+A bare loop stands beside them (bare_loop.py), and one in Python: the floor of all that Python serves. By VMRUN there
+is another: it is what a program does that lets the nested guest share the page tables of its host; KVM
+write-protects those, which costs it more than all the rest.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class Switch:
             loop = SvmLoop(self.trips) if engine == "svm" else VmxLoop(self.trips)
             variants |= {
                 bare: stack.enter_context(loop).batch,
+                replace(bare, what=f"{bare.what} in Python", handler="Python"): loop.python_batch,
                 replace(base, what="served in C", handler="C", handler_level=0): course(2, 0),
                 replace(base, what=_PYTHON, handler="Python", handler_level=1): course(2, 1),
             }
@@ -83,8 +85,9 @@ class Switch:
 
 
 def _compared(rows: Sequence[Row], shared: Row | None = None) -> Iterator[Row]:
-    bare, in_c, in_python, *higher = rows
+    bare, floor, in_c, in_python, *higher = rows
     yield bare
+    yield compare(floor, bare)
     yield compare(in_c, bare, SWITCH_IN_C.most)
     if shared is not None:
         yield compare(in_python, shared, SWITCH_IN_PYTHON.most)

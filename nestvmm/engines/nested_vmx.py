@@ -23,9 +23,9 @@ __all__ = ["NestedVmx", "capabilities"]
 
 _ALL: Final = (1 << 64) - 1
 
-_REVISION: Final = 0x4E56
 _WRITE_BACK: Final = 6
-_BASIC: Final = _REVISION | 4096 << 32 | _WRITE_BACK << 50 | 1 << 54 | 1 << 55  # INS and OUTS tell; true controls
+# INS and OUTS tell; true controls.
+_BASIC: Final = lib.NV_VIRTUAL_VMCS_REVISION | 4096 << 32 | _WRITE_BACK << 50 | 1 << 54 | 1 << 55
 _LARGEST_INDEX: Final = 25  # of a field's encoding
 
 
@@ -82,6 +82,7 @@ class NestedVmx(Nested):
     tables: ClassVar[int] = lib.NV_SHADOW_EPT
 
     def _init(self) -> None:
+        self.c.take = ffi.addressof(lib, "nv_nested_vmx_take")
         lib.nv_nested_vmx_init(self.c)
 
     def limit(self, own: Mapping[int, int], halts: bool, entries: Sequence[CpuidEntry]) -> None:

@@ -6,7 +6,7 @@ It needs a KVM that offers its guests VMX (kvm_intel, nested=1). For that KVM th
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any, ClassVar, Final
 
@@ -36,7 +36,9 @@ from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.control import CR0_NE, CR0_PG, CR4_PAE, CR4_VMXE, EFER_LMA
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.exit_row import ExitRow
 from nestvmm.x86.scope import Scope
+from nestvmm.x86.vmx_exits import VMX_EXITS
 from nestvmm.x86.vmx_failures import vmx_failure
 
 __all__ = ["VmxEngine"]
@@ -53,7 +55,6 @@ _MSR_VMX_TRUE_ENTRY: Final = 0x490
 _MSR_EPT_VPID: Final = 0x48C
 _EPT_2M: Final = 1 << 16
 _EPT_1G: Final = 1 << 17
-_EPT_POINTER: Final = 0x1E  # write-back tables of four levels (Intel SDM vol. 3, 25.6.11)
 _ENTRY_LONG_MODE: Final = 1 << 9
 _DB: Final = 1
 _PF: Final = 14
@@ -110,6 +111,7 @@ class VmxEngine(SwitchedEngine):
     emulates: ClassVar[frozenset[str]] = frozenset({"vmx"})
     needs: ClassVar[str] = "a KVM that offers its guests VMX: kvm_intel with nested=1"
     virtualization: ClassVar[Virtualization] = VMX
+    exits: ClassVar[Mapping[int, ExitRow]] = VMX_EXITS
     nested_type: ClassVar[type[NestedVmx]] = NestedVmx
     nested: NestedVmx
 
@@ -179,7 +181,7 @@ class VmxEngine(SwitchedEngine):
         block.msr_bitmap = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_MSRPM
         block.ports_a = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_IOPM
         block.ports_b = block.ports_a + 0x1000
-        block.ept_pointer = lib.NV_SHADOW_TABLES | _EPT_POINTER
+        block.ept_pointer = lib.NV_SHADOW_TABLES | lib.NV_VMX_EPT_POINTER
         self._c.nmi_wanted = any(scope.reason is ExitReason.NMI for scope in wanted)
         msrs = [*self._own_msrs(), *msr_ranges(wanted), *self._config.l0_msrs]
         self._switcher.write(lib.NV_SWITCHER_MSRPM, msr_bitmap(msrs))
@@ -295,9 +297,7 @@ class VmxEngine(SwitchedEngine):
     def _exchange(self, encodings: Iterable[int] = ()) -> list[int]:
         """Reads fields of the VMCS, after the writes that wait."""
         fields = ffi.new("struct nv_vmx_field[]", [(encoding, 0) for encoding in encodings])
-        result = lib.nv_vmx_exchange(self.vcpu, fields, len(fields))
-        self._check_switcher()
-        self._check(result)
+        self._check(lib.nv_vmx_exchange(self.vcpu, fields, len(fields)))
         return [field.value for field in fields]
 
     def get_msr(self, index: int) -> int | None:
