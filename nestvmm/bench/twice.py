@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from nestvmm.bench.case import WARM_UP, Choice, Step
+from nestvmm.bench.case import RUNS, WARM_UP, Choice, Step
 from nestvmm.bench.goals import TWICE
 from nestvmm.bench.qemu import qemu_command
 from nestvmm.bench.row import CASCADE, FLAT, Row, compare
@@ -70,8 +70,6 @@ _TIMEOUT: Final = 300
 # QEMU's stands still at times when level 1 enters level 2's kernel. It takes 12 s, and so many are started at most.
 _TIMEOUT_QEMU: Final = 60
 _TRIES: Final = 3
-# Many: one costs less than a letter that tells it, and a timer's tick falls into some.
-_RUNS: Final = 40
 # Figures in a line: /dev/kmsg takes a thousand letters.
 _LINE: Final = 80
 #: Of each kind, rtt's word, and what serves it.
@@ -104,7 +102,7 @@ class Twice:
 
 
 def _measure(choice: Choice) -> list[Row]:
-    runs = choice.runs or _RUNS
+    runs = choice.runs or RUNS
     said: dict[str, Mapping[int, str]] = {}
     tries = 0
     with tempfile.TemporaryDirectory(prefix="nestvmm-") as folder:
