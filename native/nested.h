@@ -78,6 +78,13 @@ struct nv_nested_undo {
 	uint64_t regs[NV_REGS];  /* before it */
 };
 
+/* The physical addresses of the machines of one depth, as Python levels below their code map them: each range leads to what the image
+ * below gives, or to windows. */
+struct nv_nested_given {
+	const struct nv_shadow_range *ranges; /* NULL: all, as it is */
+	uint32_t count;
+};
+
 struct nv_nested_ops;
 
 struct nv_nested {
@@ -109,6 +116,8 @@ struct nv_nested {
 		struct nv_machine *to;   /* NULL: there is none */
 		struct nv_nested_exit exit;
 		uint8_t told;            /* it is the pending event */
+		uint8_t withheld;        /* no machine's, but a fault of an address that Python levels withhold, of this space and access */
+		uint8_t space, access;
 	} due;                           /* an exit that is this machine's, whoever claims such events */
 	uint8_t endless;                 /* a translation leads through more of the page tables of machines than L0 reads */
 	uint64_t pause_ticks;            /* the least time between two exits of PAUSE, which is L0's own; 0: not known */
@@ -118,6 +127,7 @@ struct nv_nested {
 	uint64_t served[NV_NESTED_DEPTH];    /* other SVM instructions of its, done by L0 */
 	struct nv_machine machines[NV_NESTED_MACHINES];
 	struct nv_nested_tables tables[NV_NESTED_SETS];
+	struct nv_nested_given given[NV_NESTED_DEPTH]; /* by depth, from 1 on */
 	struct nv_paging walks[NV_NESTED_DEPTH]; /* through the tables of machine d's guest */
 };
 
@@ -138,13 +148,17 @@ void nv_nested_init(struct nv_nested *nested);
 /* An nv_serve_fn for a machine's claim: it takes those exits that its control block asks for. device: struct nv_nested_claim. */
 int nv_nested_take(void *device, uint64_t offset, struct nv_event *event);
 
-/* The exit that is due as an event; its ticks and level are set before. settle: the machine takes it. */
+/* The exit that is due as an event; its ticks and level are set before. settle: the machine takes it; what Python levels have handled,
+ * the active one tries again. */
 void nv_nested_decode_due(struct nv_nested *nested, struct nv_event *event);
 void nv_nested_settle(struct nv_nested *nested);
 
 /* Copies from or to the physical memory of the machine of this depth in the chain, of the active one for -1; gives how many bytes of
- * `size` it has, and lets it write. */
-uint64_t nv_nested_copy(struct nv_nested *nested, int depth, uint64_t address, uint8_t *data, uint64_t size, int write);
+ * `size` it has, and lets it write. beneath: at addresses of what the image below gives, beneath all Python levels between. */
+uint64_t nv_nested_copy(struct nv_nested *nested, int depth, uint64_t address, uint8_t *data, uint64_t size, int write, int beneath);
+
+/* Sets what Python levels give the machines of this depth. less: something of before is given no more, or elsewhere. */
+void nv_nested_give(struct nv_nested *nested, uint32_t depth, const struct nv_shadow_range *ranges, uint32_t count, int less);
 
 /* An nv_serve_fn for SVM's instructions. device: struct nv_svm. */
 int nv_nested_serve(void *device, uint64_t offset, struct nv_event *event);

@@ -73,6 +73,7 @@ int nv_nested_wanted(const struct nv_nested *nested, uint64_t code);
 int nv_nested_first(struct nv_nested *nested);
 int nv_nested_undo(struct nv_nested *nested);
 
+/* Whether the place is another machine's to give, or a Python level's: then that is due. */
 int nv_nested_refused(struct nv_nested *nested, const struct nv_nested_place *place, uint64_t kind);
 
 /* Whether the exit is one of a machine's code where there is no memory. A processor reads ones there, which are an undefined instruction;

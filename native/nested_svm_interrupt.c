@@ -80,7 +80,7 @@ void nv_nested_deliver(struct nv_nested *nested)
 		int changed;
 
 		/* these come first, and what is next stops the active machine behind them */
-		if (svm->injection || svm->interrupted || svm->step.active || svm->synthetic || nested->due.to)
+		if (svm->injection || svm->interrupted || svm->step.active || svm->synthetic || nv_nested_is_due(nested))
 			return;
 		changed = deliver_outside(nested);
 		while (!changed && machine->child) {

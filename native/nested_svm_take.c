@@ -124,6 +124,8 @@ int nv_nested_take(void *device, uint64_t offset, struct nv_event *event)
 	struct nv_machine *to;
 
 	(void)offset;
+	if (nested->due.withheld)
+		return NV_DECLINED;
 	to = nested->due.to;
 	if (to) {
 		if (to->depth < claim->depth || (to->depth > claim->depth && !claim->beyond))
@@ -156,6 +158,7 @@ int nv_nested_undo(struct nv_nested *nested)
 	if (!to)
 		return 0;
 	undo->to = nested->due.to = NULL;
+	nested->due.withheld = nested->due.space = 0;
 	memcpy(nested->svm->switched.mailbox->regs, undo->regs, sizeof undo->regs);
 	nested->svm->block->dr6 = nested->svm->step.dr6;
 	nv_nested_reflect(nested, to, &undo->exit);

@@ -201,7 +201,7 @@ static int dispatch(struct nv_vcpu *vcpu)
 
 	event->ticks = nv_ticks();
 	event->level = vcpu->level;
-	event->served = 0;
+	event->served = event->space = 0;
 	event->fault = event->retry = 0;
 	vcpu->exited = 0;
 	vcpu->ops->decode(vcpu, event);

@@ -161,15 +161,26 @@ class Engine(Protocol):
         """
         ...
 
-    def read_machine(self, depth: int, address: int, size: int) -> bytes | None:
+    def read_machine(self, depth: int, address: int, size: int, *, beneath: bool = False) -> bytes | None:
         """Bytes of the physical memory of a machine of native/nested.h that runs, -1: the one whose code does.
+
+        beneath:  at addresses of what the image below gives it, beneath the Python levels between
 
         None: it has not all of them.
         """
         ...
 
-    def write_machine(self, depth: int, address: int, data: bytes) -> bool:
+    def write_machine(self, depth: int, address: int, data: bytes, *, beneath: bool = False) -> bool:
         """Writes it, part of it at the least; False: not all."""
+        ...
+
+    def give(self, space: int, slots: Sequence[MemorySlot], devices: Sequence[Span]) -> None:
+        """The machines at depth `space`, from 1 on, have this memory from now on: offsets are the image's addresses.
+
+        devices:  pages where accesses are events MMIO; all else is a NESTED_PAGE_FAULT of that space
+
+        Raises HostError where there is no such machine.
+        """
         ...
 
     def image_counts(self) -> list[tuple[int, int, int, int]]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nestvmm.devices import Server
+from nestvmm.engines.engine import MemorySlot
+from nestvmm.errors import HostError
 from nestvmm.x86.scope import Scope
+from nestvmm.x86.spans import Span
 
 __all__ = ["NoImages"]
 
@@ -15,13 +20,17 @@ class NoImages:
         """None."""
         return []
 
-    def read_machine(self, depth: int, address: int, size: int) -> bytes | None:
+    def read_machine(self, depth: int, address: int, size: int, *, beneath: bool = False) -> bytes | None:
         """None: there is no such machine."""
         return None
 
-    def write_machine(self, depth: int, address: int, data: bytes) -> bool:
+    def write_machine(self, depth: int, address: int, data: bytes, *, beneath: bool = False) -> bool:
         """False: likewise."""
         return False
+
+    def give(self, space: int, slots: Sequence[MemorySlot], devices: Sequence[Span]) -> None:
+        """Refused: there are no machines above an image."""
+        raise HostError(f"this engine runs no machine code above an image, so none at depth {space}")
 
     def image_counts(self) -> list[tuple[int, int, int, int]]:
         """None."""

@@ -212,13 +212,17 @@ class SwitchedEngine(DirectEngine):
         """Whether it came by the doorbell."""
         return bool(self._c.switched.rung)
 
-    def read_machine(self, depth: int, address: int, size: int) -> bytes | None:
+    def read_machine(self, depth: int, address: int, size: int, *, beneath: bool = False) -> bytes | None:
         """Bytes of a machine's physical memory."""
-        return self.nested.read(depth, address, size)
+        return self.nested.read(depth, address, size, beneath=beneath)
 
-    def write_machine(self, depth: int, address: int, data: bytes) -> bool:
+    def write_machine(self, depth: int, address: int, data: bytes, *, beneath: bool = False) -> bool:
         """Writes it."""
-        return self.nested.write(depth, address, data)
+        return self.nested.write(depth, address, data, beneath=beneath)
+
+    def give(self, space: int, slots: Sequence[MemorySlot], devices: Sequence[Span]) -> None:
+        """What Python levels above an image give of its guest's memory."""
+        self.nested.given.set(space, slots, devices)
 
     def image_counts(self) -> list[tuple[int, int, int, int]]:
         """By level: exits, entries, other instructions of SVM or VMX."""
@@ -259,6 +263,8 @@ class SwitchedEngine(DirectEngine):
         event = self.vcpu.event
         if event.reason != ExitReason.NESTED_PAGE_FAULT:
             return False
+        if event.space:
+            return self.nested.given.concede(event.space, event.qualifier)
         return self._shadow.concede(event.qualifier, execute=event.direction == Direction.EXECUTE)
 
     def _carries_msr(self) -> bool:

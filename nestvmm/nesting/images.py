@@ -28,13 +28,13 @@ from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
 
 __all__ = ["check_between", "check_images", "engine_for", "make_levels", "name_of", "stacked"]
 
-# What a level above an image can have: what code does by an instruction, at no physical address.
+# What a level above an image can have: what code does by an instruction, and to the memory that the level gives it.
 _BETWEEN = frozenset(
     reason
     for reason, row in REASONS.items()
-    if row.qualifier is not Qualifier.PHYSICAL
-    and reason
+    if reason
     not in (
+        ExitReason.MEMORY_FAULT,
         ExitReason.INTERRUPT,
         ExitReason.NMI,
         ExitReason.SMI,
@@ -88,7 +88,7 @@ def check_images(spec: TowerSpec, wanted: Sequence[Request]) -> None:
 def check_between(spec: TowerSpec, hypervisors: Sequence[Hypervisor], policy: Policy) -> None:
     """Raises UsageError for what a Python hypervisor above an image cannot do, as the image does it.
 
-    That is: what its guest's memory is, what CPUID says, and when interrupts come.
+    That is: what CPUID says, and when interrupts come.
     """
     lowest = spec.code[0]
     for level, one in enumerate(spec.levels, start=1):
@@ -96,8 +96,6 @@ def check_between(spec: TowerSpec, hypervisors: Sequence[Hypervisor], policy: Po
             continue
         below = max(image for image in spec.code if image < level)
         where = f"L{level} {one.hypervisor} stands above the image at L{below}, which decides"
-        if one.memory is not None:
-            raise UsageError(f"{where} on its guest's memory; leave `memory` out")
         if type(hypervisors[level - 1]).cpuid is not Hypervisor.cpuid:
             raise UsageError(f"{where} on its guest's CPUID; handle `cpuid` events instead of overriding cpuid()")
         if 0 < policy.nesting < level:
@@ -109,7 +107,7 @@ def check_between(spec: TowerSpec, hypervisors: Sequence[Hypervisor], policy: Po
         if claim.level >= lowest and claim.scope.reason not in _BETWEEN:
             raise UsageError(
                 f"L{claim.level} {claim.who} wants {claim.scope.reason.label}, but stands above an image, "
-                "whose guest's memory and interrupts are its own; only below all images a level can have that"
+                "whose guest's interrupts are its own; only below all images a level can have that"
             )
     for ceiling in policy.ceilings:
         if ceiling.level >= lowest and REASONS[ceiling.scope.reason].qualifier is Qualifier.PHYSICAL:

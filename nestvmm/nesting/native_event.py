@@ -24,6 +24,7 @@ _FIELDS = (
     "instruction_length",
     "instruction",
     "length",
+    "space",
 )
 _CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
@@ -41,7 +42,7 @@ def _layout() -> struct.Struct:
 def event_reader(event: Any) -> Callable[[], tuple[Any, ...]]:
     """A function that gives the fields that handlers see of a `struct nv_event`.
 
-    These are qualifier, value, info, raw, count, reason, direction, size, instruction_length, length (all int) and
-    instruction (15 bytes). The event is part of a `struct nv_vcpu`: the caller keeps that alive.
+    These are qualifier, value, info, raw, count, reason, direction, size, instruction_length, length, space (all int)
+    and instruction (15 bytes). The event is part of a `struct nv_vcpu`: the caller keeps that alive.
     """
     return partial(_layout().unpack_from, ffi.buffer(ffi.addressof(event)))

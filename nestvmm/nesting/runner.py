@@ -42,6 +42,7 @@ _MASKS = tuple((1 << 8 * size) - 1 for size in range(9))
 # By number; and names for members of enums, whose look-up by attribute costs as much as a handler.
 _REASONS = tuple(ExitReason)
 _PHYSICAL = tuple(REASONS[reason].qualifier is Qualifier.PHYSICAL for reason in _REASONS)
+_SPACE_SHIFT = lib.NV_SPACE_SHIFT
 _EVENT = RunStatus.EVENT
 _HANDLED = Outcome.HANDLED
 _WRITE = int(Direction.WRITE)
@@ -78,6 +79,7 @@ class Runner:
         self._error: BaseException | None = None
         self._state = tower.state
         self._in_parts = False
+        self._key = 0  # what the pending event is about, as effects are kept
         self._done_read, self._done_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._stopping = threading.Event()
         # levels whose hypervisor wants to hear of effects that reach it
@@ -203,9 +205,11 @@ class Runner:
 
     def _present(self, level: int) -> Event:
         """The pending event as caused by level `level` + 1, in the coordinates of the hypervisor at `level`."""
-        qualifier, value, info, raw, count, number, direction, size, known, instruction, length = self._fields()
+        qualifier, value, info, raw, count, number, direction, size, known, instruction, length, space = self._fields()
+        self._key = qualifier
         if _PHYSICAL[number]:
-            carried = self._tower.maps.carry(qualifier, level + 1)
+            self._key |= space << _SPACE_SHIFT
+            carried = self._tower.maps.carry(space, qualifier, level + 1)
             qualifier = qualifier if carried is None else carried
         data = b""
         if direction == _WRITE:
@@ -257,7 +261,7 @@ class Runner:
             native.value = value = result.value & _MASKS[size]
         if size and not native.retry:
             cause = int(native.level)
-            self._record(event.reason, native.qualifier, write, level, cause, value)
+            self._record(event.reason, self._key, write, level, cause, value)
             for above, hypervisor in self._listeners:
                 if level < above < cause:
                     self._propagate(above, hypervisor, value)
@@ -265,7 +269,7 @@ class Runner:
             self._settle()
 
     def _propagate(self, level: int, hypervisor: Hypervisor, value: int) -> None:
-        if level >= self._tower.base and _PHYSICAL[self._event.reason]:
+        if _PHYSICAL[self._event.reason] and self._tower.maps.space(level + 1) != self._event.space:
             return  # an image between knows where that is for the level above it
         event = self._present(level)
         with blaming(level, type(hypervisor).__name__, f"propagated({event!r})"):

@@ -71,6 +71,9 @@ def test_an_image_is_called_by_its_file() -> None:
         tower(IMAGE, own("Claiming", what="EXCEPTION", first=6), IMAGE, own("Claiming", what="RDTSC")),
         tower(own("Claiming", what="INTERRUPT"), own("Leaves"), IMAGE),
         tower(replace(LOGGER, memory=(Region(0, 0x1000, 0),)), IMAGE, designate=["cpuid=L2", "mmio:0xd0000000=L0"]),
+        tower(IMAGE, replace(LOGGER, memory=(Region(0, 0x1000, 0),))),
+        tower(LOGGER, IMAGE, own("Claiming", what="MMIO", first=0x1000)),
+        tower(IMAGE, own("Claiming", what="NESTED_PAGE_FAULT", first=0x1000), IMAGE),
         tower(LOGGER, IMAGE, expose=["L0:-aes", "L1:-popcnt"]),
         tower(IMAGE, IMAGE, designate=["svm-instruction=L1"]),
         tower(LOGGER, expose=["L1:-aes"], initrd="modules"),
@@ -93,10 +96,6 @@ DECIDES = f"L2 {__file__}:Leaves stands above the image at L1, which decides on 
         (tower(IMAGE, LOGGER, expose=["L2:-aes"]), "expose L2: folder/mini.elf at L1 is an image"),
         (tower(IMAGE, initrd="x"), "the guest has initrd, but folder/mini.elf at L1 loads it"),
         (tower(IMAGE, LOGGER, address=4096), "the guest has address, but folder/mini.elf at L1 loads it"),
-        (
-            tower(IMAGE, replace(LOGGER, memory=(Region(0, 0x1000, 0),))),
-            "L2 logger stands above the image at L1, which decides on its guest's memory; leave `memory` out",
-        ),
         (tower(IMAGE, own("Leaves")), DECIDES),
         *(
             (
@@ -104,8 +103,7 @@ DECIDES = f"L2 {__file__}:Leaves stands above the image at L1, which decides on 
                 f"L3 Claiming wants {reason.label}, but stands above an image",
             )
             for reason in (
-                ExitReason.MMIO,
-                ExitReason.NESTED_PAGE_FAULT,
+                ExitReason.MEMORY_FAULT,
                 ExitReason.INTERRUPT,
                 ExitReason.NMI,
                 ExitReason.INTERRUPT_WINDOW,
