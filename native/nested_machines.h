@@ -75,4 +75,7 @@ uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
 struct nv_machine *nv_nested_take_guest(struct nv_nested *nested, struct nv_machine *parent, uint64_t address);
 void nv_nested_restart(struct nv_machine *machine);
 
+/* An access to an MSR of a feature that L0 emulates. Where no block can ask for it apart from others, L0 does not switch to whom exposes it. */
+int nv_nested_is_feature(const struct nv_nested *nested, const struct nv_event *event);
+
 #endif

@@ -152,7 +152,7 @@ static int needs_outside(const struct nv_svm *svm)
 {
 	const struct nv_pending *pending = &svm->switched.pending;
 
-	if (nv_nested_moved(svm->nested))
+	if (nv_nested_moved(svm->nested) || nv_nested_stops(svm->nested))
 		return 1;
 	if (!pending->nmi_masked && (pending->nmi || pending->windows & NV_WINDOW_NMI))
 		return 1;
@@ -170,7 +170,9 @@ static int svm_enter(struct nv_vcpu *vcpu)
 		svm->switched.rung = 1;
 		if (svm->nested->lost || svm->nested->endless)
 			return -EIO;
-		if (nv_nested_is_due(svm->nested) || svm->synthetic || nmi_window(svm))
+		if (nv_nested_answered_cpuid(svm->nested))
+			return NV_RUN_ANSWERED;
+		if (nv_nested_is_due(svm->nested) || svm->synthetic || nmi_window(svm) || nv_nested_window(svm->nested))
 			return 0;
 		nv_nested_deliver(svm->nested);
 		if (nv_nested_is_due(svm->nested))

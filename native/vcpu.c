@@ -260,6 +260,8 @@ int nv_vcpu_run(struct nv_vcpu *vcpu)
 				continue;
 			break;
 		}
+		if (result)
+			break;
 		if (dispatch(vcpu)) {
 			result = NV_RUN_EVENT;
 			break;

@@ -32,6 +32,7 @@ class RunStatus(IntEnum):
     KICKED = lib.NV_RUN_KICKED
     DRAIN = lib.NV_RUN_DRAIN
     WINDOW = lib.NV_RUN_WINDOW
+    ANSWERED = lib.NV_RUN_ANSWERED
 
 
 class MemorySlot(Protocol):
@@ -285,6 +286,22 @@ class Engine(Protocol):
 
     def interrupt(self, vector: int) -> None:
         """Queues an external interrupt for a machine without an irqchip; from any thread."""
+        ...
+
+    def inject_above(self, space: int, vector: int | None) -> None:
+        """The machine at depth `space`, from 1 on, takes an external interrupt, or an NMI for None; from any thread."""
+        ...
+
+    def request_window_above(self, space: int, *, nmi: bool) -> None:
+        """As request_window, for that machine: the event is one of its space."""
+        ...
+
+    def cpuid_asker(self, level: int) -> Server:
+        """What declines events CPUID, and has `run` come back with ANSWERED when they are answered."""
+        ...
+
+    def answered_cpuid(self) -> tuple[int, int, int]:
+        """After ANSWERED: bits of the levels that asked, leaf and subleaf. The answer is in the registers."""
         ...
 
     def halt(self) -> bool:

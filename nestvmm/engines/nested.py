@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final, Self
 
 from nestvmm._native import ffi, lib
+from nestvmm.devices import Server
 from nestvmm.engines.given import Given
 from nestvmm.engines.shadow import Shadow
 from nestvmm.engines.switcher import Switcher
@@ -79,6 +80,29 @@ class Nested(ABC):
         if self.c.endless:
             return f"the nested page tables of level {level} and of those below lead through too many of each other"
         return ""
+
+    def inject(self, space: int, vector: int | None) -> None:
+        """See nestvmm.engines.engine.Engine.inject_above."""
+        pending = lib.nv_nested_pending(self.c, space)
+        if vector is None:
+            lib.nv_pending_nmi(pending)
+        else:
+            lib.nv_pending_interrupt(pending, vector)
+
+    def request_window(self, space: int, *, nmi: bool) -> None:
+        """See nestvmm.engines.engine.Engine.request_window_above."""
+        lib.nv_nested_pending(self.c, space).windows |= lib.NV_WINDOW_NMI if nmi else lib.NV_WINDOW_INTERRUPT
+
+    def cpuid_asker(self, level: int) -> Server:
+        """See nestvmm.engines.engine.Engine.cpuid_asker."""
+        asker = ffi.new("struct nv_nested_cpuid_asker *", {"nested": self.c, "level": level})
+        return Server(ffi.addressof(lib, "nv_nested_ask_cpuid"), asker)
+
+    def answered_cpuid(self) -> tuple[int, int, int]:
+        """See nestvmm.engines.engine.Engine.answered_cpuid."""
+        asked = self.c.active.cpuid
+        levels, asked.levels = asked.levels, 0
+        return levels, asked.leaf, asked.subleaf
 
     def counts(self) -> list[tuple[int, int, int, int]]:
         """See nestvmm.engines.engine.Engine.image_counts."""

@@ -32,6 +32,20 @@ class NoImages:
         """Refused: there are no machines above an image."""
         raise HostError(f"this engine runs no machine code above an image, so none at depth {space}")
 
+    def inject_above(self, space: int, vector: int | None) -> None:
+        """Nothing: there is no such machine."""
+
+    def request_window_above(self, space: int, *, nmi: bool) -> None:
+        """Nothing: likewise."""
+
+    def cpuid_asker(self, level: int) -> Server:
+        """Refused: levels of no images change no answers of any."""
+        raise HostError(f"this engine runs no machine code above an image: L{level} cannot change what one answers")
+
+    def answered_cpuid(self) -> tuple[int, int, int]:
+        """None did."""
+        return 0, 0, 0
+
     def image_counts(self) -> list[tuple[int, int, int, int]]:
         """None."""
         return []

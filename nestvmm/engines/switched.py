@@ -224,6 +224,23 @@ class SwitchedEngine(DirectEngine):
         """What Python levels above an image give of its guest's memory."""
         self.nested.given.set(space, slots, devices)
 
+    def inject_above(self, space: int, vector: int | None) -> None:
+        """Queues it."""
+        self.nested.inject(space, vector)
+        self.kick()
+
+    def request_window_above(self, space: int, *, nmi: bool) -> None:
+        """Asks for it."""
+        self.nested.request_window(space, nmi=nmi)
+
+    def cpuid_asker(self, level: int) -> Server:
+        """See native/nested_cpuid.c."""
+        return self.nested.cpuid_asker(level)
+
+    def answered_cpuid(self) -> tuple[int, int, int]:
+        """Of the machine that goes on now."""
+        return self.nested.answered_cpuid()
+
     def image_counts(self) -> list[tuple[int, int, int, int]]:
         """By level: exits, entries, other instructions of SVM or VMX."""
         return self.nested.counts()
@@ -315,7 +332,8 @@ class SwitchedEngine(DirectEngine):
         lib.nv_pending_interrupt(ffi.addressof(self._c.switched, "pending"), vector)
 
     def _awake(self) -> bool:
-        return bool(lib.nv_pending_any(ffi.addressof(self._c.switched, "pending")))
+        own = lib.nv_pending_any(ffi.addressof(self._c.switched, "pending"))
+        return bool(own or lib.nv_nested_injected(self.nested.c))
 
     def nmi(self) -> None:
         """Level n takes an NMI; no level above L0 sees it."""

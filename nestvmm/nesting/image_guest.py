@@ -101,31 +101,37 @@ def _not_writable(level: int, address: int, size: int) -> str:
 
 
 class ImageGuestView(GuestView):
-    """As GuestView, without what belongs to the image that runs the guest: its interrupts."""
+    """As GuestView, without what belongs to the machine of the lowest image alone: its irqchip and its timer."""
+
+    @property
+    def _space(self) -> int:
+        return self._maps.space(self.level)
 
     def _refuse(self, what: str) -> NoReturn:
-        raise ValueError(f"L{self.level - 1} stands above an image, which decides on its guest's {what}")
+        raise ValueError(f"L{self.level - 1} stands above an image, and {what} of the levels below all images only")
 
     def line(self, number: int, level: bool) -> None:
         """Refused."""
-        self._refuse("interrupts")
+        self._refuse("interrupt lines are")
 
     def interrupt(self, vector: int) -> None:
-        """Refused."""
-        self._refuse("interrupts")
+        """Queues an external interrupt, whatever the lowest machine has: the level's guest takes it by its IDT."""
+        if not 0 <= vector <= 255:
+            raise ValueError(f"interrupt vector {vector} is not within 0 to 255")
+        self._engine.inject_above(self._space, vector)
 
     def nmi(self) -> None:
-        """Refused."""
-        self._refuse("NMIs")
+        """Injects an NMI."""
+        self._engine.inject_above(self._space, None)
 
     def request_interrupt_window(self) -> None:
-        """Refused."""
-        self._refuse("interrupts")
+        """Asks for one event when its guest can take an interrupt."""
+        self._engine.request_window_above(self._space, nmi=False)
 
     def request_nmi_window(self) -> None:
-        """Refused."""
-        self._refuse("NMIs")
+        """Asks for one event when its guest can take an NMI."""
+        self._engine.request_window_above(self._space, nmi=True)
 
     def request_timer(self, cycles: int) -> None:
         """Refused."""
-        self._refuse("timer")
+        self._refuse("the preemption timer is")

@@ -39,8 +39,6 @@ _BETWEEN = frozenset(
         ExitReason.NMI,
         ExitReason.SMI,
         ExitReason.INIT,
-        ExitReason.INTERRUPT_WINDOW,
-        ExitReason.NMI_WINDOW,
         ExitReason.PREEMPTION_TIMER,
         ExitReason.EOI,
         ExitReason.DEBUG,
@@ -85,19 +83,15 @@ def check_images(spec: TowerSpec, wanted: Sequence[Request]) -> None:
             )
 
 
-def check_between(spec: TowerSpec, hypervisors: Sequence[Hypervisor], policy: Policy) -> None:
+def check_between(spec: TowerSpec, policy: Policy) -> None:
     """Raises UsageError for what a Python hypervisor above an image cannot do, as the image does it.
 
-    That is: what CPUID says, and when interrupts come.
+    That is: what comes from outside, and what belongs to the lowest image's machine alone.
     """
     lowest = spec.code[0]
     for level, one in enumerate(spec.levels, start=1):
         if level < lowest or one.image is not None:
             continue
-        below = max(image for image in spec.code if image < level)
-        where = f"L{level} {one.hypervisor} stands above the image at L{below}, which decides"
-        if type(hypervisors[level - 1]).cpuid is not Hypervisor.cpuid:
-            raise UsageError(f"{where} on its guest's CPUID; handle `cpuid` events instead of overriding cpuid()")
         if 0 < policy.nesting < level:
             raise UsageError(
                 f"designate svm-instruction=L{policy.nesting}: then L0 does not see the levels above it one by one, "
@@ -107,7 +101,7 @@ def check_between(spec: TowerSpec, hypervisors: Sequence[Hypervisor], policy: Po
         if claim.level >= lowest and claim.scope.reason not in _BETWEEN:
             raise UsageError(
                 f"L{claim.level} {claim.who} wants {claim.scope.reason.label}, but stands above an image, "
-                "whose guest's interrupts are its own; only below all images a level can have that"
+                "and only below all images a level can have that"
             )
     for ceiling in policy.ceilings:
         if ceiling.level >= lowest and REASONS[ceiling.scope.reason].qualifier is Qualifier.PHYSICAL:

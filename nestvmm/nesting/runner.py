@@ -165,6 +165,8 @@ class Runner:
                 if tower.stale:
                     tower.renew()
                     self._claims = tower.flat.by_slot()
+            elif status == RunStatus.ANSWERED:
+                tower.amend_cpuid()
             elif status == RunStatus.DRAIN:
                 self._drain_trace()
             elif self._stopping.is_set():

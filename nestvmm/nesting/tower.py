@@ -20,6 +20,7 @@ from nestvmm.hypervisors import Guest, GuestAccessError, Hypervisor
 from nestvmm.hypervisors.blame import blaming
 from nestvmm.kvm import HostMemory, KvmError
 from nestvmm.loaders import Image, MemoryRange, load, read_file
+from nestvmm.nesting.answered import amend_answer, asking_claims
 from nestvmm.nesting.designation import Claim
 from nestvmm.nesting.features import (
     Cpu,
@@ -95,7 +96,7 @@ class Tower:
         self.policy = Policy(spec, self.hypervisors)
         self._requests = requests(spec)
         check_images(spec, self._requests)
-        check_between(spec, self.hypervisors, self.policy)
+        check_between(spec, self.policy)
         #: The level of the lowest machine code: what stands above it on images is mapped by these as they run.
         self.base = spec.code[0]
         maps = {number: _map(number, level) for number, level in enumerate(spec.levels, start=1)}
@@ -176,7 +177,7 @@ class Tower:
     def _start(self, machine: str) -> None:
         """Everything that needs the engine: CPUID, registers, the views of the levels, the table."""
         engine = self.engine
-        self.exposure = expose(engine, self.hypervisors, self._requests)
+        self.exposure = expose(engine, self.hypervisors, self._requests, self.base)
         gone = self.exposure.gone("svm", self.height)
         if self.policy.nesting and gone:
             raise UsageError(f"designate svm-instruction=L{self.policy.nesting}: no image has SVM, as {gone.text}")
@@ -204,6 +205,7 @@ class Tower:
         self._fixed = [
             *device_claims(self.platform.bus),
             *features,
+            *asking_claims(engine, self.hypervisors, self.base),
             *engine_claims(engine),
             *monitor_claims(engine),
             *(Claim(who, scope, server, self.name_of(who)) for who, scope, server in engine.image_claims()),
@@ -259,6 +261,11 @@ class Tower:
         for number in range(part.lowest, part.height + 1):
             self.memory[number].to_host = part.to_host(number)
         self.stale = self.stale or self.policy.follows(level)
+
+    def amend_cpuid(self) -> None:
+        """A CPUID above an image is answered: levels that override `cpuid()` have their turn."""
+        indexed = frozenset(entry.function for entry in self.exposure.entries if entry.flags & 1)
+        amend_answer(self.engine, self.hypervisors, indexed)
 
     def _reclaim(self) -> None:
         """A hypervisor claims other events than it did."""

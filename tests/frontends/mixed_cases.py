@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import guest_code as guest
+import mixed_interrupts
 import mixed_memory
 from mixed_run import (
     GP,
@@ -110,9 +111,9 @@ class Reaching(Counting):
 
     def access(self, event: Event) -> Result:
         for act in (
-            lambda: self.guest.interrupt(0x40),
-            self.guest.nmi,
-            self.guest.request_interrupt_window,
+            lambda: self.guest.line(1, True),
+            lambda: self.guest.request_timer(1000),
+            lambda: self.guest.interrupt(256),
         ):
             try:
                 act()
@@ -222,6 +223,7 @@ CASES: dict[str, Case] = {
     "feature off": lambda: run([hidden(Silent, "-msr_block"), "image", "image"], ONE, 1),
     "traced": lambda: run(TOWERS["MPM"], READ_PORT + asks(3), 3, trace=True),
     **mixed_memory.CASES,
+    **mixed_interrupts.CASES,
 }
 
 

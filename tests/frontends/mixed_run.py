@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from inspect import getfile
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import guest_code as guest
@@ -88,20 +89,25 @@ def hidden(kind: type[Hypervisor], *features: str) -> LevelSpec:
     return replace(own(kind), expose=features)
 
 
-def elf(code: bytes) -> bytes:
+def elf(code: bytes, handlers: Mapping[int, bytes]) -> bytes:
     """#UD and #GP end the run with their vector."""
-    handlers = {UD: guest.done(UD), GP: guest.DROP_ERROR_CODE + guest.done(GP)}
-    image = guest.with_handlers(code + guest.done(), handlers)
+    faults = {UD: guest.done(UD), GP: guest.DROP_ERROR_CODE + guest.done(GP)}
+    image = guest.with_handlers(code + guest.done(), faults | handlers)
     room = bytes(guest.RESULTS + 0x1000 - guest.CODE - len(image))
     return Elf(entry=guest.CODE, segments=[Segment(image + room, guest.CODE)]).write()
 
 
 def run(
-    names: Sequence[Level], code: bytes, count: int = 0, designate: Sequence[str] = (), trace: bool = False
+    names: Sequence[Level],
+    code: bytes,
+    count: int = 0,
+    designate: Sequence[str] = (),
+    trace: bool = False,
+    handlers: Mapping[int, bytes] = MappingProxyType({}),
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as out:
         kernel = Path(folder) / "guest.elf"
-        kernel.write_bytes(elf(code))
+        kernel.write_bytes(elf(code, handlers))
         spec = TowerSpec(
             GuestSpec(kernel, memory=MEMORY), levels_of(names), tuple(designate), engine=ENGINE, timeout=TIMEOUT
         )

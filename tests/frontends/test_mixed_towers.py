@@ -27,6 +27,7 @@ NESTVMM = int.from_bytes(b"nestvmm", "little")
 CX16 = 1 << 13
 AT, PAGE = 0x600000, 0x1000
 EXECUTE = 2
+IO, WINDOW, NMI_WINDOW = 1, 14, 40
 ENDED = ("read-only", "block taken below", "block taken above an image")
 HEIGHTS = {"P": 2, "M": 2, "PM": 3, "MP": 3, "MPM": 4, "PMPM": 5, "MMPPM": 6}
 
@@ -190,10 +191,11 @@ def test_registers_and_memory_that_x_writes_are_level_ns(found: dict[str, Any]) 
     assert case["heard"][2] == [["L4 physical memory 0x10000000000+0x7: it cannot write all of that"]]
 
 
-def test_what_belongs_to_the_image_below_is_refused(found: dict[str, Any]) -> None:
+def test_what_belongs_to_the_lowest_machine_is_refused(found: dict[str, Any]) -> None:
     texts = [text for (text,) in found["reaching"]["heard"][1]]
-    what = ["interrupts", "NMIs", "interrupts"]
-    assert texts == [f"L2 stands above an image, which decides on its guest's {one}" for one in what]
+    what = ["interrupt lines are", "the preemption timer is"]
+    lowest = [f"L2 stands above an image, and {one} of the levels below all images only" for one in what]
+    assert texts == [*lowest, "interrupt vector 256 is not within 0 to 255"]
 
 
 @pytest.mark.parametrize("name", ["PM", "MP", "MPM"])
@@ -273,6 +275,78 @@ def test_a_control_block_that_a_level_takes_away(where: str, image: int, found: 
     assert images(case)[image] == (2, 3), "it sees its exits once"
     why = f"a level below level {image + 1} has taken away the memory of the control block that it is run by"
     assert found[f"block taken {where}"] == {"refused": why}
+
+
+# Interrupts and NMIs that a Python level above an image injects: no image sees them.
+
+
+@pytest.mark.parametrize("name", ["interrupt", "interrupt above two images", "interrupt through an image"])
+def test_an_injected_interrupt_waits_until_the_guest_takes_interrupts(name: str, found: dict[str, Any]) -> None:
+    """Level 3 is a minivisor in the last one, whose guest takes what comes while it runs."""
+    case = found[name]
+    assert case["kept"] == [1, 0, 1], "none with RFLAGS.IF clear"
+    assert images(case)[max(images(case))] == (0, 1)
+
+
+def test_of_two_interrupts_the_higher_comes_first(found: dict[str, Any]) -> None:
+    assert found["two interrupts"]["kept"] == [2, 0, 0, 0, 0, 0], "the higher one's handler kept 0"
+
+
+@pytest.mark.parametrize(("name", "level"), [("interrupt window", 2), ("window of the upper level", 4)])
+def test_a_window_opens_when_the_guest_takes_interrupts(name: str, level: int, found: dict[str, Any]) -> None:
+    """Asked for, then a port access with RFLAGS.IF clear, the window, and one behind the interrupt."""
+    case = found[name]
+    at = level + 1
+    assert case["seen"][level - 1] == [[IO, at, 3], [IO, at, 0x20], [WINDOW, at, 0], [IO, at, 0x21]]
+    assert case["kept"] == [1]
+    assert case["seen"][1] == [] or level == 2, "the lower level claims windows, too: of its own guest"
+
+
+def test_an_open_window_is_told_at_once(found: dict[str, Any]) -> None:
+    case = found["open interrupt window"]
+    assert (case["seen"][1], case["kept"]) == ([[IO, 3, 3], [WINDOW, 3, 0]], [1])
+
+
+def test_an_nmi_waits_for_the_end_of_the_handler_of_another(found: dict[str, Any]) -> None:
+    assert found["NMI"]["kept"] == [2, 2, 1], "the second one's handler found the first one's end"
+
+
+def test_nmi_windows_open_outside_handlers(found: dict[str, Any]) -> None:
+    case = found["NMI window"]
+    assert (case["seen"][1], case["kept"]) == ([[IO, 3, 4], [NMI_WINDOW, 3, 0], [IO, 3, 0x22]], [1, 1])
+    case = found["NMI window in a handler"]
+    first = [[IO, 3, 2], [IO, 3, 7], [IO, 3, 0x31], [NMI_WINDOW, 3, 0]]
+    assert case["seen"][1] == [*first, [IO, 3, 7], [IO, 3, 0x31]]
+
+
+@pytest.mark.parametrize(("name", "kept"), [("halted", [1, 1]), ("from a thread", [1])])
+def test_another_thread_injects(name: str, kept: list[int], found: dict[str, Any]) -> None:
+    """The guest halts, or waits in a loop."""
+    assert found[name]["kept"] == kept
+
+
+# CPUID as an image answers it, changed by levels above that.
+
+
+def test_a_level_changes_what_the_image_below_answers(found: dict[str, Any]) -> None:
+    """The minivisor at level 1 answers EAX = 1; the level appends its guest's, adds a leaf and takes one away."""
+    vendor = [int.from_bytes(part, "little") for part in (b"mini", b"viso", b"rSVM")]
+    rest = [*vendor, 3, 2, 3, 4, 0, 0, 0, 0]
+    case = found["answers"]
+    assert case["kept"] == [0x13, *rest]
+    assert images(case)[1] == (3, 4), "the image answers each"
+    case = found["answers to two levels"]
+    assert case["kept"] == [0x134, *vendor, 4, *rest[4:]]
+    case = found["answers below an image"]
+    assert case["kept"] == [0x13, *rest], "level 3's minivisor passes on what it is answered"
+
+
+def test_what_a_level_answers_itself_is_for_those_above_it_to_change(found: dict[str, Any]) -> None:
+    """Level 2 answers the added leaf by a handler, so it changes none; level 3's own takes its place."""
+    case = found["answers of its own"]
+    assert [leaf for (leaf,) in case["seen"][1]] == [0x4E560001, 0x80000002]
+    assert [leaf for (leaf,) in case["seen"][2]] == [0x4E560001, 0x4E560077, 0x80000002]
+    assert case["kept"][4] == 4
 
 
 # Features: exposed by each level to the next, emulated in L0.

@@ -106,11 +106,18 @@ class Exposure:
         return values
 
 
-def expose(engine: Engine, hypervisors: Sequence[Hypervisor], requests: Sequence[Request]) -> Exposure:
-    """What every level of a tower sees on this engine; raises UsageError for what cannot be exposed."""
+def expose(
+    engine: Engine, hypervisors: Sequence[Hypervisor], requests: Sequence[Request], lowest: int | None = None
+) -> Exposure:
+    """What every level of a tower sees on this engine; raises UsageError for what cannot be exposed.
+
+    lowest:  of the levels of machine code: what those above it make of CPUID is known when they are asked
+    """
     exposure = Exposure(make_offer(engine), requests)
     for level, hypervisor in enumerate(hypervisors, start=1):
-        with blaming(level, type(hypervisor).__name__, "cpuid()"):
-            entries = hypervisor.cpuid(exposure.entries)
+        entries = exposure.entries
+        if lowest is None or level < lowest:
+            with blaming(level, type(hypervisor).__name__, "cpuid()"):
+                entries = hypervisor.cpuid(entries)
         exposure.pass_on(entries, type(hypervisor).__name__)
     return exposure
