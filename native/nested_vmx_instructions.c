@@ -117,7 +117,7 @@ static int vmxon(struct nv_nested *nested)
 	if (beyond(nested, address))
 		return fail(nested, FAIL_INVALID);
 	at = region(nested, address, 0, &place);
-	if (!at && place.refuses)
+	if (!at && (place.refuses || place.withheld))
 		return nv_nested_vmx_refused(nested, &place);
 	if (!at || at->revision != REVISION)
 		return fail(nested, FAIL_INVALID);
@@ -142,7 +142,7 @@ static int vmclear(struct nv_nested *nested)
 	if (address == own->vmxon)
 		return fail(nested, FAIL_VMCLEAR_VMXON);
 	at = region(nested, address, 1, &place);
-	if (!at && place.refuses)
+	if (!at && (place.refuses || place.withheld))
 		return nv_nested_vmx_refused(nested, &place);
 	if (at)
 		at->launched = 0;
@@ -166,7 +166,7 @@ static int vmptrld(struct nv_nested *nested)
 	if (address == own->vmxon)
 		return fail(nested, FAIL_VMPTRLD_VMXON);
 	at = region(nested, address, 0, &place);
-	if (!at && place.refuses)
+	if (!at && (place.refuses || place.withheld))
 		return nv_nested_vmx_refused(nested, &place);
 	if (!at || at->revision != REVISION)
 		return fail(nested, FAIL_VMPTRLD_REVISION);

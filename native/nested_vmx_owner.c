@@ -181,7 +181,7 @@ static void control_of(uint32_t basic, uint64_t *first, uint64_t *second)
 	}
 }
 
-static int wants(struct nv_nested *nested, struct nv_machine *machine)
+int nv_nested_vmx_wants(struct nv_nested *nested, struct nv_machine *machine)
 {
 	struct nv_vmx *vmx = nested->vmx;
 	uint32_t basic = basic_of(vmx);
@@ -217,7 +217,7 @@ struct nv_machine *nv_nested_vmx_owner(struct nv_nested *nested)
 	if (basic_of(nested->vmx) == BASIC_INTERRUPT)
 		return nv_nested_vmx_route(nested, nested->machines).machine;
 	for (struct nv_machine *machine = nested->active->parent; machine; machine = machine->parent)
-		if (wants(nested, machine))
+		if (nv_nested_vmx_wants(nested, machine))
 			return machine;
 	return NULL;
 }

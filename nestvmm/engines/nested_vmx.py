@@ -78,6 +78,7 @@ class NestedVmx(Nested):
     tables: ClassVar[int] = lib.NV_SHADOW_EPT
 
     def _init(self) -> None:
+        self.c.take = ffi.addressof(lib, "nv_nested_vmx_take")
         lib.nv_nested_vmx_init(self.c)
 
     def limit(self, own: Mapping[int, int], halts: bool, entries: Sequence[CpuidEntry]) -> None:

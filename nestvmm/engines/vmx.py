@@ -34,6 +34,7 @@ from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.control import CR0_NE, CR4_VMXE, EFER_LMA
 from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.scope import Scope
+from nestvmm.x86.vmx_exits import VMX_EXITS
 from nestvmm.x86.vmx_failures import vmx_failure
 
 __all__ = ["VmxEngine"]
@@ -53,6 +54,21 @@ _EPT_1G: Final = 1 << 17
 _EPT_POINTER: Final = 0x1E  # write-back tables of four levels (Intel SDM vol. 3, 25.6.11)
 _ENTRY_LONG_MODE: Final = 1 << 9
 _GUEST_STATE: Final = 33  # the basic exit reason of an entry that failed for it
+
+# What an image's controls can ask for of what its guest does.
+_TAKEN: Final = sorted(
+    {reason for row in VMX_EXITS.values() for reason in row.reasons}
+    - {
+        ExitReason.INTERRUPT,
+        ExitReason.NMI,
+        ExitReason.INTERRUPT_WINDOW,
+        ExitReason.NMI_WINDOW,
+        ExitReason.PREEMPTION_TIMER,
+        ExitReason.NESTED_PAGE_FAULT,
+        ExitReason.NESTED_MISCONFIGURATION,
+        ExitReason.ENTRY_FAILURE,
+    }
+)
 
 # FEATURE_CONTROL and VMX's capabilities, which a processor without VMX does not have.
 _OWN_MSRS: Final = (MsrRange(0x3A, 0x3A, True, True), MsrRange(0x480, 0x493, True, True))
@@ -179,6 +195,10 @@ class VmxEngine(SwitchedEngine):
         """CPUID, and VMX's MSRs and instructions."""
         msrs = Server(ffi.addressof(lib, "nv_vmx_serve_msr"), self._c)
         return [*super().servers(), *((scope, msrs) for scope in msr_scopes(_OWN_MSRS)), *self.nested.servers(self._c)]
+
+    def image_claims(self) -> list[tuple[int, Scope, Server]]:
+        """For each image and the guest, what code does; faults of memory and what comes from outside go without it."""
+        return [(level, Scope(reason), server) for level, server in self.nested.image_servers() for reason in _TAKEN]
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""

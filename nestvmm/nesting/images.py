@@ -127,13 +127,14 @@ def engine_for(spec: TowerSpec, reasons: frozenset[ExitReason], machine: str) ->
     if spec.engine != "auto":
         engine = choose_engine(spec.engine, reasons, machine)
         for number, one in above:
-            if engine is not SvmEngine:
-                raise HostError(f"L{number} {one.hypervisor} stands above an image: only the svm engine sees its guest")
+            if not engine.emulates:
+                why = f"L{number} {one.hypervisor} stands above an image: only the svm and the vmx engine see its guest"
+                raise HostError(why)
         return engine
-    for able in (SvmEngine,) if above else (SvmEngine, VmxEngine):
+    for able in (SvmEngine, VmxEngine):
         if able.works_here():
             return able
-    needs = SvmEngine.needs if above else f"{SvmEngine.needs}; or {VmxEngine.needs}"
+    needs = f"{SvmEngine.needs}; or {VmxEngine.needs}"
     raise HostError(
         f"L{lowest} {_path(spec, lowest)} is an image, and nobody here gives it SVM or VMX; it needs {needs}; "
         "`nestvmm doctor` says more"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import guest_code as guest
-from mixed_run import HYPERCALL, OWN_PORT, PORT, Case, Counting, Level, Silent, asks, hypercall, own, run
+from mixed_run import ENGINE, HYPERCALL, OWN_PORT, PORT, Case, Counting, Level, Silent, asks, hypercall, own, run
 
 from nestvmm.hypervisors import HANDLED, Event, ExitReason, Result
 from nestvmm.nesting.memory import Region
@@ -158,6 +158,13 @@ def withdrawn(names: Sequence[Level], level: int) -> dict[str, Any]:
     return run(names, code + guest.inp(OWN_PORT + level) + guest.keep(2), 3)
 
 
+BLOCKS: dict[str, Case] = {
+    "block lent below": lambda: withdrawn([Lending, "image"], 2),
+    "block taken below": lambda: withdrawn([Taking, "image"], 2),
+    "block lent above an image": lambda: withdrawn(["image", Lending, "image"], 3),
+    "block taken above an image": lambda: withdrawn(["image", Taking, "image"], 3),
+}
+
 CASES: dict[str, Case] = {
     "pages": lambda: run(["image", Paging], TOUCHES, 3),
     "pages between": lambda: run(["image", PagingBetween, "image"], TOUCHES, 3),
@@ -183,8 +190,5 @@ CASES: dict[str, Case] = {
         guest.load(AT, 4) + guest.keep(0) + guest.store(AT + 4, 0x55, 1) + guest.load(AT, 2) + guest.keep(1),
         2,
     ),
-    "block lent below": lambda: withdrawn([Lending, "image"], 2),
-    "block taken below": lambda: withdrawn([Taking, "image"], 2),
-    "block lent above an image": lambda: withdrawn(["image", Lending, "image"], 3),
-    "block taken above an image": lambda: withdrawn(["image", Taking, "image"], 3),
+    **(BLOCKS if ENGINE == "svm" else {}),
 }

@@ -5,21 +5,16 @@ Towers are written from level 1 up, M a minivisor and P a Python hypervisor; the
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-from command import guest
+from mixed_checks import faults, handled, images, minivisors_answers, run_cases
 
 from nestvmm.lab import Lab
 
 pytestmark = pytest.mark.svm_lab
 
-TESTS = Path(__file__).parents[1]
 PORT, OWN_PORT = 0x5000, 0x5600
 READ, WRITE = 0, 1
 TIMES = 50
@@ -35,30 +30,10 @@ HEIGHTS = {"P": 2, "M": 2, "PM": 3, "MP": 3, "MPM": 4, "PMPM": 5, "MMPPM": 6}
 @pytest.fixture(scope="module")
 def found(svm_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    guest("minivisor")
-    path = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "loaders")))
-    command = [sys.executable, str(TESTS / "frontends" / "mixed_cases.py"), "svm"]
-    result = svm_lab.run(command, env={"PYTHONPATH": path}, timeout=360)
-    assert result.status == 0, result.stderr.decode()
-    found: dict[str, Any] = json.loads(result.stdout)
+    found = run_cases(svm_lab, "svm")
     whole = {name: case for name, case in found.items() if name not in ENDED}
     assert {name: case for name, case in whole.items() if "kept" not in case or case["message"]} == {}
     return found
-
-
-def handled(case: dict[str, Any], *levels: int) -> list[tuple[int, str, int]]:
-    """Level, reason and count of what these levels handled."""
-    return [(level, reason, count) for level, _, reason, count in case["rows"] if level in levels]
-
-
-def images(case: dict[str, Any]) -> dict[int, tuple[int, int]]:
-    """Exits that went to each image, and how often that entered its guest."""
-    return {level: (exits, entries) for level, _, exits, entries, _ in case["images"]}
-
-
-def minivisors_answers(level: int, count: int = 0) -> int:
-    """What the port of the minivisor at this level reads after 3 was written."""
-    return (3 * 31 + level + count) % 256
 
 
 # Trap at L0, and find the designated hypervisor.
@@ -207,11 +182,6 @@ def test_one_hardware_exit_at_any_depth(name: str, found: dict[str, Any]) -> Non
 
 
 # Memory: what Python levels above an image give, of what that gives, and the rights of both.
-
-
-def faults(case: dict[str, Any], level: int) -> list[tuple[int, int, int]]:
-    """What the Python hypervisor at `level` saw: level, address and direction."""
-    return [tuple(row[:3]) for row in case["seen"][level - 1]]
 
 
 @pytest.mark.parametrize(("name", "at"), [("pages", AT), ("pages between", AT + (2 << 20))])

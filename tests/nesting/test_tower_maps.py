@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from nestvmm._native import lib
-from nestvmm.nesting.designation import QUALIFIER_MAX, Scope
+from pathlib import Path
+
+from nestvmm._native import ffi, lib
+from nestvmm.hypervisors import HANDLED
+from nestvmm.nesting.designation import QUALIFIER_MAX, Claim, Scope
+from nestvmm.nesting.flat import FlatTable
 from nestvmm.nesting.memory import MemoryMap, Region
+from nestvmm.nesting.policy import Policy
+from nestvmm.nesting.spec import GuestSpec, LevelSpec, TowerSpec
 from nestvmm.nesting.tower_maps import TowerMaps
 from nestvmm.x86.exit_reason import ExitReason
 
@@ -52,3 +58,22 @@ def test_a_change_is_one_of_its_own_space() -> None:
     assert tower.map_of(4).regions == tower.to_host(5).regions == (Region(0, PAGE, PAGE),)
     assert tower.to_host(2).translate(0x4000) == (0x8000, SHIFTED.regions[0].rights)
     assert [part.is_all() for part in tower.parts] == [False, False, True]
+
+
+def test_an_event_goes_to_levels_of_its_own_space() -> None:
+    """Both levels claim all faults and windows; L0 has the last word in every space."""
+    reasons = ExitReason.NESTED_PAGE_FAULT, ExitReason.INTERRUPT_WINDOW
+
+    def claims(level: int) -> list[Claim]:
+        return [Claim(level, Scope(reason), lambda _: HANDLED) for reason in reasons]
+
+    policy = Policy(TowerSpec(GuestSpec(kernel=Path("guest")), (LevelSpec("none"),) * 5), [])
+    policy.claims = [*claims(1), *claims(4)]
+    flat = FlatTable(policy.table(claims(0), maps()))
+    for reason in reasons:
+        for space, level in (0, 1), (1, 4), (2, 0):
+            event = ffi.new("struct nv_event *", {"reason": reason, "qualifier": 0x4000, "space": space})
+            if reason is ExitReason.INTERRUPT_WINDOW:
+                event.qualifier = 0
+            entry = flat.table.claims[lib.nv_table_lookup(flat.table, event)]
+            assert (entry.level, flat.table.claims[entry.next].level) == (level, 0), (reason, space)

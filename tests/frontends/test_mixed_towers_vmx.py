@@ -1,0 +1,152 @@
+"""Mixed towers on VMX by software: the same cases as in test_mixed_towers.py, those that show what the vendor does.
+
+Towers are written from level 1 up, M a minivisor and P a Python hypervisor; the guest is on top.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from mixed_checks import faults, handled, images, minivisors_answers, run_cases
+
+from nestvmm.lab import Lab
+
+pytestmark = pytest.mark.vmx_lab
+
+OWN_PORT, PORT = 0x5600, 0x5000
+READ, WRITE, EXECUTE = 0, 1, 2
+IO, WINDOW, NMI_WINDOW = 1, 14, 40
+TIMES = 50
+AT, PAGE = 0x600000, 0x1000
+CASES = (
+    *("reads in MP", "reads in MPM", "asks 2", "highest of two", "image below a claim", "declined to an image"),
+    *("declined past an image", "strings declined to an image", "propagated", "instructions", "faulting", "writing"),
+    *("instructions that no image wants", "1 reads in MPM", f"{TIMES + 1} reads in MPM", "feature at each height"),
+    *("traced", "pages", "pages between", "logged", "moved", "declined fault", "device", "interrupt", "answers"),
+    *("interrupt through an image", "two interrupts", "interrupt window", "NMI", "NMI window", "from a thread"),
+)
+
+
+@pytest.fixture(scope="module")
+def found(vmx_lab: Lab) -> dict[str, Any]:
+    """All cases, run in one go in the lab."""
+    found = run_cases(vmx_lab, "vmx", *CASES)
+    assert {name: case for name, case in found.items() if "kept" not in case or case["message"]} == {}
+    return found
+
+
+def test_l0_finds_the_designated_level(found: dict[str, Any]) -> None:
+    """A Python level above an image, one between two, an image between Python levels; the highest of several."""
+    assert handled(found["reads in MP"], 2) == [(2, "io", 1)]
+    assert (handled(found["reads in MPM"], 2), found["reads in MPM"]["kept"]) == ([(2, "io", 1)], [1])
+    case = found["asks 2"]
+    assert case["kept"] == [2, 7 * 31 + 2, minivisors_answers(2)]
+    assert set(handled(case, 2)) >= {(2, "io", 2), (2, "hypercall", 1), (2, "cpuid", 1)}
+    assert case["seen"] == [[], None, [], None]
+    case = found["highest of two"]
+    assert [len(case["seen"][at]) for at in (0, 2)] == [0, 1]
+
+
+def test_what_a_python_level_handles_is_invisible_to_the_image(found: dict[str, Any]) -> None:
+    case = found["image below a claim"]
+    assert [len(case["seen"][at]) for at in (0, 2)] == [0, 3]
+    assert (case["kept"], images(case)[2]) == ([2, 3], (0, 1))
+
+
+def test_what_the_highest_declines_goes_to_the_image_below(found: dict[str, Any]) -> None:
+    """As if nothing had happened before: the image sees each access once, and level 1 none."""
+    case = found["declined to an image"]
+    assert case["kept"] == [minivisors_answers(2), minivisors_answers(2, 1)]
+    assert [[row[:3] for row in case["seen"][at]] for at in (0, 2)] == [
+        [],
+        [[4, OWN_PORT + 2, WRITE], [4, OWN_PORT + 2, READ], [4, OWN_PORT + 2, READ]],
+    ]
+    assert images(case)[2] == (3, 4)
+    assert handled(case, 1, 2, 3) == [(2, "io", 3)]
+    case = found["declined past an image"]
+    assert (case["kept"], images(case)[2]) == ([1], (0, 1))
+    case = found["strings declined to an image"]
+    last = case["out"].splitlines()[-1]
+    assert re.fullmatch(r"minivisor 2: its guest uses port 0x5602 by a string instruction at 0x1000[0-9a-f]{2}", last)
+
+
+def test_instructions_that_a_level_claims_are_its_own_above_images(found: dict[str, Any]) -> None:
+    case = found["instructions"]
+    assert {reason: count for _, reason, count in handled(case, 3)} == {
+        "cpuid": 1,
+        "hypercall": 1,
+        "rdmsr": 1,
+        "exception": 1,
+    }
+    assert [value & 0xFFF for value in case["kept"]] == [4, 4, 0x788, 4]
+    assert images(case)[2] == (0, 1)
+    case = found["instructions that no image wants"]
+    assert (case["kept"][0], case["kept"][1] & 0xFFF) == (0x1122334455667788, 2)
+    assert [row[0] for row in case["seen"][0]] == [2, 2]
+
+
+def test_effects_reach_level_n_and_those_between(found: dict[str, Any]) -> None:
+    """PMPMP: x is 3; what it reads and takes is what levels 4 to 6 did. Registers and exceptions are level n's."""
+    case = found["propagated"]
+    assert case["last"] == [[None, None], [None, None], [1, 0x77], [1, 0x77], [1, 0x77]]
+    assert case["heard"] == [[], None, [], None, [[6, PORT, 1], [6, PORT, 0x77]]]
+    assert found["writing"]["kept"][:2] == [0x5A, 0x0123456789ABCDEF]
+    assert found["faulting"]["status"] == 13
+
+
+def test_one_hardware_exit_at_any_depth(found: dict[str, Any]) -> None:
+    few, many = found["1 reads in MPM"], found[f"{TIMES + 1} reads in MPM"]
+    assert many["exits"] - few["exits"] == TIMES
+    assert images(many) == images(few), "no image runs for them"
+    assert many["kept"] == [TIMES + 1]
+
+
+def test_an_event_of_an_exposed_feature_is_emulated_in_l0(found: dict[str, Any]) -> None:
+    case = found["feature at each height"]
+    assert case["kept"][:3] == [int.from_bytes(b"nestvmm", "little"), 4, 0x1122334455667788]
+    assert [row for row in case["rows"] if row[1] == "msr_block"] == [
+        [0, "msr_block", "rdmsr", 3],
+        [0, "msr_block", "wrmsr", 1],
+    ]
+
+
+def test_the_account_and_the_trace_say_what_each_image_did(found: dict[str, Any]) -> None:
+    case = found["asks 2"]
+    assert [row[:2] for row in case["images"]] == [[2, "minivisor-vmx.elf"], [4, "minivisor-vmx.elf"]]
+    lines = [(one["level"], one["reason"], one["handler"], one["who"]) for one in found["traced"]["trace"]]
+    assert (4, "io", 2, "Counting") in lines
+    assert (4, "cpuid", 3, "minivisor-vmx.elf") in lines
+    assert lines.count((4, "io", 3, "minivisor-vmx.elf")) == 2
+
+
+def test_a_level_above_an_image_maps_memory(found: dict[str, Any]) -> None:
+    for name, at in ("pages", AT), ("pages between", AT + (2 << 20)):
+        assert faults(found[name], 2) == [(3, at + 8, WRITE), (3, at + PAGE, READ)]
+        assert found[name]["kept"] == [0, 0x1111, 5]
+    case = found["logged"]
+    assert (faults(case, 2), case["kept"]) == ([(3, AT, WRITE), (3, AT, EXECUTE)], [0xC3])
+    case = found["moved"]
+    assert (case["kept"], case["heard"][1]) == ([1, 2, 3, 0x11], [[1], [2], [2], [3]])
+    case = found["declined fault"]
+    assert (faults(case, 2), case["kept"]) == ([(3, AT, READ)], [(1 << 64) - 1])
+    case = found["device"]
+    assert case["seen"][1] == [[3, AT, READ, 4, 0], [3, AT + 4, WRITE, 1, 0x55], [3, AT, READ, 2, 0]]
+
+
+def test_a_level_above_an_image_injects(found: dict[str, Any]) -> None:
+    for name in "interrupt", "interrupt through an image":
+        assert found[name]["kept"] == [1, 0, 1]
+    assert found["two interrupts"]["kept"] == [2, 0, 0, 0, 0, 0]
+    assert found["from a thread"]["kept"] == [1]
+    assert found["NMI"]["kept"] == [2, 2, 1], "the second one's handler found the first one's end"
+    case = found["interrupt window"]
+    assert case["seen"][1] == [[IO, 3, 3], [IO, 3, 0x20], [WINDOW, 3, 0], [IO, 3, 0x21]]
+    case = found["NMI window"]
+    assert (case["seen"][1], case["kept"]) == ([[IO, 3, 4], [NMI_WINDOW, 3, 0], [IO, 3, 0x22]], [1, 1])
+
+
+def test_a_level_above_an_image_changes_what_that_answers_to_cpuid(found: dict[str, Any]) -> None:
+    vendor = [int.from_bytes(part, "little") for part in (b"mini", b"viso", b"rVMX")]
+    assert found["answers"]["kept"] == [0x13, *vendor, 3, 2, 3, 4, 0, 0, 0, 0]
