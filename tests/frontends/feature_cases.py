@@ -262,6 +262,21 @@ def reset() -> dict[str, object]:
     return run(image(code, guest.ljust(0x8000, b"\x90") + rax(0x55) + VMMCALL), 9)
 
 
+def withdrawn() -> dict[str, object]:
+    """Level 1 stops level 3, takes the page of its block from level 2, and gives it back when that is missing."""
+    block = 0x180000
+    entry = 0x173000 + 8 * (block >> 12)
+    code = enable() + nested_tables() + store(svm.IOPM + 0x80 // 8, 1, 1)
+    code += make_block({svm.FIRST_VECTOR: svm.CPUID | svm.IOIO, **NESTED_PAGING})
+    code += vmrun() + keep_at(0, EXIT_CODE) + skip() + store(entry, 0) + store(BLOCK + svm.TLB_CONTROL, 1, 1)
+    code += vmrun() + keep_at(1, EXIT_CODE) + keep_at(2, INFO_1) + keep_at(3, INFO_2) + store(entry, block | 7)
+    code += vmrun() + keep_at(4, EXIT_CODE) + keep_at(5, svm.RAX) + done()
+    level_2 = (
+        enable() + make_block(at=block, guest=svm.GUEST + 0x4000) + vmrun(block) + load(block + EXIT_CODE) + VMMCALL
+    )
+    return run(image(code, level_2.ljust(0x4000, b"\x90") + b"\xe6\x80" + VMMCALL), 6)
+
+
 def features() -> dict[str, object]:
     return run(image(cpuid(0x8000000A) + keep(0) + rbx(0) + b"\x48\x89\xd0" + keep(1) + done(), b""), 2)
 
@@ -285,6 +300,7 @@ CASES = {
     "shadow paging": shadow_paging,
     "two guests": two_guests,
     "reset": reset,
+    "withdrawn": withdrawn,
     "features": features,
 }
 

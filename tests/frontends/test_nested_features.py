@@ -176,6 +176,11 @@ def test_a_guest_that_starts_anew_is_another_one(found: dict[str, Any]) -> None:
     assert found["reset"]["kept"] == [port, VMMCALL, VMMCALL, port, VMMCALL, 0x55, port, VMMCALL, 0x77]
 
 
+def test_a_block_in_use_that_a_level_below_withdraws_is_its_nested_page_fault(found: dict[str, Any]) -> None:
+    """When level 2 is to be told of level 3's exit: a write, of the address itself, to a page that is not present."""
+    assert found["withdrawn"]["kept"] == [0x7B, 0x400, 1 << 32 | 6, 0x180000, VMMCALL, VMMCALL]
+
+
 def test_cpuid_shows_what_is_offered(found: dict[str, Any]) -> None:
     """NP, NRIPS, VmcbClean, FlushByAsid, DecodeAssists, PauseFilter and its threshold, VmsaveVirt, VGIF; no SKINIT."""
     bits = (0, 3, 5, 6, 7, 10, 12, 15, 16)
