@@ -113,9 +113,10 @@ struct nv_nested {
 	nv_serve_fn take;                /* what serves the claims of machines, as the table has it; NULL: nothing */
 	uint8_t levels[NV_NESTED_DEPTH]; /* of the machine's code, by depth */
 	struct nv_nested_vmx_limits vmx_limits;
-	uint8_t nesting;                 /* levels above this one have the SVM that their hypervisor gives them, not L0's; 0: none has */
+	uint8_t nesting;                 /* levels above this one have the SVM or VMX that their hypervisor gives them, not L0's; 0: none has */
 	uint8_t visible;                 /* level n sees SVM, or VMX */
 	uint8_t flush;                   /* svm: the processor's TLB is to forget at the next entry */
+	uint8_t stepped;                 /* vmx: L0 has done an instruction that the active machine stopped at */
 	uint8_t too_deep;                /* a VMRUN needed more machines than there are */
 	int32_t failed;                  /* why L0 could not go on, a negative errno; 0: it could */
 	uint8_t lost;                    /* a machine's memory for its block is gone while that runs its guest */
@@ -132,7 +133,7 @@ struct nv_nested {
 	uint32_t walked;                 /* through those tables, since the last entry */
 	uint64_t reflected[NV_NESTED_DEPTH]; /* exits that went to the machine of this depth */
 	uint64_t entered[NV_NESTED_DEPTH];   /* VMRUNs of the machine of this depth */
-	uint64_t served[NV_NESTED_DEPTH];    /* other SVM instructions of its, done by L0 */
+	uint64_t served[NV_NESTED_DEPTH];    /* other SVM or VMX instructions of its, done by L0 */
 	struct nv_machine machines[NV_NESTED_MACHINES];
 	struct nv_nested_tables tables[NV_NESTED_SETS];
 	struct nv_nested_given given[NV_NESTED_DEPTH]; /* by depth, from 1 on */

@@ -4,6 +4,12 @@
 
 #include "nested.h"
 
+/* Whether the machine's SVM or VMX is what its parent makes of it: L0 gives it what a processor gives a guest. */
+static inline int nests_by_itself(const struct nv_nested *nested, const struct nv_machine *machine)
+{
+	return nested->nesting && nested->levels[machine->depth] > nested->nesting;
+}
+
 /* nested_memory.c: where machine's physical address leads to, through all tables below. */
 struct nv_nested_place {
 	struct nv_shadow_leaf leaf;

@@ -11,18 +11,11 @@
 #define V_GIF_ENABLE (1ull << 25)
 #define V_VECTOR(field) ((uint8_t)((field) >> 32))
 
-
 #define EXIT_INVALID (~0ull)
 #define EXIT_DR_LAST 0x3f        /* of moves to and from control and debug registers */
 #define MOVED_REGISTER (1ull << 63) /* EXITINFO1 has its number */
 
 #define TLB_FLUSH_ALL 1          /* of tlb_control */
-
-/* Whether the machine's SVM is what its parent makes of it: L0 gives it what a processor gives a guest. */
-static inline int nests_by_itself(const struct nv_nested *nested, const struct nv_machine *machine)
-{
-	return nested->nesting && nested->levels[machine->depth] > nested->nesting;
-}
 
 /* nested_svm_npt.c: of tables in SVM's format. */
 extern const struct nv_nested_ops nv_nested_svm_ops;

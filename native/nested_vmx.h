@@ -29,6 +29,7 @@ struct nv_nested_vmx_machine {
 	uint64_t resumed_error, resumed_length; /* of nv_machine's resumed */
 	uint64_t injected_error, injected_length; /* of nv_machine's held */
 	uint64_t primary, secondary, exceptions; /* controls that make its guest exit: its block's and those of the machines below */
+	uint64_t virtual_apic;   /* where the processor has the virtual-APIC page of its block; 0: it has none */
 	uint64_t enabled;        /* secondary controls that all of these set */
 	uint8_t on;              /* it is in VMX operation */
 	uint8_t vmxe;            /* CR4.VMXE as machine 0 sees it */

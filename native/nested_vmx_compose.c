@@ -3,9 +3,10 @@
 #include <string.h>
 
 #define EPT_POINTER 0x1e       /* write-back tables of four levels (25.6.11) */
-/* Controls by which instructions exit: a guest's are those of all machines below it. Windows are nested_vmx_deliver.c's, TSC offsetting
+/* Controls by which instructions exit: a guest's are those of all machines below it. Windows are nested_vmx_deliver.c's, CR8 is
+ * nested_vmx_tpr.c's, TSC offsetting
  * and maps are composed. */
-#define EXITING_PRIMARY 0x68999e80ull /* HLT, INVLPG, MWAIT, RDPMC, RDTSC, CR3 and CR8, DR, monitor trap, MONITOR, PAUSE */
+#define EXITING_PRIMARY 0x68819e80ull /* HLT, INVLPG, MWAIT, RDPMC, RDTSC, CR3, DR, monitor trap, MONITOR, PAUSE */
 #define EXITING_SECONDARY (1ull << 2 | 1ull << 6 | 1ull << 11 | 1ull << 16)
 /* And those that a guest lacks an instruction without. */
 #define ENABLING_SECONDARY (1ull << 3 | 1ull << 12 | 1ull << 20 | 1ull << 26)
@@ -50,6 +51,7 @@ void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *mac
 	own->exceptions = field_of(block, NV_VMCS_EXCEPTION_BITMAP) | (parent ? parent->vmx.exceptions : 0);
 	if (field_of(block, NV_VMCS_PAGE_FAULT_MASK) || field_of(block, NV_VMCS_PAGE_FAULT_MATCH))
 		own->exceptions |= 1u << PF;
+	own->virtual_apic = nv_nested_vmx_virtual_apic(nested, machine);
 	machine->tsc_offset = parent ? parent->tsc_offset : 0;
 	if (field_of(block, NV_VMCS_PRIMARY_CONTROLS) & PRIMARY_TSC_OFFSET)
 		machine->tsc_offset += field_of(block, NV_VMCS_TSC_OFFSET);
@@ -111,6 +113,9 @@ void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wan
 	wanted->ept_pointer = pointer_to(&tables->shadow);
 	wanted->primary |= (parent->vmx.primary & EXITING_PRIMARY) | PRIMARY_PORT_MAPS | PRIMARY_TSC_OFFSET;
 	wanted->primary &= ~PRIMARY_ALL_PORTS;
+	/* what ends a step is its own trap; the machine's comes behind it */
+	if (nested->vmx->step.active)
+		wanted->primary &= ~PRIMARY_MONITOR_TRAP;
 	wanted->secondary |= parent->vmx.secondary & EXITING_SECONDARY;
 	wanted->secondary &= ~ENABLING_SECONDARY | parent->vmx.enabled;
 	wanted->exceptions |= parent->vmx.exceptions;
@@ -120,6 +125,7 @@ void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wan
 	wanted->ports_a = nested->maps_physical + (uint64_t)parent->depth * NV_NESTED_MAPS;
 	wanted->ports_b = wanted->ports_a + PAGE;
 	wanted->msr_bitmap = wanted->ports_a + NV_NESTED_PORTS;
+	nv_nested_vmx_compose_tpr(nested, wanted);
 	compose_interrupts(nested, wanted);
 	compose_timer(nested, wanted);
 }

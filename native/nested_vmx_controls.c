@@ -66,6 +66,9 @@ RULE(port_maps)
 }
 
 RULE(msr_map) { return primary(e, PRIMARY_MSR_MAP) && beyond(e, get(e, NV_VMCS_MSR_BITMAP), PAGE); }
+/* What lies there is nested_vmx_tpr.c's to look at. */
+RULE(virtual_apic) { return primary(e, PRIMARY_TPR_SHADOW) && beyond(e, get(e, NV_VMCS_VIRTUAL_APIC), PAGE); }
+RULE(tpr_threshold) { return primary(e, PRIMARY_TPR_SHADOW) && get(e, NV_VMCS_TPR_THRESHOLD) >> 4; }
 RULE(virtual_nmis) { return pin(e, PIN_VIRTUAL_NMI) && !pin(e, PIN_NMI); }
 RULE(nmi_window) { return primary(e, PRIMARY_NMI_WINDOW) && !pin(e, PIN_VIRTUAL_NMI); }
 RULE(vpid_zero) { return secondary(e, SECONDARY_VPID) && !get(e, NV_VMCS_VPID); }
@@ -178,7 +181,7 @@ RULE(host_pae) { return exits(e, EXIT_HOST_64) && !(get(e, NV_VMCS_HOST_CR4) & C
 RULE(host_rip) { return exits(e, EXIT_HOST_64) ? !is_canonical(get(e, NV_VMCS_HOST_RIP)) : get(e, NV_VMCS_HOST_RIP) >> 32 != 0; }
 
 static const rule_fn control_rules[] = {
-	pin_controls, primary_controls, secondary_controls, cr3_targets, port_maps, msr_map, virtual_nmis, nmi_window, vpid_zero,
+	pin_controls, primary_controls, secondary_controls, cr3_targets, port_maps, msr_map, virtual_apic, tpr_threshold, virtual_nmis, nmi_window, vpid_zero,
 	ept_pointer, unrestricted, exit_controls, saved_timer, exit_stores, exit_loads, entry_controls, entry_loads,
 	event_reserved, event_type, event_vector, event_error_code, event_error_bits, event_length,
 };

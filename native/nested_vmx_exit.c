@@ -16,7 +16,7 @@ int nv_nested_vmx_is_l0s(const struct nv_nested *nested)
 	const struct nv_machine *active = nested->active;
 	uint32_t basic = basic_of(nested->vmx);
 
-	if (!is_vmx(basic))
+	if (!is_vmx(basic) || nests_by_itself(nested, active))
 		return 0;
 	if (basic == BASIC_VMXON)
 		return active->vmx.on || (active->vmx.feature_control & 5) == 5;

@@ -15,8 +15,12 @@
 #define PRIMARY_TSC_OFFSET (1ull << 3)
 #define PRIMARY_HLT (1ull << 7)
 #define PRIMARY_CR3_LOAD (1ull << 15)
+#define PRIMARY_CR8_LOAD (1ull << 19)
+#define PRIMARY_CR8_STORE (1ull << 20)
+#define PRIMARY_TPR_SHADOW (1ull << 21)
 #define PRIMARY_ALL_PORTS (1ull << 24)
 #define PRIMARY_PORT_MAPS (1ull << 25)
+#define PRIMARY_MONITOR_TRAP (1ull << 27)
 #define PRIMARY_MSR_MAP (1ull << 28)
 #define PRIMARY_SECONDARY (1ull << 31)
 #define SECONDARY_EPT (1ull << 1)
@@ -187,6 +191,14 @@ int nv_nested_vmx_window(struct nv_nested *nested);
 int nv_nested_vmx_stops(struct nv_nested *nested);
 uint64_t nv_nested_vmx_windows(struct nv_nested *nested);
 int nv_nested_vmx_urgent(struct nv_nested *nested);
+
+/* nested_vmx_tpr.c: TPR shadows. tpr_of: whose the active machine's CR8 is, for the moves that this control makes exit; NULL: the processor's.
+ * virtual_apic: where the page of the machine's block is for the processor; 0: it has none, or it is not memory. check_tpr: a VM-instruction
+ * error for what lies there (27.2.1.1). */
+const struct nv_machine *nv_nested_vmx_tpr_of(const struct nv_nested *nested, uint64_t exiting);
+uint64_t nv_nested_vmx_virtual_apic(struct nv_nested *nested, struct nv_machine *machine);
+int nv_nested_vmx_check_tpr(struct nv_nested *nested, struct nv_machine *machine);
+void nv_nested_vmx_compose_tpr(const struct nv_nested *nested, struct nv_vmx_controls *wanted);
 
 /* nested_vmx_compose.c: the controls of the machines on top of those that L0 wants; maps: once for each entry of a machine's guest. moved: the
  * active machine's tables are others than it was entered with. */

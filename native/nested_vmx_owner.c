@@ -8,10 +8,7 @@
 #define PRIMARY_RDPMC (1ull << 11)
 #define PRIMARY_RDTSC (1ull << 12)
 #define PRIMARY_CR3_STORE (1ull << 16)
-#define PRIMARY_CR8_LOAD (1ull << 19)
-#define PRIMARY_CR8_STORE (1ull << 20)
 #define PRIMARY_DR (1ull << 23)
-#define PRIMARY_MONITOR_TRAP (1ull << 27)
 #define PRIMARY_MONITOR (1ull << 29)
 #define PRIMARY_PAUSE (1ull << 30)
 #define SECONDARY_TABLES (1ull << 2)
@@ -110,6 +107,7 @@ static int wants_cr(const struct nv_nested *nested, const struct nv_machine *mac
 	struct nv_vmx *vmx = nested->vmx;
 	uint64_t value = *register_of(vmx, got(vmx, GOT_QUALIFICATION) >> 8 & 15);
 	int own = machine == nested->active->parent;
+	uint64_t exiting;
 
 	switch (cr_number(vmx)) {
 	case 0:
@@ -121,7 +119,8 @@ static int wants_cr(const struct nv_nested *nested, const struct nv_machine *mac
 	case 4:
 		return own && changes(machine, NV_VMCS_CR4_MASK, NV_VMCS_CR4_SHADOW, value, ~0ull);
 	case 8:
-		return !!(primary(machine) & (cr_access(vmx) == CR_MOV_FROM ? PRIMARY_CR8_STORE : PRIMARY_CR8_LOAD));
+		exiting = cr_access(vmx) == CR_MOV_FROM ? PRIMARY_CR8_STORE : PRIMARY_CR8_LOAD;
+		return machine == nv_nested_vmx_tpr_of(nested, exiting) && primary(machine) & exiting;
 	default:
 		return 0;
 	}
@@ -162,6 +161,9 @@ static void control_of(uint32_t basic, uint64_t *first, uint64_t *second)
 		break;
 	case BASIC_PAUSE:
 		*first = PRIMARY_PAUSE;
+		break;
+	case BASIC_TPR_THRESHOLD:
+		*first = PRIMARY_TPR_SHADOW;
 		break;
 	case BASIC_TABLE:
 	case BASIC_TASK_TABLE:

@@ -6,6 +6,16 @@ enum { FEATURE_CONTROL = 0x3a, CAPABILITIES = 0x480, VMFUNC = 0x491 };
 #define FEATURE_LOCKED 1ull
 #define FEATURE_BITS 5ull
 
+/* Whose processor's this MSR is: one that nests by itself has its hypervisor's, as a guest does. */
+static struct nv_machine *processor_of(const struct nv_nested *nested)
+{
+	struct nv_machine *machine = nested->active;
+
+	while (nests_by_itself(nested, machine))
+		machine = machine->parent;
+	return machine;
+}
+
 static int write_feature_control(struct nv_machine *machine, uint64_t value)
 {
 	if (machine->vmx.feature_control & FEATURE_LOCKED || value & ~FEATURE_BITS)
@@ -23,8 +33,8 @@ static int access_msr(struct nv_nested *nested, struct nv_event *event)
 		return 0;
 	if (event->qualifier == FEATURE_CONTROL) {
 		if (write)
-			return write_feature_control(nested->active, event->value);
-		event->value = nested->active->vmx.feature_control;
+			return write_feature_control(processor_of(nested), event->value);
+		event->value = processor_of(nested)->vmx.feature_control;
 		return 1;
 	}
 	/* without VM functions there is no MSR of theirs */

@@ -120,7 +120,8 @@ static void resume(struct nv_vmx *vmx, struct nv_machine *machine)
 	machine->resumed = 0;
 }
 
-/* A machine below that does not give a map's memory hears of that first, and the instruction happens again. */
+/* A machine below that does not give the memory of a map or of the virtual-APIC page hears of that first, and the instruction happens
+ * again. */
 static int maps_refused(struct nv_nested *nested, struct nv_machine *parent)
 {
 	const struct nv_virtual_vmcs *block = &parent->vmx.block;
@@ -129,6 +130,7 @@ static int maps_refused(struct nv_nested *nested, struct nv_machine *parent)
 		primary & PRIMARY_PORT_MAPS ? field_of(block, NV_VMCS_IO_BITMAP_A) : NO_VMCS,
 		primary & PRIMARY_PORT_MAPS ? field_of(block, NV_VMCS_IO_BITMAP_B) : NO_VMCS,
 		primary & PRIMARY_MSR_MAP ? field_of(block, NV_VMCS_MSR_BITMAP) : NO_VMCS,
+		primary & PRIMARY_TPR_SHADOW ? field_of(block, NV_VMCS_VIRTUAL_APIC) : NO_VMCS,
 	};
 	struct nv_nested_place place;
 
@@ -159,6 +161,9 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 	result = maps_refused(nested, parent);
 	if (result)
 		return result < 0 ? result : 0;
+	result = nv_nested_vmx_check_tpr(nested, parent);
+	if (result)
+		return result;
 	nested->entered[parent->depth]++;
 	parent->vmx.nmi_masked = !!(vmx->interruptibility & NMI_MASKED);
 	if (nv_nested_vmx_check_guest(nested, block, &qualification))

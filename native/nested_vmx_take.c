@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-/* What goes by other ways: EPT violations to whose tables refuse them, what comes from outside or ends by time, and windows. */
+/* What goes by other ways: EPT violations to whose tables refuse them, what comes from outside, and what a block sets up. */
 static int is_apart(const struct nv_vmx *vmx)
 {
 	switch (basic_of(vmx)) {
@@ -10,6 +10,8 @@ static int is_apart(const struct nv_vmx *vmx)
 	case BASIC_INTERRUPT_WINDOW:
 	case BASIC_NMI_WINDOW:
 	case BASIC_PREEMPTION_TIMER:
+	case BASIC_MONITOR_TRAP:
+	case BASIC_TPR_THRESHOLD:
 	case BASIC_EPT_VIOLATION:
 	case BASIC_EPT_MISCONFIGURATION:
 		return 1;

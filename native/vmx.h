@@ -16,6 +16,7 @@ struct nv_vmx_controls {
 	uint64_t ports_a, ports_b; /* the I/O bitmaps */
 	uint64_t ept_pointer;
 	uint64_t tsc_offset;
+	uint64_t virtual_apic, tpr_threshold;
 };
 
 /* An instruction that was stopped executes after all, its control off for that long; see native/vmx_step.c. */

@@ -225,6 +225,8 @@ static void put_controls(struct nv_vmx *vmx, uint64_t windows)
 	put_control(vmx, &vmx->now.ports_b, NV_VMCS_IO_BITMAP_B, wanted.ports_b);
 	put_control(vmx, &vmx->now.ept_pointer, NV_VMCS_EPT_POINTER, wanted.ept_pointer);
 	put_control(vmx, &vmx->now.tsc_offset, NV_VMCS_TSC_OFFSET, wanted.tsc_offset);
+	put_control(vmx, &vmx->now.virtual_apic, NV_VMCS_VIRTUAL_APIC, wanted.virtual_apic);
+	put_control(vmx, &vmx->now.tpr_threshold, NV_VMCS_TPR_THRESHOLD, wanted.tpr_threshold);
 }
 
 /* One of the registers that an entry takes from the VMCS, unless it is there already. */

@@ -28,8 +28,6 @@ static void handle(const struct exit *exit)
 		break;
 	case EXIT_OUTSIDE:
 		stop(STATUS_OUTSIDE, "its guest touched 0x%lx at 0x%lx, which is not its memory", exit->address, exit->rip);
-	case EXIT_NESTING:
-		stop(STATUS_NESTING, "its guest is a hypervisor at 0x%lx, %s exit 0x%lx", exit->rip, vendor_name, exit->code);
 	case EXIT_REFUSED:
 		stop(STATUS_REFUSED, "the processor refuses its guest at 0x%lx, %s error 0x%lx", exit->rip, vendor_name, exit->code);
 	case EXIT_SHUTDOWN:

@@ -11,7 +11,7 @@
 enum {
 	STATUS_USAGE = 2,     /* cannot start: the command line, the processor, the next image */
 	STATUS_OUTSIDE = 250, /* its guest touched what is not its memory */
-	STATUS_NESTING = 251, /* its guest is a hypervisor: the VMX build does not nest, the SVM build not those of 32 bits or of five levels */
+	STATUS_NESTING = 251, /* its guest is a hypervisor that it does not nest: one of 32 bits or of five levels, or with lists of MSRs */
 	STATUS_REFUSED = 252, /* the processor refused to enter the guest */
 	STATUS_STOPPED = 253, /* its guest shut down, or stopped for what minivisor knows nothing of */
 };

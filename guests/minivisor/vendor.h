@@ -17,7 +17,6 @@ enum exit_reason {
 	EXIT_HYPERCALL,
 	EXIT_PORT,
 	EXIT_OUTSIDE,   /* not mapped by the nested page tables */
-	EXIT_NESTING,   /* an instruction for hypervisors that it has not got */
 	EXIT_SHUTDOWN,
 	EXIT_REFUSED,   /* the control block is not taken */
 	EXIT_OTHER,

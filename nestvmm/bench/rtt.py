@@ -18,7 +18,7 @@ from nestvmm.nesting import GuestSpec, LevelSpec, Runner, Tower, TowerSpec
 __all__ = ["IMAGES", "Figures", "guest_figures", "image", "on_images", "on_levels", "one_by_one"]
 
 #: The hypervisor images that an engine's front-end runs.
-IMAGES = {"svm": "minivisor-svm"}
+IMAGES = {"svm": "minivisor-svm", "vmx": "minivisor-vmx"}
 
 _MEMORY = 64 << 20
 # Seconds that one tower may run.

@@ -85,7 +85,7 @@ class EngineConfig:
     wanted:     the events that levels above L0 claim
     l0_msrs:    MSRs of features that L0 emulates; unlike wanted ones they leave alone what else KVM does not know
     io_intercepts: claimed ports are intercepted before KVM does the access, where the engine can
-    nesting:    the image level whose hypervisor gives the levels above it their SVM; 0: L0 does
+    nesting:    the image level whose hypervisor gives the levels above it their SVM or VMX; 0: L0 does
     reported:   ranges (first, last) of level n's physical addresses where what the slots do not allow is an event
     """
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Access", "GuestPaging", "PageFaultError", "UnbackedError", "physical_bits"]
 
 _BITS: Final = 36
+_PAGE: Final = 4096
 _ADDRESS: Final = 0xFFFFFFFFFFFFFFFF
 
 
@@ -80,13 +81,8 @@ class GuestPaging:
 
         user: the access is one of CPL 3. ac: RFLAGS.AC, which lifts SMAP. Raises PageFaultError and UnbackedError.
         """
-        c = self.c
         self._load(sregs, user=user, ac=ac)
-        status = lib.nv_paging_walk(c, linear, access, self._physical)
-        if status == lib.NV_PAGING_FAULT:
-            raise PageFaultError(linear, c.error)
-        if status == lib.NV_PAGING_UNBACKED:
-            raise UnbackedError(linear)
+        self._refuse(lib.nv_paging_walk(self.c, linear, access, self._physical), linear)
         return int(self._physical[0])
 
     def fetch(self, sregs: Sregs, linear: int, size: int, *, user: bool) -> bytes:
@@ -100,6 +96,35 @@ class GuestPaging:
                 break
             have += more
         return bytes(ffi.buffer(buffer, have))
+
+    def read(self, sregs: Sregs, linear: int, size: int) -> bytes:
+        """What the processor itself reads from a linear address on; raises PageFaultError and UnbackedError."""
+        return b"".join(bytes(piece) for piece in self._pieces(sregs, linear, size, Access.READ))
+
+    def write(self, sregs: Sregs, linear: int, data: bytes) -> None:
+        """What the processor itself writes; raises PageFaultError and UnbackedError, where nothing has been written."""
+        done = 0
+        for piece in list(self._pieces(sregs, linear, len(data), Access.WRITE)):
+            piece[:] = data[done : done + len(piece)]
+            done += len(piece)
+
+    def _pieces(self, sregs: Sregs, linear: int, size: int, access: Access) -> Iterator[Any]:
+        """The memory behind linear addresses, a page or less at a time."""
+        self._load(sregs, user=False, ac=False)
+        lib.nv_paging_flush(self.c)
+        host = ffi.new("uint8_t **")
+        while size:
+            status = lib.nv_paging_translate(self.c, linear, access, host)
+            self._refuse(status, linear)
+            length = min(size, _PAGE - linear % _PAGE)
+            yield ffi.buffer(host[0], length)
+            linear, size = linear + length & _ADDRESS, size - length
+
+    def _refuse(self, status: int, linear: int) -> None:
+        if status == lib.NV_PAGING_FAULT:
+            raise PageFaultError(linear, self.c.error)
+        if status == lib.NV_PAGING_UNBACKED:
+            raise UnbackedError(linear)
 
     def _load(self, sregs: Sregs, *, user: bool, ac: bool) -> None:
         c = self.c

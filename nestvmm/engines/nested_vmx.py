@@ -37,7 +37,12 @@ def _bits(*numbers: int) -> int:
 # may not be clear where a hypervisor does not know of true controls (appendix A.3 to A.5).
 _CONTROLS: Final = {
     0x48D: (0x16, _bits(0, 3, 5, 6), 0x481, 0),
-    0x48E: (0x04006172, _bits(2, 3, 7, 9, 10, 11, 12, 15, 16, 19, 20, 22, 23, 24, 25, 28, 29, 30, 31), 0x482, 3 << 15),
+    0x48E: (
+        0x04006172,
+        _bits(2, 3, 7, 9, 10, 11, 12, 15, 16, 19, 20, 21, 22, 23, 24, 25, 27, 28, 29, 30, 31),
+        0x482,
+        3 << 15,
+    ),
     0x48F: (0x36DFB, _bits(2, 9, 15, 18, 19, 20, 21, 22), 0x483, 1 << 2),
     0x490: (0x11FB, _bits(2, 9, 14, 15), 0x484, 1 << 2),
 }

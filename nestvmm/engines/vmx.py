@@ -5,6 +5,7 @@ It needs a KVM that offers its guests VMX (kvm_intel, nested=1). For that KVM th
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from copy import copy
 from typing import Any, ClassVar, Final
@@ -12,12 +13,13 @@ from typing import Any, ClassVar, Final
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.engines.engine import EngineConfig, MsrRange
-from nestvmm.engines.guest_paging import physical_bits
+from nestvmm.engines.guest_paging import PageFaultError, UnbackedError, physical_bits
 from nestvmm.engines.msr_filter import msr_ranges, msr_scopes
 from nestvmm.engines.nested_vmx import NestedVmx
 from nestvmm.engines.register_bits import cr4_bits, efer_bits
 from nestvmm.engines.switched import SLOT_NESTED, SwitchedEngine
 from nestvmm.engines.switcher import CODE, DATA, TASK, switcher_sregs
+from nestvmm.engines.task_switch import FaultError, Source, TaskSwitch
 from nestvmm.engines.trial import Trial
 from nestvmm.engines.virtualization import VMX, Virtualization
 from nestvmm.engines.vmx_intercepts import (
@@ -31,7 +33,7 @@ from nestvmm.engines.vmx_intercepts import (
 from nestvmm.engines.vmx_rules import Limits, broken_rules
 from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
-from nestvmm.x86.control import CR0_NE, CR4_VMXE, EFER_LMA
+from nestvmm.x86.control import CR0_NE, CR0_PG, CR4_PAE, CR4_VMXE, EFER_LMA
 from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.scope import Scope
 from nestvmm.x86.vmx_exits import VMX_EXITS
@@ -53,6 +55,18 @@ _EPT_2M: Final = 1 << 16
 _EPT_1G: Final = 1 << 17
 _EPT_POINTER: Final = 0x1E  # write-back tables of four levels (Intel SDM vol. 3, 25.6.11)
 _ENTRY_LONG_MODE: Final = 1 << 9
+_DB: Final = 1
+_PF: Final = 14
+_DR6_BT: Final = 1 << 15
+_DR7_LOCAL: Final = 0x155  # what a task switch turns off
+_SHADOWS: Final = 3  # of the interruptibility (Intel SDM vol. 3, table 25-3): by STI and MOV SS
+_NMI_MASKED: Final = 8
+_ERROR_CODE: Final = 1 << 11
+_VECTORING: Final = (
+    *(lib.NV_VMCS_IDT_VECTORING, lib.NV_VMCS_IDT_VECTORING_ERROR_CODE, lib.NV_VMCS_EXIT_LENGTH),
+    *(lib.NV_VMCS_GUEST_INTERRUPTIBILITY, lib.NV_VMCS_GUEST_DR7),
+)
+_NOT_INSTRUCTIONS: Final = (lib.NV_EVENT_INTERRUPT, lib.NV_EVENT_NMI, lib.NV_EVENT_EXCEPTION)
 _GUEST_STATE: Final = 33  # the basic exit reason of an entry that failed for it
 
 # What an image's controls can ask for of what its guest does.
@@ -64,6 +78,8 @@ _TAKEN: Final = sorted(
         ExitReason.INTERRUPT_WINDOW,
         ExitReason.NMI_WINDOW,
         ExitReason.PREEMPTION_TIMER,
+        ExitReason.MONITOR_TRAP,
+        ExitReason.TPR_THRESHOLD,
         ExitReason.NESTED_PAGE_FAULT,
         ExitReason.NESTED_MISCONFIGURATION,
         ExitReason.ENTRY_FAILURE,
@@ -121,6 +137,7 @@ class VmxEngine(SwitchedEngine):
             NestedVmx(self._vm, SLOT_NESTED, self._switcher, config.memory, [config.level, *config.above])
         )
         vmx.nested = self.nested.c
+        vmx.nested.nesting = config.nesting
         self._c = vmx
         self._cr4 = ffi.addressof(vmx, "cr4")
         vmx.block = self._switcher.place(lib.NV_SWITCHER_BLOCK, "struct nv_vmx_block *")
@@ -241,9 +258,53 @@ class VmxEngine(SwitchedEngine):
             return True
         if self._carries_msr():
             return False
+        if self.vcpu.event.reason == ExitReason.TASK_SWITCH:
+            return self._switch_tasks()
         passed = lib.nv_vmx_pass(self.vcpu)
         self._check(min(passed, 0))
         return bool(passed)
+
+    def _switch_tasks(self) -> bool:
+        """Does what the processor leaves to its hypervisor; False: level n has no memory for it."""
+        vectoring, error_code, length, blocked, dr7 = self._exchange(_VECTORING)
+        source = Source(self.vcpu.event.info >> 30 & 3)
+        kind = vectoring >> 8 & 7 if source is Source.GATE and vectoring >> 31 & 1 else None
+        regs = self.regs()
+        switch = TaskSwitch(
+            self.paging,
+            regs,
+            self.sregs(),
+            selector=self.vcpu.event.info & 0xFFFF,
+            source=source,
+            next_rip=regs.rip + (0 if kind in _NOT_INSTRUCTIONS else length),
+            error_code=error_code if kind is not None and vectoring & _ERROR_CODE else None,
+        )
+        fault: tuple[int, int | None] | None = None
+        try:
+            switch.leave()
+            switch.enter()
+        except FaultError as error:
+            fault = error.vector, error.error_code
+        except PageFaultError as error:
+            switch.sregs.cr2, fault = error.address, (_PF, error.error_code)
+        except UnbackedError:
+            return False
+        self.set_regs(switch.regs)
+        self.set_sregs(switch.sregs)
+        if switch.left:
+            blocked &= ~(_SHADOWS | (_NMI_MASKED if source is Source.IRET else 0))
+            self._c.interruptibility = blocked | (_NMI_MASKED if kind == lib.NV_EVENT_NMI else 0)
+            lib.nv_vmx_put(self._c, lib.NV_VMCS_GUEST_INTERRUPTIBILITY, self._c.interruptibility)
+            lib.nv_vmx_put(self._c, lib.NV_VMCS_GUEST_ACTIVITY, 0)
+            lib.nv_vmx_put(self._c, lib.NV_VMCS_GUEST_DR7, dr7 & ~_DR7_LOCAL)
+        if switch.traps and not fault:
+            registers = self._vcpu.get_debug_regs()
+            registers.dr6 |= _DR6_BT
+            self._vcpu.set_debug_regs(registers)
+            fault = _DB, None
+        if fault:
+            self.exception(*fault)
+        return True
 
     def _check(self, status: int) -> None:
         if self._c.overflowed:
@@ -316,6 +377,8 @@ class VmxEngine(SwitchedEngine):
         values += sregs.cr0 | CR0_NE, sregs.cr0, sregs.cr3, sregs.cr4 | CR4_VMXE, sregs.cr4 | own, sregs.efer
         for encoding, value in zip(_SREGS_FIELDS, values, strict=True):
             lib.nv_vmx_put(self._c, encoding, value)
+        if sregs.cr0 & CR0_PG and sregs.cr4 & CR4_PAE and not sregs.efer & EFER_LMA:
+            self._put_pointers(sregs)
         long_mode = _ENTRY_LONG_MODE if sregs.efer & EFER_LMA else 0
         lib.nv_vmx_put(self._c, lib.NV_VMCS_ENTRY_CONTROLS, self._c.entry_controls | long_mode)
         live = self._vcpu.get_sregs()
@@ -323,6 +386,17 @@ class VmxEngine(SwitchedEngine):
             for name in _LIVE:
                 setattr(live, name, getattr(sregs, name))
             self._vcpu.set_sregs(live)
+
+    def _put_pointers(self, sregs: Sregs) -> None:
+        """PAE paging goes by the page-directory-pointer entries that MOV to CR3 loads (Intel SDM vol. 3, 4.4.1)."""
+        unpaged = copy(sregs)
+        unpaged.cr0 &= ~CR0_PG
+        try:
+            entries = self.paging.read(unpaged, sregs.cr3 & 0xFFFFFFE0, 32)
+        except UnbackedError:
+            entries = bytes(32)
+        for number, (entry,) in enumerate(struct.iter_unpack("<Q", entries)):
+            lib.nv_vmx_put(self._c, lib.NV_VMCS_GUEST_PDPTE0 + 2 * number, entry)
 
 
 def _segment_of(selector: int, base: int, limit: int, rights: int) -> Segment:

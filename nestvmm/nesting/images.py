@@ -92,11 +92,12 @@ def check_between(spec: TowerSpec, policy: Policy) -> None:
     for level, one in enumerate(spec.levels, start=1):
         if level < lowest or one.image is not None:
             continue
-        if 0 < policy.nesting < level:
-            raise UsageError(
-                f"designate svm-instruction=L{policy.nesting}: then L0 does not see the levels above it one by one, "
-                f"but L{level} {one.hypervisor} stands there"
-            )
+        for feature, nesting in policy.nesting.items():
+            if nesting < level:
+                raise UsageError(
+                    f"designate {feature}-instruction=L{nesting}: then L0 does not see the levels above it one by one, "
+                    f"but L{level} {one.hypervisor} stands there"
+                )
     for claim in policy.claims:
         if claim.level >= lowest and claim.scope.reason not in _BETWEEN:
             raise UsageError(

@@ -112,8 +112,7 @@ def _halted(engine: Engine) -> Result:
 def _task_switch(engine: Engine, event: Event) -> Result:
     if engine.let_pass():
         return HANDLED
-    why = f"it switched tasks to {event.qualifier:#x}, which its processor leaves to hypervisors, and no level did it"
-    return _died(engine, why)
+    return _died(engine, f"it switched tasks to {event.qualifier:#x}, by tables that lie where it has no memory")
 
 
 def _undefined(engine: Engine) -> Result:

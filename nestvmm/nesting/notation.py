@@ -4,11 +4,13 @@ io:0x3f8-0x3ff=L2      ports            msr:0xc0000080=L1   RDMSR and WRMSR
 mmio:0xd0000000+0x1000 an area          emulation-failure:0fb8=L3   instructions by their first bytes
 hlt=L1                 no qualifier     io:0x64:w=L0        only writes
 svm-instruction=L3     with the guest at level 3 or below: the image at level 3 gives SVM to the levels above itself
+vmx-instruction=L3     likewise VMX
 """
 
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from nestvmm._native import lib
 from nestvmm.errors import UsageError
@@ -17,10 +19,13 @@ from nestvmm.x86.event import Direction
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
 from nestvmm.x86.instruction import key_range
 
-__all__ = ["HIGHEST", "parse_designation", "parse_scopes"]
+__all__ = ["HIGHEST", "VIRTUALIZATION", "parse_designation", "parse_scopes"]
 
 # One word for what is two reasons to KVM and VMX.
 _ALIASES = {"msr": (ExitReason.RDMSR, ExitReason.WRMSR)}
+
+#: What images give the levels above themselves: the feature, by its instructions' reason.
+VIRTUALIZATION: Final = {ExitReason.SVM_INSTRUCTION: "svm", ExitReason.VMX_INSTRUCTION: "vmx"}
 
 _DIRECTIONS = {"r": Direction.READ, "w": Direction.WRITE}
 #: The highest qualifier of each kind that has a bound.
@@ -43,8 +48,8 @@ HIGHEST = {
 def parse_designation(text: str, levels: int) -> list[Ceiling]:
     """The ceilings of one `--designate` option for a tower whose guest is level `levels`.
 
-    Raises UsageError: unknown reason, bad qualifier, a level that is not a hypervisor's. SVM's instructions may go to
-    level `levels` or one above it, which is a hypervisor if the image there is one.
+    Raises UsageError: unknown reason, bad qualifier, a level that is not a hypervisor's. SVM's and VMX's
+    instructions may go to level `levels` or one above it, which is a hypervisor if the image there is one.
     """
     scope, equals, level = text.rpartition("=")
     match = re.fullmatch(r"[lL](\d{1,3})", level)
@@ -59,12 +64,13 @@ def parse_designation(text: str, levels: int) -> list[Ceiling]:
 
 def _refuse_images(text: str, scope: Scope, number: int, levels: int) -> None:
     """Raises UsageError for what a level of machine code, or nobody, at level `number` cannot be given."""
-    if scope.reason is not ExitReason.SVM_INSTRUCTION:
+    if scope.reason not in VIRTUALIZATION:
         highest = "L0 only" if levels == 1 else f"L0 to L{levels - 1}"
         raise UsageError(f"designation {text!r}: L{number} is no hypervisor of this tower; it has {highest}")
     if scope != Scope(scope.reason):
         raise UsageError(
-            f"designation {text!r}: L{number} is an image, which takes all of SVM; write {scope.reason.label}=L{number}"
+            f"designation {text!r}: L{number} is an image, which takes all of {VIRTUALIZATION[scope.reason].upper()}; "
+            f"write {scope.reason.label}=L{number}"
         )
     highest_image = levels + lib.NV_NESTED_DEPTH - 2
     if number > highest_image:

@@ -13,7 +13,7 @@ from nestvmm.hypervisors.blame import blaming
 from nestvmm.hypervisors.image import ImageLevel
 from nestvmm.nesting.designation import QUALIFIER_MAX, Ceiling, Claim, DesignationTable, Scope
 from nestvmm.nesting.memory import ADDRESS_END
-from nestvmm.nesting.notation import parse_designation
+from nestvmm.nesting.notation import VIRTUALIZATION, parse_designation
 from nestvmm.nesting.spec import TowerSpec
 from nestvmm.nesting.tower_maps import TowerMaps
 from nestvmm.x86.event import Event, Result
@@ -27,7 +27,7 @@ __all__ = ["Policy"]
 class Policy:
     """The claims of the levels above L0, and the ceilings that `designate` sets.
 
-    nesting: the level of the image that gives the levels above it their SVM; 0: L0 does
+    nesting: by the feature, "svm" or "vmx": the level of the image that gives it to the levels above; none: L0 does
 
     Raises UsageError for a designation to a level whose hypervisor has no handler for it.
     """
@@ -44,8 +44,11 @@ class Policy:
         for ceiling in self.ceilings:
             if 0 < ceiling.level < spec.height:
                 self._accept(ceiling, hypervisors[ceiling.level - 1])
-        svm = min((one.level for one in self.ceilings if one.scope.reason is ExitReason.SVM_INSTRUCTION), default=0)
-        self.nesting = svm if svm in spec.code or svm > spec.height else 0
+        self.nesting: dict[str, int] = {}
+        for reason, feature in VIRTUALIZATION.items():
+            lowest = min((one.level for one in self.ceilings if one.scope.reason is reason), default=0)
+            if lowest in spec.code or lowest > spec.height:
+                self.nesting[feature] = lowest
 
     def _accept(self, ceiling: Ceiling, hypervisor: Hypervisor) -> None:
         """Gives the designated level a claim where none of its declared handlers is."""
@@ -64,7 +67,7 @@ class Policy:
 
     def reasons(self) -> frozenset[ExitReason]:
         """The reasons that levels above L0 claim, or images are to have."""
-        images = {ExitReason.SVM_INSTRUCTION} if self.nesting else set()
+        images = {reason for reason, feature in VIRTUALIZATION.items() if feature in self.nesting}
         return frozenset(claim.scope.reason for claim in self.claims) | images
 
     def scopes(self) -> list[Scope]:
@@ -73,11 +76,12 @@ class Policy:
 
     def check(self, engine: type[Engine], machine: str) -> None:
         """Raises HostError if the engine cannot trap a wanted reason, naming the level and the engines that could."""
-        if self.nesting and "svm" not in engine.emulates:
-            raise HostError(
-                f"designate svm-instruction=L{self.nesting}: the {engine.name} engine gives no level SVM by software; "
-                "the svm engine does"
-            )
+        for feature, level in self.nesting.items():
+            if feature not in engine.emulates:
+                raise HostError(
+                    f"designate {feature}-instruction=L{level}: the {engine.name} engine gives no level "
+                    f"{feature.upper()} by software; the {feature} engine does"
+                )
         for claim in self.claims:
             reason = claim.scope.reason
             if engine.traps(reason, machine):

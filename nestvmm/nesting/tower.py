@@ -121,7 +121,7 @@ class Tower:
             l0_msrs=emulated_msrs(),
             io_intercepts=spec.io_intercepts,
             reported=self.maps.reported(),
-            nesting=self.policy.nesting,
+            nesting=max(self.policy.nesting.values(), default=0),
         )
         self.engine: Engine = self._open.enter_context(engine_class(config))
         self._make_memory()
@@ -178,9 +178,12 @@ class Tower:
         """Everything that needs the engine: CPUID, registers, the views of the levels, the table."""
         engine = self.engine
         self.exposure = expose(engine, self.hypervisors, self._requests, self.base)
-        gone = self.exposure.gone("svm", self.height)
-        if self.policy.nesting and gone:
-            raise UsageError(f"designate svm-instruction=L{self.policy.nesting}: no image has SVM, as {gone.text}")
+        for feature, level in self.policy.nesting.items():
+            gone = self.exposure.gone(feature, self.height)
+            if gone:
+                raise UsageError(
+                    f"designate {feature}-instruction=L{level}: no image has {feature.upper()}, as {gone.text}"
+                )
         engine.set_cpuid(self.exposure.entries)
         if ExitReason.EMULATION_FAILURE in self.policy.reasons() or emulates_instructions(self.exposure):
             engine.catch_undefined()

@@ -9,6 +9,7 @@ __all__ = [
     "CR0_NE",
     "CR0_PE",
     "CR0_PG",
+    "CR0_TS",
     "CR4_PAE",
     "CR4_PCIDE",
     "CR4_VMXE",
@@ -16,12 +17,14 @@ __all__ = [
     "EFER_LME",
     "EFER_SVME",
     "RFLAGS_IF",
+    "RFLAGS_NT",
     "RFLAGS_ONE",
     "RFLAGS_TF",
     "RFLAGS_VM",
 ]
 
 CR0_PE: Final = 1 << 0
+CR0_TS: Final = 1 << 3
 CR0_ET: Final = 1 << 4
 CR0_NE: Final = 1 << 5
 CR0_PG: Final = 1 << 31
@@ -35,4 +38,5 @@ EFER_SVME: Final = 1 << 12
 RFLAGS_ONE: Final = 1 << 1
 RFLAGS_TF: Final = 1 << 8
 RFLAGS_IF: Final = 1 << 9
+RFLAGS_NT: Final = 1 << 14
 RFLAGS_VM: Final = 1 << 17

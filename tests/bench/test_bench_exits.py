@@ -59,6 +59,7 @@ def test_who_can_serve_what() -> None:
         "svm, guest at L2, image at L1",
         "vmx, guest at L2, C at L0",
         "vmx, guest at L2, Python at L1",
+        "vmx, guest at L2, image at L1",
     ]
     assert names(KINDS["port"], choice("direct")) == [
         "direct, guest at L2, C at L0",

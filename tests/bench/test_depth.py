@@ -11,8 +11,8 @@ from nestvmm.cli.bench_table import depth_lines
 
 
 def test_only_engines_that_run_images_have_steps() -> None:
-    steps = Depth().steps(Choice(("direct", "svm"), Path(), 1000.0))
-    assert [step.name for step in steps] == [f"svm, {kind}" for kind in KINDS]
+    steps = Depth().steps(Choice(("direct", "svm", "vmx"), Path(), 1000.0))
+    assert [step.name for step in steps] == [f"{engine}, {kind}" for engine in ("svm", "vmx") for kind in KINDS]
     assert list(Depth().steps(Choice(("direct",), Path(), 1000.0))) == []
 
 

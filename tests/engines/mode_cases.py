@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from exception_cases import CODE_32, GDT, LGDT, LJMP, STACK, TABLES, user
+from exception_cases import CODE_32, DATA_ABSENT, GDT, LGDT, LJMP, STACK, TABLES, user
 from guest_code import IRETQ, RESULTS, UD2, done, keep, rax, rbx, with_handlers
 from reason_cases import ANSWER, Watcher, keep_both, run, watch
 
@@ -57,6 +57,7 @@ REAL_STACK = b"\xb8\x00\x30\x8e\xd0\x66\xbc\xf0\xff\0\0"
 KEEP_16 = b"\x66\x67\xa3" + struct.pack("<I", RESULTS) + b"\x66\x67\x89\x1d" + struct.pack("<I", RESULTS + 8)
 KEEP_IP = b"\x66\x31\xc0\x58\x50\x66\x67\xa3" + struct.pack("<I", RESULTS + 16)
 
+TASK_GATE = struct.pack("<HHHH", 0, TASK, 0x8500, 0)
 GATE_32 = struct.pack("<HHHH", HANDLER_32 & 0xFFFF, CODE_32, 0x8E00, HANDLER_32 >> 16)
 MEMORY = {
     **TABLES,
@@ -153,17 +154,80 @@ class Switching(Watcher):
         return HANDLED
 
 
-def task_switch(engine: str, does: str) -> dict[str, object]:
-    """A far JMP to a TSS, which starts at NEW_CODE; that keeps EBX, as the TSS has it, and TR."""
-    code = enter_protected() + b"\xb8\x30\0\0\0\x0f\x00\xd8" + LJMP + struct.pack("<IH", 0, TASK) + EXIT
+LTR_32 = b"\xb8\x30\0\0\0\x0f\x00\xd8"
+STR = b"\x0f\x00\xc8"
+JUMP, CALL = (opcode + struct.pack("<IH", 0, TASK) for opcode in (LJMP, b"\x9a"))
+
+
+def tss(cr3: int = 0) -> bytes:
+    """Of the new task: NEW_CODE, with 0x1234 in EBX."""
     words = [0] * 26
-    words[8], words[9], words[13], words[14] = NEW_CODE, 2, 0x1234, STACK  # EIP, EFLAGS, EBX, ESP
+    words[7], words[8], words[9], words[13], words[14] = cr3, NEW_CODE, 2, 0x1234, STACK  # EIP, EFLAGS, EBX, ESP
     words[18:24] = [DATA, CODE_32, DATA, DATA, 0, 0]
-    # str %eax, unless a level has done the switch
-    new = b"\x3d" + struct.pack("<I", ANSWER) + b"\x74\x03" + b"\x0f\x00\xc8" + KEEP_32 + EXIT
-    memory = {**MEMORY, NEW_TASK: struct.pack("<26I", *words), NEW_CODE: new}
+    return struct.pack("<26I", *words)
+
+
+def switch(
+    engine: str, old: bytes, new: bytes, memory: dict[int, bytes] | None = None, does: str = "decline"
+) -> dict[str, object]:
+    """The old task runs `old`, the new one what stands at NEW_CODE."""
+    image = enter_protected() + LTR_32 + old + EXIT
     switching = LevelSpec(HERE + "Switching", {"reason": "task-switch", "does": does})
-    return run(engine, code, [switching], 3, memory)
+    return run(engine, image, [switching], 3, {**MEMORY, NEW_TASK: tss(), NEW_CODE: new, **(memory or {})})
+
+
+def task_switch(engine: str, does: str) -> dict[str, object]:
+    """A far JMP to a TSS; the new task keeps EBX, as the TSS has it, and TR."""
+    # str %eax, unless a level has done the switch
+    new = b"\x3d" + struct.pack("<I", ANSWER) + b"\x74\x03" + STR + KEEP_32 + EXIT
+    return switch(engine, JUMP, new, does=does)
+
+
+def call_and_return(engine: str) -> dict[str, object]:
+    """The new task keeps TR and EBX and returns by IRET; the old one keeps its own EBX, with NT in bit 0."""
+    old = move_32(b"\xbb", 0x5670) + CALL + b"\x9c\x58\xc1\xe8\x0e\x83\xe0\x01\x09\xc3"  # pushf; pop; shift NT down; or
+    new = STR + KEEP_32 + b"\xcf"
+    return switch(engine, old + b"\x89\x1d" + struct.pack("<I", RESULTS + 16), new)
+
+
+def gate(engine: str) -> dict[str, object]:
+    """#GP comes through a task gate; its task keeps the error code, and the link to the old task."""
+    new = b"\x58\x0f\xb7\x1d" + struct.pack("<I", NEW_TASK) + KEEP_32 + EXIT  # pop %eax; movzwl
+    return switch(engine, move_32(b"\xb8", 0xF0) + b"\x8e\xd8", new, {IDT_32 + 8 * 13: TASK_GATE})
+
+
+def interrupt_gate(engine: str) -> dict[str, object]:
+    """INT comes through a task gate and goes on behind the instruction."""
+    old = move_32(b"\xbb", 0x5670) + b"\xcd\x55\x89\x1d" + struct.pack("<I", RESULTS + 16)
+    return switch(engine, old, STR + KEEP_32 + b"\xcf", {IDT_32 + 8 * 0x55: TASK_GATE})
+
+
+def narrow_task(engine: str) -> dict[str, object]:
+    """A TSS of 16 bits, with its code in a segment of 16 bits."""
+    words = [0] * 22
+    words[7], words[8], words[12], words[13] = LOW_HANDLER, 2, 0x1234, 0xFFF0  # IP, FLAGS, BX, SP
+    words[17:21] = [DATA, CODE_16, DATA, DATA]
+    descriptor = 0x811400000000 | NEW_TASK % 0x10000 << 16 | 0x2B
+    memory = {GDT + TASK: struct.pack("<Q", descriptor), NEW_TASK: struct.pack("<22H", *words)}
+    code = b"\x66\x31\xc0" + STR + KEEP_16 + EXIT
+    return switch(engine, JUMP, b"", {**memory, LOW + LOW_HANDLER: code})
+
+
+def paged(engine: str) -> dict[str, object]:
+    """Both tasks run with PAE paging; only the new one's tables have the first 2 MiB a second time, at 4 MiB."""
+    tables, others = 0x148000, 0x14A000
+    directories = {at: struct.pack("<Q", at + 0x1001) for at in (tables, others)}
+    memory = {tables + 0x1000: struct.pack("<Q", 0x83), others + 0x1000: struct.pack("<QQQ", 0x83, 0, 0x83)}
+    enter = move_32(b"\xb8", tables) + b"\x0f\x22\xd8\x0f\x20\xc0\x0d\0\0\0\x80\x0f\x22\xc0"
+    new = STR + b"\xa3" + struct.pack("<I", 0x400000 + RESULTS) + EXIT
+    return switch(engine, enter + JUMP, new, {**directories, **memory, NEW_TASK: tss(others)})
+
+
+def absent_stack(engine: str) -> dict[str, object]:
+    """The new task's SS is not present: #SS is its own, and has no stack to be delivered on."""
+    stack = bytearray(tss())
+    stack[80:84] = struct.pack("<I", DATA_ABSENT)
+    return switch(engine, JUMP, EXIT, {NEW_TASK: bytes(stack), IDT_32 + 8 * 12: GATE_32, HANDLER_32: EXIT})
 
 
 # What each mode runs, and how level 1 answers.
@@ -184,6 +248,12 @@ CASES = {
     "real fault": faults_in_real,
     "task switch": lambda engine: task_switch(engine, "answer"),
     "task switch declined": lambda engine: task_switch(engine, "decline"),
+    "task call": call_and_return,
+    "task gate": gate,
+    "task interrupt": interrupt_gate,
+    "task narrow": narrow_task,
+    "task paged": paged,
+    "task absent stack": absent_stack,
 }
 
 

@@ -37,7 +37,7 @@ LACKING = {
     "svm": {
         **dict.fromkeys(_REGISTERS - {0x20, 0x27, 0x30, 0x37}, "its number is all that differs from DR0's or DR7's"),
         0x76: "test_svm.test_the_labs_processor_does_not_trap[invd]",
-        0x7D: "test_modes.test_task_switches",
+        0x7D: "test_modes.test_the_new_task_runs",
         0x87: "test_svm.test_the_labs_processor_does_not_trap[rdtscp]",
         0x88: "test_svm.test_the_labs_processor_does_not_know[icebp]",
         0x8D: "test_svm.test_the_labs_processor_does_not_trap[xsetbv]",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 import sys
 import traceback
 
@@ -13,6 +12,7 @@ from nested_vmx_events import EVENT_CASES
 from nested_vmx_random import RANDOM_CASES
 from nested_vmx_rules import CONTROLS, GUEST_STATE, HOST_STATE
 from nested_vmx_run import SECONDARY_ON, ept_tables, run
+from nested_vmx_try import BEGIN, FAULTS, errored, tried
 from vmx_code import (
     VMCALL,
     enable,
@@ -143,23 +143,8 @@ def registers() -> dict[str, object]:
 def instructions() -> dict[str, object]:
     """Flags of each instruction, or the vector of its fault: results are RFLAGS & 0x41, or 0x100 + vector."""
 
-    def handler(vector: int, error: bool) -> bytes:
-        # r8 is the result's place, r9 where to go on
-        code = b"\x49\xc7\x00" + struct.pack("<I", 0x100 + vector) + b"\x49\x83\xc0\x08"
-        return code + (b"\x48\x83\xc4\x08" if error else b"") + b"\x4c\x89\x0c\x24\x48\xcf"
-
-    def tried(body: bytes) -> bytes:
-        """r9 = behind it; stores flags where it does not fault."""
-        # pushf; pop %rax; and $0x41, %eax; mov %rax, (%r8); add $8, %r8
-        unfaulted = b"\x9c\x58\x83\xe0\x41\x49\x89\x00\x49\x83\xc0\x08"
-        return b"\x4c\x8d\x0d" + struct.pack("<I", len(body + unfaulted)) + body + unfaulted
-
-    def errored(body: bytes) -> bytes:
-        """Flags, then the VM-instruction error."""
-        return tried(body) + vmx.vmread(vmx.ERROR) + b"\x49\x89\x00\x49\x83\xc0\x08"
-
     at = vmx.point
-    code = b"\x49\xb8" + struct.pack("<Q", 0x120000)
+    code = BEGIN
     everything = [at(vmx.VMXON_REGION) + vmx.VMXON, at(vmx.REGION) + vmx.VMCLEAR, at(vmx.REGION) + vmx.VMPTRLD]
     everything += [vmx.rdi(vmx.POINTER) + vmx.VMPTRST, vmx.vmread(vmx.RIP), vmwrite(vmx.RIP, 1), vmx.VMLAUNCH]
     everything += [vmx.VMRESUME, vmx.VMXOFF, INVEPT_ALL, rax(2) + vmx.rdi(vmx.POINTER) + vmx.INVVPID, VMCALL]
@@ -207,12 +192,7 @@ def instructions() -> dict[str, object]:
     code += tried(vmx.VMXOFF) + tried(vmx.vmread(vmx.VPID))  # 68, 69
     code += b"".join(rdmsr(0x480 + i) + keep(80 + i) for i in range(17)) + cpuid(1) + b"\x89\xc8" + keep(97)
     code += vmx.control_register(4) + keep(98) + done()
-    return run(
-        with_handlers(
-            code, {6: handler(6, False), 12: handler(12, True), 13: handler(13, True), 14: handler(14, True)}
-        ),
-        99,
-    )
+    return run(with_handlers(code, FAULTS), 99)
 
 
 def msr_lists() -> dict[str, object]:

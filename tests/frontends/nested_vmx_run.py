@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import vmx_code as vmx
@@ -14,9 +15,10 @@ MEMORY = 4 << 20
 SECONDARY_ON = vmx.PRIMARY_PLAIN | 1 << 31
 
 
-def run(code: bytes, count: int, levels: list[LevelSpec] | None = None) -> dict[str, object]:
+def run(code: bytes, count: int, levels: list[LevelSpec] | None = None, designate: str = "") -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         spec = spec_of(Path(folder), code, levels or [], engine="vmx", memory=MEMORY, timeout=60)
+        spec = replace(spec, designate=(designate,) if designate else ())
         with Tower(spec) as tower:
             result = run_in(tower)
             nested = tower.engine.nested.c  # type: ignore[attr-defined]

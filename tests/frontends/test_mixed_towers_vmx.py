@@ -5,7 +5,6 @@ Towers are written from level 1 up, M a minivisor and P a Python hypervisor; the
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -20,12 +19,11 @@ READ, WRITE, EXECUTE = 0, 1, 2
 IO, WINDOW, NMI_WINDOW = 1, 14, 40
 TIMES = 50
 AT, PAGE = 0x600000, 0x1000
+# Each takes this lab seconds.
 CASES = (
-    *("reads in MP", "reads in MPM", "asks 2", "highest of two", "image below a claim", "declined to an image"),
-    *("declined past an image", "strings declined to an image", "propagated", "instructions", "faulting", "writing"),
-    *("instructions that no image wants", "1 reads in MPM", f"{TIMES + 1} reads in MPM", "feature at each height"),
-    *("traced", "pages", "pages between", "logged", "moved", "declined fault", "device", "interrupt", "answers"),
-    *("interrupt through an image", "two interrupts", "interrupt window", "NMI", "NMI window", "from a thread"),
+    *("reads in MPM", f"{TIMES + 1} reads in MPM", "asks 2", "highest of two", "image below a claim", "traced"),
+    *("declined to an image", "propagated", "instructions", "feature at each height", "pages between", "moved"),
+    *("device", "interrupt through an image", "interrupt window", "NMI window in a handler", "answers"),
 )
 
 
@@ -38,8 +36,7 @@ def found(vmx_lab: Lab) -> dict[str, Any]:
 
 
 def test_l0_finds_the_designated_level(found: dict[str, Any]) -> None:
-    """A Python level above an image, one between two, an image between Python levels; the highest of several."""
-    assert handled(found["reads in MP"], 2) == [(2, "io", 1)]
+    """A Python level between two images, an image between Python levels; the highest of several."""
     assert (handled(found["reads in MPM"], 2), found["reads in MPM"]["kept"]) == ([(2, "io", 1)], [1])
     case = found["asks 2"]
     assert case["kept"] == [2, 7 * 31 + 2, minivisors_answers(2)]
@@ -65,11 +62,6 @@ def test_what_the_highest_declines_goes_to_the_image_below(found: dict[str, Any]
     ]
     assert images(case)[2] == (3, 4)
     assert handled(case, 1, 2, 3) == [(2, "io", 3)]
-    case = found["declined past an image"]
-    assert (case["kept"], images(case)[2]) == ([1], (0, 1))
-    case = found["strings declined to an image"]
-    last = case["out"].splitlines()[-1]
-    assert re.fullmatch(r"minivisor 2: its guest uses port 0x5602 by a string instruction at 0x1000[0-9a-f]{2}", last)
 
 
 def test_instructions_that_a_level_claims_are_its_own_above_images(found: dict[str, Any]) -> None:
@@ -82,22 +74,17 @@ def test_instructions_that_a_level_claims_are_its_own_above_images(found: dict[s
     }
     assert [value & 0xFFF for value in case["kept"]] == [4, 4, 0x788, 4]
     assert images(case)[2] == (0, 1)
-    case = found["instructions that no image wants"]
-    assert (case["kept"][0], case["kept"][1] & 0xFFF) == (0x1122334455667788, 2)
-    assert [row[0] for row in case["seen"][0]] == [2, 2]
 
 
 def test_effects_reach_level_n_and_those_between(found: dict[str, Any]) -> None:
-    """PMPMP: x is 3; what it reads and takes is what levels 4 to 6 did. Registers and exceptions are level n's."""
+    """PMPMP: x is 3; what it reads and takes is what levels 4 to 6 did."""
     case = found["propagated"]
     assert case["last"] == [[None, None], [None, None], [1, 0x77], [1, 0x77], [1, 0x77]]
     assert case["heard"] == [[], None, [], None, [[6, PORT, 1], [6, PORT, 0x77]]]
-    assert found["writing"]["kept"][:2] == [0x5A, 0x0123456789ABCDEF]
-    assert found["faulting"]["status"] == 13
 
 
 def test_one_hardware_exit_at_any_depth(found: dict[str, Any]) -> None:
-    few, many = found["1 reads in MPM"], found[f"{TIMES + 1} reads in MPM"]
+    few, many = found["reads in MPM"], found[f"{TIMES + 1} reads in MPM"]
     assert many["exits"] - few["exits"] == TIMES
     assert images(many) == images(few), "no image runs for them"
     assert many["kept"] == [TIMES + 1]
@@ -122,29 +109,21 @@ def test_the_account_and_the_trace_say_what_each_image_did(found: dict[str, Any]
 
 
 def test_a_level_above_an_image_maps_memory(found: dict[str, Any]) -> None:
-    for name, at in ("pages", AT), ("pages between", AT + (2 << 20)):
-        assert faults(found[name], 2) == [(3, at + 8, WRITE), (3, at + PAGE, READ)]
-        assert found[name]["kept"] == [0, 0x1111, 5]
-    case = found["logged"]
-    assert (faults(case, 2), case["kept"]) == ([(3, AT, WRITE), (3, AT, EXECUTE)], [0xC3])
+    case, at = found["pages between"], AT + (2 << 20)
+    assert (faults(case, 2), case["kept"]) == ([(3, at + 8, WRITE), (3, at + PAGE, READ)], [0, 0x1111, 5])
     case = found["moved"]
     assert (case["kept"], case["heard"][1]) == ([1, 2, 3, 0x11], [[1], [2], [2], [3]])
-    case = found["declined fault"]
-    assert (faults(case, 2), case["kept"]) == ([(3, AT, READ)], [(1 << 64) - 1])
     case = found["device"]
     assert case["seen"][1] == [[3, AT, READ, 4, 0], [3, AT + 4, WRITE, 1, 0x55], [3, AT, READ, 2, 0]]
 
 
 def test_a_level_above_an_image_injects(found: dict[str, Any]) -> None:
-    for name in "interrupt", "interrupt through an image":
-        assert found[name]["kept"] == [1, 0, 1]
-    assert found["two interrupts"]["kept"] == [2, 0, 0, 0, 0, 0]
-    assert found["from a thread"]["kept"] == [1]
-    assert found["NMI"]["kept"] == [2, 2, 1], "the second one's handler found the first one's end"
+    assert found["interrupt through an image"]["kept"] == [1, 0, 1]
     case = found["interrupt window"]
     assert case["seen"][1] == [[IO, 3, 3], [IO, 3, 0x20], [WINDOW, 3, 0], [IO, 3, 0x21]]
-    case = found["NMI window"]
-    assert (case["seen"][1], case["kept"]) == ([[IO, 3, 4], [NMI_WINDOW, 3, 0], [IO, 3, 0x22]], [1, 1])
+    case = found["NMI window in a handler"]
+    first = [[IO, 3, 2], [IO, 3, 7], [IO, 3, 0x31], [NMI_WINDOW, 3, 0]]
+    assert case["seen"][1] == [*first, [IO, 3, 7], [IO, 3, 0x31]]
 
 
 def test_a_level_above_an_image_changes_what_that_answers_to_cpuid(found: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""Towers of minivisors on VMX by software, of heights 2 to 4: all answers are right, the cost of one does not grow."""
+"""Towers of minivisors on VMX by software. Flat, of heights 2 to 4: every answer is right, and its cost does not grow.
+
+The same images as a cascade, in which each level nests the next: every answer is right, and level 1 runs for each.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 
 import pytest
 from command import guest
-from tower_checks import check_answers, check_owners, cost
+from tower_checks import check_answers, check_climbs, check_nests, check_owners, cost
 
 from nestvmm.lab import Lab
 
@@ -18,6 +21,7 @@ pytestmark = pytest.mark.vmx_lab
 
 TESTS = Path(__file__).parents[1]
 HEIGHTS = [2, 3, 4]
+CASCADES = ["2:L1", "3:L1", "4:L2"]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +29,7 @@ def found(vmx_lab: Lab) -> dict[str, Any]:
     """All heights, run in one go in the lab."""
     guest("minivisor")
     path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    words = [str(height) for height in HEIGHTS]
+    words = [*map(str, HEIGHTS), *CASCADES]
     command = [sys.executable, str(TESTS / "frontends" / "tower_cases.py"), "vmx", *words]
     result = vmx_lab.run(command, env={"PYTHONPATH": path}, timeout=300)
     assert result.status == 0, result.stderr.decode()
@@ -33,14 +37,23 @@ def found(vmx_lab: Lab) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("height", HEIGHTS)
-def test_every_level_answers_the_innermost_guest(height: int, found: dict[str, Any]) -> None:
-    check_answers("VMX", height, found[str(height)])
+@pytest.mark.parametrize("name", [*map(str, HEIGHTS), *CASCADES])
+def test_every_level_answers_the_innermost_guest(name: str, found: dict[str, Any]) -> None:
+    check_answers("VMX", int(name.partition(":")[0]), found[name])
 
 
 @pytest.mark.parametrize("height", HEIGHTS)
 def test_only_the_owner_runs_for_an_exit(height: int, found: dict[str, Any]) -> None:
     check_owners(height, found[str(height)])
+
+
+@pytest.mark.parametrize("name", CASCADES)
+def test_l0_serves_no_level_above_the_one_that_nests(name: str, found: dict[str, Any]) -> None:
+    check_nests(name, found[name])
+
+
+def test_a_cascade_climbs_through_every_level(found: dict[str, Any]) -> None:
+    check_climbs([2, 3], found)
 
 
 @pytest.mark.parametrize("kind", ["cpuid", "hypercall", "port"])

@@ -2,7 +2,7 @@
 
 usage: tower_cases.py svm|vmx HEIGHT[:LEVEL] ...
 
-LEVEL: the level that the SVM instructions of the levels above it are designated to
+LEVEL: the level that the SVM or VMX instructions of the levels above it are designated to
 """
 
 from __future__ import annotations
@@ -56,5 +56,5 @@ if __name__ == "__main__":
         print(word, file=sys.stderr, flush=True)
         height, _, level = word.partition(":")
         image = tower(vendor, int(height), "innermost", f"walk=2 count={CASCADE_COUNT if level else COUNT}")
-        found[word] = run(vendor, image, (f"svm-instruction={level}",) if level else ())
+        found[word] = run(vendor, image, (f"{vendor}-instruction={level}",) if level else ())
     print(json.dumps(found))

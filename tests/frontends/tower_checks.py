@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["check_answers", "check_owners", "cost"]
+__all__ = ["check_answers", "check_climbs", "check_nests", "check_owners", "cost"]
 
 _VALUE = 0x123456789ABCDEF
 
@@ -31,6 +31,25 @@ def check_owners(height: int, case: dict[str, Any]) -> None:
     assert all(count < 60 for count in reflected[: height - 2])
     assert reflected[height - 1 :] == [0] * (16 - height + 1)
     assert case["entered"][: height - 1] == [count + 1 for count in reflected[: height - 1]]
+
+
+def check_nests(name: str, case: dict[str, Any]) -> None:
+    """`HEIGHT:LEVEL`: L0 serves no level above that one, which nests by itself.
+
+    What levels above it ask of SVM or VMX goes to the hypervisor there, as their other exits do.
+    """
+    height, level = int(name.partition(":")[0]), int(name.partition("L")[2])
+    lowest = min(level, height - 1)
+    for kind in ("entered", "reflected", "served"):
+        assert [bool(count) for count in case[kind]] == [True] * lowest + [False] * (16 - lowest), kind
+
+
+def check_climbs(heights: list[int], found: dict[str, Any]) -> None:
+    """Nine exits are measured: each level more makes level 1 run at least twice as often for one."""
+    entered = [found[f"{height}:L1"]["entered"][0] for height in heights]
+    assert all(
+        entered[0] + 9 * 2 ** (height - 2) < count for height, count in zip(heights[1:], entered[1:], strict=True)
+    )
 
 
 def cost(case: dict[str, Any], kind: str) -> int:

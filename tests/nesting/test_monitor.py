@@ -72,7 +72,7 @@ def test_an_msr_that_nobody_takes_is_the_engines_or_a_fault(make: Callable[..., 
         (Exit(ExitReason.MEMORY_FAULT, ONES), 255, "KVM could not reach the memory behind one of its addresses"),
         (Exit(ExitReason.SYSTEM_EVENT, 2), 0, "guest asked for system event 2"),
         (Exit(ExitReason.UNKNOWN, raw=77), 255, "guest at L2 died: exit 77 that nestvmm does not know"),
-        (Exit(ExitReason.TASK_SWITCH, 0x68), 255, "guest at L2 died: it switched tasks to 0x68, which its processor"),
+        (Exit(ExitReason.TASK_SWITCH, 0x68), 255, "guest at L2 died: it switched tasks to 0x68, by tables"),
         (Exit(ExitReason.EMULATION_FAILURE), 255, "KVM could not fetch its next instruction"),
         (
             Exit(ExitReason.EMULATION_FAILURE, instruction=b"\x0f\xb8"),

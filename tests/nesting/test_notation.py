@@ -101,7 +101,8 @@ def test_designation_is_a_ceiling_for_each_reason() -> None:
         ("=L0", 1, "unknown exit reason ''"),
         ("vmrun=L1", 1, "unknown exit reason 'vmrun'"),
         ("hypercall=L2", 1, "L2 is no hypervisor of this tower; it has L0 only"),
-        ("vmx-instruction=L1", 1, "L1 is no hypervisor of this tower; it has L0 only"),
+        ("vmx-instruction:27=L1", 1, "L1 is an image, which takes all of VMX; write vmx-instruction=L1"),
+        ("vmx-instruction=L16", 1, "L0 runs guests of images up to L15, and so of none at L16"),
         ("svm-instruction:0x80=L1", 1, "L1 is an image, which takes all of SVM; write svm-instruction=L1"),
         ("svm-instruction:w=L1", 1, "L1 is an image, which takes all of SVM"),
         ("svm-instruction=L16", 1, "L0 runs guests of images up to L15, and so of none at L16"),
@@ -114,9 +115,9 @@ def test_a_wrong_designation_is_refused(text: str, levels: int, message: str) ->
 
 
 @pytest.mark.parametrize(("level", "levels"), [(1, 1), (15, 1), (3, 3), (17, 3)])
-def test_an_image_takes_the_svm_instructions_of_the_levels_above_it(level: int, levels: int) -> None:
-    expected = [Ceiling(level, Scope(ExitReason.SVM_INSTRUCTION))]
-    assert parse_designation(f"svm-instruction=L{level}", levels) == expected
+@pytest.mark.parametrize("reason", [ExitReason.SVM_INSTRUCTION, ExitReason.VMX_INSTRUCTION])
+def test_an_image_takes_those_instructions_of_the_levels_above_it(reason: ExitReason, level: int, levels: int) -> None:
+    assert parse_designation(f"{reason.label}=L{level}", levels) == [Ceiling(level, Scope(reason))]
 
 
 @st.composite

@@ -130,33 +130,39 @@ def test_a_designation_to_a_level_without_a_handler_is_refused(text: str) -> Non
     )
 
 
+FEATURES = {"svm": ExitReason.SVM_INSTRUCTION, "vmx": ExitReason.VMX_INSTRUCTION}
+
+
+@pytest.mark.parametrize("feature", FEATURES)
 @pytest.mark.parametrize(
-    ("designate", "nesting"),
+    ("levels", "nesting"),
     [
-        ((), 0),
-        (("hlt=L0",), 0),
-        (("svm-instruction=L0",), 0),
-        (("svm-instruction=L1",), 0),  # a Python hypervisor's
-        (("svm-instruction=L2",), 2),
-        (("svm-instruction=L5",), 5),
-        (("svm-instruction=L5", "svm-instruction=L3"), 3),
-        (("svm-instruction=L5", "svm-instruction=L0"), 0),
+        ((), None),
+        ((0,), None),
+        ((1,), None),  # a Python hypervisor's
+        ((2,), 2),
+        ((5,), 5),
+        ((5, 3), 3),
+        ((5, 0), None),
     ],
 )
-def test_which_image_nests_by_itself(designate: tuple[str, ...], nesting: int) -> None:
-    one = policy(Takes(), designate=designate)
-    assert one.nesting == nesting
-    assert (ExitReason.SVM_INSTRUCTION in one.reasons()) == bool(nesting or "svm-instruction=L1" in designate)
+def test_which_image_nests_by_itself(feature: str, levels: tuple[int, ...], nesting: int | None) -> None:
+    one = policy(Takes(), designate=("hlt=L0", *(f"{feature}-instruction=L{level}" for level in levels)))
+    assert one.nesting == ({} if nesting is None else {feature: nesting})
+    assert (FEATURES[feature] in one.reasons()) == (nesting is not None or levels == (1,))
 
 
-@pytest.mark.parametrize("engine", [DirectEngine, VmxEngine])
-def test_no_image_nests_where_l0_gives_it_no_svm(engine: type[DirectEngine]) -> None:
+@pytest.mark.parametrize(
+    ("feature", "engine"), [("svm", DirectEngine), ("svm", VmxEngine), ("vmx", DirectEngine), ("vmx", SvmEngine)]
+)
+def test_no_image_nests_where_l0_does_not_give_it_the_feature(feature: str, engine: type[DirectEngine]) -> None:
     with pytest.raises(HostError) as caught:
-        policy(designate=("svm-instruction=L1",)).check(engine, "pc")
+        policy(designate=(f"{feature}-instruction=L1",)).check(engine, "pc")
     assert str(caught.value) == (
-        f"designate svm-instruction=L1: the {engine.name} engine gives no level SVM by software; the svm engine does"
+        f"designate {feature}-instruction=L1: the {engine.name} engine gives no level {feature.upper()} by software; "
+        f"the {feature} engine does"
     )
-    policy(designate=("svm-instruction=L1",)).check(SvmEngine, "pc")
+    policy(designate=(f"{feature}-instruction=L1",)).check({"svm": SvmEngine, "vmx": VmxEngine}[feature], "pc")
 
 
 def test_what_the_engine_must_trap() -> None:

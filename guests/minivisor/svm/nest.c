@@ -3,6 +3,7 @@
 #include "minivisor.h"
 #include "msr.h"
 #include "nest_paging.h"
+#include "nest_tables.h"
 #include "offer.h"
 #include "vendor.h"
 
@@ -307,7 +308,7 @@ static bool serve_instruction(void)
 		return true;
 	}
 	if (code == CODE_INVLPGA)
-		nest_paging_forget();
+		nest_tables_forget();
 	else
 		set_gif(code == CODE_STGI);
 	vendor_skip();

@@ -18,7 +18,4 @@ void nest_paging_use(const struct vmcb *asked, struct vmcb *ours);
 /* address, error: EXITINFO2 and EXITINFO1 of the nested page fault (AMD APM vol. 2, 15.25.6). */
 enum nest_paging nest_paging_fill(uint64_t *address, uint64_t *error);
 
-/* The guest invalidates its TLB. */
-void nest_paging_forget(void);
-
 #endif

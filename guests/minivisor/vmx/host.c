@@ -9,7 +9,6 @@
 #define MSR_FEATURE_CONTROL 0x3a
 #define FEATURE_LOCKED (1 << 0)
 #define FEATURE_VMX (1 << 2)
-#define MSR_VMX_BASIC 0x480
 #define CR4_VMXE (1 << 13)
 
 enum { HOST_CS = 0x08, HOST_DS = 0x10, HOST_TSS = 0x20 };
@@ -19,8 +18,7 @@ struct __attribute__((packed)) table_pointer {
 	uint64_t base;
 };
 
-static uint32_t vmxon_region[1024] __attribute__((aligned(4096)));
-static uint32_t vmcs[1024] __attribute__((aligned(4096)));
+static struct vmcs vmxon_region;
 static uint32_t tss[26] __attribute__((aligned(16)));
 /* That of start64.S, and the TSS that an exit wants, which no exception here uses. */
 static uint64_t gdt[] = {0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00cf9b000000ffff, 0, 0};
@@ -45,6 +43,11 @@ uint64_t host_fixed(uint64_t value, uint32_t msr)
 	return (value | rdmsr(msr)) & rdmsr(msr + 1);
 }
 
+static uint32_t revision(void)
+{
+	return (uint32_t)rdmsr(MSR_VMX_BASIC) & 0x7fffffff;
+}
+
 static void load_tss(void)
 {
 	const struct table_pointer pointer = {sizeof gdt - 1, (uintptr_t)gdt};
@@ -67,7 +70,7 @@ static void load_tss(void)
 
 void host_enable(void)
 {
-	uint32_t eax = 1, ebx, ecx = 0, edx, revision;
+	uint32_t eax = 1, ebx, ecx = 0, edx;
 
 	asm volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
 	if (!(ecx & 1 << 5))
@@ -79,10 +82,23 @@ void host_enable(void)
 	load_tss();
 	asm volatile("mov %0, %%cr0" :: "r"(host_fixed(read_cr0(), MSR_CR0_FIXED0)));
 	asm volatile("mov %0, %%cr4" :: "r"(host_fixed(read_cr4() | CR4_VMXE, MSR_CR4_FIXED0)));
-	revision = (uint32_t)rdmsr(MSR_VMX_BASIC) & 0x7fffffff;
-	vmxon_region[0] = vmcs[0] = revision;
-	if (!TAKES("vmxon", vmxon_region) || !TAKES("vmclear", vmcs) || !TAKES("vmptrld", vmcs))
+	vmxon_region.region[0] = revision();
+	if (!TAKES("vmxon", &vmxon_region))
 		stop(STATUS_USAGE, "the processor does not enter VMX operation");
+}
+
+void host_use(struct vmcs *vmcs)
+{
+	if (!TAKES("vmptrld", vmcs))
+		stop(STATUS_USAGE, "the processor does not take a VMCS at 0x%lx", (uintptr_t)vmcs);
+}
+
+void host_clear(struct vmcs *vmcs)
+{
+	vmcs->region[0] = revision();
+	if (!TAKES("vmclear", vmcs))
+		stop(STATUS_USAGE, "the processor does not clear a VMCS at 0x%lx", (uintptr_t)vmcs);
+	host_use(vmcs);
 }
 
 void host_fill(void)

@@ -1,65 +1,31 @@
-/* VMX: Intel SDM vol. 3, chapters 24 to 30. MSRs, EFER and PAT among them, are not switched: minivisor needs none of its own. */
+/* VMX: Intel SDM vol. 3, chapters 24 to 30. MSRs, EFER and PAT among them, are not switched: minivisor needs none of its own.
+ * The guest's own VMX is nest.c's. */
 #include "host.h"
 #include "memory.h"
 #include "minivisor.h"
 #include "msr.h"
+#include "nest.h"
+#include "nest_msrs.h"
 #include "offer.h"
 #include "vendor.h"
 #include "vmcs.h"
 
-#define MSR_VMX_BASIC 0x480
 #define BASIC_TRUE_CONTROLS (1ull << 55)
-#define MSR_VMX_SECONDARY 0x48b
-#define MSR_VMX_EPT 0x48c
-#define MSR_VMX_TRUE_PIN 0x48d
-#define MSR_VMX_TRUE_PRIMARY 0x48e
-#define MSR_VMX_TRUE_EXIT 0x48f
-#define MSR_VMX_TRUE_ENTRY 0x490
 /* walks of four levels, write-back, 2 MiB pages */
 #define EPT_NEEDED (1 << 6 | 1 << 14 | 1 << 16)
 
-#define PRIMARY_IO_MAPS (1u << 25)
-#define PRIMARY_MSR_MAPS (1u << 28)
-#define PRIMARY_SECONDARY (1u << 31)
-#define SECONDARY_EPT (1u << 1)
 /* Instructions that the guest would lack otherwise, and modes: RDTSCP, unrestricted guest, INVPCID, XSAVES. */
-#define SECONDARY_WANTED (1u << 3 | 1u << 7 | 1u << 12 | 1u << 20)
-#define EXIT_TO_64_BIT (1u << 9)
-#define ENTRY_TO_64_BIT (1u << 9)
-#define EPT_WRITE_BACK_4_LEVELS 0x1e
-
-/* Basic exit reasons (appendix C). */
-enum {
-	CODE_TRIPLE_FAULT = 2,
-	CODE_CPUID = 10,
-	CODE_VMCALL = 18,
-	CODE_VMCLEAR = 19,
-	CODE_VMXON = 27,
-	CODE_IO = 30,
-	CODE_EPT_VIOLATION = 48,
-	CODE_INVEPT = 50,
-	CODE_INVVPID = 53,
-};
-#define CODE_ENTRY_FAILED (1u << 31)
-
-#define IO_SIZE(qualification) ((uint8_t)(((qualification) & 7) + 1))
-#define IO_IN (1 << 3)
-#define IO_STRING (1 << 4)
-#define IO_PORT(qualification) ((uint16_t)((qualification) >> 16))
-
-#define INTERRUPT_SHADOW 3ul /* by STI, by MOV SS */
-#define INJECT_UNDEFINED (1u << 31 | 3 << 8 | 6)
-
-enum { CODE_64 = 0xa09b, DATA = 0xc093, BUSY_TSS = 0x8b, UNUSABLE = 0x10000 };
+#define SECONDARY_WANTED (1u << 3 | SECONDARY_UNRESTRICTED | 1u << 12 | 1u << 20)
 
 const char vendor_name[] = "VMX";
 const uint64_t vendor_table = 7; /* read, write, execute */
 const uint64_t vendor_page = 7 | 6 << 3 | 1 << 7; /* the same, write-back, 2 MiB */
 
 struct registers guest_registers;
-static uint8_t io_map[2 * 4096] __attribute__((aligned(4096)));
-static uint8_t msr_map[4096] __attribute__((aligned(4096)));
-static uint64_t rip;
+struct vmcs block;
+struct vmcs *running = &block;
+static uint8_t io_map[IO_MAPS_SIZE] __attribute__((aligned(4096)));
+static uint8_t msr_map[MSR_MAP_SIZE] __attribute__((aligned(4096)));
 
 int world_run(int launched);
 
@@ -81,11 +47,12 @@ static void fill_controls(void)
 	set_controls(VMCS_PIN_CONTROLS, MSR_VMX_TRUE_PIN, 0, 0);
 	set_controls(VMCS_PRIMARY_CONTROLS, MSR_VMX_TRUE_PRIMARY, PRIMARY_IO_MAPS | PRIMARY_MSR_MAPS | PRIMARY_SECONDARY, 0);
 	set_controls(VMCS_SECONDARY_CONTROLS, MSR_VMX_SECONDARY, SECONDARY_EPT, SECONDARY_WANTED);
-	set_controls(VMCS_EXIT_CONTROLS, MSR_VMX_TRUE_EXIT, EXIT_TO_64_BIT, 0);
-	set_controls(VMCS_ENTRY_CONTROLS, MSR_VMX_TRUE_ENTRY, ENTRY_TO_64_BIT, 0);
+	set_controls(VMCS_EXIT_CONTROLS, MSR_VMX_TRUE_EXIT, EXIT_TO_64_BIT | EXIT_SAVES_DEBUG, 0);
+	set_controls(VMCS_ENTRY_CONTROLS, MSR_VMX_TRUE_ENTRY, ENTRY_TO_64_BIT | ENTRY_LOADS_DEBUG, 0);
 	if ((rdmsr(MSR_VMX_EPT) & EPT_NEEDED) != EPT_NEEDED)
 		stop(STATUS_USAGE, "this processor's EPT has no 2 MiB pages");
 	io_map[OWN_PORT(level) / 8] |= (uint8_t)(1 << OWN_PORT(level) % 8);
+	nest_intercept_msrs(msr_map);
 	vmwrite(VMCS_IO_MAP_A, (uintptr_t)io_map);
 	vmwrite(VMCS_IO_MAP_B, (uintptr_t)io_map + 4096);
 	vmwrite(VMCS_MSR_MAP, (uintptr_t)msr_map);
@@ -101,20 +68,13 @@ static void fill_controls(void)
 	vmwrite(VMCS_CR4_MASK, 0);
 }
 
-static void fill_segment(unsigned int number, uint16_t selector, uint32_t limit, uint32_t rights)
-{
-	vmwrite(VMCS_ES + 2 * number, selector);
-	vmwrite(VMCS_ES_LIMIT + 2 * number, limit);
-	vmwrite(VMCS_ES_RIGHTS + 2 * number, rights);
-	vmwrite(VMCS_ES_BASE + 2 * number, 0);
-}
-
 static void fill_state(const struct guest_start *start)
 {
 	for (unsigned int i = SEGMENT_ES; i <= SEGMENT_GS; i++)
-		fill_segment(i, i == SEGMENT_CS ? GUEST_CS : GUEST_DS, 0xffffffff, i == SEGMENT_CS ? CODE_64 : DATA);
-	fill_segment(SEGMENT_LDTR, 0, 0, UNUSABLE);
-	fill_segment(SEGMENT_TR, 0, 0xffff, BUSY_TSS);
+		vmwrite_segment(i, i == SEGMENT_CS ? GUEST_CS : GUEST_DS, 0, 0xffffffff,
+				i == SEGMENT_CS ? RIGHTS_CODE_64 : RIGHTS_DATA);
+	vmwrite_segment(SEGMENT_LDTR, 0, 0, 0, RIGHTS_UNUSABLE);
+	vmwrite_segment(SEGMENT_TR, 0, 0, 0xffff, RIGHTS_BUSY_TSS);
 	vmwrite(VMCS_GDTR_BASE, start->gdt_base);
 	vmwrite(VMCS_GDTR_LIMIT, start->gdt_limit);
 	vmwrite(VMCS_IDTR_BASE, 0);
@@ -141,6 +101,7 @@ static void fill_state(const struct guest_start *start)
 void vendor_init(const struct guest_start *start)
 {
 	host_enable();
+	host_clear(&block);
 	host_fill();
 	fill_controls();
 	fill_state(start);
@@ -171,12 +132,6 @@ static void decode(struct exit *exit)
 		break;
 	case CODE_EPT_VIOLATION:
 		exit->reason = EXIT_OUTSIDE;
-		exit->address = vmread(VMCS_PHYSICAL_ADDRESS);
-		break;
-	case CODE_VMCLEAR ... CODE_VMXON:
-	case CODE_INVEPT:
-	case CODE_INVVPID:
-		exit->reason = EXIT_NESTING;
 		break;
 	case CODE_TRIPLE_FAULT:
 		exit->reason = EXIT_SHUTDOWN;
@@ -186,27 +141,36 @@ static void decode(struct exit *exit)
 	}
 }
 
+/* The guest, or the guest that it runs itself. */
+static void run_once(struct exit *exit)
+{
+	int refused = world_run(running->launched);
+
+	exit->reason = refused ? EXIT_REFUSED : EXIT_OTHER;
+	exit->code = vmread(refused ? VMCS_INSTRUCTION_ERROR : VMCS_EXIT_REASON);
+	if (refused)
+		return;
+	if (!(exit->code & CODE_ENTRY_FAILED))
+		running->launched = 1;
+	if (exit->code == CODE_EPT_VIOLATION)
+		exit->address = vmread(VMCS_PHYSICAL_ADDRESS);
+}
+
 void vendor_run(struct exit *exit)
 {
-	static int launched;
-	int refused = world_run(launched);
-
-	exit->rip = rip = vmread(VMCS_RIP);
-	if (refused) {
-		exit->reason = EXIT_REFUSED;
-		exit->code = vmread(VMCS_INSTRUCTION_ERROR);
-		return;
-	}
-	launched = 1;
-	exit->code = vmread(VMCS_EXIT_REASON);
-	decode(exit);
+	do
+		run_once(exit);
+	while (nest_exit(exit));
+	exit->rip = vmread(VMCS_RIP);
+	if (exit->reason != EXIT_REFUSED)
+		decode(exit);
 }
 
 void vendor_skip(void)
 {
 	uint64_t interruptibility = vmread(VMCS_INTERRUPTIBILITY);
 
-	vmwrite(VMCS_RIP, rip + vmread(VMCS_INSTRUCTION_LENGTH));
+	vmwrite(VMCS_RIP, vmread(VMCS_RIP) + vmread(VMCS_INSTRUCTION_LENGTH));
 	if (interruptibility & INTERRUPT_SHADOW)
 		vmwrite(VMCS_INTERRUPTIBILITY, interruptibility & ~INTERRUPT_SHADOW);
 }
