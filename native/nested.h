@@ -116,7 +116,6 @@ struct nv_nested {
 	uint8_t nesting;                 /* levels above this one have the SVM or VMX that their hypervisor gives them, not L0's; 0: none has */
 	uint8_t visible;                 /* level n sees SVM, or VMX */
 	uint8_t flush;                   /* svm: the processor's TLB is to forget at the next entry */
-	uint8_t stepped;                 /* vmx: L0 has done an instruction that the active machine stopped at */
 	uint8_t too_deep;                /* a VMRUN needed more machines than there are */
 	int32_t failed;                  /* why L0 could not go on, a negative errno; 0: it could */
 	uint8_t lost;                    /* a machine's memory for its block is gone while that runs its guest */

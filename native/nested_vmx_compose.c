@@ -113,9 +113,6 @@ void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wan
 	wanted->ept_pointer = pointer_to(&tables->shadow);
 	wanted->primary |= (parent->vmx.primary & EXITING_PRIMARY) | PRIMARY_PORT_MAPS | PRIMARY_TSC_OFFSET;
 	wanted->primary &= ~PRIMARY_ALL_PORTS;
-	/* what ends a step is its own trap; the machine's comes behind it */
-	if (nested->vmx->step.active)
-		wanted->primary &= ~PRIMARY_MONITOR_TRAP;
 	wanted->secondary |= parent->vmx.secondary & EXITING_SECONDARY;
 	wanted->secondary &= ~ENABLING_SECONDARY | parent->vmx.enabled;
 	wanted->exceptions |= parent->vmx.exceptions;

@@ -20,7 +20,6 @@
 #define PRIMARY_TPR_SHADOW (1ull << 21)
 #define PRIMARY_ALL_PORTS (1ull << 24)
 #define PRIMARY_PORT_MAPS (1ull << 25)
-#define PRIMARY_MONITOR_TRAP (1ull << 27)
 #define PRIMARY_MSR_MAP (1ull << 28)
 #define PRIMARY_SECONDARY (1ull << 31)
 #define SECONDARY_EPT (1ull << 1)

@@ -9,6 +9,7 @@
 #define PRIMARY_RDTSC (1ull << 12)
 #define PRIMARY_CR3_STORE (1ull << 16)
 #define PRIMARY_DR (1ull << 23)
+#define PRIMARY_MONITOR_TRAP (1ull << 27)
 #define PRIMARY_MONITOR (1ull << 29)
 #define PRIMARY_PAUSE (1ull << 30)
 #define SECONDARY_TABLES (1ull << 2)

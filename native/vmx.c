@@ -238,7 +238,6 @@ static void skip(struct nv_vcpu *vcpu, const struct nv_event *event)
 	struct nv_vmx_field rights = {NV_VMCS_GUEST_CS_RIGHTS, 0};
 	uint64_t *rip = register_of(vmx, NV_REG_RIP), before = *rip;
 
-	vmx->nested->stepped = 1;
 	*rip += event->advance;
 	/* code that is not 64-bit code wraps around */
 	if ((*rip ^ before) >> 32 && !nv_vmx_exchange(vcpu, &rights, 1) && !(rights.value & CS_LONG))

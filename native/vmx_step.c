@@ -55,7 +55,6 @@ int nv_vmx_step_end(struct nv_vcpu *vcpu, int executed)
 	struct nv_vmx_step *step = &vmx->step;
 
 	step->active = 0;
-	vmx->nested->stepped = executed;
 	if (!step->own_trap)
 		*register_of(vmx, NV_REG_RFLAGS) &= ~RFLAGS_TF;
 	/* where KVM did the instruction, Bochs still has its own trap pending */

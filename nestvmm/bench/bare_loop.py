@@ -49,11 +49,9 @@ class BareLoop(ABC):
     def __init__(self, trips: int) -> None:
         self.trips = trips
         self._open = ExitStack()
-        try:
+        with self._open as opened:  # and closed again, when the rest cannot be opened
             self._build()
-        except BaseException:
-            self._open.close()
-            raise
+            self._open = opened.pop_all()
 
     def __enter__(self) -> Self:
         return self

@@ -32,11 +32,11 @@ from nestvmm.x86.exit_reason import REASONS, ExitReason
 from nestvmm.x86.scope import Scope
 from nestvmm.x86.spans import Span
 
-__all__ = ["SLOT_NESTED", "SwitchedEngine"]
+__all__ = ["SwitchedEngine"]
 
 _SLOT_SWITCHER = 0
-#: For what the vendor's engine has besides.
-SLOT_NESTED = 1
+_SLOT_NESTED = 1
+_SLOT_SHADOW = 2
 _UD = 6
 
 # The mailbox's order, the numbers of the instruction encoding, differs from that of Regs in the first eight: these say
@@ -52,15 +52,14 @@ class SwitchedEngine(DirectEngine):
     """Level n under a control block of its own; see nestvmm.engines.engine.Engine.
 
     needs:   what the host must have for it, for the message to a user whose host lacks it
-    tables:  the format of its nested page tables, NV_SHADOW_*
     virtualization:  what the switcher runs by
-    nested:  the virtualization that levels have by software; `_start_switcher` makes it
+    nested:  the virtualization that levels have by software, of `nested_type`
     _cr4:    the cffi pointer to what level n, outside, sees in CR4; `_start_switcher` sets it
     """
 
     needs: ClassVar[str]
-    tables: ClassVar[int]
     virtualization: ClassVar[Virtualization]
+    nested_type: ClassVar[type[Nested]]
     nested: Nested
     _cr4: Any
 
@@ -132,7 +131,9 @@ class SwitchedEngine(DirectEngine):
         self._switcher = self._open.enter_context(Switcher(self._vm, _SLOT_SWITCHER, self.name))
         largest = self._largest_page(self.supported_cpuid())
         self._named: dict[int, int] = {}
-        self._shadow = self._open.enter_context(Shadow(self._vm, config, self.tables, largest, SLOT_NESTED + 1))
+        self._shadow = self._open.enter_context(
+            Shadow(self._vm, config, self.nested_type.tables, largest, _SLOT_SHADOW)
+        )
 
     def _build_vcpu(self, config: EngineConfig) -> None:
         offered = self._kvm.get_supported_cpuid()
@@ -143,6 +144,9 @@ class SwitchedEngine(DirectEngine):
         self._registers = ffi.buffer(self._mailbox.regs)
         self._mailbox.state = lib.NV_SWITCHER_OUTSIDE
         self._mailbox.block = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_BLOCK
+        self.nested = self._open.enter_context(
+            self.nested_type(self._vm, _SLOT_NESTED, self._switcher, config.memory, [config.level, *config.above])
+        )
         self._c = self._start_switcher(config)
         self._c.switched.mailbox = self._mailbox
         self._c.switched.paging = self.paging.c

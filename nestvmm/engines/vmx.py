@@ -17,7 +17,8 @@ from nestvmm.engines.guest_paging import PageFaultError, UnbackedError, physical
 from nestvmm.engines.msr_filter import msr_ranges, msr_scopes
 from nestvmm.engines.nested_vmx import NestedVmx
 from nestvmm.engines.register_bits import cr4_bits, efer_bits
-from nestvmm.engines.switched import SLOT_NESTED, SwitchedEngine
+from nestvmm.engines.segment import attributes_of, segment_of
+from nestvmm.engines.switched import SwitchedEngine
 from nestvmm.engines.switcher import CODE, DATA, TASK, switcher_sregs
 from nestvmm.engines.task_switch import FaultError, Source, TaskSwitch
 from nestvmm.engines.trial import Trial
@@ -125,17 +126,14 @@ class VmxEngine(SwitchedEngine):
 
     name: ClassVar[str] = "vmx"
     emulates: ClassVar[frozenset[str]] = frozenset({"vmx"})
-    tables: ClassVar[int] = lib.NV_SHADOW_EPT
     needs: ClassVar[str] = "a KVM that offers its guests VMX: kvm_intel with nested=1"
     virtualization: ClassVar[Virtualization] = VMX
+    nested_type: ClassVar[type[NestedVmx]] = NestedVmx
     nested: NestedVmx
 
     def _start_switcher(self, config: EngineConfig) -> Any:
         base = lib.NV_SWITCHER_BASE
         vmx: Any = ffi.new("struct nv_vmx *")
-        self.nested = self._open.enter_context(
-            NestedVmx(self._vm, SLOT_NESTED, self._switcher, config.memory, [config.level, *config.above])
-        )
         vmx.nested = self.nested.c
         vmx.nested.nesting = config.nesting
         self._c = vmx
@@ -400,34 +398,12 @@ class VmxEngine(SwitchedEngine):
 
 
 def _segment_of(selector: int, base: int, limit: int, rights: int) -> Segment:
-    """A segment's fields in the VMCS; access rights: Intel SDM vol. 3, 25.4.1."""
-    return Segment(
-        base=base,
-        limit=limit,
-        selector=selector,
-        type=rights & 15,
-        s=rights >> 4 & 1,
-        dpl=rights >> 5 & 3,
-        present=rights >> 7 & 1,
-        avl=rights >> 12 & 1,
-        l=rights >> 13 & 1,
-        db=rights >> 14 & 1,
-        g=rights >> 15 & 1,
-        unusable=rights >> 16 & 1,
-    )
+    """A segment's fields in the VMCS; in access rights bits 11 to 8 are reserved (Intel SDM vol. 3, 25.4.1)."""
+    return segment_of(selector, base, limit, rights & 0xFF | rights >> 4 & 0xF00, rights >> 16 & 1)
 
 
 def _fields_of(segment: Segment) -> tuple[int, int, int, int]:
     """Selector, base, limit and access rights."""
-    rights = (
-        segment.type
-        | segment.s << 4
-        | segment.dpl << 5
-        | segment.present << 7
-        | segment.avl << 12
-        | segment.l << 13
-        | segment.db << 14
-        | segment.g << 15
-        | segment.unusable << 16
-    )
+    attributes = attributes_of(segment)
+    rights = attributes & 0xFF | (attributes & 0xF00) << 4 | segment.unusable << 16
     return segment.selector, segment.base, segment.limit, rights

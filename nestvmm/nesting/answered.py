@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from nestvmm.engines import Engine
 from nestvmm.hypervisors import Hypervisor
-from nestvmm.hypervisors.blame import blaming
 from nestvmm.kvm import CpuidEntry
 from nestvmm.nesting.designation import Claim
+from nestvmm.nesting.features.exposure import ask_cpuid
 from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.scope import Scope
 
@@ -35,6 +35,8 @@ def amend_answer(engine: Engine, hypervisors: Sequence[Hypervisor], indexed: fro
     """Gives an answer to the levels that asked for it, the lowest first; the last one's goes to the guest.
 
     indexed:  the leaves that have subleaves
+
+    Raises HypervisorError for a cpuid() that raises or gives something else.
     """
     levels, leaf, subleaf = engine.answered_cpuid()
     regs = engine.regs()
@@ -42,8 +44,7 @@ def amend_answer(engine: Engine, hypervisors: Sequence[Hypervisor], indexed: fro
     entry = CpuidEntry(leaf, subleaf if leaf in indexed else 0, int(leaf in indexed), **values)
     for level, hypervisor in enumerate(hypervisors, start=1):
         if levels >> level & 1:
-            with blaming(level, type(hypervisor).__name__, "cpuid()"):
-                entry = _last(hypervisor.cpuid([entry]), entry)
+            entry = _last(ask_cpuid(level, hypervisor, [entry]), entry)
     engine.change_regs({register: getattr(entry, name) for register, name in _REGISTERS})
 
 

@@ -21,7 +21,7 @@ from nestvmm.devices import Server
 from nestvmm.engines import RunStatus
 from nestvmm.errors import HypervisorError
 from nestvmm.hypervisors import Hypervisor
-from nestvmm.hypervisors.blame import blame, blaming
+from nestvmm.hypervisors.blame import FAULTS, blame, blaming
 from nestvmm.nesting.attend import TIMED_OUT, UNREAD, attend
 from nestvmm.nesting.designation import Claim
 from nestvmm.nesting.exception import wrong_exception
@@ -241,7 +241,7 @@ class Runner:
             raise TypeError(f"{claim.who} is served in C and cannot be asked")
         try:
             result = handler(event)
-        except Exception as error:
+        except FAULTS as error:
             raise blame(claim.level, claim.who, f"on {event!r}", error) from error
         if type(result) is not Result:
             raise HypervisorError(

@@ -15,9 +15,11 @@ MEMORY = 4 << 20
 SECONDARY_ON = vmx.PRIMARY_PLAIN | 1 << 31
 
 
-def run(code: bytes, count: int, levels: list[LevelSpec] | None = None, designate: str = "") -> dict[str, object]:
+def run(
+    code: bytes, count: int, levels: list[LevelSpec] | None = None, designate: str = "", machine: str = "auto"
+) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
-        spec = spec_of(Path(folder), code, levels or [], engine="vmx", memory=MEMORY, timeout=60)
+        spec = spec_of(Path(folder), code, levels or [], machine=machine, engine="vmx", memory=MEMORY, timeout=60)
         spec = replace(spec, designate=(designate,) if designate else ())
         with Tower(spec) as tower:
             result = run_in(tower)

@@ -15,8 +15,9 @@ import pytest
 from command import guest
 
 from nestvmm.lab import SvmLab
-from nestvmm.lab.initramfs import busybox_initramfs, executable, file
-from nestvmm.lab.kernel import find_kernel, read_module
+from nestvmm.lab.initramfs import busybox_initramfs, executable
+from nestvmm.lab.kernel import find_kernel
+from nestvmm.lab.modules import module_nodes
 
 pytestmark = pytest.mark.svm_lab
 
@@ -41,8 +42,7 @@ def lab() -> Iterator[SvmLab]:
 
 @pytest.fixture(scope="module")
 def initrd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    modules = find_kernel().module_files(["kvm-amd"])
-    entries = {f"modules/{number:02}.ko": file(read_module(path)) for number, path in enumerate(modules)}
+    entries = module_nodes(find_kernel(), ["kvm-amd"], "modules")
     program = guest("vm_maker").read_bytes()
     path = tmp_path_factory.mktemp("linux") / "initrd.gz"
     path.write_bytes(busybox_initramfs(INIT, {**entries, "vm_maker": executable(program)}))

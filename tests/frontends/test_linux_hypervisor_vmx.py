@@ -11,8 +11,9 @@ import pytest
 from command import guest
 
 from nestvmm.lab import VmxLab
-from nestvmm.lab.initramfs import busybox_initramfs, executable, file
-from nestvmm.lab.kernel import find_kernel, read_module
+from nestvmm.lab.initramfs import busybox_initramfs, executable
+from nestvmm.lab.kernel import find_kernel
+from nestvmm.lab.modules import module_nodes
 
 pytestmark = [pytest.mark.vmx_lab, pytest.mark.prove]
 
@@ -33,8 +34,7 @@ CLOCK = "tsc_early_khz=50000 lpj=200000"
 
 @pytest.fixture(scope="module")
 def initrd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    modules = find_kernel().module_files(["kvm-intel"])
-    entries = {f"modules/{number:02}.ko": file(read_module(path)) for number, path in enumerate(modules)}
+    entries = module_nodes(find_kernel(), ["kvm-intel"], "modules")
     path = tmp_path_factory.mktemp("linux") / "initrd.gz"
     path.write_bytes(busybox_initramfs(INIT, {**entries, "vm_maker": executable(guest("vm_maker").read_bytes())}))
     return path

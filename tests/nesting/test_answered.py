@@ -77,8 +77,14 @@ def test_what_a_hypervisor_does_wrong_is_its_own() -> None:
         def cpuid(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
             raise KeyError(entries[0].function)
 
+    class Silent(Hypervisor):
+        def cpuid(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
+            return None  # type: ignore[return-value]
+
     with pytest.raises(HypervisorError, match=r"L1 Broken.*cpuid\(\)"):
         amend(Answers(2, 1, 0), Broken())
+    with pytest.raises(HypervisorError, match=r"L1 Silent answered None in cpuid\(\); it must return a list"):
+        amend(Answers(2, 1, 0), Silent())
 
 
 def test_overriding_levels_above_the_lowest_image_ask() -> None:
