@@ -93,6 +93,15 @@ struct nv_nested_given {
 	uint32_t count;
 };
 
+/* vmx: an exit that has gone to a machine and that the table has not heard of yet. */
+struct nv_nested_gone {
+	struct nv_event event;
+	uint64_t rip;
+	uint8_t depth;                   /* the machine's */
+};
+
+#define NV_NESTED_GONE 8
+
 struct nv_nested_ops;
 
 struct nv_nested {
@@ -113,6 +122,7 @@ struct nv_nested {
 	nv_serve_fn take;                /* what serves the claims of machines, as the table has it; NULL: nothing */
 	uint8_t levels[NV_NESTED_DEPTH]; /* of the machine's code, by depth */
 	struct nv_nested_vmx_limits vmx_limits;
+	uint64_t seen_cr0, seen_cr4;     /* vmx: what the active machine reads of the bits that a mask has */
 	uint8_t nesting;                 /* levels above this one have the SVM or VMX that their hypervisor gives them, not L0's; 0: none has */
 	uint8_t visible;                 /* level n sees SVM, or VMX */
 	uint8_t flush;                   /* svm: the processor's TLB is to forget at the next entry */
@@ -127,6 +137,9 @@ struct nv_nested {
 		uint8_t withheld;        /* no machine's, but a fault of an address that Python levels withhold, of this space and access */
 		uint8_t space, access;
 	} due;                           /* an exit that is this machine's, whoever claims such events */
+	struct nv_nested_gone gone[NV_NESTED_GONE]; /* the oldest first */
+	uint8_t gone_count;
+	uint8_t gone_told;               /* the first of them is the pending event */
 	uint8_t endless;                 /* a translation leads through more of the page tables of machines than L0 reads */
 	uint64_t pause_ticks;            /* the least time between two exits of PAUSE, which is L0's own; 0: not known */
 	uint32_t walked;                 /* through those tables, since the last entry */

@@ -148,7 +148,7 @@ static int shut_down(struct nv_nested *nested)
 	struct nv_vmx *vmx = nested->vmx;
 	int result = 0;
 
-	while (result >= 0 && vmx->synthetic == NV_REASON_SHUTDOWN && nested->active->depth) {
+	while (result >= 0 && vmx->synthetic == NV_REASON_SHUTDOWN && nested->active->depth && !nv_nested_vmx_waits(nested)) {
 		vmx->synthetic = 0;
 		result = reflect(nested, nested->active->parent, BASIC_TRIPLE_FAULT, 0);
 	}
@@ -174,8 +174,8 @@ int nv_nested_vmx_deliver(struct nv_nested *nested)
 			machine = machine->child;
 			changed = deliver_inside(nested, machine);
 		}
-		if (changed <= 0)
-			return changed;
+		if (changed <= 0 || nv_nested_vmx_waits(nested))
+			return changed < 0 ? changed : 0;
 	}
 	return 0;
 }

@@ -23,10 +23,10 @@ int nv_nested_vmx_is_l0s(const struct nv_nested *nested)
 	return active->vmx.on && basic != BASIC_VMCALL;
 }
 
-int nv_nested_vmx_hand_to(struct nv_nested *nested, struct nv_machine *owner)
+int nv_nested_vmx_hand_to(struct nv_nested *nested, struct nv_machine *owner, int heard)
 {
 	struct nv_vmx *vmx = nested->vmx;
-	struct nv_nested_vmx_exit exit = {.reason = basic_of(vmx), .told = 1};
+	struct nv_nested_vmx_exit exit = {.reason = basic_of(vmx), .told = 1, .heard = heard};
 	int result;
 
 	if (nv_vmx_depth(basic_of(vmx)) > GOT_INTERRUPTION_ERROR) {
@@ -62,8 +62,8 @@ int nv_nested_vmx_exit(struct nv_nested *nested)
 		return 0;
 	owner = nv_nested_vmx_owner(nested);
 	if (basic == BASIC_PREEMPTION_TIMER && !owner)
-		return vmx->timer_armed ? 0 : 1; /* too early: it is set again */
-	return owner ? nv_nested_vmx_hand_to(nested, owner) : 0;
+		return vmx->timer_armed && !vmx->timer_beyond ? 0 : 1; /* too early: it is set again */
+	return owner ? nv_nested_vmx_hand_to(nested, owner, 0) : 0;
 }
 
 static int refuse(struct nv_nested *nested, const struct nv_nested_place *place, uint64_t kind, int told)

@@ -34,7 +34,7 @@ static struct nv_machine *taker(const struct nv_nested_claim *claim)
 	if (is_apart(nested->vmx) || nv_nested_vmx_is_l0s(nested))
 		return NULL;
 	for (; machine && machine->depth >= claim->depth; machine = machine->parent)
-		if ((machine->depth == claim->depth || claim->beyond) && nv_nested_vmx_wants(nested, machine))
+		if (nv_nested_covers(claim, machine->depth) && nv_nested_vmx_wants(nested, machine))
 			return machine;
 	return NULL;
 }
@@ -77,7 +77,7 @@ static int take_later(struct nv_nested *nested, const struct nv_nested_claim *cl
 	if (event->reason != NV_REASON_IO || !vmx->step.active || !vmx->step.ports)
 		return NV_DECLINED;
 	for (struct nv_machine *machine = nested->active->parent; machine && machine->depth >= claim->depth; machine = machine->parent) {
-		if ((machine->depth != claim->depth && !claim->beyond) || !(undo->wanted >> machine->depth & 1))
+		if (!nv_nested_covers(claim, machine->depth) || !(undo->wanted >> machine->depth & 1))
 			continue;
 		undo->to = machine;
 		event->handler = nested->levels[machine->depth];
@@ -94,6 +94,8 @@ int nv_nested_vmx_take(void *device, uint64_t offset, struct nv_event *event)
 	int result;
 
 	(void)offset;
+	if (nested->gone_told)
+		return nv_nested_vmx_take_gone(claim, event);
 	if (nested->due.withheld || !nested->active->depth)
 		return NV_DECLINED;
 	if (!nested->switched->rung)
@@ -103,7 +105,7 @@ int nv_nested_vmx_take(void *device, uint64_t offset, struct nv_event *event)
 	to = taker(claim);
 	if (!to)
 		return NV_DECLINED;
-	result = nv_nested_vmx_hand_to(nested, to);
+	result = nv_nested_vmx_hand_to(nested, to, 1);
 	if (result < 0)
 		nested->failed = result;
 	event->handler = nested->levels[to->depth];
@@ -128,7 +130,7 @@ int nv_nested_vmx_undo(struct nv_nested *nested)
 {
 	struct nv_vmx *vmx = nested->vmx;
 	struct nv_machine *to = vmx->undo.to;
-	struct nv_nested_vmx_exit exit = {.reason = BASIC_IO, .qualification = vmx->stopped.info, .length = vmx->stopped.length};
+	struct nv_nested_vmx_exit exit = {.reason = BASIC_IO, .qualification = vmx->stopped.info, .length = vmx->stopped.length, .heard = 1};
 	int result;
 
 	if (!to)

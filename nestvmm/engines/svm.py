@@ -5,7 +5,7 @@ It needs a KVM that offers its guests SVM (kvm_amd, nested=1). For that KVM the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, ClassVar, Final
 
@@ -23,6 +23,7 @@ from nestvmm.engines.virtualization import SVM, Virtualization
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.control import EFER_SVME
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.exit_row import ExitRow
 from nestvmm.x86.scope import Scope
 from nestvmm.x86.svm_exits import SVM_EXITS
 
@@ -51,9 +52,6 @@ _ALWAYS: Final = tuple(
 # EFER; VM_CR to SVM_KEY.
 _OWN_MSRS: Final = (MsrRange(_MSR_EFER, _MSR_EFER, True, True), MsrRange(0xC0010114, 0xC0010118, True, True))
 
-# What some exit code tells.
-_INTERCEPTABLE: Final = sorted({reason for row in SVM_EXITS.values() for reason in row.reasons})
-
 # What these claim is no bit of the vectors: NMIs are always intercepted, windows open on request.
 _NOT_BY_VECTOR: Final = (ExitReason.IO, ExitReason.INTERRUPT_WINDOW, ExitReason.NMI_WINDOW)
 
@@ -68,6 +66,7 @@ class SvmEngine(SwitchedEngine):
     emulates: ClassVar[frozenset[str]] = frozenset({"svm"})
     needs: ClassVar[str] = "a KVM that offers its guests SVM: kvm_amd with nested=1"
     virtualization: ClassVar[Virtualization] = SVM
+    exits: ClassVar[Mapping[int, ExitRow]] = SVM_EXITS
     nested_type: ClassVar[type[NestedSvm]] = NestedSvm
     nested: NestedSvm
 
@@ -113,12 +112,6 @@ class SvmEngine(SwitchedEngine):
         """CPUID, EFER, and SVM's MSRs and instructions."""
         msrs = Server(ffi.addressof(lib, "nv_svm_serve_msr"), self._c)
         return [*super().servers(), *((scope, msrs) for scope in msr_scopes(_OWN_MSRS)), self.nested.server(self._c)]
-
-    def image_claims(self) -> list[tuple[int, Scope, Server]]:
-        """For each image and the guest, all that a control block can intercept."""
-        return [
-            (level, Scope(reason), server) for level, server in self.nested.image_servers() for reason in _INTERCEPTABLE
-        ]
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""

@@ -6,7 +6,7 @@ It needs a KVM that offers its guests VMX (kvm_intel, nested=1). For that KVM th
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any, ClassVar, Final
 
@@ -36,6 +36,7 @@ from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.control import CR0_NE, CR0_PG, CR4_PAE, CR4_VMXE, EFER_LMA
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.exit_row import ExitRow
 from nestvmm.x86.scope import Scope
 from nestvmm.x86.vmx_exits import VMX_EXITS
 from nestvmm.x86.vmx_failures import vmx_failure
@@ -54,7 +55,6 @@ _MSR_VMX_TRUE_ENTRY: Final = 0x490
 _MSR_EPT_VPID: Final = 0x48C
 _EPT_2M: Final = 1 << 16
 _EPT_1G: Final = 1 << 17
-_EPT_POINTER: Final = 0x1E  # write-back tables of four levels (Intel SDM vol. 3, 25.6.11)
 _ENTRY_LONG_MODE: Final = 1 << 9
 _DB: Final = 1
 _PF: Final = 14
@@ -69,23 +69,6 @@ _VECTORING: Final = (
 )
 _NOT_INSTRUCTIONS: Final = (lib.NV_EVENT_INTERRUPT, lib.NV_EVENT_NMI, lib.NV_EVENT_EXCEPTION)
 _GUEST_STATE: Final = 33  # the basic exit reason of an entry that failed for it
-
-# What an image's controls can ask for of what its guest does.
-_TAKEN: Final = sorted(
-    {reason for row in VMX_EXITS.values() for reason in row.reasons}
-    - {
-        ExitReason.INTERRUPT,
-        ExitReason.NMI,
-        ExitReason.INTERRUPT_WINDOW,
-        ExitReason.NMI_WINDOW,
-        ExitReason.PREEMPTION_TIMER,
-        ExitReason.MONITOR_TRAP,
-        ExitReason.TPR_THRESHOLD,
-        ExitReason.NESTED_PAGE_FAULT,
-        ExitReason.NESTED_MISCONFIGURATION,
-        ExitReason.ENTRY_FAILURE,
-    }
-)
 
 # FEATURE_CONTROL and VMX's capabilities, which a processor without VMX does not have.
 _OWN_MSRS: Final = (MsrRange(0x3A, 0x3A, True, True), MsrRange(0x480, 0x493, True, True))
@@ -128,6 +111,7 @@ class VmxEngine(SwitchedEngine):
     emulates: ClassVar[frozenset[str]] = frozenset({"vmx"})
     needs: ClassVar[str] = "a KVM that offers its guests VMX: kvm_intel with nested=1"
     virtualization: ClassVar[Virtualization] = VMX
+    exits: ClassVar[Mapping[int, ExitRow]] = VMX_EXITS
     nested_type: ClassVar[type[NestedVmx]] = NestedVmx
     nested: NestedVmx
 
@@ -197,7 +181,7 @@ class VmxEngine(SwitchedEngine):
         block.msr_bitmap = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_MSRPM
         block.ports_a = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_IOPM
         block.ports_b = block.ports_a + 0x1000
-        block.ept_pointer = lib.NV_SHADOW_TABLES | _EPT_POINTER
+        block.ept_pointer = lib.NV_SHADOW_TABLES | lib.NV_VMX_EPT_POINTER
         self._c.nmi_wanted = any(scope.reason is ExitReason.NMI for scope in wanted)
         msrs = [*self._own_msrs(), *msr_ranges(wanted), *self._config.l0_msrs]
         self._switcher.write(lib.NV_SWITCHER_MSRPM, msr_bitmap(msrs))
@@ -210,10 +194,6 @@ class VmxEngine(SwitchedEngine):
         """CPUID, and VMX's MSRs and instructions."""
         msrs = Server(ffi.addressof(lib, "nv_vmx_serve_msr"), self._c)
         return [*super().servers(), *((scope, msrs) for scope in msr_scopes(_OWN_MSRS)), *self.nested.servers(self._c)]
-
-    def image_claims(self) -> list[tuple[int, Scope, Server]]:
-        """For each image and the guest, what code does; faults of memory and what comes from outside go without it."""
-        return [(level, Scope(reason), server) for level, server in self.nested.image_servers() for reason in _TAKEN]
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
@@ -317,9 +297,7 @@ class VmxEngine(SwitchedEngine):
     def _exchange(self, encodings: Iterable[int] = ()) -> list[int]:
         """Reads fields of the VMCS, after the writes that wait."""
         fields = ffi.new("struct nv_vmx_field[]", [(encoding, 0) for encoding in encodings])
-        result = lib.nv_vmx_exchange(self.vcpu, fields, len(fields))
-        self._check_switcher()
-        self._check(result)
+        self._check(lib.nv_vmx_exchange(self.vcpu, fields, len(fields)))
         return [field.value for field in fields]
 
     def get_msr(self, index: int) -> int | None:
