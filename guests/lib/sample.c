@@ -18,6 +18,14 @@ static void sort(uint64_t count)
 	}
 }
 
+void sample_list(const char *name, uint64_t count)
+{
+	printf("rtt %s cycles", name);
+	for (uint64_t i = 0; i < count; i++)
+		printf(" %u", sample[i]);
+	printf("\n");
+}
+
 void sample_print(const char *name, uint64_t count)
 {
 	sort(count);

@@ -1,4 +1,4 @@
-/* Measurements in cycles: N samples, of which the least and the median are printed. */
+/* Measurements in cycles: N samples, of which all are printed, or the least and the median. */
 #ifndef SAMPLE_H
 #define SAMPLE_H
 
@@ -23,6 +23,9 @@ static inline uint64_t rdtsc(void)
 		instruction; \
 		sample[i] = (uint32_t)(rdtsc() - before); \
 	}
+
+/* Prints `rtt NAME cycles CYCLES CYCLES ...`, all of them in their order. */
+void sample_list(const char *name, uint64_t count);
 
 /* Prints `rtt NAME count N min CYCLES median CYCLES cycles` of sample[0] to sample[count - 1], and sorts them. */
 void sample_print(const char *name, uint64_t count);

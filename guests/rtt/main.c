@@ -1,6 +1,7 @@
-/* What one exit costs: `KIND [runs=N] [count=N] [at=ADDRESS] [bell=PORT]` runs one instruction `count` times between two RDTSCs each,
- * prints the cycles, and that `runs` times; `KIND forever [at=ADDRESS]` runs it without end and without RDTSC, for measurements from
- * outside. A byte written to `bell` says that a run begins, one to the port behind it that it is over. */
+/* What one exit costs: `KIND [runs=N] [count=N] [at=ADDRESS] [bell=PORT] [list]` runs one instruction `count` times between two RDTSCs
+ * each, prints the least and the median of the cycles, or all with `list`, and that `runs` times; `KIND forever [at=ADDRESS]` runs it
+ * without end and without RDTSC, for measurements from outside. A byte written to `bell` says that a run begins, one to the port behind
+ * it that it is over. */
 #include <stddef.h>
 
 #include "io.h"
@@ -101,7 +102,10 @@ static int measure(const struct kind *kind)
 		kind->measure(at, count);
 		if (bell)
 			outb((uint16_t)(bell + 1), 0);
-		sample_print(kind->name, count);
+		if (option_word("list"))
+			sample_list(kind->name, count);
+		else
+			sample_print(kind->name, count);
 	}
 	return 0;
 }

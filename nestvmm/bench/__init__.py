@@ -1,6 +1,7 @@
 """What an exit costs: bare, in C, in Python, in machine code, up a tower, and under a peer.
 
     document, row       the result and its lines: the format of `--json`
+    goals               what ratios should be at most
     paired              medians and their confidence intervals
     case, catalog       a case gives steps, a step gives rows; all cases
     request, session    what is asked for, and doing it; journal: going on where a run was interrupted
@@ -15,6 +16,7 @@ The cases:
     exits               every kind of exit, measured by the guest (rtt), with hypervisors that answer (answers)
     depth               an exit's cost by the guest's level, flat and as a cascade
     qemu, published     the same guest under QEMU at level 1; what others found
+    tracing             what a trace costs, and, from one, the parts of an exit
     completion          an instruction that L0 completes because KVM cannot emulate it
     startup             from exec to the guest's first byte
     twice               above Linux's KVM at level 1, and above that again: flat, as a cascade, and under QEMU

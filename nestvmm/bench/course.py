@@ -90,13 +90,14 @@ class Course:
     handler:  the level whose Python hypervisor answers; 0: L0's C code
     engine:   whose exits they are: direct: port reads; else: CPUID
 
-    `tower` is the open tower.
+    `tower` is the open tower; `drain`, where it is set, is for the Runner of each batch: of a trace of the tower.
     """
 
     def __init__(self, trips: int, height: int = 2, handler: int = 0, engine: str = "direct") -> None:
         if not (1 <= trips < 1 << 31 and height >= 2 and 0 <= handler < height):
             raise ValueError(f"{trips} trips to level {handler} in a tower of height {height}: no such course")
         self.trips = trips
+        self.drain: Callable[[], None] | None = None
         keeper = handler or 1
         names = ["nestvmm.hypervisors:Hypervisor"] * (height - 1)
         answering = Answering if engine == "direct" else AnsweringCpuid
@@ -120,7 +121,7 @@ class Course:
 
     def batch(self) -> float:
         """TSC ticks of one round trip through the runner, averaged over a batch."""
-        result = Runner(self.tower).run()
+        result = Runner(self.tower, drain=self.drain).run()
         if result.status:
             raise HostError(f"the benchmark's guest ended with status {result.status}: {result.message}")
         return self._keeper.ticks / self.trips

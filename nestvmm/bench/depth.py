@@ -14,17 +14,18 @@ from typing import ClassVar, Final
 
 from nestvmm.bench.case import RUNS, Choice, Step
 from nestvmm.bench.exits import MARK_LEAF, OWN_PORT, hypercall
+from nestvmm.bench.goals import DEPTH
 from nestvmm.bench.row import CASCADE, FLAT, Row, compare
 from nestvmm.bench.rtt import IMAGES, on_images
 
 __all__ = ["KINDS", "Depth"]
 
 KINDS: Final = ("cpuid", "hypercall", "port")
+_HEIGHTS: Final = {"svm": range(1, 9), "vmx": range(1, 5)}
 # By VMX a cascade grows by the level some fifteen times as much as by SVM: VMREAD and VMWRITE exit, a field each.
-_HEIGHTS: Final = {"svm": tuple(range(1, 9)), "vmx": tuple(range(1, 4))}
+_CASCADES: Final = {"svm": range(2, 9), "vmx": range(2, 4)}
 # Exits in a run: one through seven levels takes long.
 _COUNTS: Final = {FLAT: 20, CASCADE: 5}
-_GOAL: Final = 1.10
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +53,11 @@ def _measure(choice: Choice, engine: str, kind: str) -> list[Row]:
         if kind == "hypercall" and height == 1:
             continue  # nobody has one there
         flat = _row(choice, engine, kind, height, FLAT)
-        rows.append(flat if first is None else compare(flat, first, _GOAL))
-        if height > 1:
-            first = first or flat
+        rows.append(flat if first is None else compare(flat, first, DEPTH.most))
+        if height == 1:
+            continue
+        first = first or flat
+        if height in (choice.heights or _CASCADES[engine]):
             rows.append(compare(_row(choice, engine, kind, height, CASCADE), flat))
     return rows
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from nestvmm.bench.case import Choice, Step
+from nestvmm.bench.goals import LINUX
 from nestvmm.bench.row import FLAT, Row, compare
 from nestvmm.errors import HostError
 from nestvmm.hypervisors import HandlerClaim, Hypervisor
@@ -35,7 +36,6 @@ _SIGN = b"a shell runs"
 _ARGUMENTS = "console=ttyS0 quiet panic=-1 mitigations=off"
 _TIMEOUT = 240.0
 _PAIRS = 2
-_GOAL = 3.0
 
 _SIGNATURE_LEAF = 0x40000000
 _MICROCODE, _HWCR = 0x8B, 0xC0010015
@@ -92,8 +92,8 @@ class LinuxBoot:
     about: ClassVar[str] = "a stock Linux to its first program: svm, with CPUID and 2 MSRs in Python, against direct"
 
     def steps(self, choice: Choice) -> Iterator[Step]:
-        """One, where both engines are: they take turns."""
-        if {"direct", "svm"} <= set(choice.engines):
+        """One, where both engines are: they take turns. A clock that counts instructions has no time."""
+        if {"direct", "svm"} <= set(choice.engines) and not choice.icount:
             yield Step("direct and svm", _measure)
 
 
@@ -111,7 +111,7 @@ def _measure() -> list[Row]:
     row = Row("linux", "direct", level=2, engine="direct", clock="host", unit="s", us_per_unit=1e6)
     direct = replace(row, runs=tuple(seconds["direct"]))
     svm = replace(row, what="svm", engine="svm", level=4, mode=FLAT, runs=tuple(seconds["svm"]))
-    return [direct, compare(svm, direct, _GOAL)]
+    return [direct, compare(svm, direct, LINUX.most)]
 
 
 def _boot(folder: Path, initrd: Path, engine: str, levels: Iterable[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from nestvmm.errors import HostError
 from nestvmm.loaders.stack import Stacked, stack
 from nestvmm.nesting import GuestSpec, LevelSpec, Runner, Tower, TowerSpec
 
-__all__ = ["IMAGES", "Figures", "guest_figures", "image", "on_images", "on_levels", "one_by_one"]
+__all__ = ["IMAGES", "Figures", "guest_figures", "image", "listed_figures", "on_images", "on_levels", "one_by_one"]
 
 #: The hypervisor images that an engine's front-end runs.
 IMAGES = {"svm": "minivisor-svm", "vmx": "minivisor-vmx"}
@@ -44,12 +44,21 @@ def image(guests: Path, name: str, file: str | None = None) -> Path:
     return path
 
 
-def guest_figures(text: str, runs: int, kind: str = r"\S+") -> tuple[float, ...]:
-    """The medians that rtt printed, of one kind where it printed several, without the warm-up."""
-    found = re.findall(rf"^rtt {kind} count \d+ min \d+ median (\d+) cycles\r*$", text, re.MULTILINE)
+def guest_figures(text: str, runs: int) -> tuple[float, ...]:
+    """The medians that rtt printed, without the warm-up."""
+    return _checked(re.findall(r"^rtt \S+ count \d+ min \d+ median (\d+) cycles\r*$", text, re.MULTILINE), text, runs)
+
+
+def listed_figures(text: str, runs: int, kind: str) -> tuple[float, ...]:
+    """The cycles of the first exits of one kind that rtt printed with `list`, without the warm-up."""
+    found = "".join(re.findall(rf"^rtt {kind} cycles((?: \d+)+)\r*$", text, re.MULTILINE)).split()
+    return _checked(found[: WARM_UP + runs], text, runs)
+
+
+def _checked(found: Sequence[str], text: str, runs: int) -> tuple[float, ...]:
     if len(found) != WARM_UP + runs:
         raise HostError(f"the guest rtt printed {text!r:.300}, not {WARM_UP + runs} runs; `make guests` builds it anew")
-    return tuple(float(one) for one in found[WARM_UP:])
+    return tuple(map(float, found[WARM_UP:]))
 
 
 def on_levels(

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from nestvmm.bench.case import RUNS, Choice, Step
 from nestvmm.bench.course import Course
+from nestvmm.bench.goals import SWITCH_IN_C, SWITCH_IN_PYTHON, SWITCH_UP_TOWERS
 from nestvmm.bench.row import FLAT, Row, compare
 from nestvmm.bench.svm_loop import SvmLoop
 from nestvmm.bench.trips import heights_of, take_turns
@@ -24,11 +25,6 @@ __all__ = ["Switch"]
 
 _PYTHON = "served in Python"
 _TRIPS = 250
-
-# Goals of the ratios.
-_GOAL_C = 1.15
-_GOAL_PYTHON = 1.4
-_GOAL_FLAT = 1.10
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +88,9 @@ def _compared(rows: Sequence[Row], shared: Row | None = None) -> Iterator[Row]:
     bare, floor, in_c, in_python, *higher = rows
     yield bare
     yield compare(floor, bare)
-    yield compare(in_c, bare, _GOAL_C)
+    yield compare(in_c, bare, SWITCH_IN_C.most)
     if shared is not None:
-        yield compare(in_python, shared, _GOAL_PYTHON)
-    yield compare(in_python, bare, None if shared else _GOAL_PYTHON)
+        yield compare(in_python, shared, SWITCH_IN_PYTHON.most)
+    yield compare(in_python, bare, None if shared else SWITCH_IN_PYTHON.most)
     for row in higher:
-        yield compare(row, in_python, _GOAL_FLAT)
+        yield compare(row, in_python, SWITCH_UP_TOWERS.most)

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from nestvmm.bench.case import RUNS, Choice, Step
 from nestvmm.bench.course import Course
+from nestvmm.bench.goals import PORT_IN_C, PORT_IN_PYTHON, PORT_UP_TOWERS
 from nestvmm.bench.row import FLAT, Row, compare
 
 __all__ = ["HEIGHTS", "RoundTrips", "heights_of", "take_turns"]
@@ -24,11 +25,6 @@ HEIGHTS = (2, 4, 8, 16)
 _TRIPS = 250
 _RUNS = 300
 _WARM_UP = 3
-
-# Goals of the ratios.
-_GOAL_C = 1.10
-_GOAL_PYTHON = 1.6
-_GOAL_FLAT = 1.10
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +75,10 @@ _PYTHON = "served in Python"
 def _compared(rows: Sequence[Row]) -> Iterator[Row]:
     bare, floor, in_c, in_python, *higher = rows
     yield compare(floor, bare)
-    yield compare(in_c, bare, _GOAL_C)
-    yield compare(in_python, bare, _GOAL_PYTHON)
+    yield compare(in_c, bare, PORT_IN_C.most)
+    yield compare(in_python, bare, PORT_IN_PYTHON.most)
     for row in higher:
-        yield compare(row, in_python, _GOAL_FLAT)
+        yield compare(row, in_python, PORT_UP_TOWERS.most)
 
 
 def heights_of(choice: Choice) -> list[int]:

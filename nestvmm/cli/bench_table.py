@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from nestvmm.bench import Document, Row
 from nestvmm.bench.depth import Depth
+from nestvmm.bench.goals import verdicts
 from nestvmm.bench.row import CASCADE, FLAT
+from nestvmm.bench.twice import QEMU, Twice
 
-__all__ = ["depth_lines", "print_document"]
+__all__ = ["depth_lines", "print_document", "twice_lines"]
 
 # Room for all columns: a terminal that is narrower breaks the lines, and no figure is cut short.
 _WIDTH = 400
 _COLUMNS = ("what", "minimum", "median", "95 %", "us", "ratio", "95 %", "to", "goal", "met", "runs", "outliers")
-_LEFT = ("what", "to", "met")
+_LEFT = ("what", "to", "met", "exit")
 # From here on, digits behind the point say nothing.
 _PLAIN = 100
 _DEPTH = Depth.name
+_TWICE = ("exit", "guest", FLAT, CASCADE, QEMU, "flat to cascade", "flat to QEMU", "cascade to QEMU")
 _MET = {True: "met", False: "missed", None: ""}
 
 
@@ -41,36 +46,53 @@ def print_document(document: Document, about: dict[str, str]) -> None:
         console.print(_table(rows))
         if case == _DEPTH:
             _print_depth(console, rows)
+        if case == Twice.name and any(row.runs for row in rows):
+            console.print("\nmedians by the guest's level, above Linux's KVM", markup=False)
+            console.print(_columns(_TWICE, twice_lines(rows)))
         notes = {": ".join(part for part in (row.note, row.source) if part): row.what for row in rows}
         for note, what in notes.items():
             if note:
                 console.print(f"   {what.partition(',')[0]}: {note}", markup=False)
+    _print_goals(console, document)
     console.print(f"{len(document.rows)} figures in {document.seconds:.0f} s")
 
 
+def _print_goals(console: Console, document: Document) -> None:
+    """Whether those that were measured are met; of several rows the worst counts."""
+    judged = [(one.goal, one.worst) for one in verdicts(document.rows) if one.worst is not None]
+    if judged:
+        console.print("\ngoals")
+        lines = [
+            [f"{goal.case}: {goal.about}", f"<= {goal.most:.2f}", _ratio(worst.ratio), _MET[worst.met]]
+            for goal, worst in judged
+        ]
+        console.print(_columns(("what", "goal", "worst ratio", "met"), lines))
+
+
 def _table(rows: list[Row]) -> Table:
+    return _columns(_COLUMNS, [_cells(row) for row in rows])
+
+
+def _columns(headings: Sequence[str], lines: list[list[str]]) -> Table:
+    """A table without the columns that say nothing."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    cells = [_cells(row) for row in rows]
-    used = [number for number in range(len(_COLUMNS)) if any(line[number] for line in cells)]
+    used = [number for number in range(len(headings)) if any(line[number] for line in lines)]
     for number in used:
-        heading = _COLUMNS[number]
+        heading = headings[number]
         table.add_column(heading, justify="left" if heading in _LEFT else "right", no_wrap=True)
-    for line in cells:
+    for line in lines:
         table.add_row(*(line[number] for number in used))
     return table
 
 
 def _print_depth(console: Console, rows: list[Row]) -> None:
     """Flat beside cascade, level by level."""
-    kinds = list(dict.fromkeys(_kind(row) for row in rows))
-    for engine in dict.fromkeys(row.engine for row in rows):
+    measured = [row for row in rows if row.runs]
+    for engine in dict.fromkeys(row.engine for row in measured):
+        kinds = dict.fromkeys(_kind(row) for row in measured if row.engine == engine)
+        headings = ("guest", *(text for kind in kinds for text in (f"{kind} flat", "cascade", "ratio")))
         console.print(f"\nmedians by the guest's level, {engine} engine", markup=False)
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for heading in ("guest", *(text for kind in kinds for text in (f"{kind} flat", "cascade", "ratio"))):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for line in depth_lines(rows, engine):
-            table.add_row(*line)
-        console.print(table)
+        console.print(_columns(headings, depth_lines(measured, engine)))
 
 
 def depth_lines(rows: list[Row], engine: str) -> list[list[str]]:
@@ -86,6 +108,20 @@ def depth_lines(rows: list[Row], engine: str) -> list[list[str]]:
             flat, cascade = (found.get((level, kind, mode), nothing) for mode in (FLAT, CASCADE))
             line += [_number(flat.median), _number(cascade.median), _ratio(cascade.ratio)]
         lines.append(line)
+    return lines
+
+
+def twice_lines(rows: list[Row]) -> list[list[str]]:
+    """For each kind of exit and level: the medians flat, as a cascade and under QEMU, and their ratios."""
+    lines = []
+    for kind in dict.fromkeys(_kind(row) for row in rows if row.runs):
+        for level in sorted({row.level for row in rows if _kind(row) == kind and row.level is not None}):
+            named = {system: f"{kind}, L{level}, {system}" for system in (FLAT, CASCADE, QEMU)}
+            medians = {row.what: row.median for row in rows}
+            ratios = {(row.what, row.against): row.ratio for row in rows}
+            line = [kind, f"L{level}", *(_number(medians.get(name)) for name in named.values())]
+            pairs = ((FLAT, CASCADE), (FLAT, QEMU), (CASCADE, QEMU))
+            lines.append(line + [_ratio(ratios.get((named[one], named[other]))) for one, other in pairs])
     return lines
 
 

@@ -5,6 +5,7 @@ figure   a picture's data, with its words and its table
 figures  the figures of a benchmark; exits: those of a run's account
 scale    axes
 drawing  a figure as SVG
+goals    whether goals are met; tables: as HTML
 page     the page: HTML and its style
 plots    the figures by matplotlib
 """

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import Final
 
 from nestvmm.bench import Document, Row
+from nestvmm.bench.row import CASCADE, FLAT
+from nestvmm.bench.twice import QEMU
 from nestvmm.report.figure import Bars, Dots, Figure, Lines, Point, Series, Table
 
 __all__ = ["bench_figures", "number"]
 
 _DEPTH: Final = "depth"
+_TWICE: Final = "twice"
 _PARTS: Final = "parts"
 _ROUND_TRIP: Final = "round-trip"
 _PUBLISHED: Final = "published"
 # Cases whose figures are exits, one beside the other.
 _EXITS: Final = ("hypercall", "cpuid", "port", "msr-read", "msr-write", "mmio", "page-fault", "timer")
-
-
 # What the benchmark's names say besides; the figure has the guest's clock only.
 _CLOCK: Final = ", guest's clock"
 # Who serves an exit, in the order of colours.
-_HANDLERS: Final = ("C", "Python", "image", "KVM", "QEMU", "nobody")
+_HANDLERS: Final = ("C", "Python", "image", "KVM", "QEMU", "kvmtool")
 
 
 def bench_figures(document: Document, key: str) -> list[Figure]:
     """Those that its rows have data for; key makes their names differ from another document's."""
     rows = [row for row in document.rows if row.median is not None and math.isfinite(row.median) and row.median > 0]
-    found = [_by_depth(rows, document, key), _parts(rows, key), _exits(rows, key)]
-    return [figure for figure in found if figure is not None]
+    unit = "instructions" if document.environment.icount else "cycles"
+    others = (_parts(rows, key), _exits(rows, unit, key))
+    return [*_by_depth(rows, unit, key), *(figure for figure in others if figure is not None)]
 
 
 def number(value: float | None) -> str:
@@ -41,59 +44,80 @@ def number(value: float | None) -> str:
     return f"{value:.3g}"
 
 
-def _by_depth(rows: Sequence[Row], document: Document, key: str) -> Figure | None:
-    series = [line for line in map(_line, _depth_groups(rows).items()) if len(line.points) > 1]
-    if not any(not line.dashed for line in series):
-        return None
-    levels = sorted({int(point.x) for line in series for point in line.points})
-    values = {line.name: {int(point.x): point.y for point in line.points} for line in series}
-    cells = tuple((line.name, *(number(values[line.name].get(level)) for level in levels)) for line in series)
-    unit = "instructions" if document.environment.icount else "cycles"
-    return Figure(
-        f"depth-{key}",
-        "Cost of an exit by depth",
-        f"{unit.capitalize()} of an exit by the guest's level, on a logarithmic axis. {_growth(series)}",
-        Lines("level of the guest", f"{unit} (logarithmic)", tuple(series)),
-        Table((unit, *(f"L{level}" for level in levels)), cells, frozenset(range(1, len(levels) + 1))),
-    )
-
-
-def _depth_groups(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    groups: dict[str, list[Row]] = {}
+def _by_depth(rows: Sequence[Row], unit: str, key: str) -> Iterator[Figure]:
+    """One for each kind of exit: lines of several kinds would hide each other."""
+    kinds: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
-        name = _depth_name(row)
-        if name and row.level is not None:
-            groups.setdefault(name, []).append(row)
-    return groups
+        kind, name = _place(row)
+        if kind and row.level is not None:
+            kinds.setdefault(kind, {}).setdefault(name, []).append(row)
+    for kind, lines in kinds.items():
+        grouped = {name: _by_level(found) for name, found in lines.items() if len({row.level for row in found}) > 1}
+        if all(row.system == _PUBLISHED for line in grouped.values() for row in line.values()):
+            continue
+        levels = sorted({level for line in grouped.values() for level in line})
+        cells = tuple(
+            (name, *(number(line[level].median) if level in line else "" for level in levels))
+            for name, line in grouped.items()
+        )
+        yield Figure(
+            f"depth-{kind.replace(' ', '-')}-{key}",
+            f"Cost by depth: {kind}",
+            f"{unit.capitalize()} of an exit by the guest's level, on a logarithmic axis. {_growth(grouped)}",
+            Lines("level of the guest", f"{unit} (logarithmic)", tuple(starmap(_line, grouped.items()))),
+            Table((unit, *(f"L{level}" for level in levels)), cells, frozenset(range(1, len(levels) + 1))),
+        )
 
 
-def _depth_name(row: Row) -> str:
-    """The line that it belongs to; empty: none."""
+def _by_level(rows: Iterable[Row]) -> dict[int, Row]:
+    """A line's rows; one that was compared with several others once."""
+    found = {row.level or 0: row for row in rows}
+    return dict(sorted(found.items()))
+
+
+def _place(row: Row) -> tuple[str, str]:
+    """The kind of exit whose figure it is in, and the line that it belongs to; empty: none."""
+    kind = row.what.partition(",")[0]
     if row.system == _PUBLISHED:
-        return f"{row.case}, KVM in KVM, {_PUBLISHED}"
+        return row.case, "KVM in KVM, another machine's cycles"
     if row.case == _DEPTH:
-        kind = row.what.partition(",")[0]
-        return f"{kind}, {row.engine}, {row.mode}"
+        return kind, f"{row.engine}, {row.mode}"
+    if row.case == _TWICE:
+        return f"{kind} above KVM", f"QEMU, {row.mode}" if row.system == QEMU else f"{row.engine}, {row.mode}"
     if row.case == _ROUND_TRIP and row.handler == "Python" and row.handler_level == (row.level or 0) - 1:
-        return f"port read, {row.engine}, Python below the guest"
-    return ""
+        return _ROUND_TRIP, f"port read, {row.engine}, Python below the guest"
+    return "", ""
 
 
-def _line(group: tuple[str, list[Row]]) -> Series:
-    name, rows = group
-    ordered = sorted(rows, key=lambda row: row.level or 0)
-    points = tuple(Point(row.level or 0, row.median or 0, row.low, row.high) for row in ordered)
-    return Series(name, points, dashed=rows[0].system == _PUBLISHED)
+def _line(name: str, rows: dict[int, Row]) -> Series:
+    points = tuple(Point(level, row.median or 0, row.low, row.high) for level, row in rows.items())
+    return Series(name, points, dashed=any(row.system == _PUBLISHED for row in rows.values()))
 
 
-def _growth(series: Iterable[Series]) -> str:
+def _growth(lines: Mapping[str, dict[int, Row]]) -> str:
+    """From the least level to the greatest where the same serves the exit; then what is the most, there."""
     said = []
-    for line in series:
-        first, last = line.points[0], line.points[-1]
-        times = f"{last.y / first.y:.2f} times" if last.y < 10 * first.y else f"{last.y / first.y:,.0f} times"
-        ends = f"{number(first.y)} at L{first.x:.0f}, {number(last.y)} at L{last.x:.0f}"
-        said.append(f"{line.name}: {ends}, which is {times} that")
-    return "; ".join(said) + "."
+    for name, line in lines.items():
+        last = max(line)
+        first = min(level for level, row in line.items() if row.handler == line[last].handler)
+        low, high = line[first].median or 0, line[last].median or 0
+        said.append(f"{name}: {number(low)} at L{first}, {number(high)} at L{last}, which is {_times(high, low)} that")
+    return "; ".join(said + list(_cascades(lines))) + "."
+
+
+def _cascades(lines: Mapping[str, dict[int, Row]]) -> Iterator[str]:
+    """What flat saves, where both were measured."""
+    for name, line in lines.items():
+        flat = lines.get(name.replace(CASCADE, FLAT), {})
+        both = line.keys() & flat.keys()
+        if name.endswith(CASCADE) and both:
+            level = max(both)
+            times = _times(line[level].median or 0, flat[level].median or 0)
+            yield f"at L{level}, {name} is {times} flat"
+
+
+def _times(one: float, other: float) -> str:
+    return f"{one / other:.2f} times" if one < 10 * other else f"{one / other:,.0f} times"
 
 
 def _parts(rows: Iterable[Row], key: str) -> Figure | None:
@@ -121,15 +145,16 @@ def _parts(rows: Iterable[Row], key: str) -> Figure | None:
     )
 
 
-def _exits(rows: Iterable[Row], key: str) -> Figure | None:
+def _exits(rows: Iterable[Row], unit: str, key: str) -> Figure | None:
     mine = [row for row in rows if row.case in _EXITS and row.clock == "guest" and row.system != _PUBLISHED]
+    mine.sort(key=lambda row: _EXITS.index(row.case))
     if not mine:
         return None
     label: Callable[[Row], str] = lambda row: f"{row.case}: {row.what.removesuffix(_CLOCK)}"  # noqa: E731
     cells = tuple(
         (
             label(row),
-            row.handler or "nobody",
+            row.handler,
             number(row.minimum),
             number(row.median),
             _interval(row),
@@ -141,13 +166,13 @@ def _exits(rows: Iterable[Row], key: str) -> Figure | None:
     return Figure(
         f"exits-{key}",
         "Cost of each kind of exit",
-        f"Cycles from the instruction to the one behind it, by the guest's own clock, on a logarithmic axis: from "
-        f"{number(least.median)} ({label(least)}) to {number(most.median)} ({label(most)}).",
+        f"{unit.capitalize()} from the exit's instruction to the one behind it, by the guest's own clock, on a "
+        f"logarithmic axis: from {number(least.median)} ({label(least)}) to {number(most.median)} ({label(most)}).",
         Dots(
-            "cycles (logarithmic)",
+            f"{unit} (logarithmic)",
             tuple(label(row) for row in mine),
             tuple(Point(0, row.median or 0, row.low, row.high) for row in mine),
-            tuple(row.handler or "nobody" for row in mine),
+            tuple(row.handler for row in mine),
             _HANDLERS,
         ),
         Table(("exit", "handler", "minimum", "median", "95 %", "runs"), cells, frozenset((2, 3, 4, 5))),

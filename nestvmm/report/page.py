@@ -11,14 +11,16 @@ from nestvmm.report.drawing import draw
 from nestvmm.report.exits import account_figure
 from nestvmm.report.figure import Figure, Table
 from nestvmm.report.figures import bench_figures, number
+from nestvmm.report.goals import goals_of_all, goals_of_one
 from nestvmm.report.inputs import Inputs, RunAccount
+from nestvmm.report.tables import folded, scrolling, table_of
 
 __all__ = ["figures_of", "page"]
 
 
 def figures_of(inputs: Inputs) -> list[Figure]:
     """All figures, in the order of the page."""
-    return [figure for *_, figures in _sections(inputs) for figure in figures]
+    return [figure for *_, figures in _sections(inputs) for figure in figures or ()]
 
 
 def page(inputs: Inputs, title: str) -> str:
@@ -41,8 +43,10 @@ def page(inputs: Inputs, title: str) -> str:
     )
 
 
-def _sections(inputs: Inputs) -> Iterator[tuple[str, str, str, list[Figure]]]:
-    """Name, heading, what stands before the figures, the figures."""
+def _sections(inputs: Inputs) -> Iterator[tuple[str, str, str, list[Figure] | None]]:
+    """Name, heading, what stands before the figures, the figures; None: it is not for them."""
+    if inputs.documents:
+        yield "goals", "Goals", goals_of_all(inputs.documents), None
     for key, (name, document) in enumerate(inputs.documents):
         heading = f"Benchmark: {document.environment.machine} ({name})"
         yield f"bench-{key}", heading, _about(name, document), bench_figures(document, str(key))
@@ -51,41 +55,21 @@ def _sections(inputs: Inputs) -> Iterator[tuple[str, str, str, list[Figure]]]:
         yield f"account-{key}", f"Run: {account.name}", _about_run(account), [] if figure is None else [figure]
 
 
-def _section(name: str, heading: str, about: str, figures: list[Figure]) -> str:
-    shown = "\n".join(map(_figure, figures)) or "<p>There is nothing to draw.</p>"
-    head = f'<h2 id="{name}-h">{escape(heading)}</h2>'
-    return f'<section id="{name}" aria-labelledby="{name}-h">\n{head}\n{about}\n{shown}\n</section>'
+def _section(name: str, heading: str, about: str, figures: list[Figure] | None) -> str:
+    parts = [f'<h2 id="{name}-h">{escape(heading)}</h2>', about, *map(_figure, figures or ())]
+    if figures == []:
+        parts.append("<p>There is nothing to draw.</p>")
+    body = "\n".join(parts)
+    return f'<section id="{name}" aria-labelledby="{name}-h">\n{body}\n</section>'
 
 
 def _figure(figure: Figure) -> str:
-    table = _table(figure.table, figure.title)
+    table = table_of(figure.table, figure.title, f"{figure.title}: table")
     return (
         f'<h3 id="{figure.name}-title">{escape(figure.title)}</h3>\n<figure>\n'
-        f"{_scrolling(draw(figure), f'{figure.title}: picture')}\n"
+        f"{scrolling(draw(figure), f'{figure.title}: picture')}\n"
         f'<figcaption id="{figure.name}-text">{escape(figure.text)}</figcaption>\n</figure>\n'
-        f"<details><summary>The figures of: {escape(figure.title)}</summary>\n"
-        f"{_scrolling(table, f'{figure.title}: table')}\n</details>"
-    )
-
-
-def _scrolling(content: str, name: str) -> str:
-    """What may be wider than the page; who has no pointer scrolls it by keys."""
-    return f'<div class="scroll" role="group" tabindex="0" aria-label="{escape(name)}">\n{content}\n</div>'
-
-
-def _table(table: Table, caption: str) -> str:
-    def attributes(column: int) -> str:
-        return ' class="number"' if column in table.numbers else ""
-
-    head = "".join(f'<th scope="col"{attributes(n)}>{escape(text)}</th>' for n, text in enumerate(table.head))
-    rows = []
-    for first, *others in table.rows:
-        cells = "".join(f"<td{attributes(n)}>{escape(text)}</td>" for n, text in enumerate(others, start=1))
-        rows.append(f'<tr><th scope="row"{attributes(0)}>{escape(first)}</th>{cells}</tr>')
-    return (
-        f"<table><caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
-        + "\n".join(rows)
-        + "\n</tbody></table>"
+        f"{folded(f'The figures of: {figure.title}', table)}"
     )
 
 
@@ -106,35 +90,11 @@ def _about(name: str, document: Document) -> str:
         for module, values in sorted(environment.kvm.items())
         for parameter, value in sorted(values.items())
     )
-    text = _scrolling(_table(Table(("property", "value"), tuple(pairs)), "environment"), f"environment of {name}")
+    parts = [table_of(Table(("property", "value"), tuple(pairs)), "environment", f"environment of {name}")]
     if parameters:
-        table = _table(Table(("module", "parameter", "value"), parameters), "parameters of KVM")
-        text += f"\n<details><summary>Parameters of KVM</summary>\n{_scrolling(table, 'parameters of KVM')}\n</details>"
-    return text + _goals(document)
-
-
-def _goals(document: Document) -> str:
-    """What was compared with a goal."""
-    rows = tuple(
-        (
-            f"{row.case}: {row.what}",
-            row.against,
-            f"{row.ratio:.3f}",
-            "" if row.ratio_low is None or row.ratio_high is None else f"{row.ratio_low:.3f} to {row.ratio_high:.3f}",
-            f"at most {row.goal:.2f}",
-            "met" if row.met else "missed",
-        )
-        for row in document.rows
-        if row.goal is not None and row.ratio is not None
-    )
-    if not rows:
-        return ""
-    met = sum(row[-1] == "met" for row in rows)
-    shown = _table(Table(("what", "against", "ratio", "95 %", "goal", "result"), rows, frozenset((2, 3, 4))), "goals")
-    return (
-        f"\n<details><summary>{met} of {len(rows)} goals are met</summary>\n"
-        f"{_scrolling(shown, 'ratios and goals')}\n</details>"
-    )
+        table = Table(("module", "parameter", "value"), parameters)
+        parts.append(folded("Parameters of KVM", table_of(table, "parameters of KVM", "parameters of KVM")))
+    return "\n".join(part for part in (*parts, goals_of_one(document)) if part)
 
 
 def _about_run(account: RunAccount) -> str:

@@ -10,7 +10,7 @@ from command import GUESTS, guest
 from nestvmm.bench.case import Choice
 from nestvmm.bench.catalog import CASES
 from nestvmm.bench.exits import EXIT_CASES, ExitCase, l0_hypercalls
-from nestvmm.bench.rtt import guest_figures, image, on_levels
+from nestvmm.bench.rtt import guest_figures, image, listed_figures, on_levels
 from nestvmm.errors import HostError, UsageError
 from nestvmm.nesting import LevelSpec
 
@@ -38,6 +38,17 @@ def test_the_guests_figures_begin_behind_the_warm_up() -> None:
 def test_a_guest_that_says_something_else(text: str) -> None:
     with pytest.raises(HostError, match="`make guests` builds it anew"):
         guest_figures(text, 2)
+
+
+def test_each_exit_of_a_kind() -> None:
+    text = "rtt cpuid cycles 9 8 7 6 5\r\r\nrtt port-in cycles 1 2 3\n"
+    assert listed_figures(text, 3, "cpuid") == (7.0, 6.0, 5.0)
+    assert listed_figures(text, 1, "port-in") == (3.0,)
+    # those behind them are left out
+    assert listed_figures(text * 2, 6, "cpuid") == (7.0, 6.0, 5.0, 9.0, 8.0, 7.0)
+    for wrong in (text.replace("9", "x"), text.replace(" 5", ""), ""):
+        with pytest.raises(HostError, match="not 5 runs; `make guests` builds it anew"):
+            listed_figures(wrong, 3, "cpuid")
 
 
 def test_a_guest_that_is_not_built(tmp_path: Path) -> None:

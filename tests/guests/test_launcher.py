@@ -34,6 +34,15 @@ def test_a_guest_measures_itself(kind: str) -> None:
 
 
 @pytest.mark.kvm
+def test_a_guest_lists_each_exit() -> None:
+    ended = launched(guest("rtt"), "cpuid", "count=5", "runs=3", "list")
+    assert ended.returncode == 0, ended
+    lines = re.findall(r"^rtt cpuid cycles((?: \d+)+)$", ended.stdout, re.MULTILINE)
+    assert [len(line.split()) for line in lines] == [5, 5, 5]
+    assert all(int(cycles) > 0 for line in lines for cycles in line.split())
+
+
+@pytest.mark.kvm
 def test_the_guests_status_is_its_own() -> None:
     assert launched(guest("rtt"), "tea").returncode == 2
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from command import nestvmm
 from playwright.sync_api import Browser, Page, sync_playwright
 from samples import files
 
+from nestvmm.bench.goals import GOALS, SWITCH_IN_C, SWITCH_IN_PYTHON
 from nestvmm.report import page, read_inputs
 
 STYLE = Path(__file__).parents[2] / "nestvmm" / "report" / "style.css"
@@ -65,10 +67,21 @@ def test_it_is_one_file(report: Path) -> None:
 
 def test_its_structure(report: Path) -> None:
     outline = Outline(report.read_text())
-    assert outline.headings == [1, 2, 3, 3, 3, 2, 3]
+    assert outline.headings == [1, 2, 2, 3, 3, 3, 3, 3, 2, 3]
     assert len(outline.ids) == len(set(outline.ids))
     assert set(outline.named) <= set(outline.ids)
-    assert outline.tags.count("svg") == outline.tags.count("figure") == outline.tags.count("figcaption") == 4
+    assert outline.tags.count("svg") == outline.tags.count("figure") == outline.tags.count("figcaption") == 6
+
+
+def test_goals_by_their_worst_ratios(report: Path) -> None:
+    text = report.read_text()
+    lines = (re.findall(r"<t[hd].*?>(.*?)</t[hd]>", line) for line in text.splitlines() if line.startswith("<tr><th"))
+    cells = {unescape(first): others for first, *others in lines}
+    assert {goal.about: cells[goal.about][1] for goal in GOALS} == {goal.about: "not judged" for goal in GOALS} | {
+        SWITCH_IN_C.about: "1.130, met",
+        SWITCH_IN_PYTHON.about: "5.100, missed",
+    }
+    assert "2 of 3 ratios are within their goals" in text
 
 
 def test_names_from_outside_are_text(report: Path) -> None:
