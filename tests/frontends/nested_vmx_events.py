@@ -245,7 +245,7 @@ EVENT_CASES = {
     "exceptions": exceptions,
     "windows": windows,
     "timer": timer,
-    "two timers, its own first": lambda: two_timers(1 << 25, 1 << 12),
+    "two timers, its own first": lambda: two_timers(1 << 25, 1 << 18),
     "two timers, level 1's first": lambda: two_timers(1 << 16, 1 << 28),
     "clock": clock,
     "interrupt": lambda: outside_interrupts(0x5010, 1, 0),
