@@ -107,6 +107,7 @@ struct nv_nested {
 	nv_serve_fn take;                /* what serves the claims of machines, as the table has it; NULL: nothing */
 	uint8_t levels[NV_NESTED_DEPTH]; /* of the machine's code, by depth */
 	struct nv_nested_vmx_limits vmx_limits;
+	uint64_t seen_cr0, seen_cr4;     /* vmx: what the active machine reads of the bits that a mask has */
 	uint8_t nesting;                 /* levels above this one have the SVM or VMX that their hypervisor gives them, not L0's; 0: none has */
 	uint8_t visible;                 /* level n sees SVM, or VMX */
 	uint8_t flush;                   /* svm: the processor's TLB is to forget at the next entry */

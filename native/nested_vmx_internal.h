@@ -5,9 +5,22 @@
 #include "nested_machines.h"
 #include "vmx_internal.h"
 
-#define REVISION 0x4e56        /* "NV" */
 #define NO_VMCS (~0ull)
 #define PAGE 4096ull
+
+/* Where the capability MSRs lie behind IA32_VMX_BASIC (appendix A). */
+enum {
+	VMX_MISC = 5,
+	VMX_CR0_FIXED0 = 6,
+	VMX_CR0_FIXED1 = 7,
+	VMX_CR4_FIXED0 = 8,
+	VMX_CR4_FIXED1 = 9,
+	VMX_SECONDARY = 11,
+	VMX_TRUE_PIN = 13,
+	VMX_TRUE_PRIMARY = 14,
+	VMX_TRUE_EXIT = 15,
+	VMX_TRUE_ENTRY = 16,
+};
 
 /* Controls that vmx_internal.h does not have (25.6 to 25.8). */
 #define PIN_NMI (1ull << 3)
@@ -77,6 +90,9 @@ int nv_virtual_vmcs_slot(uint64_t encoding);
 uint64_t nv_virtual_vmcs_read(const struct nv_virtual_vmcs *block, uint64_t encoding);
 void nv_virtual_vmcs_write(struct nv_virtual_vmcs *block, uint64_t encoding, uint64_t value);
 
+/* Takes it from a level's memory: no field is wider than its encoding says, whatever the level wrote there. */
+void nv_virtual_vmcs_copy(struct nv_virtual_vmcs *to, const struct nv_virtual_vmcs *from);
+
 static inline uint64_t field_of(const struct nv_virtual_vmcs *block, uint32_t encoding)
 {
 	return block->field[FIELD_SLOT(encoding)];
@@ -92,7 +108,9 @@ static inline uint64_t secondary_of(const struct nv_virtual_vmcs *block)
 	return field_of(block, NV_VMCS_PRIMARY_CONTROLS) & PRIMARY_SECONDARY ? field_of(block, NV_VMCS_SECONDARY_CONTROLS) : 0;
 }
 
-/* What the active machine sees in CR4, of bits that its parent may hide; real: what is there. */
+/* What the active machine sees in CR0 and CR4, of bits that its parent may hide; real: what is there; shadow: CR0's read shadow, which has
+ * machine 0's NE. */
+uint64_t nv_nested_vmx_seen_cr0(const struct nv_nested *nested, uint64_t real, uint64_t shadow);
 uint64_t nv_nested_vmx_seen_cr4(const struct nv_nested *nested, uint64_t real);
 
 /* nested_vmx_ept.c */
@@ -190,12 +208,15 @@ int nv_nested_vmx_urgent(struct nv_nested *nested);
 /* nested_vmx_tpr.c: TPR shadows. tpr_of: whose the active machine's CR8 is, for the moves that this control makes exit; NULL: the processor's.
  * virtual_apic: where the page of the machine's block is for the processor; 0: it has none, or it is not memory. check_tpr: a VM-instruction
  * error for what lies there (27.2.1.1). */
-const struct nv_machine *nv_nested_vmx_tpr_of(const struct nv_nested *nested, uint64_t exiting);
+struct nv_machine *nv_nested_vmx_tpr_of(const struct nv_nested *nested, uint64_t exiting);
 uint64_t nv_nested_vmx_virtual_apic(struct nv_nested *nested, struct nv_machine *machine);
 int nv_nested_vmx_check_tpr(struct nv_nested *nested, struct nv_machine *machine);
-void nv_nested_vmx_compose_tpr(const struct nv_nested *nested, struct nv_vmx_controls *wanted);
+void nv_nested_vmx_compose_tpr(struct nv_nested *nested, struct nv_vmx_controls *wanted);
 
-/* nested_vmx_compose.c: the controls of the machines on top of those that L0 wants; maps: once for each entry of a machine's guest. */
+/* nested_vmx_compose.c: the controls of the machines on top of those that L0 wants; maps: once for each entry of a machine's guest.
+ * held_cr0: what the active machine cannot clear. read_timer: before compose, what is left of L0's own preemption timer; a negative errno. */
+int nv_nested_vmx_read_timer(struct nv_nested *nested);
+uint64_t nv_nested_vmx_held_cr0(const struct nv_nested *nested);
 void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wanted);
 void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *machine);
 

@@ -7,6 +7,7 @@
 
 #include "direct.h"
 
+_Static_assert(offsetof(struct nv_vmx_block, command) == NV_VMX_COMMAND, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_vmx_block, started) == NV_VMX_STARTED, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_vmx_block, launched) == NV_VMX_LAUNCHED, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_vmx_block, error) == NV_VMX_ERROR, "the assembler's offsets");
@@ -97,7 +98,8 @@ int nv_vmx_command(struct nv_vcpu *vcpu, uint64_t command, struct nv_vmx_field *
 		return -EINVAL;
 	if (vmx->overflowed)
 		return -ENOSPC;
-	memcpy(block->read, fields, count * sizeof *fields);
+	if (count)
+		memcpy(block->read, fields, count * sizeof *fields);
 	block->reads = count;
 	block->command = command;
 	do {
@@ -112,7 +114,8 @@ int nv_vmx_command(struct nv_vcpu *vcpu, uint64_t command, struct nv_vmx_field *
 	if (!nv_switched_outside(&vmx->switched))
 		return -EIO;
 	block->writes = 0;
-	memcpy(fields, block->read, count * sizeof *fields);
+	if (count)
+		memcpy(fields, block->read, count * sizeof *fields);
 	return 0;
 }
 
@@ -325,7 +328,10 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 		result = vmx->nested->lost || vmx->nested->endless ? -EIO : vmx->nested->failed;
 		if (!result)
 			result = nv_nested_vmx_deliver(vmx->nested);
-		if (result || vmx->synthetic || nv_nested_vmx_waits(vmx->nested))
+		if (result || nv_nested_vmx_waits(vmx->nested))
+			return result;
+		result = nv_nested_vmx_read_timer(vmx->nested);
+		if (result || vmx->synthetic)
 			return result;
 		nv_vmx_prepare(vmx);
 		if (vmx->overflowed)

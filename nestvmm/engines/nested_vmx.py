@@ -23,9 +23,9 @@ __all__ = ["NestedVmx", "capabilities"]
 
 _ALL: Final = (1 << 64) - 1
 
-_REVISION: Final = 0x4E56
 _WRITE_BACK: Final = 6
-_BASIC: Final = _REVISION | 4096 << 32 | _WRITE_BACK << 50 | 1 << 54 | 1 << 55  # INS and OUTS tell; true controls
+# INS and OUTS tell; true controls.
+_BASIC: Final = lib.NV_VIRTUAL_VMCS_REVISION | 4096 << 32 | _WRITE_BACK << 50 | 1 << 54 | 1 << 55
 _LARGEST_INDEX: Final = 25  # of a field's encoding
 
 

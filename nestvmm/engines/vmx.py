@@ -55,7 +55,6 @@ _MSR_VMX_TRUE_ENTRY: Final = 0x490
 _MSR_EPT_VPID: Final = 0x48C
 _EPT_2M: Final = 1 << 16
 _EPT_1G: Final = 1 << 17
-_EPT_POINTER: Final = 0x1E  # write-back tables of four levels (Intel SDM vol. 3, 25.6.11)
 _ENTRY_LONG_MODE: Final = 1 << 9
 _DB: Final = 1
 _PF: Final = 14
@@ -182,7 +181,7 @@ class VmxEngine(SwitchedEngine):
         block.msr_bitmap = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_MSRPM
         block.ports_a = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_IOPM
         block.ports_b = block.ports_a + 0x1000
-        block.ept_pointer = lib.NV_SHADOW_TABLES | _EPT_POINTER
+        block.ept_pointer = lib.NV_SHADOW_TABLES | lib.NV_VMX_EPT_POINTER
         self._c.nmi_wanted = any(scope.reason is ExitReason.NMI for scope in wanted)
         msrs = [*self._own_msrs(), *msr_ranges(wanted), *self._config.l0_msrs]
         self._switcher.write(lib.NV_SWITCHER_MSRPM, msr_bitmap(msrs))

@@ -32,18 +32,22 @@ def read_file(path: str, ram_size: int, what: str = "image") -> bytes:
     return data
 
 
-def regular_file(path: str, what: str) -> BinaryIO:
-    """A file, open for reading, which has an end. Raises UsageError for anything else, and what cannot be opened."""
+def regular_file(path: str, what: str = "") -> BinaryIO:
+    """A file, open for reading, which has an end. Raises UsageError for anything else, and what cannot be opened.
+
+    what: stands before its name in messages
+    """
+    name = f"{what} {path}".lstrip()
     try:
         # O_NONBLOCK: opening a FIFO without a writer would wait for ever.
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise UsageError(f"{what} {path}: {error.strerror}") from None
+        raise UsageError(f"{name}: {error.strerror}") from None
     except ValueError:
-        raise UsageError(f"{what} {path!r}: a file name cannot hold NUL") from None
+        shown = name.replace("\0", "\\0")
+        raise UsageError(f"{shown}: a file name cannot hold NUL") from None
     mode = os.fstat(file).st_mode
     if not stat.S_ISREG(mode):
         os.close(file)
-        why = "Is a directory" if stat.S_ISDIR(mode) else "not a regular file; copy it to one"
-        raise UsageError(f"{what} {path}: {why}")
+        raise UsageError(f"{name}: {'Is a directory' if stat.S_ISDIR(mode) else 'not a regular file; copy it to one'}")
     return os.fdopen(file, "rb")

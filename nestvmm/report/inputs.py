@@ -63,7 +63,7 @@ def read_inputs(paths: Iterable[Path]) -> Inputs:
 
 
 def _json(path: Path) -> Mapping[str, Any]:
-    with regular_file(str(path), "file") as file:
+    with regular_file(str(path)) as file:
         text = file.read()
     try:
         data = json.loads(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import vmx_code as vmx
-from guest_code import UD2, done, keep, load, rax, rdx, store, with_handlers
+from guest_code import RESULTS, UD2, done, keep, load, out, rax, rdx, store, until, with_handlers
 from nested_vmx_run import SECONDARY_ON, ept_tables, run
 from vmx_code import (
     VMCALL,
@@ -99,6 +99,44 @@ class Ringing(Hypervisor):
         else:
             self.guest.nmi()
         return HANDLED
+
+
+class Timing(Hypervisor):
+    """Level 1: OUT to port 0x5012 asks for its timer's event, which result 5 of level 2 then tells of."""
+
+    def __init__(self, cycles: int) -> None:
+        self._cycles = cycles
+        self.seen: list[int] = []
+
+    def claims(self) -> list[HandlerClaim]:
+        return [
+            (ExitReason.IO, 0x5012, 0x5012, None, self.ask),
+            (ExitReason.PREEMPTION_TIMER, 0, (1 << 64) - 1, None, self.expired),
+        ]
+
+    def ask(self, event: Event) -> Result:
+        self.guest.request_timer(self._cycles)
+        return HANDLED
+
+    def expired(self, event: Event) -> Result:
+        self.seen.append(event.level)
+        self.guest.write(RESULTS + 8 * 5, b"\1")
+        return HANDLED
+
+
+def two_timers(cycles: int, ticks: int) -> dict[str, object]:
+    """Level 1 has asked for its timer, and level 2 has one: level 3 waits for level 1's; level 2's comes once."""
+    controls = {
+        vmx.PIN: vmx.PIN_PLAIN | 1 << 6,
+        vmx.EXIT: vmx.EXIT_PLAIN | 1 << 22,
+        vmx.TIMER: ticks,
+        vmx.RFLAGS: 0x202,
+    }
+    code = enable() + make_block(controls) + launch() + keep_fields(0, vmx.REASON, vmx.TIMER) + load(RESULTS + 8 * 5)
+    code += keep(2) + vmwrite(vmx.EXIT, vmx.EXIT_PLAIN) + vmwrite(vmx.PIN, vmx.PIN_PLAIN)
+    code += enter() + keep_field(3, vmx.REASON) + done()
+    guest = out(0x5012, 0) + until(5) + VMCALL
+    return run(image(code, guest + VMCALL), 4, [LevelSpec(HERE + "Timing", {"cycles": cycles})])
 
 
 def outside_interrupts(port: int, pin: int, exit_controls: int) -> dict[str, object]:
@@ -207,6 +245,8 @@ EVENT_CASES = {
     "exceptions": exceptions,
     "windows": windows,
     "timer": timer,
+    "two timers, its own first": lambda: two_timers(1 << 25, 1 << 12),
+    "two timers, level 1's first": lambda: two_timers(1 << 16, 1 << 28),
     "clock": clock,
     "interrupt": lambda: outside_interrupts(0x5010, 1, 0),
     "acknowledged": lambda: outside_interrupts(0x5010, 1, 1 << 15),

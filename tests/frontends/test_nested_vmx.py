@@ -87,6 +87,18 @@ def test_vmx_instructions_fail_as_the_manual_says(found: dict[str, Any]) -> None
     assert kept[66:70] == [0, INVALID, 0, UNDEFINED]
 
 
+def test_vmx_operation_keeps_paging_on(found: dict[str, Any]) -> None:
+    """In 32-bit code: a fault in VMX operation, nothing outside."""
+    assert found["instructions"]["kept"][99:101] == [PROTECTION, 0]
+
+
+def test_a_guest_keeps_paging_on_unless_it_is_unrestricted(found: dict[str, Any]) -> None:
+    """An unrestricted guest has it off; another one gets #GP, as does a hypervisor; an exception bitmap sees that."""
+    kept = found["held in a chain"]["kept"]
+    assert kept[:3] == [1, 13, 13]
+    assert kept[4:] == [EXCEPTION, 1 << 31 | 1 << 11 | 3 << 8 | 13]
+
+
 def test_fields_are_as_wide_as_their_encodings_say(found: dict[str, Any]) -> None:
     kept = found["instructions"]["kept"]
     assert kept[70:77] == [0x131000, 0x5555666633334444, 0x55556666, 0x2345, 0x23456789, 0x2345, 0x777]
@@ -225,6 +237,22 @@ def test_masks_shadows_and_targets_of_control_registers(found: dict[str, Any]) -
     assert kept[16:] == [VMCALL, 0x80000033, 0x2020]
 
 
+def test_masks_of_control_registers_count_for_all_machines_above(found: dict[str, Any]) -> None:
+    """Of those that mask a bit the nearest hears of it; level 1's write leaves alone what level 2 masks."""
+    plain = 0x80000031
+    with_ts = plain | 8
+    kept = found["masks in a chain"]["kept"]
+    level_1, level_3, level_2 = kept[:15], kept[15:17], kept[17:]
+    assert level_3 == [plain | 1 << 16, with_ts | 1 << 16]
+    clts, lmsw = 2 << 4, 3 << 4
+    assert rows({"kept": level_2}, 3) == [
+        [CR, 0, plain], [CR, lmsw | 0xB << 16, with_ts], [CR, 4, with_ts], [VMCALL, 0, with_ts | 4],
+    ]  # fmt: skip
+    assert rows({"kept": level_1}, 3) == [
+        [CR, 0, plain], [CR, clts, with_ts], [CR, lmsw | 1 << 16, with_ts], [CR, 4, with_ts], [VMCALL, 0, plain],
+    ]  # fmt: skip
+
+
 def test_windows_open_when_the_guest_can_take_what_comes(found: dict[str, Any]) -> None:
     assert found["windows"]["kept"] == [
         *(WINDOW, GUEST, WINDOW, GUEST + 2),
@@ -236,6 +264,16 @@ def test_the_preemption_timer_counts_down(found: dict[str, Any]) -> None:
     reason, rip, second, left, third, none = found["timer"]["kept"]
     assert (reason, rip, second, third, none) == (TIMER, GUEST, VMCALL, TIMER, 0)
     assert 0 < left < 1 << 20
+
+
+def test_the_timer_that_ends_first_counts(found: dict[str, Any]) -> None:
+    """A Python level's below, or the machine's own; the other one goes on."""
+    case = found["two timers, its own first"]
+    assert (case["seen"], case["kept"]) == ([[2]], [TIMER, 0, 0, VMCALL])
+    case = found["two timers, level 1's first"]
+    reason, left, told, second = case["kept"]
+    assert (case["seen"], reason, told, second) == ([[2]], VMCALL, 1, VMCALL)
+    assert 0 < left < 1 << 28
 
 
 def test_the_clock_has_the_offset(found: dict[str, Any]) -> None:
