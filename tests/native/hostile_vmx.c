@@ -10,7 +10,7 @@
 
 #define FEATURE_CONTROL 0x3a
 
-static uint64_t blocks_run, deepest, exits_run, exits_taken;
+static uint64_t blocks_run, deepest, exits_run, exits_taken, untold;
 static int summoned, refuses;
 
 static void put(uint32_t encoding, uint64_t value)
@@ -273,10 +273,14 @@ int ioctl(int fd, unsigned long request, ...)
 	}
 }
 
+/* The counter of exits that a machine took. */
+enum { TAKEN = NV_REASONS };
+
 static struct nv_table *make_table(void)
 {
 	/* L0's two, an image's alone, and before each of those */
-	static const struct nv_claim claims[] = {{0}, {0, 1, 1, 0, 1}, {0, 2, 2, 0, 1}, {0, 3, 3, 1, 0}, {1, 3, 3, 1, 0}, {2, 3, 3, 1, 0}};
+	static const struct nv_claim claims[] = {{0}, {0, 1, 1, 0, 1}, {0, 2, 2, 0, 1}, {0, TAKEN, 3, 1, 0}, {1, TAKEN, 3, 1, 0},
+						{2, TAKEN, 3, 1, 0}};
 	static struct nv_nested_claim image = {&nested, 0, 1};
 	static struct nv_server servers[] = {
 		{0}, {nv_nested_vmx_serve, &vmx, 0}, {nv_vmx_serve_msr, &vmx, 0}, {nv_nested_vmx_take, &image, 0},
@@ -341,6 +345,8 @@ int main(int count, char **words)
 		for (int depth = 0; depth < NV_NESTED_DEPTH; depth++)
 			exits_taken += nested.reflected[depth];
 		memset(nested.reflected, 0, sizeof nested.reflected);
+		untold += nested.gone_count;
+		CHECK(vcpu.counters[TAKEN].count + untold == exits_taken);
 	}
 	check_canaries();
 	/* otherwise the levels did too little */
