@@ -78,9 +78,8 @@ def test_random_blocks_each_end(found: dict[str, Any]) -> None:
     assert (case["changed"], case["canaries"]) == ([], True)
     assert counts[INVALID] > 100
     assert counts[NPF] > 100
-    # a block that runs long ends by the timer, whatever it would have come to: the more, the slower the lab is
-    assert sum(1 for count in counts if count) > 4
-    assert counts[INVALID] < BLOCKS * 2 // 3
+    assert sum(1 for count in counts if count) > 15
+    assert counts[INVALID] + counts[NPF] < BLOCKS * 3 // 4
 
 
 @pytest.mark.parametrize("name", ["wild 1", "wild 2", "wild 3"])
