@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from vendors import VENDORS, of_another_vendor
 
 from nestvmm.errors import HostError
 from nestvmm.lab import Lab, LocalLab, SvmLab, VmxLab, kvm_amd_nests, kvm_intel_nests, svm, vmx
@@ -52,11 +53,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--prove"):
-        return
-    long = [item for item in items if item.get_closest_marker("prove")]
-    config.hook.pytest_deselected(items=long)
-    items[:] = [item for item in items if item not in long]
+    left_out = [
+        item
+        for item in items
+        if of_another_vendor(item) or (item.get_closest_marker("prove") and not config.getoption("--prove"))
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @functools.cache
@@ -81,10 +84,7 @@ def svm_lab() -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param("svm", marks=pytest.mark.svm_lab), pytest.param("vmx", marks=pytest.mark.vmx_lab)],
-)
+@pytest.fixture(scope="module", params=VENDORS)
 def vendor(request: pytest.FixtureRequest) -> str:
     """Each engine with a switcher, for tests that are the same for both."""
     return str(request.param)
