@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import traceback
-from collections.abc import Sequence
 from pathlib import Path
 
 import svm_code as svm
 from guest_code import cpuid, done, keep, load, rax, rbx, rcx, rdi, rdmsr, repeat, store, wrmsr
 from nested_cases import keep_at, nested_tables, run
+from print_cases import print_cases
 from svm_code import (
     BLOCK,
     EXIT_CODE,
@@ -289,18 +287,5 @@ CASES = {
 }
 
 
-def main(names: Sequence[str]) -> None:
-    found: dict[str, object] = {}
-    for name, case in CASES.items():
-        if names and name not in names:
-            continue
-        print(name, file=sys.stderr, flush=True)
-        try:
-            found[name] = case()
-        except Exception:  # noqa: BLE001 - one case must not hide the others
-            found[name] = {"error": traceback.format_exc()}
-    print(json.dumps(found))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    print_cases(CASES, sys.argv[1:])

@@ -11,15 +11,14 @@ import json
 import struct
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import guest_code as guest
 from image_writers import Elf, Segment
+from print_cases import print_cases
 
-from nestvmm._native import ffi
 from nestvmm.hypervisors import HANDLED, Direction, Event, ExitReason, GuestAccessError, Hypervisor, Result
 from nestvmm.nesting import Account, Clock, GuestSpec, LevelSpec, Runner, Tower, TowerSpec
 from nestvmm.nesting.features.feature import OUR_LEAF
@@ -346,16 +345,5 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-def main(names: Sequence[str]) -> None:
-    found = {}
-    for name in names or CASES:
-        print(name, file=sys.stderr, flush=True)
-        try:
-            found[name] = CASES[name]()
-        except Exception:  # noqa: BLE001 - the test shows it
-            found[name] = {"error": traceback.format_exc()}
-    json.dump(found, sys.stdout, default=ffi.string)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    print_cases(CASES, sys.argv[1:])

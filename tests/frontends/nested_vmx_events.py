@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import vmx_code as vmx
 from guest_code import NOP, UD2, done, keep, load, out, rax, rdmsr, rdx, store, with_handlers
+from nested_run import RINGING
 from nested_vmx_run import SECONDARY_ON, ept_tables, run
 from vmx_code import (
     VMCALL,
@@ -20,13 +19,6 @@ from vmx_code import (
     vmwrite,
     vmwrite_rax,
 )
-
-from nestvmm.hypervisors import HANDLED, Event, Guest, HandlerClaim, Hypervisor, Result
-from nestvmm.nesting import LevelSpec
-from nestvmm.x86.exit_reason import ExitReason
-
-HERE = f"{Path(__file__)}:"
-
 
 # What an entry injects: kind, vector, error code; the guest's handler tells the vector.
 EVENTS = [
@@ -82,25 +74,6 @@ def exceptions() -> dict[str, object]:
     return run(image(code, guest), 28)
 
 
-class Ringing(Hypervisor):
-    """Level 1: OUT to port 0x5010 queues an interrupt for its guest, 0x5011 an NMI."""
-
-    def start(self, guest: Guest) -> None:
-        super().start(guest)
-        self.seen: list[int] = []
-
-    def claims(self) -> list[HandlerClaim]:
-        return [(ExitReason.IO, 0x5010, 0x5011, None, self.ring)]
-
-    def ring(self, event: Event) -> Result:
-        self.seen.append(event.level)
-        if event.qualifier == 0x5010:
-            self.guest.interrupt(0x55)
-        else:
-            self.guest.nmi()
-        return HANDLED
-
-
 def outside_interrupts(port: int, pin: int, exit_controls: int) -> dict[str, object]:
     """A Python level below queues it while level 3 runs: level 2 exits, and takes what it did not acknowledge."""
     kept = rax(0x99) + keep(5) + b"\x48\xcf"
@@ -108,7 +81,7 @@ def outside_interrupts(port: int, pin: int, exit_controls: int) -> dict[str, obj
     code += launch() + keep_fields(0, vmx.REASON, vmx.INTERRUPTION, vmx.RIP) + load(0x120028) + keep(3) + b"\xfb\x90"
     code += load(0x120028) + keep(4) + b"\xfa" + enter() + keep_field(6, vmx.REASON)
     whole = with_handlers(code + done(), {0x55: kept, 2: kept})
-    return run(image(whole, rax(1) + rdx(port) + b"\xee" + b"\x90" * 4 + VMCALL), 7, [LevelSpec(HERE + "Ringing")])
+    return run(image(whole, rax(1) + rdx(port) + b"\xee" + b"\x90" * 4 + VMCALL), 7, [RINGING])
 
 
 IRET_AT = 0x20

@@ -5,21 +5,17 @@ Towers are written from level 1 up, M a minivisor and P a Python hypervisor; the
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from command import guest
+from lab_cases import run_cases
 
 from nestvmm.lab import Lab
 
 pytestmark = pytest.mark.svm_lab
 
-TESTS = Path(__file__).parents[1]
 PORT, OWN_PORT = 0x5000, 0x5600
 READ, WRITE = 0, 1
 TIMES = 50
@@ -32,12 +28,8 @@ HEIGHTS = {"P": 2, "M": 2, "PM": 3, "MP": 3, "MPM": 4, "PMPM": 5, "MMPPM": 6}
 def found(svm_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
     guest("minivisor")
-    path = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "loaders")))
-    command = [sys.executable, str(TESTS / "frontends" / "mixed_cases.py")]
-    result = svm_lab.run(command, env={"PYTHONPATH": path}, timeout=240)
-    assert result.status == 0, result.stderr.decode()
-    found: dict[str, Any] = json.loads(result.stdout)
-    assert [(name, case) for name, case in found.items() if "error" in case or case["message"]] == []
+    found = run_cases(svm_lab, "frontends/mixed_cases.py", timeout=240)
+    assert [(name, case) for name, case in found.items() if case["message"]] == []
     return found
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from lab_cases import run_cases
 
 from nestvmm.lab import Lab
 
 pytestmark = pytest.mark.svm_lab
 
-TESTS = Path(__file__).parents[1]
 GUEST, IDT = 0x140000, 0x160000
 VMMCALL, NPF, GP, UD, PF = 0x81, 0x400, 0x4D, 0x46, 0x4E
 MOVED = 1 << 63
@@ -24,13 +20,8 @@ VALID, ERROR = 1 << 31, 1 << 11
 @pytest.fixture(scope="module")
 def found(svm_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    command = [sys.executable, str(TESTS / "frontends" / "feature_cases.py")]
-    result = svm_lab.run(command, env={"PYTHONPATH": path}, timeout=240)
-    assert result.status == 0, result.stderr.decode()
-    found: dict[str, Any] = json.loads(result.stdout)
-    wrong = {name: case.get("error", case.get("message")) for name, case in found.items()}
-    assert {name: why for name, why in wrong.items() if why} == {}
+    found = run_cases(svm_lab, "frontends/feature_cases.py", timeout=240)
+    assert {name: case["message"] for name, case in found.items() if case["message"]} == {}
     return found
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from lab_cases import run_cases
 
 from nestvmm.lab import Lab
 
 pytestmark = pytest.mark.svm_lab
 
-TESTS = Path(__file__).parents[1]
 GUEST, HOLE = 0x140000, 0x3FF00000
 UNDEFINED, IO_EXIT, MSR_EXIT, SHUTDOWN, VMMCALL, REFUSED = 0x46, 0x7B, 0x7C, 0x7F, 0x81, (1 << 64) - 1
 BLOCKS = 5000
@@ -26,13 +22,7 @@ TIMED_OUT, DIED = 124, 255
 @pytest.fixture(scope="module")
 def found(svm_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    command = [sys.executable, str(TESTS / "frontends" / "hostile_cases.py")]
-    result = svm_lab.run(command, env={"PYTHONPATH": path}, timeout=240)
-    assert result.status == 0, result.stderr.decode()
-    found: dict[str, Any] = json.loads(result.stdout)
-    assert {name: case["error"] for name, case in found.items() if "error" in case} == {}
-    return found
+    return run_cases(svm_lab, "frontends/hostile_cases.py", timeout=240)
 
 
 @pytest.mark.parametrize(

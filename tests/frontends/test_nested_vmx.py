@@ -1,19 +1,15 @@
 """Hypervisors in machine code at level 1, on VMX by software: what Intel SDM vol. 3, chapters 24 to 31 promise them."""
 
-import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from lab_cases import run_cases
 from nested_vmx_rules import CONTROLS, GUEST_STATE, HOST_STATE
 
 from nestvmm.lab import Lab
 
 pytestmark = pytest.mark.vmx_lab
 
-TESTS = Path(__file__).parents[1]
 GUEST = 0x140000
 VMCALL, IO, RDMSR, WRMSR, CR, EXCEPTION, INTERRUPT = 18, 30, 31, 32, 28, 0, 1
 WINDOW, NMI_WINDOW, TIMER, VIOLATION, MISCONFIGURATION = 7, 8, 52, 48, 49
@@ -29,13 +25,8 @@ UNDEFINED, PROTECTION, PAGE_FAULT = 0x106, 0x10D, 0x10E
 @pytest.fixture(scope="module")
 def found(vmx_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    result = vmx_lab.run(
-        [sys.executable, str(TESTS / "frontends" / "nested_vmx_cases.py")], env={"PYTHONPATH": path}, timeout=600
-    )
-    assert result.status == 0, result.stderr.decode()
-    found: dict[str, Any] = json.loads(result.stdout)
-    assert [name for name, case in found.items() if "error" in case or (case["message"] and name != "abort")] == []
+    found = run_cases(vmx_lab, "frontends/nested_vmx_cases.py", timeout=600)
+    assert [name for name, case in found.items() if case["message"]] == ["abort"]
     return found
 
 

@@ -7,10 +7,12 @@ LEVEL: the level that the SVM or VMX instructions of the levels above it are des
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
+
+from print_cases import print_cases
 
 from nestvmm.loaders.stack import Stacked, stack
 from nestvmm.nesting import GuestSpec, Runner, Tower, TowerSpec
@@ -49,12 +51,13 @@ def run(vendor: str, image: bytes, designate: tuple[str, ...]) -> dict[str, obje
         }
 
 
+def case(vendor: str, word: str) -> dict[str, object]:
+    """HEIGHT, or HEIGHT:LEVEL, whose SVM instructions go to that level."""
+    height, _, level = word.partition(":")
+    image = tower(vendor, int(height), "innermost", f"walk=2 count={CASCADE_COUNT if level else COUNT}")
+    return run(vendor, image, (f"{vendor}-instruction={level}",) if level else ())
+
+
 if __name__ == "__main__":
-    found = {}
     vendor, *words = sys.argv[1:]
-    for word in words:
-        print(word, file=sys.stderr, flush=True)
-        height, _, level = word.partition(":")
-        image = tower(vendor, int(height), "innermost", f"walk=2 count={CASCADE_COUNT if level else COUNT}")
-        found[word] = run(vendor, image, (f"{vendor}-instruction={level}",) if level else ())
-    print(json.dumps(found))
+    print_cases({word: partial(case, vendor, word) for word in words})
