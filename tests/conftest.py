@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from shared_lab import SharedLab
 from vendors import VENDORS, of_another_vendor
 
 from nestvmm.errors import HostError
@@ -77,11 +78,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(reason)
 
 
+@pytest.fixture(scope="session")
+def svm_labs() -> Iterator[SharedLab]:
+    with SharedLab(lambda: LocalLab() if kvm_amd_nests() else SvmLab()) as labs:
+        yield labs
+
+
 @pytest.fixture(scope="module")
-def svm_lab() -> Iterator[Lab]:
-    """A machine where kvm_amd nests: this one if it does, else an SVM lab that is booted for the module."""
-    with LocalLab() if kvm_amd_nests() else SvmLab() as lab:
-        yield lab
+def svm_lab(svm_labs: SharedLab) -> Lab:
+    """A machine where kvm_amd nests: this one if it does, else an SVM lab that is booted once for all modules."""
+    return svm_labs.get()
 
 
 @pytest.fixture(scope="module", params=VENDORS)
@@ -98,10 +104,15 @@ def vendor_lab(vendor: str, request: pytest.FixtureRequest) -> Lab:
 
 
 @pytest.fixture(scope="session")
-def vmx_lab() -> Iterator[Lab]:
-    """A machine where kvm_intel nests: this one if it does, else a VMX lab that is booted once for all tests.
+def vmx_labs() -> Iterator[SharedLab]:
+    with SharedLab(lambda: LocalLab() if kvm_intel_nests() else VmxLab(project=ROOT)) as labs:
+        yield labs
+
+
+@pytest.fixture(scope="module")
+def vmx_lab(vmx_labs: SharedLab) -> Lab:
+    """A machine where kvm_intel nests: this one if it does, else a VMX lab that is booted once for all modules.
 
     It has the files of the time of its start, and sleeps between commands.
     """
-    with LocalLab() if kvm_intel_nests() else VmxLab(project=ROOT) as lab:
-        yield lab
+    return vmx_labs.get()
