@@ -6,6 +6,7 @@ import vmx_code as vmx
 from guest_code import NOP, UD2, done, keep, load, out, rax, rdmsr, rdx, store, with_handlers
 from nested_run import RINGING
 from nested_vmx_run import SECONDARY_ON, ept_tables, run
+from nmi_masks import masks_of_plain_guests, unmask_nmis
 from vmx_code import (
     VMCALL,
     enable,
@@ -84,27 +85,23 @@ def outside_interrupts(port: int, pin: int, exit_controls: int) -> dict[str, obj
     return run(image(whole, rax(1) + rdx(port) + b"\xee" + b"\x90" * 4 + VMCALL), 7, [RINGING])
 
 
+# mov %rsp, %rax; push $0x18; push %rax; pushf; push $0x10; lea 3(%rip), %rax; push %rax; iretq
+IRET = b"\x48\x89\xe0\x6a\x18\x50\x9c\x6a\x10\x48\x8d\x05\x03\0\0\0\x50\x48\xcf"
 IRET_AT = 0x20
 
 
 def windows() -> dict[str, object]:
-    """An interrupt window opens at once, or behind STI's shadow; an NMI window behind IRET, and not without.
-
-    That it opens at once Bochs shows only as long as no guest has had NMIs masked.
-    """
+    """An interrupt window opens at once, or behind STI's shadow; an NMI window at once, or behind IRET, or not."""
+    unmask_nmis()
     window = vmx.PRIMARY_PLAIN | 1 << 2
-    code = (
-        enable() + make_block({vmx.PRIMARY: window, vmx.RFLAGS: 0x202}) + launch() + keep_fields(0, vmx.REASON, vmx.RIP)
-    )
-    code += vmwrite(vmx.RFLAGS, 2) + enter() + keep_fields(2, vmx.REASON, vmx.RIP)
+    code = enable() + make_block({vmx.PRIMARY: window, vmx.RFLAGS: 0x202}) + launch()
+    code += keep_fields(0, vmx.REASON, vmx.RIP) + vmwrite(vmx.RFLAGS, 2) + enter() + keep_fields(2, vmx.REASON, vmx.RIP)
     code += vmwrite(vmx.PIN, vmx.PIN_PLAIN | 0x28) + vmwrite(vmx.PRIMARY, vmx.PRIMARY_PLAIN | 1 << 22)
-    code += vmwrite(vmx.RIP, vmx.GUEST + IRET_AT) + vmwrite(vmx.BLOCKING, 8) + enter()
-    code += keep_fields(4, vmx.REASON, vmx.RIP, vmx.BLOCKING)
-    code += vmwrite(vmx.RIP, vmx.GUEST) + vmwrite(vmx.BLOCKING, 8) + enter()
-    code += keep_fields(7, vmx.REASON, vmx.RIP, vmx.BLOCKING) + done()
-    # mov %rsp, %rax; push $0x18; push %rax; pushf; push $0x10; lea 3(%rip), %rax; push %rax; iretq
-    iret = b"\x48\x89\xe0\x6a\x18\x50\x9c\x6a\x10\x48\x8d\x05\x03\0\0\0\x50\x48\xcf"
-    return run(image(code, (b"\xfb\x90\x90" + VMCALL).ljust(IRET_AT, b"\x90") + iret + b"\x90" + VMCALL), 10)
+    for number, (at, blocking) in enumerate(((0, 0), (IRET_AT, 8), (0, 0), (0, 8))):
+        code += vmwrite(vmx.RIP, vmx.GUEST + at) + vmwrite(vmx.BLOCKING, blocking) + enter()
+        code += keep_fields(4 + 3 * number, vmx.REASON, vmx.RIP, vmx.BLOCKING)
+    guest = (b"\xfb\x90\x90" + VMCALL).ljust(IRET_AT, b"\x90") + IRET + b"\x90" + VMCALL
+    return run(image(code + done(), guest), 16)
 
 
 def timer() -> dict[str, object]:
@@ -185,6 +182,7 @@ EVENT_CASES = {
     "vectoring": vectoring,
     "exceptions": exceptions,
     "windows": windows,
+    "NMI masks": masks_of_plain_guests,
     "timer": timer,
     "clock": clock,
     "interrupt": lambda: outside_interrupts(0x5010, 1, 0),
