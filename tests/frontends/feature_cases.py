@@ -94,6 +94,18 @@ def shadow() -> dict[str, object]:
     return run(image(code, b"\xfb" + VMMCALL + b"\x90" + VMMCALL), 2)
 
 
+def shadowed_interrupt() -> dict[str, object]:
+    """A virtual interrupt, without and with an interrupt shadow that the block says."""
+    request = 0x41 << 32 | 9 << 16 | 1 << 24 | 1 << 8
+    fields = {svm.RFLAGS: 0x202, svm.VIRTUAL_INTERRUPT: request}
+    code = enable() + make_block(fields) + own_gdt()
+    for number in (0, 1):
+        code += AGAIN + store(BLOCK + svm.VIRTUAL_INTERRUPT, request) + store(BLOCK + svm.SHADOW, number) + vmrun()
+        code += store(BLOCK + svm.RFLAGS, 0x202) + keep_at(2 * number, svm.RAX)
+        code += load(BLOCK + svm.RSP) + b"\x48\x8b\x00" + keep(2 * number + 1)
+    return run(image(code + done(), b"\x90" * 5 + VMMCALL), 4)
+
+
 def task_priority() -> dict[str, object]:
     """CR8 of a guest under V_INTR_MASKING is the block's V_TPR."""
     code = enable() + make_block({svm.VIRTUAL_INTERRUPT: 1 << 24 | 5}) + vmrun() + keep_at(0, svm.RAX)
@@ -269,6 +281,7 @@ CASES = {
     "exceptions on the way": exceptions_on_the_way,
     "own interrupts on the way": own_interrupts_on_the_way,
     "shadow": shadow,
+    "shadowed interrupt": shadowed_interrupt,
     "task priority": task_priority,
     "time": time,
     "moves": moves,

@@ -18,7 +18,7 @@ MONITOR_TRAP, TPR_THRESHOLD = 37, 43
 TRAPPED = (1, 10, 2, 4, 3, 10, 10, 1)
 FAILED = 1 << 31
 INVALID, VALID = 1, 0x40  # CF, ZF
-FLAGS = INVALID | VALID
+FLAGS = 0x8D5  # CF, PF, AF, ZF, SF, OF: an instruction that fails sets one and clears the others (31.2)
 UNDEFINED, PROTECTION, PAGE_FAULT = 0x106, 0x10D, 0x10E
 
 
