@@ -78,6 +78,15 @@ struct nv_nested_undo {
 	uint64_t regs[NV_REGS];  /* before it */
 };
 
+/* vmx: an exit that has gone to a machine and that the table has not heard of yet. */
+struct nv_nested_gone {
+	struct nv_event event;
+	uint64_t rip;
+	uint8_t depth;                   /* the machine's */
+};
+
+#define NV_NESTED_GONE 8
+
 struct nv_nested_ops;
 
 struct nv_nested {
@@ -98,10 +107,10 @@ struct nv_nested {
 	nv_serve_fn take;                /* what serves the claims of machines, as the table has it; NULL: nothing */
 	uint8_t levels[NV_NESTED_DEPTH]; /* of the machine's code, by depth */
 	struct nv_nested_vmx_limits vmx_limits;
+	uint64_t seen_cr0, seen_cr4;     /* vmx: what the active machine reads of the bits that a mask has */
 	uint8_t nesting;                 /* levels above this one have the SVM or VMX that their hypervisor gives them, not L0's; 0: none has */
 	uint8_t visible;                 /* level n sees SVM, or VMX */
 	uint8_t flush;                   /* svm: the processor's TLB is to forget at the next entry */
-	uint8_t stepped;                 /* vmx: L0 has done an instruction that the active machine stopped at */
 	uint8_t too_deep;                /* a VMRUN needed more machines than there are */
 	int32_t failed;                  /* why L0 could not go on, a negative errno; 0: it could */
 	uint8_t lost;                    /* a machine's memory for its block is gone while that runs its guest */
@@ -111,6 +120,9 @@ struct nv_nested {
 		struct nv_nested_exit exit;
 		uint8_t told;            /* it is the pending event */
 	} due;                           /* an exit that is this machine's, whoever claims such events */
+	struct nv_nested_gone gone[NV_NESTED_GONE]; /* the oldest first */
+	uint8_t gone_count;
+	uint8_t gone_told;               /* the first of them is the pending event */
 	uint8_t endless;                 /* a translation leads through more of the page tables of machines than L0 reads */
 	uint64_t pause_ticks;            /* the least time between two exits of PAUSE, which is L0's own; 0: not known */
 	uint32_t walked;                 /* through those tables, since the last entry */
@@ -152,6 +164,7 @@ int nv_nested_serve(void *device, uint64_t offset, struct nv_event *event);
 
 /* The same for VMX. device: struct nv_vmx. */
 void nv_nested_vmx_init(struct nv_nested *nested);
+int nv_nested_vmx_take(void *device, uint64_t offset, struct nv_event *event);
 int nv_nested_vmx_serve(void *device, uint64_t offset, struct nv_event *event);
 
 #endif

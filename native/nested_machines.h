@@ -4,6 +4,12 @@
 
 #include "nested.h"
 
+/* Whether the claim is for the machine of this depth. */
+static inline int nv_nested_covers(const struct nv_nested_claim *claim, unsigned int depth)
+{
+	return depth == claim->depth || (claim->beyond && depth > claim->depth);
+}
+
 /* Whether the machine's SVM or VMX is what its parent makes of it: L0 gives it what a processor gives a guest. */
 static inline int nests_by_itself(const struct nv_nested *nested, const struct nv_machine *machine)
 {

@@ -56,7 +56,7 @@ static struct nv_machine *taker(const struct nv_nested_claim *claim, uint64_t co
 	if (is_apart(code) || (is_svm(code) && nested->active->svme && !nests_by_itself(nested, nested->active)))
 		return NULL;
 	for (; machine && machine->depth >= claim->depth; machine = machine->parent)
-		if ((machine->depth == claim->depth || claim->beyond) && nv_nested_wants(nested, machine, code, info))
+		if (nv_nested_covers(claim, machine->depth) && nv_nested_wants(nested, machine, code, info))
 			return machine;
 	return NULL;
 }
@@ -126,7 +126,7 @@ int nv_nested_take(void *device, uint64_t offset, struct nv_event *event)
 	(void)offset;
 	to = nested->due.to;
 	if (to) {
-		if (to->depth < claim->depth || (to->depth > claim->depth && !claim->beyond))
+		if (!nv_nested_covers(claim, to->depth))
 			return NV_DECLINED;
 		event->handler = nested->levels[to->depth];
 		event->retry = 1;

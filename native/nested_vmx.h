@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #define NV_VIRTUAL_VMCS_FIELDS 416
+#define NV_VIRTUAL_VMCS_REVISION 0x4e56 /* "NV" */
 
 /* A field's place follows from its encoding: width and type make a group, of 26 fields (Intel SDM vol. 3, 25.11.2). */
 struct nv_virtual_vmcs {
@@ -16,6 +17,13 @@ struct nv_virtual_vmcs {
 	uint32_t launched;
 	uint32_t pad;
 	uint64_t field[NV_VIRTUAL_VMCS_FIELDS];
+};
+
+/* Of a guest's CR0 or CR4: bits that its own hypervisors mask, when a write goes to a machine further below, which finds them in the
+ * value that it emulates. */
+struct nv_nested_vmx_kept {
+	uint32_t field;
+	uint64_t bits, value;
 };
 
 struct nv_nested_vmx_machine {
@@ -27,8 +35,9 @@ struct nv_nested_vmx_machine {
 	uint64_t resumed_error, resumed_length; /* of nv_machine's resumed */
 	uint64_t injected_error, injected_length; /* of nv_machine's held */
 	uint64_t primary, secondary, exceptions; /* controls that make its guest exit: its block's and those of the machines below */
-	uint64_t virtual_apic;   /* where the processor has the virtual-APIC page of its block; 0: it has none */
 	uint64_t enabled;        /* secondary controls that all of these set */
+	uint64_t cr0_mask, cr4_mask; /* bits whose change makes its guest exit, likewise */
+	struct nv_nested_vmx_kept kept;
 	uint8_t on;              /* it is in VMX operation */
 	uint8_t vmxe;            /* CR4.VMXE as machine 0 sees it */
 	uint8_t nmi_masked;      /* NMIs were masked when it ran its guest */

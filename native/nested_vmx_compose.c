@@ -2,10 +2,8 @@
 
 #include <string.h>
 
-#define EPT_POINTER 0x1e       /* write-back tables of four levels (25.6.11) */
 /* Controls by which instructions exit: a guest's are those of all machines below it. Windows are nested_vmx_deliver.c's, CR8 is
- * nested_vmx_tpr.c's, TSC offsetting
- * and maps are composed. */
+ * nested_vmx_tpr.c's, TSC offsetting and maps are composed. */
 #define EXITING_PRIMARY 0x68819e80ull /* HLT, INVLPG, MWAIT, RDPMC, RDTSC, CR3, DR, monitor trap, MONITOR, PAUSE */
 #define EXITING_SECONDARY (1ull << 2 | 1ull << 6 | 1ull << 11 | 1ull << 16)
 /* And those that a guest lacks an instruction without. */
@@ -48,27 +46,57 @@ void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *mac
 	own->primary = field_of(block, NV_VMCS_PRIMARY_CONTROLS) | (parent ? parent->vmx.primary : 0);
 	own->secondary = secondary_of(block) | (parent ? parent->vmx.secondary : 0);
 	own->enabled = secondary_of(block) & (parent ? parent->vmx.enabled : ~0ull);
+	own->cr0_mask = field_of(block, NV_VMCS_CR0_MASK) | (parent ? parent->vmx.cr0_mask : 0);
+	own->cr4_mask = field_of(block, NV_VMCS_CR4_MASK) | (parent ? parent->vmx.cr4_mask : 0);
 	own->exceptions = field_of(block, NV_VMCS_EXCEPTION_BITMAP) | (parent ? parent->vmx.exceptions : 0);
 	if (field_of(block, NV_VMCS_PAGE_FAULT_MASK) || field_of(block, NV_VMCS_PAGE_FAULT_MATCH))
 		own->exceptions |= 1u << PF;
-	own->virtual_apic = nv_nested_vmx_virtual_apic(nested, machine);
 	machine->tsc_offset = parent ? parent->tsc_offset : 0;
 	if (field_of(block, NV_VMCS_PRIMARY_CONTROLS) & PRIMARY_TSC_OFFSET)
 		machine->tsc_offset += field_of(block, NV_VMCS_TSC_OFFSET);
 }
 
-/* The preemption timer is the one that ends first. */
-static void compose_timer(struct nv_nested *nested, struct nv_vmx_controls *wanted)
+/* When the first of the machines' preemption timers ends; 0: none runs. */
+static uint64_t first_deadline(const struct nv_nested *nested)
 {
-	uint64_t first = 0, now = nv_ticks(), left;
+	uint64_t first = 0;
 
 	for (const struct nv_machine *machine = nested->machines; machine->child; machine = machine->child)
 		if (machine->vmx.deadline && (!first || machine->vmx.deadline < first))
 			first = machine->vmx.deadline;
-	if (!first || nested->vmx->timer_armed)
+	return first;
+}
+
+int nv_nested_vmx_read_timer(struct nv_nested *nested)
+{
+	struct nv_vmx *vmx = nested->vmx;
+	struct nv_vmx_field left = {NV_VMCS_PREEMPTION_TIMER, 0};
+	int result;
+
+	if (!vmx->timer_armed || vmx->timer || (!vmx->timer_beyond && !first_deadline(nested)))
+		return 0;
+	result = nv_vmx_exchange(nested->vcpu, &left, 1);
+	vmx->timer_left = (uint32_t)left.value + vmx->timer_beyond;
+	return result;
+}
+
+/* The processor's is the one that ends first: a machine's, or L0's own. */
+static void compose_timer(struct nv_nested *nested, struct nv_vmx_controls *wanted)
+{
+	struct nv_vmx *vmx = nested->vmx;
+	uint64_t first = first_deadline(nested), now = nv_ticks(), value = 0xffffffff, left;
+
+	if (!first && (!vmx->timer_armed || !vmx->timer_beyond))
 		return;
-	left = first > now ? ((first - now) >> (nested->vmx_limits.msr[5] & 31)) + 1 : 0;
-	nv_vmx_put(nested->vmx, NV_VMCS_PREEMPTION_TIMER, left < 0xffffffff ? left : 0xffffffff);
+	if (first) {
+		left = first > now ? ((first - now) >> (nested->vmx_limits.msr[VMX_MISC] & 31)) + 1 : 0;
+		value = left < value ? left : value;
+	}
+	if (vmx->timer_armed) {
+		value = vmx->timer_left < value ? vmx->timer_left : value;
+		vmx->timer_beyond = vmx->timer_left - value;
+	}
+	nv_vmx_put(vmx, NV_VMCS_PREEMPTION_TIMER, value);
 	wanted->pin |= PIN_TIMER;
 }
 
@@ -83,37 +111,45 @@ static void compose_interrupts(struct nv_nested *nested, struct nv_vmx_controls 
 	wanted->exit |= field_of(&route.machine->vmx.block, NV_VMCS_EXIT_CONTROLS) & EXIT_ACKNOWLEDGES;
 }
 
+/* 24.8: paging, too, in VMX operation, and of a guest that is not unrestricted. */
+uint64_t nv_nested_vmx_held_cr0(const struct nv_nested *nested)
+{
+	const struct nv_machine *active = nested->active;
+	int unrestricted = !active->parent || active->parent->vmx.enabled & SECONDARY_UNRESTRICTED;
+
+	return active->vmx.on || !unrestricted ? nested->vmx_limits.msr[VMX_CR0_FIXED0] : 0;
+}
+
 void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wanted)
 {
 	const struct nv_machine *active = nested->active, *parent = active->parent;
-	const struct nv_virtual_vmcs *block;
 	struct nv_nested_tables *tables = &nested->tables[active->tables];
+	/* a step writes what was allowed before it */
+	uint64_t held = nested->vmx->step.active ? 0 : nv_nested_vmx_held_cr0(nested);
 
 	nested->walked = 0;
 	nv_nested_follow(nested);
-	if (!parent)
+	compose_timer(nested, wanted);
+	if (!parent) {
+		wanted->cr0_mask |= held;
 		return;
+	}
+	nv_nested_vmx_compose_tpr(nested, wanted); /* it may renew tables */
 	if (tables->shadow.stale) {
 		tables->shadow.stale = 0;
 		nested->shadow->stale = 1;
 	}
-	block = &parent->vmx.block;
-	wanted->ept_pointer = (tables->shadow.physical + tables->shadow.root * PAGE) | EPT_POINTER;
+	wanted->ept_pointer = (tables->shadow.physical + tables->shadow.root * PAGE) | NV_VMX_EPT_POINTER;
 	wanted->primary |= (parent->vmx.primary & EXITING_PRIMARY) | PRIMARY_PORT_MAPS | PRIMARY_TSC_OFFSET;
 	wanted->primary &= ~PRIMARY_ALL_PORTS;
-	/* what ends a step is its own trap; the machine's comes behind it */
-	if (nested->vmx->step.active)
-		wanted->primary &= ~PRIMARY_MONITOR_TRAP;
 	wanted->secondary |= parent->vmx.secondary & EXITING_SECONDARY;
 	wanted->secondary &= ~ENABLING_SECONDARY | parent->vmx.enabled;
 	wanted->exceptions |= parent->vmx.exceptions;
-	wanted->cr0_mask = (wanted->cr0_mask == CR0_FIXED ? 0 : wanted->cr0_mask) | field_of(block, NV_VMCS_CR0_MASK);
-	wanted->cr4_mask = (wanted->cr4_mask == CR4_FIXED ? 0 : wanted->cr4_mask) | field_of(block, NV_VMCS_CR4_MASK);
+	wanted->cr0_mask = (wanted->cr0_mask == CR0_FIXED ? 0 : wanted->cr0_mask) | parent->vmx.cr0_mask | held;
+	wanted->cr4_mask = (wanted->cr4_mask == CR4_FIXED ? 0 : wanted->cr4_mask) | parent->vmx.cr4_mask;
 	wanted->tsc_offset = parent->tsc_offset;
 	wanted->ports_a = nested->maps_physical + (uint64_t)parent->depth * NV_NESTED_MAPS;
 	wanted->ports_b = wanted->ports_a + PAGE;
 	wanted->msr_bitmap = wanted->ports_a + NV_NESTED_PORTS;
-	nv_nested_vmx_compose_tpr(nested, wanted);
 	compose_interrupts(nested, wanted);
-	compose_timer(nested, wanted);
 }

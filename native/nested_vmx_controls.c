@@ -1,11 +1,5 @@
 #include "nested_vmx_internal.h"
 
-/* Where the capability MSRs lie behind IA32_VMX_BASIC (appendix A). */
-enum {
-	MISC = 5, CR0_FIXED0 = 6, CR0_FIXED1 = 7, CR4_FIXED0 = 8, CR4_FIXED1 = 9, SECONDARY = 11,
-	TRUE_PIN = 13, TRUE_PRIMARY = 14, TRUE_EXIT = 15, TRUE_ENTRY = 16,
-};
-
 #define CR3_TARGETS_MAX 4
 #define MSR_LIST_ENTRY 16
 #define SELECTOR_BITS 7      /* RPL and TI */
@@ -55,9 +49,9 @@ static int secondary(const struct entry *e, uint64_t bit) { return !!(secondary_
 static int exits(const struct entry *e, uint64_t bit) { return !!(get(e, NV_VMCS_EXIT_CONTROLS) & bit); }
 
 /* 27.2.1.1: execution controls. */
-RULE(pin_controls) { return disallowed(e, NV_VMCS_PIN_CONTROLS, TRUE_PIN); }
-RULE(primary_controls) { return disallowed(e, NV_VMCS_PRIMARY_CONTROLS, TRUE_PRIMARY); }
-RULE(secondary_controls) { return primary(e, PRIMARY_SECONDARY) && disallowed(e, NV_VMCS_SECONDARY_CONTROLS, SECONDARY); }
+RULE(pin_controls) { return disallowed(e, NV_VMCS_PIN_CONTROLS, VMX_TRUE_PIN); }
+RULE(primary_controls) { return disallowed(e, NV_VMCS_PRIMARY_CONTROLS, VMX_TRUE_PRIMARY); }
+RULE(secondary_controls) { return primary(e, PRIMARY_SECONDARY) && disallowed(e, NV_VMCS_SECONDARY_CONTROLS, VMX_SECONDARY); }
 RULE(cr3_targets) { return get(e, NV_VMCS_CR3_TARGETS) > CR3_TARGETS_MAX; }
 
 RULE(port_maps)
@@ -76,13 +70,13 @@ RULE(ept_pointer) { return secondary(e, SECONDARY_EPT) && !nv_nested_vmx_valid_e
 RULE(unrestricted) { return secondary(e, SECONDARY_UNRESTRICTED) && !secondary(e, SECONDARY_EPT); }
 
 /* 27.2.1.2: exit controls. */
-RULE(exit_controls) { return disallowed(e, NV_VMCS_EXIT_CONTROLS, TRUE_EXIT); }
+RULE(exit_controls) { return disallowed(e, NV_VMCS_EXIT_CONTROLS, VMX_TRUE_EXIT); }
 RULE(saved_timer) { return exits(e, EXIT_SAVES_TIMER) && !pin(e, PIN_TIMER); }
 RULE(exit_stores) { return list_beyond(e, NV_VMCS_EXIT_MSR_STORE_COUNT, NV_VMCS_EXIT_MSR_STORES); }
 RULE(exit_loads) { return list_beyond(e, NV_VMCS_EXIT_MSR_LOAD_COUNT, NV_VMCS_EXIT_MSR_LOADS); }
 
 /* 27.2.1.3: entry controls. */
-RULE(entry_controls) { return disallowed(e, NV_VMCS_ENTRY_CONTROLS, TRUE_ENTRY); }
+RULE(entry_controls) { return disallowed(e, NV_VMCS_ENTRY_CONTROLS, VMX_TRUE_ENTRY); }
 RULE(entry_loads) { return list_beyond(e, NV_VMCS_ENTRY_MSR_LOAD_COUNT, NV_VMCS_ENTRY_MSR_LOADS); }
 
 static uint64_t event(const struct entry *e)
@@ -125,7 +119,7 @@ RULE(event_length)
 
 	if (!event(e) || EVENT_KIND_OF(event(e)) < NV_EVENT_SOFTWARE_INTERRUPT)
 		return 0;
-	return length > 15 || (!length && !(e->limits->msr[MISC] >> 30 & 1));
+	return length > 15 || (!length && !(e->limits->msr[VMX_MISC] >> 30 & 1));
 }
 
 /* 27.2.2: the host's control registers and MSRs. */
@@ -136,8 +130,8 @@ static int unfixed(const struct entry *e, uint32_t encoding, int fixed)
 	return (e->limits->msr[fixed] & ~value) || (value & ~e->limits->msr[fixed + 1]);
 }
 
-RULE(host_cr0) { return unfixed(e, NV_VMCS_HOST_CR0, CR0_FIXED0); }
-RULE(host_cr4) { return unfixed(e, NV_VMCS_HOST_CR4, CR4_FIXED0); }
+RULE(host_cr0) { return unfixed(e, NV_VMCS_HOST_CR0, VMX_CR0_FIXED0); }
+RULE(host_cr4) { return unfixed(e, NV_VMCS_HOST_CR4, VMX_CR4_FIXED0); }
 RULE(host_cr3) { return !!(get(e, NV_VMCS_HOST_CR3) & e->limits->physical_reserved); }
 RULE(host_sysenter) { return !is_canonical(get(e, NV_VMCS_HOST_SYSENTER_ESP)) || !is_canonical(get(e, NV_VMCS_HOST_SYSENTER_EIP)); }
 RULE(host_pat) { return exits(e, EXIT_LOADS_PAT) && !is_pat(get(e, NV_VMCS_HOST_PAT)); }

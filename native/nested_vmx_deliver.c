@@ -111,26 +111,11 @@ static int shut_down(struct nv_nested *nested)
 	struct nv_vmx *vmx = nested->vmx;
 	int result = 0;
 
-	while (result >= 0 && vmx->synthetic == NV_REASON_SHUTDOWN && nested->active->depth) {
+	while (result >= 0 && vmx->synthetic == NV_REASON_SHUTDOWN && nested->active->depth && !nv_nested_vmx_waits(nested)) {
 		vmx->synthetic = 0;
 		result = reflect(nested, nested->active->parent, BASIC_TRIPLE_FAULT, 0);
 	}
 	return result < 0 ? result : 0;
-}
-
-/* The monitor trap flag (26.5.2) stops the machine also behind what L0 has done for it; behind an event, the processor sees to it. */
-static int trap(struct nv_nested *nested)
-{
-	const struct nv_vmx *vmx = nested->vmx;
-	int stepped = nested->stepped;
-
-	nested->stepped = 0;
-	if (!stepped || vmx->injection || vmx->interrupted || vmx->step.active)
-		return 0;
-	for (struct nv_machine *machine = nested->active->parent; machine; machine = machine->parent)
-		if (primary(machine) & PRIMARY_MONITOR_TRAP)
-			return reflect(nested, machine, BASIC_MONITOR_TRAP, 0);
-	return 0;
 }
 
 int nv_nested_vmx_deliver(struct nv_nested *nested)
@@ -138,9 +123,7 @@ int nv_nested_vmx_deliver(struct nv_nested *nested)
 	struct nv_vmx *vmx = nested->vmx;
 	int result = shut_down(nested);
 
-	if (!result)
-		result = trap(nested);
-	if (result < 0)
+	if (result)
 		return result;
 	for (int turns = 0; turns < NV_NESTED_DEPTH; turns++) {
 		struct nv_machine *machine = nested->machines;
@@ -154,8 +137,8 @@ int nv_nested_vmx_deliver(struct nv_nested *nested)
 			machine = machine->child;
 			changed = deliver_inside(nested, machine);
 		}
-		if (changed <= 0)
-			return changed;
+		if (changed <= 0 || nv_nested_vmx_waits(nested))
+			return changed < 0 ? changed : 0;
 	}
 	return 0;
 }

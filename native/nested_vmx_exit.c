@@ -60,7 +60,7 @@ int nv_nested_vmx_exit(struct nv_nested *nested)
 		return 0;
 	owner = nv_nested_vmx_owner(nested);
 	if (basic == BASIC_PREEMPTION_TIMER && !owner)
-		return vmx->timer_armed ? 0 : 1; /* too early: it is set again */
+		return vmx->timer_armed && !vmx->timer_beyond ? 0 : 1; /* too early: it is set again */
 	return owner ? hand_to(nested, owner) : 0;
 }
 

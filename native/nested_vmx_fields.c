@@ -1,9 +1,12 @@
 #include "nested_vmx_internal.h"
 
+#include <string.h>
+
 #define HIGH_PART 1ull       /* of an encoding: the upper half of a 64-bit field */
 #define GROUP(encoding) (((encoding) >> 11 & 12) | ((encoding) >> 10 & 3))
 #define WIDTH(encoding) ((encoding) >> 13 & 3)
 #define DEFINED_BITS 0x6fffull
+#define FIELDS_OF_WIDTH (4 * 26)
 
 enum { WIDTH_16, WIDTH_64, WIDTH_32, WIDTH_NATURAL };
 
@@ -54,4 +57,15 @@ void nv_virtual_vmcs_write(struct nv_virtual_vmcs *block, uint64_t encoding, uin
 		break;
 	}
 	set_field(block, encoding, value);
+}
+
+void nv_virtual_vmcs_copy(struct nv_virtual_vmcs *to, const struct nv_virtual_vmcs *from)
+{
+	uint64_t *narrow = to->field + WIDTH_16 * FIELDS_OF_WIDTH, *middle = to->field + WIDTH_32 * FIELDS_OF_WIDTH;
+
+	memcpy(to, from, sizeof *to);
+	for (int i = 0; i < FIELDS_OF_WIDTH; i++) {
+		narrow[i] = (uint16_t)narrow[i];
+		middle[i] = (uint32_t)middle[i];
+	}
 }

@@ -3,7 +3,6 @@
 /* Exit qualifications of a refused guest state (27.8). */
 enum { PDPTES = 2, NMI_BLOCKED = 3, LINK = 4 };
 
-enum { CR0_FIXED0 = 6, CR4_FIXED0 = 8, MISC = 5 };
 enum { ES, CS, SS, DS, FS, GS, LDTR, TR };
 enum { ACTIVE, HALTED };
 enum { MACHINE_CHECK = 18 };
@@ -56,13 +55,13 @@ static int virtual_8086(const struct guest *g) { return !!(g->rflags & RFLAGS_VM
 /* 27.3.1.1: control and debug registers, MSRs. */
 RULE(cr0_fixed)
 {
-	uint64_t must = g->limits->msr[CR0_FIXED0] & ~(g->unrestricted ? CR0_PE | CR0_PG : 0);
+	uint64_t must = g->limits->msr[VMX_CR0_FIXED0] & ~(g->unrestricted ? CR0_PE | CR0_PG : 0);
 
-	return (must & ~g->cr0) || (g->cr0 & ~g->limits->msr[CR0_FIXED0 + 1]);
+	return (must & ~g->cr0) || (g->cr0 & ~g->limits->msr[VMX_CR0_FIXED1]);
 }
 
 RULE(paging_unprotected) { return g->cr0 & CR0_PG && !(g->cr0 & CR0_PE); }
-RULE(cr4_fixed) { return (g->limits->msr[CR4_FIXED0] & ~g->cr4) || (g->cr4 & ~g->limits->msr[CR4_FIXED0 + 1]); }
+RULE(cr4_fixed) { return (g->limits->msr[VMX_CR4_FIXED0] & ~g->cr4) || (g->cr4 & ~g->limits->msr[VMX_CR4_FIXED1]); }
 RULE(debugctl) { return g->entry & ENTRY_LOADS_DEBUG && get(g, NV_VMCS_GUEST_DEBUGCTL) & DEBUGCTL_RESERVED; }
 RULE(long_mode) { return g->long_mode && (!(g->cr0 & CR0_PG) || !(g->cr4 & CR4_PAE)); }
 RULE(pcid) { return !g->long_mode && g->cr4 & CR4_PCIDE; }
@@ -207,7 +206,7 @@ RULE(rflags_vm) { return virtual_8086(g) && (g->long_mode || !(g->cr0 & CR0_PE))
 RULE(rflags_if) { return g->event && EVENT_KIND_OF(g->event) == NV_EVENT_INTERRUPT && !(g->rflags & RFLAGS_IF); }
 
 /* 27.3.1.5: what is not in registers. */
-RULE(activity_kind) { return g->activity > HALTED || (g->activity == HALTED && !(g->limits->msr[MISC] >> 6 & 1)); }
+RULE(activity_kind) { return g->activity > HALTED || (g->activity == HALTED && !(g->limits->msr[VMX_MISC] >> 6 & 1)); }
 RULE(halted_user) { return g->activity == HALTED && DPL(rights(g, SS)); }
 RULE(halted_blocked) { return g->activity != ACTIVE && g->interruptibility & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS); }
 

@@ -18,8 +18,8 @@
 
 enum { INVEPT_ONE = 1, INVEPT_ALL = 2, INVVPID_ADDRESS = 0, INVVPID_ALL = 2, INVVPID_LAST = 3 };
 
-/* What an instruction came to: RIP moves on; it happens again, for a fault or an exit; nobody here has it. */
-enum { DONE, AGAIN, NOBODY };
+/* What an instruction came to: RIP moves on; it happens again, for a fault or an exit; nobody here has it. FOUND: it goes on. */
+enum { DONE, AGAIN, NOBODY, FOUND };
 
 static int wide(const struct nv_vmx *vmx, uint64_t efer)
 {
@@ -86,7 +86,7 @@ static int read_control(struct nv_nested *nested, uint64_t *cr0, uint64_t *cr4, 
 	struct nv_vmx_field fields[] = {{NV_VMCS_GUEST_CR0, 0}, {NV_VMCS_GUEST_CR4, 0}, {NV_VMCS_GUEST_EFER, 0}, {NV_VMCS_CR0_SHADOW, 0}};
 	int result = nv_vmx_exchange(nested->vcpu, fields, 4);
 
-	*cr0 = nested->active->depth ? fields[0].value : (fields[0].value & ~CR0_FIXED) | (fields[3].value & CR0_FIXED);
+	*cr0 = nv_nested_vmx_seen_cr0(nested, fields[0].value, fields[3].value);
 	*cr4 = nv_nested_vmx_seen_cr4(nested, fields[1].value);
 	*efer = fields[2].value;
 	return result;
@@ -108,8 +108,8 @@ static int vmxon(struct nv_nested *nested)
 		return NOBODY;
 	if (own->on)
 		return DPL(got(nested->vmx, GOT_SS_RIGHTS)) ? raise(nested, GP) : fail(nested, FAIL_VMXON_ROOT);
-	if (DPL(got(nested->vmx, GOT_SS_RIGHTS)) || (caps[6] & ~cr0) || (cr0 & ~caps[7]) || (caps[8] & ~cr4) || (cr4 & ~caps[9]) ||
-	    (own->feature_control & FEATURES_NEEDED) != FEATURES_NEEDED)
+	if (DPL(got(nested->vmx, GOT_SS_RIGHTS)) || (caps[VMX_CR0_FIXED0] & ~cr0) || (cr0 & ~caps[VMX_CR0_FIXED1]) ||
+	    (caps[VMX_CR4_FIXED0] & ~cr4) || (cr4 & ~caps[VMX_CR4_FIXED1]) || (own->feature_control & FEATURES_NEEDED) != FEATURES_NEEDED)
 		return raise(nested, GP);
 	result = load_pointer(nested, &address);
 	if (result)
@@ -119,31 +119,44 @@ static int vmxon(struct nv_nested *nested)
 	at = region(nested, address, 0, &place);
 	if (!at && place.refuses)
 		return nv_nested_vmx_refused(nested, &place);
-	if (!at || at->revision != REVISION)
+	if (!at || at->revision != NV_VIRTUAL_VMCS_REVISION)
 		return fail(nested, FAIL_INVALID);
 	own->on = 1;
 	own->vmxon = address;
 	own->current = NO_VMCS;
+	/* the read shadows have what is held from now on */
+	nv_nested_vmx_activate(nested, nested->active, cr0, cr4);
 	return succeed(nested);
+}
+
+/* The VMCS that is VMCLEAR's or VMPTRLD's operand: FOUND, with NULL where no memory is. wrong, of_vmxon: VM-instruction errors of an address
+ * that is none's, and of the VMXON region's. */
+static int find_vmcs(struct nv_nested *nested, int wrong, int of_vmxon, int write, uint64_t *address, struct nv_virtual_vmcs **at)
+{
+	struct nv_nested_place place;
+	int result = load_pointer(nested, address);
+
+	if (result)
+		return result;
+	if (beyond(nested, *address))
+		return fail(nested, wrong);
+	if (*address == nested->active->vmx.vmxon)
+		return fail(nested, of_vmxon);
+	*at = region(nested, *address, write, &place);
+	if (!*at && place.refuses)
+		return nv_nested_vmx_refused(nested, &place);
+	return FOUND;
 }
 
 static int vmclear(struct nv_nested *nested)
 {
 	struct nv_nested_vmx_machine *own = &nested->active->vmx;
-	struct nv_nested_place place;
 	struct nv_virtual_vmcs *at;
 	uint64_t address;
-	int result = load_pointer(nested, &address);
+	int result = find_vmcs(nested, FAIL_VMCLEAR_ADDRESS, FAIL_VMCLEAR_VMXON, 1, &address, &at);
 
-	if (result)
+	if (result != FOUND)
 		return result;
-	if (beyond(nested, address))
-		return fail(nested, FAIL_VMCLEAR_ADDRESS);
-	if (address == own->vmxon)
-		return fail(nested, FAIL_VMCLEAR_VMXON);
-	at = region(nested, address, 1, &place);
-	if (!at && place.refuses)
-		return nv_nested_vmx_refused(nested, &place);
 	if (at)
 		at->launched = 0;
 	if (own->current == address)
@@ -153,24 +166,15 @@ static int vmclear(struct nv_nested *nested)
 
 static int vmptrld(struct nv_nested *nested)
 {
-	struct nv_nested_vmx_machine *own = &nested->active->vmx;
-	const struct nv_virtual_vmcs *at;
-	struct nv_nested_place place;
+	struct nv_virtual_vmcs *at;
 	uint64_t address;
-	int result = load_pointer(nested, &address);
+	int result = find_vmcs(nested, FAIL_VMPTRLD_ADDRESS, FAIL_VMPTRLD_VMXON, 0, &address, &at);
 
-	if (result)
+	if (result != FOUND)
 		return result;
-	if (beyond(nested, address))
-		return fail(nested, FAIL_VMPTRLD_ADDRESS);
-	if (address == own->vmxon)
-		return fail(nested, FAIL_VMPTRLD_VMXON);
-	at = region(nested, address, 0, &place);
-	if (!at && place.refuses)
-		return nv_nested_vmx_refused(nested, &place);
-	if (!at || at->revision != REVISION)
+	if (!at || at->revision != NV_VIRTUAL_VMCS_REVISION)
 		return fail(nested, FAIL_VMPTRLD_REVISION);
-	own->current = address;
+	nested->active->vmx.current = address;
 	return succeed(nested);
 }
 

@@ -5,9 +5,22 @@
 #include "nested_machines.h"
 #include "vmx_internal.h"
 
-#define REVISION 0x4e56        /* "NV" */
 #define NO_VMCS (~0ull)
 #define PAGE 4096ull
+
+/* Where the capability MSRs lie behind IA32_VMX_BASIC (appendix A). */
+enum {
+	VMX_MISC = 5,
+	VMX_CR0_FIXED0 = 6,
+	VMX_CR0_FIXED1 = 7,
+	VMX_CR4_FIXED0 = 8,
+	VMX_CR4_FIXED1 = 9,
+	VMX_SECONDARY = 11,
+	VMX_TRUE_PIN = 13,
+	VMX_TRUE_PRIMARY = 14,
+	VMX_TRUE_EXIT = 15,
+	VMX_TRUE_ENTRY = 16,
+};
 
 /* Controls that vmx_internal.h does not have (25.6 to 25.8). */
 #define PIN_NMI (1ull << 3)
@@ -20,7 +33,6 @@
 #define PRIMARY_TPR_SHADOW (1ull << 21)
 #define PRIMARY_ALL_PORTS (1ull << 24)
 #define PRIMARY_PORT_MAPS (1ull << 25)
-#define PRIMARY_MONITOR_TRAP (1ull << 27)
 #define PRIMARY_MSR_MAP (1ull << 28)
 #define PRIMARY_SECONDARY (1ull << 31)
 #define SECONDARY_EPT (1ull << 1)
@@ -78,6 +90,9 @@ int nv_virtual_vmcs_slot(uint64_t encoding);
 uint64_t nv_virtual_vmcs_read(const struct nv_virtual_vmcs *block, uint64_t encoding);
 void nv_virtual_vmcs_write(struct nv_virtual_vmcs *block, uint64_t encoding, uint64_t value);
 
+/* Takes it from a level's memory: no field is wider than its encoding says, whatever the level wrote there. */
+void nv_virtual_vmcs_copy(struct nv_virtual_vmcs *to, const struct nv_virtual_vmcs *from);
+
 static inline uint64_t field_of(const struct nv_virtual_vmcs *block, uint32_t encoding)
 {
 	return block->field[FIELD_SLOT(encoding)];
@@ -93,7 +108,9 @@ static inline uint64_t secondary_of(const struct nv_virtual_vmcs *block)
 	return field_of(block, NV_VMCS_PRIMARY_CONTROLS) & PRIMARY_SECONDARY ? field_of(block, NV_VMCS_SECONDARY_CONTROLS) : 0;
 }
 
-/* What the active machine sees in CR4, of bits that its parent may hide; real: what is there. */
+/* What the active machine sees in CR0 and CR4, of bits that its parent may hide; real: what is there; shadow: CR0's read shadow, which has
+ * machine 0's NE. */
+uint64_t nv_nested_vmx_seen_cr0(const struct nv_nested *nested, uint64_t real, uint64_t shadow);
 uint64_t nv_nested_vmx_seen_cr4(const struct nv_nested *nested, uint64_t real);
 
 /* nested_vmx_ept.c */
@@ -148,6 +165,21 @@ int nv_nested_vmx_exit(struct nv_nested *nested);
 int nv_nested_vmx_violation(struct nv_nested *nested);
 int nv_nested_vmx_refused(struct nv_nested *nested, const struct nv_nested_place *place);
 
+/* nested_vmx_gone.c: the table hears of exits that have gone to a machine, for the counters and the trace. gives: whether it gives such
+ * an event to that machine. note: before the machine takes the exit. waits: there is one to tell. decode: 1 when that is the pending event
+ * now; told: 1 when it was, and is done. */
+int nv_nested_vmx_gives(const struct nv_nested *nested, const struct nv_machine *machine, const struct nv_event *event);
+void nv_nested_vmx_note(struct nv_nested *nested, const struct nv_machine *to, const struct nv_nested_vmx_exit *exit);
+int nv_nested_vmx_waits(const struct nv_nested *nested);
+int nv_nested_vmx_decode_gone(struct nv_nested *nested, struct nv_event *event);
+int nv_nested_vmx_told_gone(struct nv_nested *nested);
+
+/* RIP at the pending event, whichever it is. */
+uint64_t nv_nested_vmx_rip(const struct nv_vcpu *vcpu);
+
+/* Likewise: the instruction of an event for the trace, which would look for it where the machine that is active then executes. */
+void nv_nested_vmx_keep_instruction(struct nv_nested *nested, struct nv_event *event);
+
 /* nested_vmx_owner.c: the machine whose guest's exit this is; NULL: L0's, or a Python level's. */
 struct nv_machine *nv_nested_vmx_owner(struct nv_nested *nested);
 int nv_nested_vmx_wants_exception(const struct nv_machine *machine, int vector, uint32_t error_code);
@@ -176,12 +208,15 @@ int nv_nested_vmx_urgent(struct nv_nested *nested);
 /* nested_vmx_tpr.c: TPR shadows. tpr_of: whose the active machine's CR8 is, for the moves that this control makes exit; NULL: the processor's.
  * virtual_apic: where the page of the machine's block is for the processor; 0: it has none, or it is not memory. check_tpr: a VM-instruction
  * error for what lies there (27.2.1.1). */
-const struct nv_machine *nv_nested_vmx_tpr_of(const struct nv_nested *nested, uint64_t exiting);
+struct nv_machine *nv_nested_vmx_tpr_of(const struct nv_nested *nested, uint64_t exiting);
 uint64_t nv_nested_vmx_virtual_apic(struct nv_nested *nested, struct nv_machine *machine);
 int nv_nested_vmx_check_tpr(struct nv_nested *nested, struct nv_machine *machine);
-void nv_nested_vmx_compose_tpr(const struct nv_nested *nested, struct nv_vmx_controls *wanted);
+void nv_nested_vmx_compose_tpr(struct nv_nested *nested, struct nv_vmx_controls *wanted);
 
-/* nested_vmx_compose.c: the controls of the machines on top of those that L0 wants; maps: once for each entry of a machine's guest. */
+/* nested_vmx_compose.c: the controls of the machines on top of those that L0 wants; maps: once for each entry of a machine's guest.
+ * held_cr0: what the active machine cannot clear. read_timer: before compose, what is left of L0's own preemption timer; a negative errno. */
+int nv_nested_vmx_read_timer(struct nv_nested *nested);
+uint64_t nv_nested_vmx_held_cr0(const struct nv_nested *nested);
 void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wanted);
 void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *machine);
 

@@ -9,6 +9,7 @@
 #define PRIMARY_RDTSC (1ull << 12)
 #define PRIMARY_CR3_STORE (1ull << 16)
 #define PRIMARY_DR (1ull << 23)
+#define PRIMARY_MONITOR_TRAP (1ull << 27)
 #define PRIMARY_MONITOR (1ull << 29)
 #define PRIMARY_PAUSE (1ull << 30)
 #define SECONDARY_TABLES (1ull << 2)
@@ -78,46 +79,40 @@ static int is_target(const struct nv_machine *machine, uint64_t value)
 	return 0;
 }
 
-/* Whether the value differs in a bit that the machine keeps for itself from what its guest sees there. */
-static int changes(const struct nv_machine *machine, uint32_t mask, uint32_t shadow, uint64_t value, uint64_t bits)
+/* Whether a write changes a bit of these, as the active machine sees it; see nv_nested_vmx_activate. */
+static int changes_cr0(const struct nv_vmx *vmx, uint64_t mask, uint64_t value)
 {
-	return !!(field_of(&machine->vmx.block, mask) & bits & (value ^ field_of(&machine->vmx.block, shadow)));
-}
-
-static int wants_cr0(const struct nv_vmx *vmx, const struct nv_machine *machine, uint64_t value)
-{
-	uint64_t mask = field_of(&machine->vmx.block, NV_VMCS_CR0_MASK), shadow = field_of(&machine->vmx.block, NV_VMCS_CR0_SHADOW);
+	uint64_t seen = vmx->nested->seen_cr0;
 
 	switch (cr_access(vmx)) {
 	case CR_CLTS:
-		return !!(mask & shadow & CR0_TS);
+		return !!(mask & seen & CR0_TS);
 	case CR_LMSW:
 		value = LMSW_VALUE(got(vmx, GOT_QUALIFICATION));
 		/* it sets PE and does not clear it */
-		return changes(machine, NV_VMCS_CR0_MASK, NV_VMCS_CR0_SHADOW, value, CR0_LMSW & ~CR0_PE) ||
-		       (mask & CR0_PE && value & CR0_PE && !(shadow & CR0_PE));
+		return !!(mask & (((value ^ seen) & CR0_LMSW & ~CR0_PE) | (value & ~seen & CR0_PE)));
 	default:
-		return changes(machine, NV_VMCS_CR0_MASK, NV_VMCS_CR0_SHADOW, value, ~0ull);
+		return !!(mask & (value ^ seen));
 	}
 }
 
-/* The masks are those of the parent alone: machines below do not see what this one loads in its guest's control registers. */
 static int wants_cr(const struct nv_nested *nested, const struct nv_machine *machine)
 {
 	struct nv_vmx *vmx = nested->vmx;
 	uint64_t value = *register_of(vmx, got(vmx, GOT_QUALIFICATION) >> 8 & 15);
-	int own = machine == nested->active->parent;
 	uint64_t exiting;
 
+	if (!(got(vmx, GOT_CS_RIGHTS) & CS_LONG))
+		value = (uint32_t)value;
 	switch (cr_number(vmx)) {
 	case 0:
-		return own && wants_cr0(vmx, machine, value);
+		return changes_cr0(vmx, field_of(&machine->vmx.block, NV_VMCS_CR0_MASK), value);
 	case 3:
 		if (cr_access(vmx) == CR_MOV_FROM)
 			return !!(primary(machine) & PRIMARY_CR3_STORE);
 		return primary(machine) & PRIMARY_CR3_LOAD && !is_target(machine, value);
 	case 4:
-		return own && changes(machine, NV_VMCS_CR4_MASK, NV_VMCS_CR4_SHADOW, value, ~0ull);
+		return !!(field_of(&machine->vmx.block, NV_VMCS_CR4_MASK) & (value ^ nested->seen_cr4));
 	case 8:
 		exiting = cr_access(vmx) == CR_MOV_FROM ? PRIMARY_CR8_STORE : PRIMARY_CR8_LOAD;
 		return machine == nv_nested_vmx_tpr_of(nested, exiting) && primary(machine) & exiting;
@@ -216,10 +211,13 @@ static int wants(struct nv_nested *nested, struct nv_machine *machine)
 /* What comes from outside reaches the lowest machine first, what the active machine does the highest. */
 struct nv_machine *nv_nested_vmx_owner(struct nv_nested *nested)
 {
+	struct nv_event event;
+
 	if (basic_of(nested->vmx) == BASIC_INTERRUPT)
 		return nv_nested_vmx_route(nested, nested->machines).machine;
+	nv_vmx_decode(nested->vmx, &event);
 	for (struct nv_machine *machine = nested->active->parent; machine; machine = machine->parent)
-		if (wants(nested, machine))
+		if (wants(nested, machine) && nv_nested_vmx_gives(nested, machine, &event))
 			return machine;
 	return NULL;
 }

@@ -75,11 +75,20 @@ static void load_flag(struct nv_nested *nested, const struct nv_machine *machine
 		*rflags = (*rflags & ~RFLAGS_IF) | (machine->true_flag ? RFLAGS_IF : 0);
 }
 
+static void load_kept(struct nv_machine *machine, struct nv_virtual_vmcs *block)
+{
+	struct nv_nested_vmx_kept kept = machine->vmx.kept;
+
+	machine->vmx.kept.bits = 0;
+	if (machine->child && kept.bits)
+		set_field(block, kept.field, (field_of(block, kept.field) & ~kept.bits) | (kept.value & kept.bits));
+}
+
 /* The preemption timer (27.7.4): by the time that the processor's would have run. */
 static void start_timer(struct nv_nested *nested, struct nv_machine *parent)
 {
 	const struct nv_virtual_vmcs *block = &parent->vmx.block;
-	int rate = nested->vmx_limits.msr[5] & 31;
+	int rate = nested->vmx_limits.msr[VMX_MISC] & 31;
 
 	parent->vmx.deadline = 0;
 	if (field_of(block, NV_VMCS_PIN_CONTROLS) & PIN_TIMER)
@@ -88,7 +97,7 @@ static void start_timer(struct nv_nested *nested, struct nv_machine *parent)
 
 static void stop_timer(struct nv_nested *nested, struct nv_machine *parent)
 {
-	int rate = nested->vmx_limits.msr[5] & 31;
+	int rate = nested->vmx_limits.msr[VMX_MISC] & 31;
 	uint64_t now = nv_ticks(), left = parent->vmx.deadline > now ? (parent->vmx.deadline - now) >> rate : 0;
 
 	if (parent->vmx.deadline && field_of(&parent->vmx.block, NV_VMCS_EXIT_CONTROLS) & EXIT_SAVES_TIMER)
@@ -148,7 +157,7 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 		result = nv_vmx_exchange(nested->vcpu, &efer, 1);
 	if (result)
 		return result;
-	memcpy(block, page, sizeof *block);
+	nv_virtual_vmcs_copy(block, page);
 	result = nv_nested_vmx_check_block(nested, block, efer.value & EFER_LMA && got(vmx, GOT_CS_RIGHTS) & CS_LONG);
 	if (result)
 		return result;
@@ -169,6 +178,7 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 	}
 	if (machine->child && is_another(machine, block))
 		nv_nested_restart(machine);
+	load_kept(machine, block);
 	nv_nested_vmx_load_guest(nested, block, efer.value);
 	load_flag(nested, machine);
 	failed = nv_nested_vmx_load_msrs(nested, parent, field_of(block, NV_VMCS_ENTRY_MSR_LOADS),
@@ -222,6 +232,20 @@ static void tell(struct nv_nested *nested, struct nv_virtual_vmcs *block, const 
 	set_field(block, NV_VMCS_IDT_VECTORING, vectoring ? got(vmx, GOT_VECTORING) & ~EVENT_UNBLOCKED : 0);
 	set_field(block, NV_VMCS_IDT_VECTORING_ERROR_CODE, vectoring ? got(vmx, GOT_VECTORING_ERROR) : 0);
 	set_field(block, NV_VMCS_ENTRY_INTERRUPTION, field_of(block, NV_VMCS_ENTRY_INTERRUPTION) & ~EVENT_VALID);
+}
+
+/* A write of CR0 or CR4 by the guest of a machine whose parent hears of it. */
+static void keep_masked(const struct nv_vmx *vmx, struct nv_machine *machine, const struct nv_virtual_vmcs *block)
+{
+	struct nv_nested_vmx_kept *kept = &machine->vmx.kept;
+	uint32_t mask = cr_number(vmx) ? NV_VMCS_CR4_MASK : NV_VMCS_CR0_MASK;
+
+	*kept = (struct nv_nested_vmx_kept){.field = cr_number(vmx) ? NV_VMCS_GUEST_CR4 : NV_VMCS_GUEST_CR0};
+	if (cr_number(vmx) && cr_number(vmx) != 4)
+		return;
+	kept->value = field_of(block, kept->field);
+	for (; machine->child; machine = machine->child)
+		kept->bits |= field_of(&machine->vmx.block, mask);
 }
 
 /* The machine that stops keeps the event whose delivery the exit interrupted, when it is not its own parent that hears of it. */
@@ -284,6 +308,7 @@ int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const
 		nested->lost = 1;
 		return 0;
 	}
+	nv_nested_vmx_note(nested, to, exit);
 	if (machine != active) {
 		keep_interrupted(vmx, active);
 		show_flag(nested, machine);
@@ -291,6 +316,8 @@ int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const
 	result = nv_nested_vmx_save_guest(nested, block, exit->told, &efer);
 	if (result)
 		return result;
+	if (exit->told && exit->reason == BASIC_CR)
+		keep_masked(vmx, machine, block);
 	machine->seen_rip = field_of(block, NV_VMCS_GUEST_RIP);
 	machine->seen_rsp = field_of(block, NV_VMCS_GUEST_RSP);
 	machine->seen_cr3 = field_of(block, NV_VMCS_GUEST_CR3);

@@ -205,6 +205,17 @@ static uint64_t masked(uint64_t real, uint64_t mask, uint64_t shadow)
 	return (real & ~mask) | (shadow & mask);
 }
 
+uint64_t nv_nested_vmx_seen_cr0(const struct nv_nested *nested, uint64_t real, uint64_t shadow)
+{
+	const struct nv_machine *active = nested->active;
+	const struct nv_virtual_vmcs *block;
+
+	if (!active->parent)
+		return masked(real, CR0_FIXED, shadow);
+	block = &active->parent->vmx.block;
+	return masked(real, field_of(block, NV_VMCS_CR0_MASK), field_of(block, NV_VMCS_CR0_SHADOW));
+}
+
 uint64_t nv_nested_vmx_seen_cr4(const struct nv_nested *nested, uint64_t real)
 {
 	const struct nv_machine *active = nested->active;
@@ -216,19 +227,16 @@ uint64_t nv_nested_vmx_seen_cr4(const struct nv_nested *nested, uint64_t real)
 	return masked(real, field_of(block, NV_VMCS_CR4_MASK), field_of(block, NV_VMCS_CR4_SHADOW));
 }
 
-/* cr0, cr4: as they are now. */
+/* cr0, cr4: as they are now. The processor has one read shadow for the masks of all machines below: what the parent shows. */
 void nv_nested_vmx_activate(struct nv_nested *nested, struct nv_machine *machine, uint64_t cr0, uint64_t cr4)
 {
 	struct nv_vmx *vmx = nested->vmx;
 
 	nested->active = machine;
 	nested->vcpu->level = nested->levels[machine->depth];
-	if (machine->parent) {
-		const struct nv_virtual_vmcs *block = &machine->parent->vmx.block;
-
-		cr0 = masked(cr0, field_of(block, NV_VMCS_CR0_MASK), field_of(block, NV_VMCS_CR0_SHADOW));
-	}
-	nv_vmx_put(vmx, NV_VMCS_CR0_SHADOW, cr0);
-	nv_vmx_put(vmx, NV_VMCS_CR4_SHADOW, nv_nested_vmx_seen_cr4(nested, cr4));
+	nested->seen_cr0 = nv_nested_vmx_seen_cr0(nested, cr0, cr0);
+	nested->seen_cr4 = nv_nested_vmx_seen_cr4(nested, cr4);
+	nv_vmx_put(vmx, NV_VMCS_CR0_SHADOW, nested->seen_cr0);
+	nv_vmx_put(vmx, NV_VMCS_CR4_SHADOW, nested->seen_cr4);
 	vmx->missed = 1; /* whether interrupts are open has changed: KVM is to look */
 }

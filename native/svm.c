@@ -189,7 +189,7 @@ static int svm_enter(struct nv_vcpu *vcpu)
 	result = nv_switched_enter(vcpu);
 	if (outside && (!result || !nv_switched_outside(&svm->switched)))
 		nv_svm_entered(svm);
-	if (result || !svm->switched.rung || svm->switched.mailbox->state == NV_SWITCHER_PANIC)
+	if (result || !svm->switched.rung)
 		return result;
 	save_block(svm);
 	nv_svm_interrupted(svm);

@@ -29,7 +29,9 @@ static int injects(const struct nv_vmcb *block, int kind)
 /* The last byte of a map counts; the low bits of its address are ignored. */
 static uint64_t map_beyond(const struct nv_svm_limits *limits, uint64_t address, uint64_t size)
 {
-	return ((address & ~0xfffull) + size - 1) & limits->physical_reserved;
+	uint64_t first = address & ~0xfffull;
+
+	return (first | (first + size - 1)) & limits->physical_reserved; /* the sum may wrap around */
 }
 
 RULE(no_vmrun) { UNLIMITED; return !intercepts(block->intercept, EXIT_VMRUN); }

@@ -53,9 +53,11 @@ int nv_switched_enter(struct nv_vcpu *vcpu)
 	if (result)
 		return result;
 	switched->rung = nv_switched_rang(vcpu);
-	if (switched->rung && switched->mailbox->state == NV_SWITCHER_RINGING)
+	if (!switched->rung)
+		return 0;
+	if (switched->mailbox->state == NV_SWITCHER_RINGING)
 		switched->mailbox->state = NV_SWITCHER_OUTSIDE;
-	return 0;
+	return switched->mailbox->state == NV_SWITCHER_PANIC ? -EIO : 0;
 }
 
 void nv_switched_answer(struct nv_switched *switched, const struct nv_event *event)

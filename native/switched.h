@@ -26,7 +26,8 @@ struct nv_switched {
 	uint8_t recalling;       /* the next NMI is nv_switched_summon's; one of level n's that comes with it is lost */
 };
 
-/* As nv_direct_enter, after KVM has forgotten what it knows of nested page tables that lost an entry. Sets `rung`. */
+/* As nv_direct_enter, after KVM has forgotten what it knows of nested page tables that lost an entry. Sets `rung`. -EIO when the switcher
+ * has failed. */
 int nv_switched_enter(struct nv_vcpu *vcpu);
 
 /* Level n, outside, was stopped by its nested page tables: whether they allow the access (NV_RIGHT_*) now. */

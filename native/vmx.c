@@ -7,6 +7,7 @@
 
 #include "direct.h"
 
+_Static_assert(offsetof(struct nv_vmx_block, command) == NV_VMX_COMMAND, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_vmx_block, started) == NV_VMX_STARTED, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_vmx_block, launched) == NV_VMX_LAUNCHED, "the assembler's offsets");
 _Static_assert(offsetof(struct nv_vmx_block, error) == NV_VMX_ERROR, "the assembler's offsets");
@@ -97,7 +98,8 @@ int nv_vmx_command(struct nv_vcpu *vcpu, uint64_t command, struct nv_vmx_field *
 		return -EINVAL;
 	if (vmx->overflowed)
 		return -ENOSPC;
-	memcpy(block->read, fields, count * sizeof *fields);
+	if (count)
+		memcpy(block->read, fields, count * sizeof *fields);
 	block->reads = count;
 	block->command = command;
 	do {
@@ -112,7 +114,8 @@ int nv_vmx_command(struct nv_vcpu *vcpu, uint64_t command, struct nv_vmx_field *
 	if (!nv_switched_outside(&vmx->switched))
 		return -EIO;
 	block->writes = 0;
-	memcpy(fields, block->read, count * sizeof *fields);
+	if (count)
+		memcpy(fields, block->read, count * sizeof *fields);
 	return 0;
 }
 
@@ -320,9 +323,14 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 		if (__atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST))
 			return -EINTR;
 		vmx->switched.rung = 1;
+		if (nv_nested_vmx_waits(vmx->nested))
+			return 0;
 		result = vmx->nested->lost || vmx->nested->endless ? -EIO : vmx->nested->failed;
 		if (!result)
 			result = nv_nested_vmx_deliver(vmx->nested);
+		if (result || nv_nested_vmx_waits(vmx->nested))
+			return result;
+		result = nv_nested_vmx_read_timer(vmx->nested);
 		if (result || vmx->synthetic)
 			return result;
 		nv_vmx_prepare(vmx);
@@ -352,17 +360,22 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 	save_block(vmx);
 	nv_vmx_interrupted(vmx);
 	vmx->missed = !takes_interrupts(vmx);
-	return sort_exit(vcpu);
+	result = sort_exit(vcpu);
+	return result == -EAGAIN && nv_nested_vmx_waits(vmx->nested) ? 0 : result;
 }
 
 static void vmx_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 {
 	struct nv_vmx *vmx = vcpu->engine;
 
+	if (nv_nested_vmx_decode_gone(vmx->nested, event))
+		return;
 	if (vmx->switched.rung) {
 		nv_vmx_decode(vmx, event);
 		if (event->reason == NV_REASON_EXCEPTION && event->qualifier == UD)
 			nv_vmx_decode_undefined(vcpu, event);
+		else
+			nv_nested_vmx_keep_instruction(vmx->nested, event);
 		return;
 	}
 	nv_switched_decode(vcpu, event);
@@ -380,7 +393,6 @@ static void skip(struct nv_vcpu *vcpu, const struct nv_event *event)
 	struct nv_vmx_field rights = {NV_VMCS_GUEST_CS_RIGHTS, 0};
 	uint64_t *rip = register_of(vmx, NV_REG_RIP), before = *rip;
 
-	vmx->nested->stepped = 1;
 	*rip += event->advance;
 	/* code that is not 64-bit code wraps around */
 	if ((*rip ^ before) >> 32 && !nv_vmx_exchange(vcpu, &rights, 1) && !(rights.value & CS_LONG))
@@ -394,6 +406,8 @@ static void vmx_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 {
 	struct nv_vmx *vmx = vcpu->engine;
 
+	if (nv_nested_vmx_told_gone(vmx->nested))
+		return;
 	if (!vmx->switched.rung) {
 		nv_direct_complete(vcpu, event);
 		return;
@@ -416,7 +430,7 @@ static const struct nv_engine_ops vmx_ops = {
 	.enter = vmx_enter,
 	.decode = vmx_decode,
 	.complete = vmx_complete,
-	.rip = nv_switched_rip,
+	.rip = nv_nested_vmx_rip,
 };
 
 void nv_vmx_init(struct nv_vcpu *vcpu, struct nv_vmx *vmx, int fd, struct kvm_run *run, uint8_t level)

@@ -7,6 +7,9 @@
 #include "switcher/vmx_block.h"
 #include "vmcs.h"
 
+/* Bits of the EPT pointer: write-back tables of four levels (Intel SDM vol. 3, 25.6.11). */
+#define NV_VMX_EPT_POINTER 0x1e
+
 /* The controls that change from entry to entry. */
 struct nv_vmx_controls {
 	uint64_t pin, primary, secondary, exit, exceptions;
@@ -44,7 +47,9 @@ struct nv_vmx {
 	uint64_t interrupted, interrupted_error, interrupted_length; /* the event whose delivery the exit interrupted */
 	uint64_t cr4;            /* for CPUID, whose bits depend on it */
 	uint64_t entry_controls; /* but for the one of long mode */
-	uint32_t timer;          /* what the preemption timer starts with at the next entry; 0: it goes on */
+	uint32_t timer;          /* what L0's preemption timer starts with at the next entry; 0: it goes on */
+	uint32_t timer_left;     /* of L0's, where the processor's counts for a machine as well */
+	uint32_t timer_beyond;   /* what of it comes when the processor's has ended, for a machine */
 	uint32_t refusal;        /* VM-instruction error, when an entry was refused */
 	uint8_t refused;
 	uint8_t overflowed;      /* more fields wait to be written than there is room for: level n is not entered any more */

@@ -203,19 +203,16 @@ void nv_vmx_decode(struct nv_vmx *vmx, struct nv_event *event)
 	}
 }
 
-int nv_vmx_decode_undefined(struct nv_vcpu *vcpu, struct nv_event *event)
+int nv_vmx_code(struct nv_vcpu *vcpu, struct nv_code *code)
 {
+	struct nv_vmx *vmx = vcpu->engine;
 	struct nv_vmx_field fields[] = {
 		{NV_VMCS_GUEST_CR0, 0},      {NV_VMCS_GUEST_CR3, 0},    {NV_VMCS_GUEST_CR4, 0},       {NV_VMCS_GUEST_EFER, 0},
 		{NV_VMCS_GUEST_CS_BASE, 0}, {NV_VMCS_GUEST_CS_RIGHTS, 0}, {NV_VMCS_GUEST_SS_RIGHTS, 0},
 	};
-	struct nv_vmx *vmx = vcpu->engine;
-	struct nv_code code;
 	int result = nv_vmx_exchange(vcpu, fields, sizeof fields / sizeof fields[0]);
 
-	if (result)
-		return result;
-	code = (struct nv_code){
+	*code = (struct nv_code){
 		.cr0 = fields[0].value,
 		.cr3 = fields[1].value,
 		.cr4 = fields[2].value,
@@ -225,6 +222,16 @@ int nv_vmx_decode_undefined(struct nv_vcpu *vcpu, struct nv_event *event)
 		.bits = fields[3].value & EFER_LMA && fields[5].value & CS_LONG ? 64 : fields[5].value & CS_BIG ? 32 : 16,
 		.user = (fields[6].value >> 5 & 3) == 3,
 	};
-	nv_undefined(vcpu->table, vmx->switched.paging, &code, event);
-	return 0;
+	return result;
+}
+
+int nv_vmx_decode_undefined(struct nv_vcpu *vcpu, struct nv_event *event)
+{
+	struct nv_vmx *vmx = vcpu->engine;
+	struct nv_code code;
+	int result = nv_vmx_code(vcpu, &code);
+
+	if (!result)
+		nv_undefined(vcpu->table, vmx->switched.paging, &code, event);
+	return result;
 }

@@ -181,10 +181,11 @@ static void put_controls(struct nv_vmx *vmx, uint64_t windows)
 {
 	struct nv_vmx_controls wanted;
 	const struct nv_vmx_step *step = &vmx->step;
+	const struct nv_machine *active = vmx->nested->active;
 	int more = windows || vmx->timer_armed || vmx->holds || vmx->acknowledges || step->active;
 
 	/* mostly nothing changes */
-	if (!more && !vmx->nested->active->depth && !memcmp(&vmx->now, &vmx->wanted, sizeof vmx->now))
+	if (!more && !active->depth && !active->vmx.on && !memcmp(&vmx->now, &vmx->wanted, sizeof vmx->now))
 		return;
 	wanted = vmx->wanted;
 	if (step->active) {
@@ -258,6 +259,8 @@ void nv_vmx_prepare(struct nv_vmx *vmx)
 	if (vmx->timer) {
 		nv_vmx_put(vmx, NV_VMCS_PREEMPTION_TIMER, vmx->timer);
 		vmx->timer_armed = 1;
+		vmx->timer_left = vmx->timer;
+		vmx->timer_beyond = 0;
 	}
 	put_controls(vmx, windows);
 	load(vmx, GOT_RIP, NV_REG_RIP);

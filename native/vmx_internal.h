@@ -159,6 +159,9 @@ int nv_vmx_get_from_memory(const struct nv_vmx *vmx, struct nv_vmx_field *fields
 void nv_vmx_decode(struct nv_vmx *vmx, struct nv_event *event);
 uint8_t nv_vmx_depth(uint32_t basic);
 
+/* Where level n, outside, executes. A negative errno. */
+int nv_vmx_code(struct nv_vcpu *vcpu, struct nv_code *code);
+
 /* #UD, decoded: nv_undefined's part of it. A negative errno. */
 int nv_vmx_decode_undefined(struct nv_vcpu *vcpu, struct nv_event *event);
 

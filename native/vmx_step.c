@@ -43,8 +43,7 @@ static int show_control_registers(struct nv_vcpu *vcpu, int executed)
 		cr[1].value = vmx->step.cr0_shadow;
 	if (!executed && vmx->step.off.cr4_mask)
 		vmx->nested->active->vmx.vmxe = vmx->step.vmxe;
-	if (!vmx->nested->active->depth)
-		cr[0].value = (cr[0].value & ~CR0_FIXED) | (cr[1].value & CR0_FIXED);
+	cr[0].value = nv_nested_vmx_seen_cr0(vmx->nested, cr[0].value, cr[1].value);
 	nv_nested_vmx_activate(vmx->nested, vmx->nested->active, cr[0].value, cr[2].value);
 	return 0;
 }
@@ -55,7 +54,6 @@ int nv_vmx_step_end(struct nv_vcpu *vcpu, int executed)
 	struct nv_vmx_step *step = &vmx->step;
 
 	step->active = 0;
-	vmx->nested->stepped = executed;
 	if (!step->own_trap)
 		*register_of(vmx, NV_REG_RFLAGS) &= ~RFLAGS_TF;
 	/* where KVM did the instruction, Bochs still has its own trap pending */
@@ -63,21 +61,12 @@ int nv_vmx_step_end(struct nv_vcpu *vcpu, int executed)
 	return step->moves_cr ? show_control_registers(vcpu, executed) : 0;
 }
 
-/* In VMX operation level n keeps the fixed bits set (24.8), and without VMX it has no VMXE. */
+/* In VMX operation fixed bits stay set (24.8), and without VMX there is no VMXE. */
 static int may_write(const struct nv_nested *nested, int number, uint64_t value)
 {
-	int on = nested->active->vmx.on;
-
 	if (number == 0)
-		return !on || value & CR0_NE;
-	return value & CR4_VMXE ? nested->visible : !on;
-}
-
-static int refuse_write(struct nv_vcpu *vcpu)
-{
-	int result = nv_vmx_inject(vcpu, NV_EVENT_EXCEPTION, GP, 0);
-
-	return result ? result : 1;
+		return !(nv_nested_vmx_held_cr0(nested) & ~value);
+	return value & CR4_VMXE ? nested->visible : !nested->active->vmx.on;
 }
 
 /* The processor writes CR0 or CR4: only the fixed bits stay masked, and their read shadows have level n's. */
@@ -92,7 +81,7 @@ int nv_vmx_pass_cr(struct nv_vcpu *vcpu)
 	switch (cr_number(vmx)) {
 	case 0:
 		if (cr_access(vmx) == CR_MOV_TO && !may_write(vmx->nested, 0, source))
-			return refuse_write(vcpu);
+			return nv_nested_vmx_fault(vmx->nested, GP, 0);
 		result = nv_vmx_exchange(vcpu, &shadow, 1);
 		if (result)
 			return result;
@@ -105,7 +94,7 @@ int nv_vmx_pass_cr(struct nv_vcpu *vcpu)
 		return 1;
 	case 4:
 		if (!may_write(vmx->nested, 4, source))
-			return refuse_write(vcpu);
+			return nv_nested_vmx_fault(vmx->nested, GP, 0);
 		off.cr4_mask = ~CR4_FIXED;
 		nv_vmx_step_begin(vmx, &off);
 		vmx->step.moves_cr = 1;

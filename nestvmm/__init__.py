@@ -1,8 +1,9 @@
 """nestvmm: towers of hypervisors on /dev/kvm, nested flat.
 
-    cli          the commands: run, features, doctor, lab, bench
+    cli          the commands
+    report       one page of benchmarks and runs
     bench        measurements
-    lab trace    emulated machines whose KVM nests; what happened in a run
+    lab trace stats    emulated machines whose KVM nests; what happened in a run, and what happens in it now
     nesting      towers, the designation table, the router, memory maps between levels
     engines      how level n runs and which of its events trap            hypervisors  software of levels 1 to n-1
     devices      what L0 offers a guest                                   loaders      image formats

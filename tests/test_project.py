@@ -121,9 +121,7 @@ def test_every_dependency_has_a_lower_bound() -> None:
 
 
 def test_no_file_is_too_long() -> None:
-    """Of code: documents have tables and outputs, and are read by their headings."""
-    texts = {name: text for name, text in tracked_texts().items() if not name.endswith(".md")}
-    lengths = {name: len(text.splitlines()) for name, text in texts.items()}
+    lengths = {name: len(text.splitlines()) for name, text in tracked_texts().items()}
     assert {name: lines for name, lines in lengths.items() if lines > LINES_MAX} == {}
 
 
@@ -153,11 +151,37 @@ def test_guests_readme_has_a_line_for_every_folder() -> None:
     assert {folder for folder in folders if f"`{folder}`" not in readme and f"`{folder}/" not in readme} == set()
 
 
-def test_readme_names_only_targets_that_exist() -> None:
+def documents() -> dict[str, str]:
+    """Every document in git, by its path."""
+    return {name: text for name, text in tracked_texts().items() if name.endswith(".md")}
+
+
+def anchors(text: str) -> set[str]:
+    """The headings of a document as links name them, `## The tower file` as the-tower-file."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    wrong = []
+    for name, text in documents().items():
+        for path, anchor in re.findall(r"\]\((?!\w+:)([^)#]*)#?([^)]*)\)", text):
+            target = (ROOT / name).parent / path if path else ROOT / name
+            if not target.is_file() or (anchor and anchor not in anchors(target.read_text())):
+                wrong.append(f"{name}: {path}#{anchor}")
+    assert wrong == []
+    assert sum(text.count("README.md") for text in documents().values()) > 10
+
+
+def test_documents_name_only_targets_that_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text()))
-    assert {"run", "test"} <= named
-    assert named <= targets
+    named = {
+        name: set(re.findall(r"(?:^|`|&& )make ([a-z][a-z-]*)", text, re.MULTILINE)) - targets
+        for name, text in documents().items()
+    }
+    assert {name: unknown for name, unknown in named.items() if unknown} == {}
+    assert re.findall(r"^make ([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)[:2] == ["run", "test"]
 
 
 def test_changelog_speaks_of_this_version() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping
 
-from guest_code import POP_RAX, PUSH_RAX, RESULTS, keep, load, rax, rdmsr, rdx, rsi, store, wrmsr
+from guest_code import CODE_SELECTOR, POP_RAX, PUSH_RAX, RESULTS, keep, load, rax, rdmsr, rdx, rsi, store, wrmsr
 
 VMXON_REGION = 0x130000
 REGION = 0x131000
@@ -21,6 +21,7 @@ PORTS = 0x136000
 MSR_MAP = 0x138000
 MSR_LIST = 0x139000
 APIC_PAGE = 0x13A000
+GDT = 0x13B000
 GUEST = 0x140000
 GUEST_STACK = 0x150000
 GUEST_IDT = 0x160000
@@ -185,6 +186,24 @@ def with_fields(fields: Mapping[int, int], body: bytes) -> bytes:
     before = b"".join(vmread(field) + PUSH_RAX + vmwrite(field, value) for field, value in fields.items())
     after = b"".join(POP_RAX + vmwrite_rax(field) for field in reversed(list(fields)))
     return before + body + after
+
+
+def without_paging() -> bytes:
+    """In 32-bit code, for 64-bit code needs paging: clears CR0.PG and sets it again.
+
+    A handler of the fault goes on at R9, behind that.
+    """
+    descriptors = (0, 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x00CF9B000000FFFF)
+    code = b"".join(store(GDT + 8 * number, one) for number, one in enumerate(descriptors))
+    code += store(GDT + 0x30, 0x27 | GDT << 16) + store(GDT + 0x38, 0) + rdi(GDT + 0x30) + b"\x0f\x01\x17"
+    # mov %cr0, %eax; and $0x7fffffff, %eax; mov %eax, %cr0; or $0x80000000, %eax; mov %eax, %cr0
+    body = b"\x0f\x20\xc0\x25\xff\xff\xff\x7f\x0f\x22\xc0\x0d\x00\x00\x00\x80\x0f\x22\xc0"
+    # push $0x20, the 32-bit code; lea 3(%rip), %rax; push %rax; lretq; ...; lret
+    there = b"\x6a\x20\x48\x8d\x05\x03\x00\x00\x00\x50\x48\xcb" + body + b"\xcb"
+    # the 32-bit lret takes what is pushed as one: CODE_SELECTOR and where `there` ends
+    back = rdx(CODE_SELECTOR << 32) + b"\x48\x09\xd0\x50"
+    goes_on = b"\x4c\x8d\x0d" + struct.pack("<I", len(there) - 1)  # lea (%rip), %r9: the lret
+    return code + b"\x48\x8d\x05" + struct.pack("<I", len(back + goes_on + there)) + back + goes_on + there
 
 
 def guest_handlers() -> bytes:

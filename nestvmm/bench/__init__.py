@@ -11,6 +11,7 @@ The cases:
     trips               round trips of a port read against a bare loop; course: their guest and its towers
     switch              CPUID through the switcher, against bare_loop, the least that a program does to run a guest
                         by VMRUN (svm_loop) or VMRESUME (vmx_loop)
+    python_loop         the bare loops in Python
     exits               every kind of exit, measured by the guest (rtt), with hypervisors that answer (answers)
     depth               an exit's cost by the guest's level, flat and as a cascade
     qemu, published     the same guest under QEMU at level 1; what others found

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from typing import ClassVar, Final, Self
 
 from nestvmm._native import ffi
+from nestvmm.bench.python_loop import python_loop
 from nestvmm.engines import SvmEngine, VmxEngine
 from nestvmm.errors import HostError
 from nestvmm.kvm import HostMemory, Kvm, Regs, Segment, Sregs, Vcpu
@@ -49,11 +50,9 @@ class BareLoop(ABC):
     def __init__(self, trips: int) -> None:
         self.trips = trips
         self._open = ExitStack()
-        try:
+        with self._open as opened:  # and closed again, when the rest cannot be opened
             self._build()
-        except BaseException:
-            self._open.close()
-            raise
+            self._open = opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -100,3 +99,7 @@ class BareLoop(ABC):
         if status < 0:
             raise HostError(f"the bare {self.instruction} loop failed: {os.strerror(-status)}")
         return int(ticks[0]) / self.trips
+
+    def python_batch(self) -> float:
+        """The same by a loop in Python."""
+        return python_loop(self._vcpu.fd, self._vcpu.kvm_run, self.trips) / self.trips

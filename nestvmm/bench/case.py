@@ -46,6 +46,11 @@ class Choice:
         """Microseconds of a TSC tick."""
         return 1 / self.tsc_mhz
 
+    @property
+    def directly_here(self) -> bool:
+        """Whether the direct engine is wanted, on a machine that is not emulated."""
+        return "direct" in self.engines and not self.emulated
+
 
 @dataclass(frozen=True, slots=True)
 class Step:

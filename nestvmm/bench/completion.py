@@ -45,7 +45,7 @@ class Completion:
 
     def steps(self, choice: Choice) -> Iterator[Step]:
         """One for each instruction; a lab's processor runs them all itself."""
-        if "direct" in choice.engines and not choice.emulated:
+        if choice.directly_here:
             for name in _CODE:
                 yield Step(name, partial(_rows, name, choice))
 

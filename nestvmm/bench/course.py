@@ -15,10 +15,13 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from nestvmm._native import ffi, lib
+from nestvmm.bench.python_loop import python_loop
 from nestvmm.errors import HostError
 from nestvmm.hypervisors import Hypervisor, on, on_io
 from nestvmm.nesting import GuestSpec, LevelSpec, Runner, Tower, TowerSpec
@@ -124,22 +127,31 @@ class Course:
 
     def bare_batch(self) -> float:
         """The same by the bare loop of native/bench.c, also in a thread of its own."""
-        with ThreadPoolExecutor(1) as thread:
-            return thread.submit(self._bare_batch).result()
+        return self._between_bells(_bare_loop)
 
-    def _bare_batch(self) -> float:
-        self._bare(1)
-        return self._bare(self.trips + 1) / self.trips
+    def python_batch(self) -> float:
+        """Likewise by the bare loop in Python."""
+        return self._between_bells(python_loop)
 
-    def _bare(self, exits: int) -> int:
+    def _between_bells(self, loop: Callable[[int, Any, int], int]) -> float:
         vcpu = self.tower.engine.vcpu
-        ticks = ffi.new("uint64_t *")
-        # the runner's last kick may have come too late for its own run
-        vcpu.run.immediate_exit = 0
-        status = lib.nv_bench_bare(vcpu.fd, vcpu.run, exits, ticks)
-        if status < 0:
-            raise HostError(f"the bare KVM_RUN loop failed: {os.strerror(-status)}")
-        return int(ticks[0])
+
+        def batch() -> float:
+            # the runner's last kick may have come too late for its own run
+            vcpu.run.immediate_exit = 0
+            loop(vcpu.fd, vcpu.run, 1)
+            return loop(vcpu.fd, vcpu.run, self.trips + 1) / self.trips
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(batch).result()
+
+
+def _bare_loop(fd: int, run: Any, exits: int) -> int:
+    ticks = ffi.new("uint64_t *")
+    status = lib.nv_bench_bare(fd, run, exits, ticks)
+    if status < 0:
+        raise HostError(f"the bare KVM_RUN loop failed: {os.strerror(-status)}")
+    return int(ticks[0])
 
 
 def _machine_code(trips: int, instruction: bytes) -> bytes:

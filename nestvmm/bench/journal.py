@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -35,6 +36,8 @@ class Journal:
         head = json.loads(json.dumps({"format": _FORMAT, **choice}))
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            if not stat.S_ISREG(os.fstat(self._file).st_mode):
+                raise ValueError("this is no regular file")
             self._read(path, head)
         except OSError as error:
             raise UsageError(f"--resume {path}: {error.strerror}") from None

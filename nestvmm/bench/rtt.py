@@ -40,7 +40,7 @@ def image(guests: Path, name: str, file: str | None = None) -> Path:
     """A guest's file. HostError: it is not built."""
     path = guests / name / f"{file or name}.elf"
     if not path.is_file():
-        raise HostError(f"{path}: not there; `make guests` builds it")
+        raise HostError(f"{path}: not there; `make guests` builds it in a checkout, whose guests/ --guests names")
     return path
 
 

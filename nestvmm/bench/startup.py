@@ -35,7 +35,7 @@ class Startup:
 
     def steps(self, choice: Choice) -> Iterator[Step]:
         """One: both take turns. Where the machine is emulated, this measures Python's start."""
-        if "direct" in choice.engines and not choice.emulated:
+        if choice.directly_here:
             yield Step("Multiboot", partial(_measure, choice))
 
 

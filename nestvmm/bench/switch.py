@@ -1,7 +1,8 @@
 """A world switch alone, and round trips of CPUID through the switcher: in C, in Python, and up towers.
 
-A bare loop stands beside them (bare_loop.py). By VMRUN there are two: one is what a program does that lets the nested
-guest share the page tables of its host; KVM write-protects those, which costs it more than all the rest.
+A bare loop stands beside them (bare_loop.py), and one in Python: the floor of all that Python serves. By VMRUN there
+is another: it is what a program does that lets the nested guest share the page tables of its host; KVM
+write-protects those, which costs it more than all the rest.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class Switch:
             loop = SvmLoop(self.trips) if engine == "svm" else VmxLoop(self.trips)
             variants |= {
                 bare: stack.enter_context(loop).batch,
+                replace(bare, what=f"{bare.what} in Python", handler="Python"): loop.python_batch,
                 replace(base, what="served in C", handler="C", handler_level=0): course(2, 0),
                 replace(base, what=_PYTHON, handler="Python", handler_level=1): course(2, 1),
             }
@@ -82,17 +84,17 @@ class Switch:
                 variants[row] = course(height, height - 1)
             rows = take_turns(variants, choice.runs or RUNS)
         if engine == "svm":
-            return [rows[0], *_compared(rows[1:], rows[0], _GOAL_PYTHON)]
-        # the goal is that of processors, on which a world switch costs more than Python's instructions
-        return list(_compared(rows, None, None if choice.emulated else _GOAL_PYTHON))
+            return [rows[0], *_compared(rows[1:], rows[0])]
+        return list(_compared(rows))
 
 
-def _compared(rows: Sequence[Row], shared: Row | None, python: float | None) -> Iterator[Row]:
-    bare, in_c, in_python, *higher = rows
+def _compared(rows: Sequence[Row], shared: Row | None = None) -> Iterator[Row]:
+    bare, floor, in_c, in_python, *higher = rows
     yield bare
+    yield compare(floor, bare)
     yield compare(in_c, bare, _GOAL_C)
     if shared is not None:
-        yield compare(in_python, shared, python)
-    yield compare(in_python, bare, None if shared else python)
+        yield compare(in_python, shared, _GOAL_PYTHON)
+    yield compare(in_python, bare, None if shared else _GOAL_PYTHON)
     for row in higher:
         yield compare(row, in_python, _GOAL_FLAT)

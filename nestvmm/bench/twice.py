@@ -28,7 +28,8 @@ from nestvmm.bench.rtt import guest_figures, image
 from nestvmm.errors import HostError
 from nestvmm.lab.image import unpack_kernel
 from nestvmm.lab.initramfs import Node, archive, busybox, character_device, directory, executable, file, symlink
-from nestvmm.lab.kernel import Kernel, find_kernel, read_module
+from nestvmm.lab.kernel import Kernel, find_kernel
+from nestvmm.lab.modules import module_nodes
 
 __all__ = ["Twice", "split_levels"]
 
@@ -172,7 +173,6 @@ def _initrd(guests: Path, runs: int) -> bytes:
 
 def _common(kernel: Kernel, guests: Path) -> Mapping[str, Node]:
     """What both levels have."""
-    modules = kernel.module_files(["kvm-amd"])
     return {
         "bin/busybox": busybox(),
         "bin/sh": symlink("busybox"),
@@ -180,5 +180,5 @@ def _common(kernel: Kernel, guests: Path) -> Mapping[str, Node]:
         "proc": directory(),
         "launcher": executable(image(guests, "launcher").read_bytes()),
         "rtt": file(image(guests, "rtt").read_bytes()),
-        **{f"modules/{number:02}.ko": file(read_module(path)) for number, path in enumerate(modules)},
+        **module_nodes(kernel, ["kvm-amd"], "modules"),
     }

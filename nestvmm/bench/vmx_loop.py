@@ -21,7 +21,6 @@ _EPT_PML4, _EPT_PDPT, _EPT_PD = 0xA000, 0xB000, 0xC000
 _STACK: Final = 0x10000
 _FEATURE_CONTROL, _BASIC, _LOCKED_VMX = 0x3A, 0x480, 5
 _CR0_NE, _CR4_VMXE = 1 << 5, 1 << 13
-_EPT_POINTER: Final = 0x1E  # write-back tables of four levels
 _SELECTORS: Final = (16, 8, 16, 16, 16, 16)  # ES, CS, SS, DS, FS, GS
 _TASK: Final = 24
 
@@ -115,7 +114,7 @@ def _fields(sregs: Sregs) -> dict[int, int]:
         **segments,
         lib.NV_VMCS_EXCEPTION_BITMAP: 0,
         lib.NV_VMCS_LINK_POINTER: (1 << 64) - 1,
-        lib.NV_VMCS_EPT_POINTER: _EPT_PML4 | _EPT_POINTER,
+        lib.NV_VMCS_EPT_POINTER: _EPT_PML4 | lib.NV_VMX_EPT_POINTER,
         lib.NV_VMCS_HOST_CR0: sregs.cr0,
         lib.NV_VMCS_HOST_CR3: sregs.cr3,
         lib.NV_VMCS_HOST_CR4: sregs.cr4,

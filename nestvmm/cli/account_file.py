@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from nestvmm.errors import UsageError
+from nestvmm.errors import HostError, UsageError
 
-__all__ = ["account_file"]
+__all__ = ["account_file", "write_account"]
 
 
 @contextmanager
@@ -32,6 +33,22 @@ def account_file(name: str | None) -> Iterator[TextIO | None]:
             raise UsageError(f"--json {name}: {getattr(error, 'strerror', error)}") from None
         with file:
             yield file
+
+
+def write_account(file: TextIO, account: Mapping[str, object]) -> None:
+    """Writes it. Raises HostError where it does not fit, BrokenPipeError where nobody reads it any more."""
+    try:
+        json.dump(account, file, indent=2)
+        file.write("\n")
+        file.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # what is left of it would fail again when the file is closed
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, file.fileno())
+        os.close(null)
+        raise HostError(f"--json: {error.strerror}") from None
 
 
 @contextmanager

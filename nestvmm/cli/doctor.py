@@ -18,7 +18,7 @@ __all__ = ["doctor"]
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Prints the findings as JSON.")
 def doctor(as_json: bool) -> int:
-    """Opens /dev/kvm and makes a VM; tells vendor, nesting and the engines that work.
+    """Open /dev/kvm, make a VM, and tell what this host can run, what is in the way, and the cure.
 
     Exit status 0 when at least one engine works, else 3.
     """

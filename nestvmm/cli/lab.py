@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
+
+from nestvmm.cli.seconds import seconds
 
 if TYPE_CHECKING:
     from nestvmm.lab.emulated import EmulatedLab
@@ -17,13 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["lab"]
 
 SIGINT_STATUS = 130
-
-
-def _memory_size(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """K, M or G; a bare number is MiB: QEMU's own rule."""
-    if not re.fullmatch(r"[1-9][0-9]*[KMG]?", value.upper()):
-        raise click.BadParameter(f"{value} is not a size such as 4G or 512M")
-    return value.upper()
 
 
 @click.group()
@@ -39,15 +33,9 @@ Examples:
   nestvmm lab svm --icount -- .venv/bin/nestvmm doctor
 """
 )
-@click.option("--icount", is_flag=True, help="Let the clock count instructions, so that figures repeat.")
+@click.option("--icount", is_flag=True, help="Lets the clock count instructions, so that figures repeat.")
 @click.option(
-    "-m",
-    "--memory",
-    metavar="SIZE",
-    callback=_memory_size,
-    default="4G",
-    show_default=True,
-    help="RAM; a bare number is MiB.",
+    "-m", "--memory", metavar="SIZE", default="4G", show_default=True, help="RAM, 512M at least; a bare number is MiB."
 )
 @click.option("--cpus", type=click.IntRange(1, 16), help="Virtual CPUs; 2, or 1 with --icount.")
 @click.option("--without", metavar="FEATURE", multiple=True, help="The CPU lacks this, by QEMU's name: popcnt.")
@@ -56,7 +44,7 @@ Examples:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A directory that is writable in the lab, at /mnt/share.",
 )
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=math.inf, help="Seconds COMMAND may take.")
+@click.option("--timeout", metavar="S", type=seconds, help="Seconds that COMMAND may take; by default any number.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def svm(
     *,
@@ -65,7 +53,7 @@ def svm(
     cpus: int | None,
     without: tuple[str, ...],
     share: Path | None,
-    timeout: float,
+    timeout: float | None,
     command: tuple[str, ...],
 ) -> None:
     """Run COMMAND where /dev/kvm has AMD's SVM.
@@ -96,9 +84,9 @@ Examples:
     multiple=True,
     help="A file or directory to take along; may be repeated.",
 )
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=math.inf, help="Seconds COMMAND may take.")
+@click.option("--timeout", metavar="S", type=seconds, help="Seconds that COMMAND may take; by default any number.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def vmx(*, memory: int, files: tuple[Path, ...], timeout: float, command: tuple[str, ...]) -> None:
+def vmx(*, memory: int, files: tuple[Path, ...], timeout: float | None, command: tuple[str, ...]) -> None:
     """Run COMMAND where /dev/kvm has Intel's VMX.
 
     The machine is emulated by Bochs. It has this Python, nestvmm with its packages, pytest, busybox and the current
@@ -110,13 +98,13 @@ def vmx(*, memory: int, files: tuple[Path, ...], timeout: float, command: tuple[
     _run(VmxLab(memory=memory, files=files), command, timeout)
 
 
-def _run(machine: EmulatedLab, command: tuple[str, ...], timeout: float) -> NoReturn:
+def _run(machine: EmulatedLab, command: tuple[str, ...], timeout: float | None) -> NoReturn:
     stdin: bytes | int = b""
     if sys.stdin is not None and not sys.stdin.closed and not os.isatty(0):
         stdin = 0
     try:
         with machine:
-            result = machine.run(command, stdin=stdin, timeout=timeout, stream=_write)
+            result = machine.run(command, stdin=stdin, timeout=timeout or math.inf, stream=_write)
     except KeyboardInterrupt:
         sys.exit(SIGINT_STATUS)
     sys.exit(result.status)

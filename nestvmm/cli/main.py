@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -92,9 +93,11 @@ def _run(arguments: list[str] | None) -> int:
         status = _cli.main(arguments, prog_name="nestvmm", standalone_mode=False)
     except click.exceptions.Exit as error:
         status = error.exit_code
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         status = UsageError.status
+    except click.ClickException as error:
+        status = _failed(_usage_error(error), UsageError.status)
     except (click.Abort, KeyboardInterrupt):
         status = _failed("interrupted", INTERRUPTED)
     except NestvmmError as error:
@@ -114,6 +117,13 @@ def _failed(message: str, status: int) -> int:
     return status
 
 
+def _usage_error(error: click.ClickException) -> str:
+    """What click says, in the form that all errors have."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    hint = f"; see `{context.command_path} --help`" if context is not None else ""
+    return error.format_message().rstrip(".") + hint
+
+
 def _drop_output() -> None:
     """What Python still buffers goes nowhere, so that it does not fail again at exit."""
     null = os.open(os.devnull, os.O_WRONLY)
@@ -126,4 +136,8 @@ def _host_error(error: OSError) -> str:
     """KvmError is an OSError; it is named only here, so that `--help` does not load the extension."""
     from nestvmm.kvm import KvmError  # noqa: PLC0415 - see above
 
-    return f"{error}; `nestvmm doctor` tells what this host can run" if isinstance(error, KvmError) else str(error)
+    if isinstance(error, KvmError):
+        return f"{error}; `nestvmm doctor` tells what this host can run"
+    if error.errno == errno.ENOSPC and error.filename is None:
+        return "standard output: no space is left there"  # files are named by those who write them
+    return str(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from contextlib import ExitStack
@@ -12,8 +11,9 @@ from typing import TextIO
 
 import click
 
-from nestvmm.cli.account_file import account_file
+from nestvmm.cli.account_file import account_file, write_account
 from nestvmm.cli.observed import observed
+from nestvmm.cli.seconds import seconds
 from nestvmm.cli.signals import ended_by_signals
 from nestvmm.cli.terminal import console_input
 from nestvmm.errors import UsageError
@@ -30,6 +30,7 @@ Exit status:
   4    a hypervisor failed, or nobody claimed an access (unclaimed = error)
   124  timeout        255  the guest died
   130  Ctrl-C         141  nobody reads the output any more
+  129, 143            ended by SIGHUP, by SIGTERM
 """
 
 
@@ -48,8 +49,8 @@ Exit status:
     "levels",
     metavar="SPEC",
     multiple=True,
-    help="Adds a hypervisor: NAME, module:Class or file.py:Class, then ,option=value ...; or image=FILE, then "
-    ",append=TEXT. The first is level 1.",
+    help="Adds a hypervisor: console, cpuid-policy, debug-console, logger, msr-policy, module:Class or file.py:Class, "
+    "then ,option=value ...; or image=FILE, then ,append=TEXT. The first is level 1.",
 )
 @click.option(
     "--designate", metavar="REASON[:QUALIFIER]=Ln", multiple=True, help="Sends events to level n at the highest."
@@ -62,7 +63,7 @@ Exit status:
 )
 @click.option("--engine", type=click.Choice(["auto", "direct", "svm", "vmx"]), help="How level n runs. [auto]")
 @click.option("--unclaimed", type=click.Choice(["ignore", "error"]), help="Accesses that nobody claims. [ignore]")
-@click.option("--timeout", metavar="S", type=float, help="Ends the run after S seconds with status 124.")
+@click.option("--timeout", metavar="S", type=seconds, help="Ends the run after S seconds with status 124.")
 @click.option("--stats", is_flag=True, help="Prints who handled what, on standard error.")
 @click.option("--stats-interval", metavar="S", type=float, help="Shows exits per second every S seconds.")
 @click.option("--stats-jsonl", metavar="FILE", help="Writes them as JSON lines instead.")
@@ -96,7 +97,7 @@ def _spec(options: dict[str, object]) -> TowerSpec:
         value = options[name]
         return None if value is None else str(value)
 
-    what, kernel = text("what"), text("kernel")
+    what, kernel = text("what") or None, text("kernel") or None
     if what is not None and what.endswith(".toml"):
         spec = load_tower_file(Path(what))
         if kernel is not None:
@@ -104,7 +105,7 @@ def _spec(options: dict[str, object]) -> TowerSpec:
     elif (what is None) == (kernel is None):
         raise UsageError("name one image: nestvmm run IMAGE, or -k IMAGE, or a TOWER.toml; see nestvmm run --help")
     else:
-        spec = TowerSpec(GuestSpec(Path(what or kernel or "")))
+        spec = TowerSpec(GuestSpec(Path(what or str(kernel))))
     guest = spec.guest
     if (append := text("append")) is not None:
         guest = replace(guest, append=append)
@@ -116,8 +117,6 @@ def _spec(options: dict[str, object]) -> TowerSpec:
         guest = replace(guest, address=parse_number(address, "--address"))
     levels = [parse_level(one) for one in _many(options, "levels")]
     timeout = options["timeout"]
-    if isinstance(timeout, float) and not 0 < timeout < 1e9:
-        raise UsageError(f"--timeout {timeout:g}: give a positive number of seconds")
     return replace(
         spec,
         guest=guest,
@@ -153,8 +152,8 @@ def _run(spec: TowerSpec, options: dict[str, object]) -> int:
 
                 drain = stack.enter_context(Recorder(Path(str(trace)), tower, clock)).drain
             stack.enter_context(observed(tower, clock, options))
-            result, seconds = _go(Runner(tower, drain=drain))
-            account = Account.of(tower, clock, seconds)
+            result, taken = _go(Runner(tower, drain=drain))
+            account = Account.of(tower, clock, taken)
         _report(account, result, stats=bool(options["stats"]), file=file)
     return result.status
 
@@ -178,6 +177,4 @@ def _report(account: Account, result: RunResult, *, stats: bool, file: TextIO | 
 
         print_account(account)
     if file is not None:
-        json.dump({**account.as_dict(), "status": result.status, "message": result.message}, file, indent=2)
-        file.write("\n")
-        file.flush()
+        write_account(file, {**account.as_dict(), "status": result.status, "message": result.message})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -34,9 +35,8 @@ def print_account(account: Account) -> None:
         )
     console.print(table)
     if account.images:
-        images = _table(
-            "Levels of machine code", ("level", "image"), ("exits to it", "VMRUN", "other SVM instructions")
-        )
+        entries, others = _ENTRIES[account.engine]
+        images = _table("Levels of machine code", ("level", "image"), ("exits to it", entries, others))
         for one in account.images:
             images.add_row(f"L{one.level}", one.who, str(one.exits), str(one.entries), str(one.served))
         console.print(images)
@@ -47,6 +47,13 @@ def print_account(account: Account) -> None:
         )
         more = len(account.unclaimed) - 8
         console.print(f"nobody claimed: {listed}" + (f" and {more} more" if more > 0 else ""))
+
+
+# What an image's counts are counts of, by the engine; under direct KVM nests, and counts nothing for us.
+_ENTRIES: Final = {
+    "svm": ("VMRUN", "other SVM instructions"),
+    "vmx": ("VMLAUNCH and VMRESUME", "other VMX instructions"),
+}
 
 
 def _table(title: str, words: tuple[str, ...], numbers: tuple[str, ...]) -> Table:

@@ -21,8 +21,8 @@ __all__ = ["top"]
 
 @click.command()
 @click.argument("pid", type=int, required=False)
-@click.option("--interval", type=float, default=1.0, help="Seconds between two readings. [1]")
-@click.option("--count", type=int, help="Ends after so many.")
+@click.option("--interval", metavar="S", type=float, default=1.0, help="Seconds between two readings. [1]")
+@click.option("--count", metavar="N", type=int, help="Ends after so many readings.")
 @click.option("--json", "as_json", is_flag=True, help="Each reading as a line of JSON.")
 def top(*, pid: int | None, interval: float, count: int | None, as_json: bool) -> int:
     """Show a running `nestvmm run`'s exits per second by level, handler and reason.

@@ -23,7 +23,7 @@ def trace() -> None:
     """Read what `nestvmm run --trace FILE` wrote; ui.perfetto.dev opens FILE.json, too."""
 
 
-@trace.command("summarize")
+@trace.command("summarize", short_help="Count a trace's events by handler and reason.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--filter",
@@ -40,7 +40,7 @@ def summarize_(*, file: Path, filters: tuple[str, ...], as_json: bool) -> None:
     Examples:
       nestvmm trace summarize trace.json
       nestvmm trace summarize trace.json --filter reason=io,level=L2
-      nestvmm trace summarize trace.json --filter qualifier=0x3f8-0x3ff,instruction=out
+      nestvmm trace summarize trace.json --filter qualifier=0x3f8,instruction=out
     """
     summary = summarize(read_trace(file), parse_filter(filters))
     if as_json:

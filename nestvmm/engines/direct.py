@@ -70,11 +70,9 @@ class DirectEngine(NoImages):
         self.claimed: Callable[[bytes], bool] = lambda _: False
         self._open.callback(self._drop_completer)
         self.paging = GuestPaging(config.memory, config.slots)
-        try:
+        with self._open as opened:  # and closed again, when the rest cannot be opened
             self._build()
-        except BaseException:
-            self._open.close()
-            raise
+            self._open = opened.pop_all()
 
     def __enter__(self) -> DirectEngine:
         return self

@@ -95,6 +95,8 @@ def _device_cure(error: KvmError, flags: str) -> tuple[str, str]:
             "another hypervisor holds the processor's virtualization",
             "stop VirtualBox, VMware or Xen, then try again",
         )
+    if error.errno == errno.ENOTTY:
+        return "it is another device or a file by that name", "sudo rm /dev/kvm, then load kvm_amd or kvm_intel anew"
     if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
         return "KVM refused", "see dmesg"
     if not {"svm", "vmx"} & set(flags.split()):

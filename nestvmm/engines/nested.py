@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final, Self
 
 from nestvmm._native import ffi, lib
+from nestvmm.devices import Server
 from nestvmm.engines.shadow import Shadow
 from nestvmm.engines.switcher import Switcher
 from nestvmm.kvm import HostMemory, Vm
@@ -64,6 +65,15 @@ class Nested(ABC):
     @abstractmethod
     def _init(self) -> None:
         """The vendor's part of `attach`."""
+
+    def image_servers(self) -> list[tuple[int, Server]]:
+        """For each level of code that this engine was told of: its number, and what takes its guest's exits."""
+        last = len(self._levels) - 1
+
+        def claim(depth: int) -> Any:
+            return ffi.new("struct nv_nested_claim *", {"nested": self.c, "depth": depth, "beyond": depth == last})
+
+        return [(level, Server(self.c.take, claim(depth))) for depth, level in enumerate(self._levels)]
 
     def overstrained(self) -> str:
         """Why L0 cannot do what a level asked for; empty: it can."""

@@ -31,15 +31,6 @@ class NestedSvm(Nested):
         self.c.take = ffi.addressof(lib, "nv_nested_take")
         lib.nv_nested_init(self.c)
 
-    def image_servers(self) -> list[tuple[int, Server]]:
-        """For each level of code that this engine was told of: its number, and what takes its guest's exits."""
-        last = len(self._levels) - 1
-
-        def claim(depth: int) -> Any:
-            return ffi.new("struct nv_nested_claim *", {"nested": self.c, "depth": depth, "beyond": depth == last})
-
-        return [(level, Server(self.c.take, claim(depth))) for depth, level in enumerate(self._levels)]
-
     def server(self, svm: Any) -> tuple[Scope, Server]:
         """What answers SVM's instructions; `svm` is the cffi `struct nv_svm *`."""
         return Scope(ExitReason.SVM_INSTRUCTION), Server(ffi.addressof(lib, "nv_nested_serve"), svm)

@@ -23,9 +23,9 @@ __all__ = ["NestedVmx", "capabilities"]
 
 _ALL: Final = (1 << 64) - 1
 
-_REVISION: Final = 0x4E56
 _WRITE_BACK: Final = 6
-_BASIC: Final = _REVISION | 4096 << 32 | _WRITE_BACK << 50 | 1 << 54 | 1 << 55  # INS and OUTS tell; true controls
+# INS and OUTS tell; true controls.
+_BASIC: Final = lib.NV_VIRTUAL_VMCS_REVISION | 4096 << 32 | _WRITE_BACK << 50 | 1 << 54 | 1 << 55
 _LARGEST_INDEX: Final = 25  # of a field's encoding
 
 
@@ -37,12 +37,7 @@ def _bits(*numbers: int) -> int:
 # may not be clear where a hypervisor does not know of true controls (appendix A.3 to A.5).
 _CONTROLS: Final = {
     0x48D: (0x16, _bits(0, 3, 5, 6), 0x481, 0),
-    0x48E: (
-        0x04006172,
-        _bits(2, 3, 7, 9, 10, 11, 12, 15, 16, 19, 20, 21, 22, 23, 24, 25, 27, 28, 29, 30, 31),
-        0x482,
-        3 << 15,
-    ),
+    0x48E: (0x04006172, _bits(2, 3, 7, 9, 10, 11, 12, 15, 16, 19, 20, 22, 23, 24, 25, 28, 29, 30, 31), 0x482, 3 << 15),
     0x48F: (0x36DFB, _bits(2, 9, 15, 18, 19, 20, 21, 22), 0x483, 1 << 2),
     0x490: (0x11FB, _bits(2, 9, 14, 15), 0x484, 1 << 2),
 }
@@ -57,20 +52,24 @@ _MISC_KEPT: Final = 0x1F | 1 << 30  # the timer's rate; whether software excepti
 _STORES_MODE: Final = 1 << 5
 _HALTED: Final = 1 << 6
 _CR3_TARGETS: Final = 4 << 16
+_PRIMARY: Final = 0x48E
+_TPR_SHADOW: Final = 1 << 21
 
 
 def capabilities(own: Mapping[int, int], halts: bool) -> list[int]:
     """IA32_VMX_BASIC and the MSRs behind it, as level n sees them.
 
     own:    those of the processor, as KVM gives them to the switcher
-    halts:  whether KVM wakes a halted guest
+    halts:  whether KVM wakes a halted guest: it has the interrupt controller, without which it keeps to itself every
+            move of a nested guest to CR8, the TPR shadow's too
     """
     shown = {0x480: _BASIC, 0x48A: _LARGEST_INDEX << 1, 0x48C: _EPT_VPID, 0x491: 0}
     shown[0x485] = own[0x485] & _MISC_KEPT | _STORES_MODE | (_HALTED if halts else 0) | _CR3_TARGETS
     for index in range(0x486, 0x48A):
         shown[index] = own[index]
     for true, (must, offered, plain, rigid) in _CONTROLS.items():
-        may = must | offered & (own[true] >> 32 | _BY_SOFTWARE[true])
+        shadow = _TPR_SHADOW if true == _PRIMARY and halts else 0
+        may = must | (offered | shadow) & (own[true] >> 32 | _BY_SOFTWARE[true])
         shown[true] = must | may << 32
         shown[plain] = must | rigid | (may | rigid) << 32
     shown[0x48B] = (_SECONDARY & (own[0x48B] >> 32 | _BY_SOFTWARE_SECONDARY)) << 32
@@ -83,6 +82,7 @@ class NestedVmx(Nested):
     tables: ClassVar[int] = lib.NV_SHADOW_EPT
 
     def _init(self) -> None:
+        self.c.take = ffi.addressof(lib, "nv_nested_vmx_take")
         lib.nv_nested_vmx_init(self.c)
 
     def limit(self, own: Mapping[int, int], halts: bool, entries: Sequence[CpuidEntry]) -> None:

@@ -1,4 +1,7 @@
-"""Segment descriptors in memory and the registers that they make: AMD APM vol. 2, 4.7; Intel SDM vol. 3, 3.4.5."""
+"""Segments: descriptors in memory, the registers that they make, and these as control blocks keep them.
+
+AMD APM vol. 2, 4.7 and 15.5.1; Intel SDM vol. 3, 3.4.5 and 25.4.1.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import Final, NamedTuple
 
 from nestvmm.kvm import Segment
 
-__all__ = ["Descriptor", "null_segment", "virtual_8086_segment"]
+__all__ = ["Descriptor", "attributes_of", "null_segment", "segment_of", "virtual_8086_segment"]
 
 _CODE: Final = 8
 _CONFORMING: Final = 4  # of code
@@ -38,14 +41,7 @@ class Descriptor(NamedTuple):
         return cls(
             base=word >> 16 & 0xFFFFFF | word >> 32 & 0xFF000000,
             limit=limit << 12 | 0xFFF if g else limit,
-            type=word >> 40 & 15,
-            s=word >> 44 & 1,
-            dpl=word >> 45 & 3,
-            present=word >> 47 & 1,
-            avl=word >> 52 & 1,
-            l=word >> 53 & 1,
-            db=word >> 54 & 1,
-            g=g,
+            **_fields(word >> 40 & 0xFF | word >> 44 & 0xF00),
         )
 
     @property
@@ -81,3 +77,35 @@ def null_segment(selector: int) -> Segment:
 def virtual_8086_segment(selector: int) -> Segment:
     """64 KiB at 16 times the selector, which CPL 3 can write (Intel SDM vol. 3, 27.3.1.2)."""
     return Segment(base=selector << 4, limit=0xFFFF, selector=selector, type=3, s=1, dpl=3, present=1)
+
+
+def segment_of(selector: int, base: int, limit: int, attributes: int, unusable: int) -> Segment:
+    """The register with these attributes: bits 47 to 40, then 55 to 52 of a descriptor."""
+    return Segment(base=base, limit=limit, selector=selector, unusable=unusable, **_fields(attributes))
+
+
+def attributes_of(segment: Segment) -> int:
+    """A register's attributes, as `segment_of` takes them."""
+    return (
+        segment.type
+        | segment.s << 4
+        | segment.dpl << 5
+        | segment.present << 7
+        | segment.avl << 8
+        | segment.l << 9
+        | segment.db << 10
+        | segment.g << 11
+    )
+
+
+def _fields(attributes: int) -> dict[str, int]:
+    return {
+        "type": attributes & 15,
+        "s": attributes >> 4 & 1,
+        "dpl": attributes >> 5 & 3,
+        "present": attributes >> 7 & 1,
+        "avl": attributes >> 8 & 1,
+        "l": attributes >> 9 & 1,
+        "db": attributes >> 10 & 1,
+        "g": attributes >> 11 & 1,
+    }

@@ -5,7 +5,7 @@ It needs a KVM that offers its guests SVM (kvm_amd, nested=1). For that KVM the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, ClassVar, Final
 
@@ -14,14 +14,16 @@ from nestvmm.devices import Server
 from nestvmm.engines.engine import EngineConfig, MsrRange
 from nestvmm.engines.msr_filter import msr_ranges, msr_scopes
 from nestvmm.engines.nested_svm import NestedSvm
+from nestvmm.engines.segment import attributes_of, segment_of
 from nestvmm.engines.svm_intercepts import msr_map, port_map, vectors
 from nestvmm.engines.svm_rules import broken_rules, limit
-from nestvmm.engines.switched import SLOT_NESTED, SwitchedEngine
+from nestvmm.engines.switched import SwitchedEngine
 from nestvmm.engines.switcher import switcher_sregs
 from nestvmm.engines.virtualization import SVM, Virtualization
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.control import EFER_SVME
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.exit_row import ExitRow
 from nestvmm.x86.scope import Scope
 from nestvmm.x86.svm_exits import SVM_EXITS
 
@@ -50,9 +52,6 @@ _ALWAYS: Final = tuple(
 # EFER; VM_CR to SVM_KEY.
 _OWN_MSRS: Final = (MsrRange(_MSR_EFER, _MSR_EFER, True, True), MsrRange(0xC0010114, 0xC0010118, True, True))
 
-# What some exit code tells.
-_INTERCEPTABLE: Final = sorted({reason for row in SVM_EXITS.values() for reason in row.reasons})
-
 # What these claim is no bit of the vectors: NMIs are always intercepted, windows open on request.
 _NOT_BY_VECTOR: Final = (ExitReason.IO, ExitReason.INTERRUPT_WINDOW, ExitReason.NMI_WINDOW)
 
@@ -65,16 +64,14 @@ class SvmEngine(SwitchedEngine):
 
     name: ClassVar[str] = "svm"
     emulates: ClassVar[frozenset[str]] = frozenset({"svm"})
-    tables: ClassVar[int] = lib.NV_SHADOW_NPT
     needs: ClassVar[str] = "a KVM that offers its guests SVM: kvm_amd with nested=1"
     virtualization: ClassVar[Virtualization] = SVM
+    exits: ClassVar[Mapping[int, ExitRow]] = SVM_EXITS
+    nested_type: ClassVar[type[NestedSvm]] = NestedSvm
     nested: NestedSvm
 
     def _start_switcher(self, config: EngineConfig) -> Any:
         svm: Any = ffi.new("struct nv_svm *")
-        self.nested = self._open.enter_context(
-            NestedSvm(self._vm, SLOT_NESTED, self._switcher, config.memory, [config.level, *config.above])
-        )
         svm.nested = self.nested.c
         svm.nested.nesting = config.nesting
         self._block = svm.block = self._switcher.place(lib.NV_SWITCHER_BLOCK, "struct nv_vmcb *")
@@ -115,12 +112,6 @@ class SvmEngine(SwitchedEngine):
         """CPUID, EFER, and SVM's MSRs and instructions."""
         msrs = Server(ffi.addressof(lib, "nv_svm_serve_msr"), self._c)
         return [*super().servers(), *((scope, msrs) for scope in msr_scopes(_OWN_MSRS)), self.nested.server(self._c)]
-
-    def image_claims(self) -> list[tuple[int, Scope, Server]]:
-        """For each image and the guest, all that a control block can intercept."""
-        return [
-            (level, Scope(reason), server) for level, server in self.nested.image_servers() for reason in _INTERCEPTABLE
-        ]
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""
@@ -205,33 +196,9 @@ class SvmEngine(SwitchedEngine):
 
 
 def _segment_of(c: Any) -> Segment:
-    """The control block's segment; attributes are bits 55:52 and 47:40 of a descriptor (AMD APM vol. 2, 15.5.1)."""
-    attributes = c.attributes
-    return Segment(
-        base=c.base,
-        limit=c.limit,
-        selector=c.selector,
-        type=attributes & 15,
-        s=attributes >> 4 & 1,
-        dpl=attributes >> 5 & 3,
-        present=attributes >> 7 & 1,
-        avl=attributes >> 8 & 1,
-        l=attributes >> 9 & 1,
-        db=attributes >> 10 & 1,
-        g=attributes >> 11 & 1,
-        unusable=1 - (attributes >> 7 & 1),
-    )
+    """The control block's segment (AMD APM vol. 2, 15.5.1)."""
+    return segment_of(c.selector, c.base, c.limit, c.attributes, 1 - (c.attributes >> 7 & 1))
 
 
 def _fill_segment(c: Any, segment: Segment) -> None:
-    c.base, c.limit, c.selector = segment.base, segment.limit, segment.selector
-    c.attributes = (
-        segment.type
-        | segment.s << 4
-        | segment.dpl << 5
-        | segment.present << 7
-        | segment.avl << 8
-        | segment.l << 9
-        | segment.db << 10
-        | segment.g << 11
-    )
+    c.base, c.limit, c.selector, c.attributes = segment.base, segment.limit, segment.selector, attributes_of(segment)

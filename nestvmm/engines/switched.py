@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from nestvmm._native import ffi, lib
@@ -25,42 +25,49 @@ from nestvmm.engines.switcher import Switcher
 from nestvmm.engines.trial import Trial
 from nestvmm.engines.virtualization import Virtualization
 from nestvmm.errors import HostError
-from nestvmm.kvm import CpuidEntry, Kvm, KvmError, Regs, Sregs
+from nestvmm.kvm import CpuidEntry, Kvm, KvmError, PackedRegs, Regs, Sregs
 from nestvmm.x86.control import RFLAGS_TF
 from nestvmm.x86.event import Direction, Outcome, Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason
+from nestvmm.x86.exit_row import ExitRow
 from nestvmm.x86.scope import Scope
 from nestvmm.x86.spans import Span
 
-__all__ = ["SLOT_NESTED", "SwitchedEngine"]
+__all__ = ["SwitchedEngine"]
 
 _SLOT_SWITCHER = 0
-#: For what the vendor's engine has besides.
-SLOT_NESTED = 1
+_SLOT_NESTED = 1
+_SLOT_SHADOW = 2
 _UD = 6
 
-# The mailbox's order, the numbers of the instruction encoding, differs from that of Regs in the first eight: these say
-# which of the other is each one's.
-_TO_REGS = itemgetter(0, 3, 1, 2, 6, 7, 4, 5, *range(8, lib.NV_REGS))
+# The mailbox's order: the numbers of the instruction encoding.
 _ORDER = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *Regs.__match_args__[8:])
 _NUMBERS = {name: number for number, name in enumerate(_ORDER)}
 _TO_MAILBOX = attrgetter(*_ORDER)
 _REGISTERS = struct.Struct(f"<{lib.NV_REGS}Q")
+# The mailbox in words: by cffi a look costs as much as a handler.
+_STATE: int = lib.NV_MAILBOX_STATE // 8
+_OUTSIDE: int = lib.NV_SWITCHER_OUTSIDE
+
+
+class _MailboxRegs(PackedRegs, names=_ORDER):
+    """Those of the mailbox."""
 
 
 class SwitchedEngine(DirectEngine):
     """Level n under a control block of its own; see nestvmm.engines.engine.Engine.
 
     needs:   what the host must have for it, for the message to a user whose host lacks it
-    tables:  the format of its nested page tables, NV_SHADOW_*
     virtualization:  what the switcher runs by
-    nested:  the virtualization that levels have by software; `_start_switcher` makes it
+    exits:   all of its exits
+    nested:  the virtualization that levels have by software, of `nested_type`
     _cr4:    the cffi pointer to what level n, outside, sees in CR4; `_start_switcher` sets it
     """
 
     needs: ClassVar[str]
-    tables: ClassVar[int]
     virtualization: ClassVar[Virtualization]
+    exits: ClassVar[Mapping[int, ExitRow]]
+    nested_type: ClassVar[type[Nested]]
     nested: Nested
     _cr4: Any
 
@@ -132,7 +139,9 @@ class SwitchedEngine(DirectEngine):
         self._switcher = self._open.enter_context(Switcher(self._vm, _SLOT_SWITCHER, self.name))
         largest = self._largest_page(self.supported_cpuid())
         self._named: dict[int, int] = {}
-        self._shadow = self._open.enter_context(Shadow(self._vm, config, self.tables, largest, SLOT_NESTED + 1))
+        self._shadow = self._open.enter_context(
+            Shadow(self._vm, config, self.nested_type.tables, largest, _SLOT_SHADOW)
+        )
 
     def _build_vcpu(self, config: EngineConfig) -> None:
         offered = self._kvm.get_supported_cpuid()
@@ -141,8 +150,12 @@ class SwitchedEngine(DirectEngine):
         self._vcpu.set_cpuid(offered)
         self._mailbox: Any = self._switcher.place(lib.NV_SWITCHER_MAILBOX, "struct nv_mailbox *")
         self._registers = ffi.buffer(self._mailbox.regs)
+        self._words: memoryview[int] = memoryview(ffi.buffer(self._mailbox)).cast("Q")
         self._mailbox.state = lib.NV_SWITCHER_OUTSIDE
         self._mailbox.block = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_BLOCK
+        self.nested = self._open.enter_context(
+            self.nested_type(self._vm, _SLOT_NESTED, self._switcher, config.memory, [config.level, *config.above])
+        )
         self._c = self._start_switcher(config)
         self._c.switched.mailbox = self._mailbox
         self._c.switched.paging = self.paging.c
@@ -176,21 +189,16 @@ class SwitchedEngine(DirectEngine):
         """CPUID."""
         return [(Scope(ExitReason.CPUID), self._cpuid_server.server)]
 
-    def run(self) -> int:
-        """Runs level n until a RunStatus."""
-        try:
-            status = super().run()
-        except HostError:
-            why = self.nested.overstrained()
-            if why:
-                raise HostError(why) from None
-            raise
-        self._check_switcher()
-        return status
-
     def overstrained(self) -> str:
         """Levels beyond those that L0 has room for, or a control block whose memory was taken away."""
         return self.nested.overstrained()
+
+    def _check(self, status: int) -> None:
+        if status < 0:
+            if why := self.nested.overstrained():
+                raise HostError(why)
+            self._check_switcher()
+        super()._check(status)
 
     def _check_switcher(self) -> None:
         if self._mailbox.state == lib.NV_SWITCHER_PANIC:
@@ -200,13 +208,12 @@ class SwitchedEngine(DirectEngine):
 
     def _outside(self) -> bool:
         """Whether level n's state is in the block and the mailbox."""
-        return bool(self._mailbox.state == lib.NV_SWITCHER_OUTSIDE)
+        return self._words[_STATE] == _OUTSIDE
 
     def _recall(self) -> None:
         """Makes level n be outside. What KVM served to userspace directly must be settled."""
         if not self._outside():
             self._check(lib.nv_switched_recall(self.vcpu))
-            self._check_switcher()
 
     def intercepted(self) -> bool:
         """Whether it came by the doorbell."""
@@ -219,6 +226,11 @@ class SwitchedEngine(DirectEngine):
     def write_machine(self, depth: int, address: int, data: bytes) -> bool:
         """Writes it."""
         return self.nested.write(depth, address, data)
+
+    def image_claims(self) -> list[tuple[int, Scope, Server]]:
+        """For each image and the guest, all that a control block can ask for."""
+        reasons = sorted({reason for row in self.exits.values() for reason in row.reasons})
+        return [(level, Scope(reason), server) for level, server in self.nested.image_servers() for reason in reasons]
 
     def image_counts(self) -> list[tuple[int, int, int, int]]:
         """By level: exits, entries, other instructions of SVM or VMX."""
@@ -332,26 +344,28 @@ class SwitchedEngine(DirectEngine):
             if self._stepping():
                 regs.rflags &= ~RFLAGS_TF
             return regs
-        return Regs(*_TO_REGS(_REGISTERS.unpack_from(self._registers)))
+        return _MailboxRegs.on(bytes(self._registers))
+
+    def _in_mailbox(self) -> bool:
+        """Whether level n's registers are in the mailbox; those of a level that L0 steps are brought there."""
+        if not self._outside() and self._stepping():
+            self._recall()
+        return self._outside()
 
     def set_regs(self, regs: Regs) -> None:
         """Sets the general registers."""
-        if self._stepping():
-            self._recall()
-        if not self._outside():
+        if not self._in_mailbox():
             self._vcpu.set_regs(regs)
             return
         _REGISTERS.pack_into(self._registers, 0, *_TO_MAILBOX(regs))
 
     def change_regs(self, changes: Mapping[str, int]) -> None:
         """Sets some of the general registers."""
-        if self._stepping():
-            self._recall()
-        if not self._outside():
+        if not self._in_mailbox():
             super().change_regs(changes)
             return
         for name, value in changes.items():
-            self._mailbox.regs[_NUMBERS[name]] = value
+            self._words[_NUMBERS[name]] = value
 
     def sregs(self) -> Sregs:
         """Segment and control registers."""

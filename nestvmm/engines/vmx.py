@@ -6,7 +6,7 @@ It needs a KVM that offers its guests VMX (kvm_intel, nested=1). For that KVM th
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any, ClassVar, Final
 
@@ -17,7 +17,8 @@ from nestvmm.engines.guest_paging import PageFaultError, UnbackedError, physical
 from nestvmm.engines.msr_filter import msr_ranges, msr_scopes
 from nestvmm.engines.nested_vmx import NestedVmx
 from nestvmm.engines.register_bits import cr4_bits, efer_bits
-from nestvmm.engines.switched import SLOT_NESTED, SwitchedEngine
+from nestvmm.engines.segment import attributes_of, segment_of
+from nestvmm.engines.switched import SwitchedEngine
 from nestvmm.engines.switcher import CODE, DATA, TASK, switcher_sregs
 from nestvmm.engines.task_switch import FaultError, Source, TaskSwitch
 from nestvmm.engines.trial import Trial
@@ -35,7 +36,9 @@ from nestvmm.errors import HostError
 from nestvmm.kvm import CpuidEntry, Segment, Sregs
 from nestvmm.x86.control import CR0_NE, CR0_PG, CR4_PAE, CR4_VMXE, EFER_LMA
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.exit_row import ExitRow
 from nestvmm.x86.scope import Scope
+from nestvmm.x86.vmx_exits import VMX_EXITS
 from nestvmm.x86.vmx_failures import vmx_failure
 
 __all__ = ["VmxEngine"]
@@ -52,7 +55,6 @@ _MSR_VMX_TRUE_ENTRY: Final = 0x490
 _MSR_EPT_VPID: Final = 0x48C
 _EPT_2M: Final = 1 << 16
 _EPT_1G: Final = 1 << 17
-_EPT_POINTER: Final = 0x1E  # write-back tables of four levels (Intel SDM vol. 3, 25.6.11)
 _ENTRY_LONG_MODE: Final = 1 << 9
 _DB: Final = 1
 _PF: Final = 14
@@ -107,17 +109,15 @@ class VmxEngine(SwitchedEngine):
 
     name: ClassVar[str] = "vmx"
     emulates: ClassVar[frozenset[str]] = frozenset({"vmx"})
-    tables: ClassVar[int] = lib.NV_SHADOW_EPT
     needs: ClassVar[str] = "a KVM that offers its guests VMX: kvm_intel with nested=1"
     virtualization: ClassVar[Virtualization] = VMX
+    exits: ClassVar[Mapping[int, ExitRow]] = VMX_EXITS
+    nested_type: ClassVar[type[NestedVmx]] = NestedVmx
     nested: NestedVmx
 
     def _start_switcher(self, config: EngineConfig) -> Any:
         base = lib.NV_SWITCHER_BASE
         vmx: Any = ffi.new("struct nv_vmx *")
-        self.nested = self._open.enter_context(
-            NestedVmx(self._vm, SLOT_NESTED, self._switcher, config.memory, [config.level, *config.above])
-        )
         vmx.nested = self.nested.c
         vmx.nested.nesting = config.nesting
         self._c = vmx
@@ -181,7 +181,7 @@ class VmxEngine(SwitchedEngine):
         block.msr_bitmap = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_MSRPM
         block.ports_a = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_IOPM
         block.ports_b = block.ports_a + 0x1000
-        block.ept_pointer = lib.NV_SHADOW_TABLES | _EPT_POINTER
+        block.ept_pointer = lib.NV_SHADOW_TABLES | lib.NV_VMX_EPT_POINTER
         self._c.nmi_wanted = any(scope.reason is ExitReason.NMI for scope in wanted)
         msrs = [*self._own_msrs(), *msr_ranges(wanted), *self._config.l0_msrs]
         self._switcher.write(lib.NV_SWITCHER_MSRPM, msr_bitmap(msrs))
@@ -297,9 +297,7 @@ class VmxEngine(SwitchedEngine):
     def _exchange(self, encodings: Iterable[int] = ()) -> list[int]:
         """Reads fields of the VMCS, after the writes that wait."""
         fields = ffi.new("struct nv_vmx_field[]", [(encoding, 0) for encoding in encodings])
-        result = lib.nv_vmx_exchange(self.vcpu, fields, len(fields))
-        self._check_switcher()
-        self._check(result)
+        self._check(lib.nv_vmx_exchange(self.vcpu, fields, len(fields)))
         return [field.value for field in fields]
 
     def get_msr(self, index: int) -> int | None:
@@ -378,34 +376,12 @@ class VmxEngine(SwitchedEngine):
 
 
 def _segment_of(selector: int, base: int, limit: int, rights: int) -> Segment:
-    """A segment's fields in the VMCS; access rights: Intel SDM vol. 3, 25.4.1."""
-    return Segment(
-        base=base,
-        limit=limit,
-        selector=selector,
-        type=rights & 15,
-        s=rights >> 4 & 1,
-        dpl=rights >> 5 & 3,
-        present=rights >> 7 & 1,
-        avl=rights >> 12 & 1,
-        l=rights >> 13 & 1,
-        db=rights >> 14 & 1,
-        g=rights >> 15 & 1,
-        unusable=rights >> 16 & 1,
-    )
+    """A segment's fields in the VMCS; in access rights bits 11 to 8 are reserved (Intel SDM vol. 3, 25.4.1)."""
+    return segment_of(selector, base, limit, rights & 0xFF | rights >> 4 & 0xF00, rights >> 16 & 1)
 
 
 def _fields_of(segment: Segment) -> tuple[int, int, int, int]:
     """Selector, base, limit and access rights."""
-    rights = (
-        segment.type
-        | segment.s << 4
-        | segment.dpl << 5
-        | segment.present << 7
-        | segment.avl << 12
-        | segment.l << 13
-        | segment.db << 14
-        | segment.g << 15
-        | segment.unusable << 16
-    )
+    attributes = attributes_of(segment)
+    rights = attributes & 0xFF | (attributes & 0xF00) << 4 | segment.unusable << 16
     return segment.selector, segment.base, segment.limit, rights

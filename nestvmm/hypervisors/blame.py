@@ -5,13 +5,17 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from nestvmm.errors import HypervisorError, NestvmmError
 
-__all__ = ["blame", "blaming"]
+__all__ = ["FAULTS", "blame", "blaming"]
+
+#: What is a hypervisor's failure: sys.exit is, too, as a run ends by `Result.stopped` and not behind its back.
+FAULTS: Final = (Exception, SystemExit)
 
 
-def blame(level: int, who: str, what: str, error: Exception) -> HypervisorError:
+def blame(level: int, who: str, what: str, error: Exception | SystemExit) -> HypervisorError:
     """The error of the hypervisor `who` at a level that raised `error` on or in `what`, with its traceback."""
     trace = "".join(traceback.format_exception(error)).rstrip()
     return HypervisorError(f"L{level} {who} raised {type(error).__name__} {what}\n{trace}")
@@ -24,5 +28,5 @@ def blaming(level: int, who: str, method: str) -> Iterator[None]:
         yield
     except NestvmmError:
         raise
-    except Exception as error:
+    except FAULTS as error:
         raise blame(level, who, f"in {method}", error) from error

@@ -13,7 +13,7 @@ from typing import get_args
 
 from nestvmm.errors import UsageError
 from nestvmm.hypervisors.base import Hypervisor
-from nestvmm.hypervisors.blame import blame
+from nestvmm.hypervisors.blame import FAULTS, blame
 
 __all__ = ["STOCK", "find_hypervisor", "make_hypervisor"]
 
@@ -58,7 +58,7 @@ def make_hypervisor(name: str, options: Mapping[str, object], level: int) -> Hyp
         return found(**options)
     except UsageError as error:
         raise UsageError(f"L{level} {name}: {error}") from None
-    except Exception as error:
+    except FAULTS as error:
         raise blame(level, name, "in its constructor", error) from error
 
 
@@ -80,7 +80,7 @@ def _check_types(found: type[Hypervisor], options: Mapping[str, object], who: st
 def _load_module(module_name: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
-    except Exception as error:
+    except FAULTS as error:
         raise UsageError(
             f"hypervisor {name!r}: cannot import {module_name}: {type(error).__name__}: {error}"
         ) from error
@@ -97,6 +97,6 @@ def _load_file(path: Path, name: str) -> ModuleType:
         spec.loader.exec_module(module)
     except OSError as error:
         raise UsageError(f"hypervisor {name!r}: {path}: {error.strerror}") from None
-    except Exception as error:
+    except FAULTS as error:
         raise UsageError(f"hypervisor {name!r}: {path} raised {type(error).__name__}: {error}") from error
     return module

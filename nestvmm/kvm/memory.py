@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-from types import TracebackType
 from typing import Self
 
 from nestvmm._native import ffi, lib
@@ -73,7 +72,5 @@ class HostMemory:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()

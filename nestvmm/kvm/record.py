@@ -1,12 +1,14 @@
 """Records: value classes with slots, written like dataclasses.
 
 Importing `dataclasses` and making fifty of them costs a VMM some 25 ms before its guest can start; these cost 2 ms.
-The annotations of a class body are its fields, in order; class options (`class X(Record, key=value)`) go to
-`__init_subclass__`. A record that is another record's default is made anew for each instance.
+The annotations of a class body are its fields, in order, its `__slots__` what is no field; class options
+(`class X(Record, key=value)`) go to `__init_subclass__`. A record that is another record's default is made anew for
+each instance.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, NoReturn, Self, dataclass_transform
 
 from nestvmm._native import ffi
@@ -25,7 +27,7 @@ class _RecordType(type):
             inherited: Any = bases[0]
             namespace["_fields"] = inherited._fields + own
             namespace["_defaults"] = {**inherited._defaults, **defaults}
-        namespace["__slots__"] = own
+        namespace["__slots__"] = (*own, *namespace.get("__slots__", ()))
         namespace["__match_args__"] = namespace["_fields"]
         return super().__new__(mcls, name, bases, namespace, **options)
 
@@ -119,7 +121,10 @@ class Struct(Record):
 
         Raises ValueError, naming the field, for a value that does not fit.
         """
-        for field in self._fields:
+        return self._put(c, self._fields)
+
+    def _put(self, c: Any, fields: Iterable[str]) -> Any:
+        for field in fields:
             try:
                 _to_c(c, field, getattr(self, field))
             except (OverflowError, TypeError, IndexError) as error:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
+from itertools import compress
+from operator import attrgetter, ne
 
 from nestvmm.kvm.record import Struct
 
@@ -94,6 +97,17 @@ class Regs(Struct, c="struct kvm_regs"):
         self.r15 = r15
         self.rip = rip
         self.rflags = rflags
+
+    def copy(self) -> Regs:
+        """Another one with the same values."""
+        return Regs(*_values(self))
+
+    def changed_from(self, other: Regs) -> Iterable[str]:
+        """The names of those that differ."""
+        return compress(Regs.__match_args__, map(ne, _values(self), _values(other)))
+
+
+_values = attrgetter(*Regs.__match_args__)
 
 
 class Segment(Struct, c="struct kvm_segment"):

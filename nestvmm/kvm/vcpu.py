@@ -17,6 +17,7 @@ from nestvmm.kvm.handle import Handle
 from nestvmm.kvm.ioctls import Ioctl
 from nestvmm.kvm.msrs import read_msrs, write_msrs
 from nestvmm.kvm.nested import read_nested_state, write_nested_state
+from nestvmm.kvm.packed_regs import VcpuRegs
 from nestvmm.kvm.stats import Stats
 from nestvmm.kvm.structs import (
     CpuidEntry,
@@ -113,7 +114,7 @@ class Vcpu(Handle):
 
     def get_regs(self) -> Regs:
         """KVM_GET_REGS."""
-        return self._get(ioctls.GET_REGS, Regs)
+        return self._get(ioctls.GET_REGS, VcpuRegs)
 
     def set_regs(self, regs: Regs) -> None:
         """KVM_SET_REGS."""
@@ -169,7 +170,7 @@ class Vcpu(Handle):
         return {xcr.xcr: xcr.value for xcr in c.xcrs[0 : c.nr_xcrs]}
 
     def set_xcrs(self, values: Mapping[int, int]) -> None:
-        """KVM_SET_XCRS of at most 16."""
+        """KVM_SET_XCRS of at most 16, by number. Raises KvmError (EINVAL) for values that XSETBV would refuse."""
         if len(values) > _XCRS_MOST:
             raise ValueError(f"{len(values)} extended control registers: KVM takes at most {_XCRS_MOST}")
         xcrs = [{"xcr": number, "value": value} for number, value in values.items()]
@@ -188,7 +189,7 @@ class Vcpu(Handle):
         return self._get_bytes(ioctls.GET_LAPIC, _LAPIC_SIZE)
 
     def set_lapic(self, registers: bytes) -> None:
-        """KVM_SET_LAPIC with 1024 bytes."""
+        """KVM_SET_LAPIC with 1024 bytes. Raises ValueError for another number."""
         self._set_bytes(ioctls.SET_LAPIC, registers, _LAPIC_SIZE)
 
     def get_nested_state(self) -> NestedState:
@@ -200,11 +201,11 @@ class Vcpu(Handle):
         write_nested_state(self, state)
 
     def get_tsc_khz(self) -> int:
-        """KVM_GET_TSC_KHZ."""
+        """KVM_GET_TSC_KHZ: the guest's TSC, in kHz."""
         return self._ioctl(ioctls.GET_TSC_KHZ)
 
     def set_tsc_khz(self, khz: int) -> None:
-        """KVM_SET_TSC_KHZ."""
+        """KVM_SET_TSC_KHZ. Raises KvmError for a frequency that the host cannot give."""
         self._ioctl(ioctls.SET_TSC_KHZ, khz)
 
     # events
@@ -228,7 +229,7 @@ class Vcpu(Handle):
         self._ioctl(ioctls.SET_MP_STATE, ffi.new("struct kvm_mp_state *", (state,)))
 
     def interrupt(self, vector: int) -> None:
-        """KVM_INTERRUPT: queue an external interrupt, on a VM without in-kernel irqchip."""
+        """KVM_INTERRUPT: queue an external interrupt. Raises KvmError: EINVAL above 255, ENXIO with an irqchip."""
         self._ioctl(ioctls.INTERRUPT, ffi.new("struct kvm_interrupt *", (vector,)))
 
     def nmi(self) -> None:

@@ -38,7 +38,7 @@ class Vm(Handle):
         self._slots: dict[int, int] = {}
 
     def create_vcpu(self, vcpu_id: int = 0) -> Vcpu:
-        """KVM_CREATE_VCPU. `vcpu_id` is its APIC id; it must be new."""
+        """KVM_CREATE_VCPU. `vcpu_id` is its APIC id, below what `check(Cap.MAX_VCPU_ID)` gives; it must be new."""
         return Vcpu(self._ioctl(ioctls.CREATE_VCPU, vcpu_id), self._run_size, self)
 
     # memory
@@ -119,7 +119,10 @@ class Vm(Handle):
         self._set(ioctls.SET_PIT2, state)
 
     def irq_line(self, gsi: int, level: bool) -> None:
-        """KVM_IRQ_LINE: drive an interrupt line of the in-kernel irqchip."""
+        """KVM_IRQ_LINE: drive a GSI of the in-kernel irqchip; KVM ignores one that leads nowhere.
+
+        Raises KvmError (ENXIO) without an irqchip.
+        """
         self._ioctl(ioctls.IRQ_LINE, ffi.new("struct kvm_irq_level *", {"irq": gsi, "level": int(level)}))
 
     def irqfd(self, fd: int, gsi: int, *, resample_fd: int | None = None, deassign: bool = False) -> None:
@@ -187,19 +190,19 @@ class Vm(Handle):
         self._ioctl(ioctls.SET_IDENTITY_MAP_ADDR, ffi.new("__u64 *", address))
 
     def get_clock(self) -> ClockData:
-        """KVM_GET_CLOCK: kvmclock."""
+        """KVM_GET_CLOCK: kvmclock, in nanoseconds."""
         return self._get(ioctls.GET_CLOCK, ClockData)
 
     def set_clock(self, clock: ClockData) -> None:
-        """KVM_SET_CLOCK."""
+        """KVM_SET_CLOCK: what kvmclock is now, in nanoseconds."""
         self._set(ioctls.SET_CLOCK, clock)
 
     def get_tsc_khz(self) -> int:
-        """KVM_GET_TSC_KHZ: the frequency that new vCPUs get."""
+        """KVM_GET_TSC_KHZ: the frequency that new vCPUs get, in kHz."""
         return self._ioctl(ioctls.VM_GET_TSC_KHZ)
 
     def set_tsc_khz(self, khz: int) -> None:
-        """KVM_SET_TSC_KHZ for the vCPUs that are still to be made."""
+        """KVM_SET_TSC_KHZ for the vCPUs that are still to be made. Raises KvmError where the host cannot give it."""
         self._ioctl(ioctls.VM_SET_TSC_KHZ, khz)
 
     def stats(self) -> Stats:

@@ -4,10 +4,10 @@ svm, vmx    SvmLab under QEMU, VmxLab under Bochs              local      LocalL
 base        what every lab offers                              emulated   what labs under an emulator share
 machine     one run of an emulator, and the watch over it      session    our end of the channel, and the errors
 kernel      the stock kernel that labs and tests boot          agent      the other end, which runs commands in the lab
+modules     those that a lab's init loads                      tools      finds programs, or says which package has them
 image       the SVM lab's initramfs and its init               vmx_image  the VMX lab's
 boot_disk   boots a kernel under Bochs                         carry      files that the VMX lab takes along
-initramfs   writes any initramfs                               tools      finds programs, or says which package has them
-dialogue    types answers to a command's prompts
+initramfs   writes any initramfs                               dialogue   types answers to a command's prompts
 """
 
 from nestvmm.lab.base import Lab

@@ -9,10 +9,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from nestvmm.errors import UsageError
 from nestvmm.lab.dialogue import Dialogue
 from nestvmm.lab.session import Input, LabResult, LabTimeoutError, Output, Request
 
-__all__ = ["Lab", "say"]
+__all__ = ["Lab", "current_directory", "say"]
 
 PASSED_ON = ("LANG", "HOME", "PATH", "PYTHONPATH", "VIRTUAL_ENV", "XDG_CACHE_HOME")
 """Variables of this process that commands see, beside NESTVMM_*."""
@@ -21,6 +22,14 @@ PASSED_ON = ("LANG", "HOME", "PATH", "PYTHONPATH", "VIRTUAL_ENV", "XDG_CACHE_HOM
 def say(message: str) -> None:
     """Tell the user about the lab, on stderr."""
     print(f"nestvmm: {message}", file=sys.stderr, flush=True)
+
+
+def current_directory() -> Path:
+    """Where commands run by default. Raises UsageError where it was deleted."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("the current directory is gone; change to one that exists") from None
 
 
 class Lab(ABC):
@@ -60,7 +69,7 @@ class Lab(ABC):
         environment = {
             name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("NESTVMM_")
         }
-        where = os.fspath(cwd) if cwd is not None else str(Path.cwd())
+        where = os.fspath(cwd if cwd is not None else current_directory())
         if isinstance(stdin, Dialogue):
             source: Input = stdin
             stream = stdin.hear

@@ -81,7 +81,7 @@ class Luggage:
         binaries = [str(path) for path, status in self._found.items() if _is_binary(path, status)]
         if binaries:
             # it complains of files for other machines and of libraries that are missing; so will the lab, if it matters
-            ldd = [find_tool("ldd", "libc-bin"), *binaries]
+            ldd = [find_tool("ldd"), *binaries]
             told = subprocess.run(ldd, capture_output=True, text=True, check=False).stdout
             for path in sorted(set(re.findall(r"(/\S+) \(0x", told))):
                 self.add(Path(path))

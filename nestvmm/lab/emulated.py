@@ -6,7 +6,6 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import BinaryIO, ClassVar, Self
 
 from nestvmm.lab.base import Lab, say
@@ -56,7 +55,7 @@ class EmulatedLab(Lab):
             self._restart(error)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._stop()
 
     def _execute(self, request: Request, output: Output, restarted: Callable[[], None]) -> int:
@@ -94,7 +93,8 @@ class EmulatedLab(Lab):
         try:
             self._boot()
         except SessionLostError as error:
-            raise LabError(f"the {self.NAME} failed twice: {why}; then: {error}") from None
+            reasons = list(dict.fromkeys(map(str, (why, error))))
+            raise LabError(f"the {self.NAME} failed twice: {'; then: '.join(reasons)}") from None
 
     def _stop(self) -> None:
         if self._machine:

@@ -14,26 +14,17 @@ from tempfile import TemporaryDirectory
 from nestvmm.errors import HostError
 from nestvmm.lab import agent
 from nestvmm.lab.initramfs import busybox_initramfs, directory, file
-from nestvmm.lab.kernel import SVM_MODULES, Kernel, cache_directory, publish, read_module
+from nestvmm.lab.kernel import SVM_MODULES, Kernel, cache_directory, publish
+from nestvmm.lab.modules import module_nodes, start_script
 
 __all__ = ["build_initrd", "keep", "unpack_kernel"]
 
 UNUSED = 7 * 24 * 3600  # seconds
 
-INIT = """#!/bin/busybox sh
+INIT = f"""#!/bin/busybox sh
 # The kernel hands NESTVMM_PYTHON and NESTVMM_SHARE over from its command line.
 # A failure here ends in a panic, which ends QEMU.
-set -e
-bb=/bin/busybox
-$bb mount -t proc proc /proc
-$bb mount -t sysfs sys /sys
-$bb mount -t devtmpfs dev /dev
-for module in /modules/*; do
-    case $module in
-    *kvm-amd*) $bb insmod $module nested=1 ;;
-    *) $bb insmod $module ;;
-    esac
-done
+{start_script("bin/busybox", "modules")}\
 plan9=trans=virtio,version=9p2000.L,msize=1048576
 $bb mount -t 9p -o $plan9,ro,cache=loose root /lower
 $bb mount -t tmpfs upper /upper
@@ -63,10 +54,7 @@ $bb reboot -f
 
 def build_initrd(kernel: Kernel) -> Path:
     """The initramfs for `kernel`, from the cache when nothing that goes into it has changed."""
-    modules = {
-        f"modules/{number:02}-{path.name.split('.')[0]}.ko": file(read_module(path))
-        for number, path in enumerate(kernel.module_files(SVM_MODULES))
-    }
+    modules = module_nodes(kernel, SVM_MODULES, "modules")
     mount_points = {name: directory() for name in ("lower", "upper", "machine")}
     program = file(Path(agent.__file__).read_bytes())
     archive = busybox_initramfs(INIT, {**mount_points, "agent.py": program, **modules})

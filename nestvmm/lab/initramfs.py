@@ -110,7 +110,7 @@ def busybox_initramfs(init: str, entries: Mapping[str, Node] | None = None) -> b
 
 def busybox() -> Node:
     """This machine's static busybox. Raises HostError when there is none."""
-    path = Path(find_tool("busybox", "busybox-static"))
+    path = Path(find_tool("busybox"))
     program = path.read_bytes()
     if b"/ld-linux" in program:
         raise HostError(f"{path} is not linked statically: apt-get install busybox-static")

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 from nestvmm.errors import HostError
 from nestvmm.lab.base import say
-from nestvmm.lab.tools import find_tool, run_tool
+from nestvmm.lab.tools import find_tool, find_tools, run_tool
 
 __all__ = ["SVM_MODULES", "VMX_MODULES", "Kernel", "cache_directory", "find_kernel", "publish", "read_module"]
 
@@ -47,7 +47,7 @@ class Kernel:
 
     def module_files(self, modules: Sequence[str]) -> list[Path]:
         """The files of `modules` and of what they depend on, in the order in which to load them."""
-        modprobe = [find_tool("modprobe", "kmod"), "-d", str(self.base), "-S", self.release, "--show-depends"]
+        modprobe = [find_tool("modprobe"), "-d", str(self.base), "-S", self.release, "--show-depends"]
         files: dict[Path, None] = {}
         for module in modules:
             cure = f"check {self.base}/lib/modules/{self.release}, {ELSEWHERE}"
@@ -101,7 +101,7 @@ def read_module(path: Path) -> bytes:
         case ".gz":
             return gzip.decompress(path.read_bytes())
         case ".zst":
-            return subprocess.run([find_tool("zstd", "zstd"), "-dcq", path], capture_output=True, check=True).stdout
+            return subprocess.run([find_tool("zstd"), "-dcq", path], capture_output=True, check=True).stdout
     return path.read_bytes()
 
 
@@ -117,9 +117,7 @@ def _kernels(root: Path) -> Iterator[Kernel]:
 
 def _fetch(kept: Path) -> str:
     """Download Debian's kernel to the directory `kept`, which appears only when it is complete; its package."""
-    apt_cache, apt_get, dpkg = (
-        find_tool(name, package) for name, package in (("apt-cache", "apt"), ("apt-get", "apt"), ("dpkg", "dpkg"))
-    )
+    apt_cache, apt_get, dpkg = find_tools(("apt-cache", "apt-get", "dpkg"))
     cure = f"apt-get update, {ELSEWHERE}"
     depends = run_tool([apt_cache, "depends", "linux-image-amd64"], cure=cure)
     packages = [line.split()[-1] for line in depends.splitlines() if "Depends: linux-image-" in line]
@@ -135,7 +133,7 @@ def _fetch(kept: Path) -> str:
         for image in root.glob("boot/vmlinuz-*"):
             release = image.name.removeprefix("vmlinuz-")
             base = root if (root / "lib/modules").exists() else root / "usr"
-            run_tool([find_tool("depmod", "kmod"), "-b", str(base), release], cure=cure)
+            run_tool([find_tool("depmod"), "-b", str(base), release], cure=cure)
             _prune(Kernel(image, release, base))
         publish(root, kept)
     return packages[0]

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from nestvmm.lab import agent
@@ -52,7 +51,7 @@ class LocalLab(Lab):
         self._session = Session(near, lambda silence: None)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._session.close()
         self._agent.wait()
 

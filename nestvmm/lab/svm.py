@@ -28,16 +28,14 @@ from nestvmm.lab.emulated import EmulatedLab
 from nestvmm.lab.image import build_initrd, unpack_kernel
 from nestvmm.lab.kernel import Kernel, find_kernel
 from nestvmm.lab.machine import Launch
-from nestvmm.lab.tools import find_tool
+from nestvmm.lab.tools import dying_with_us, find_tools
+from nestvmm.nesting.sizes import parse_size
 
 __all__ = ["SvmLab", "check", "prepare"]
 
-NEEDED = {
-    "qemu-system-x86_64": "qemu-system-x86",
-    "setpriv": "util-linux",
-    "busybox": "busybox-static",
-    "modprobe": "kmod",
-}
+NEEDED = ("qemu-system-x86_64", "setpriv", "busybox", "modprobe")
+
+MEMORY_MIN = 512  # MiB
 
 
 class SvmLab(EmulatedLab):
@@ -45,7 +43,7 @@ class SvmLab(EmulatedLab):
 
     Args:
         icount: one emulator thread and a clock that counts instructions, so that figures repeat.
-        memory: RAM as QEMU's -m takes it: 4G, 512M; a bare number is MiB.
+        memory: RAM, 512M at least: 4G, 512M; a bare number is MiB.
         cpus: virtual CPUs; by default 2, or 1 with icount, where a second one never comes up.
         without: features that the emulated CPU lacks, by QEMU's names, such as popcnt.
         share: a directory of this machine that is writable in the lab at /mnt/share.
@@ -69,7 +67,9 @@ class SvmLab(EmulatedLab):
         if icount and cpus not in (None, 1):
             raise UsageError(f"the SVM lab cannot have {cpus} CPUs under icount: leave the number out, or give 1")
         self._icount = icount
-        self._memory = memory
+        self._mebibytes = parse_size(memory, "--memory") >> 20
+        if self._mebibytes < MEMORY_MIN:
+            raise UsageError(f"--memory {memory}: the SVM lab needs {MEMORY_MIN}M or more")
         self._cpus = cpus or (1 if icount else 2)
         for feature in without:
             if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", feature):
@@ -105,12 +105,11 @@ class SvmLab(EmulatedLab):
             "console=ttyS0 quiet panic=-1 mitigations=off transparent_hugepage=always",
             f'NESTVMM_PYTHON="{os.path.realpath(sys.executable)}"',
         ]
-        argv = [_tool("setpriv"), "--pdeathsig", "KILL", "--"]  # no orphan if this process is killed
-        argv += [_tool("qemu-system-x86_64"), "-no-user-config", "-nodefaults"]
+        argv = [*dying_with_us("qemu-system-x86_64"), "-no-user-config", "-nodefaults"]
         argv += ["-display", "none", "-serial", f"file:/dev/fd/{console.fileno()}", "-no-reboot"]
         argv += ["-accel", f"tcg,thread={'single' if self._icount else 'multi'}", "-cpu", self._cpu]
         argv += ["-icount", "shift=0"] if self._icount else []
-        argv += ["-smp", str(self._cpus), "-m", self._memory]
+        argv += ["-smp", str(self._cpus), "-m", f"{self._mebibytes}M"]
         argv += ["-virtfs", _plan9(Path("/"), "root", "readonly=on,multidevs=remap")]
         if self._share is not None:
             argv += ["-virtfs", _plan9(self._share.resolve(), "share", "multidevs=remap")]
@@ -131,8 +130,7 @@ class Parts:
 
 def check() -> None:
     """Look for what must be installed. Raises HostError, which says which package to install."""
-    for name in NEEDED:
-        _tool(name)
+    find_tools(NEEDED)
 
 
 def prepare() -> Parts:
@@ -144,10 +142,6 @@ def prepare() -> Parts:
     check()  # before anything is fetched
     kernel = find_kernel()
     return Parts(kernel, unpack_kernel(kernel), build_initrd(kernel))
-
-
-def _tool(name: str) -> str:
-    return find_tool(name, NEEDED[name])
 
 
 def _plan9(path: Path, tag: str, options: str) -> str:

@@ -19,19 +19,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nestvmm.errors import HostError
-from nestvmm.lab.base import say
+from nestvmm.lab.base import current_directory, say
 from nestvmm.lab.boot_disk import write_disk
 from nestvmm.lab.carry import Luggage
 from nestvmm.lab.emulated import EmulatedLab
 from nestvmm.lab.image import unpack_kernel
 from nestvmm.lab.kernel import Kernel, find_kernel
 from nestvmm.lab.machine import Launch
-from nestvmm.lab.tools import find_tool
+from nestvmm.lab.tools import dying_with_us, find_tools
 from nestvmm.lab.vmx_image import base_initramfs, project_initramfs
 
 __all__ = ["VmxLab", "check", "prepare"]
 
-NEEDED = {"bochs": "bochs", "setpriv": "util-linux", "busybox": "busybox-static", "modprobe": "kmod", "ldd": "libc-bin"}
+NEEDED = ("bochs", "setpriv", "busybox", "modprobe", "ldd")
 FIRMWARE = {
     Path("/usr/share/bochs/BIOS-bochs-latest"): "bochsbios",
     Path("/usr/share/bochs/VGABIOS-lgpl-latest"): "vgabios",
@@ -111,7 +111,7 @@ class VmxLab(EmulatedLab):
 
     def _prepare(self) -> None:
         self._parts = prepare()
-        project = self._project or Path.cwd()
+        project = self._project or current_directory()
         self._project_files, messages = project_initramfs(self._parts.base, project, self._files)
         for message in messages:
             self._report(message)
@@ -139,8 +139,7 @@ class VmxLab(EmulatedLab):
             commands.write(b"c\n")  # Debian's Bochs has its debugger in, which waits for a command
             config.flush()
             commands.flush()
-            argv = [_tool("setpriv"), "--pdeathsig", "KILL", "--"]  # no orphan if this process is killed
-            argv += [_tool("bochs"), "-q", "-f", _path(config), "-rc", _path(commands)]
+            argv = [*dying_with_us("bochs"), "-q", "-f", _path(config), "-rc", _path(commands)]
             inherited = [file.fileno() for file in (disk, config, commands, console)]
             yield Launch("Bochs", argv, inherited, {"TERM": "vt100"}, lambda: _accept(listener), spins=True)
 
@@ -162,8 +161,7 @@ class Parts:
 
 def check() -> None:
     """Look for what must be installed. Raises HostError, which says which package to install."""
-    for name in NEEDED:
-        _tool(name)
+    find_tools(NEEDED)
     for path, package in FIRMWARE.items():
         if not path.exists():
             raise HostError(f"the lab needs {path}, which is not there: apt-get install {package}")
@@ -180,10 +178,6 @@ def prepare() -> Parts:
     check()  # before anything is fetched
     kernel = find_kernel()
     return Parts(kernel, unpack_kernel(kernel), *base_initramfs(kernel))
-
-
-def _tool(name: str) -> str:
-    return find_tool(name, NEEDED[name])
 
 
 def _path(file: BinaryIO) -> str:

@@ -15,23 +15,14 @@ from nestvmm.lab import agent
 from nestvmm.lab.carry import Luggage, compile_package, pack_project, pack_python
 from nestvmm.lab.image import keep
 from nestvmm.lab.initramfs import archive, busybox, character_device, directory, executable, file
-from nestvmm.lab.kernel import VMX_MODULES, Kernel, read_module
+from nestvmm.lab.kernel import VMX_MODULES, Kernel
+from nestvmm.lab.modules import module_nodes, start_script
 
 __all__ = ["base_initramfs", "project_initramfs"]
 
-INIT = """#!/lab/busybox sh
+INIT = f"""#!/lab/busybox sh
 # The kernel hands NESTVMM_PYTHON over from its command line. A failure here ends in a panic, which the lab looks for.
-set -e
-bb=/lab/busybox
-$bb mount -t proc proc /proc
-$bb mount -t sysfs sys /sys
-$bb mount -t devtmpfs dev /dev
-for module in /lab/modules/*; do
-    case $module in
-    *kvm-intel*) $bb insmod $module nested=1 ;;
-    *) $bb insmod $module ;;
-    esac
-done
+{start_script("lab/busybox", "lab/modules")}\
 $bb mkdir -p /bin /sbin /usr/bin /usr/sbin /tmp /var/tmp /run /root /dev/pts /dev/shm
 $bb chmod 1777 /tmp /var/tmp
 $bb --install -s 2>/dev/null || :
@@ -54,10 +45,7 @@ def base_initramfs(kernel: Kernel) -> tuple[Luggage, Path]:
     """Python with its packages, busybox and modules: what is in it, and the kept archive."""
     luggage = pack_python()
     luggage.add(kernel.image)
-    modules = {
-        f"lab/modules/{number:02}-{path.name.split('.')[0]}.ko": file(_lean(read_module(path)))
-        for number, path in enumerate(kernel.module_files(VMX_MODULES))
-    }
+    modules = module_nodes(kernel, VMX_MODULES, "lab/modules", _lean)
     mount_points = {name: directory() for name in ("proc", "sys", "dev")}
     own = {**mount_points, "dev/console": character_device(5, 1), "lab/busybox": busybox(), **modules}
     key = luggage.digest().encode() + archive(own)

@@ -24,13 +24,13 @@ from nestvmm.loaders.bare import load_elf64, load_raw
 from nestvmm.loaders.bzimage import is_bzimage, load_bzimage
 from nestvmm.loaders.command_line import command_line
 from nestvmm.loaders.elf import elf_class
-from nestvmm.loaders.file import read_file
+from nestvmm.loaders.file import read_file, regular_file
 from nestvmm.loaders.image import Data, Image, Machine, MemoryRange
 from nestvmm.loaders.multiboot import Module, find_header, load_multiboot
 from nestvmm.loaders.stack import Stacked, stack
 from nestvmm.x86.state import Entry
 
-__all__ = ["Data", "Entry", "Image", "Machine", "MemoryRange", "Stacked", "load", "read_file"]
+__all__ = ["Data", "Entry", "Image", "Machine", "MemoryRange", "Stacked", "load", "read_file", "regular_file"]
 
 
 def load(

@@ -4,6 +4,7 @@
     tower                                the levels, made of that and ready to run
     memory, levels                       maps between levels, composed to memory slots; addresses carried between levels
     policy                               what each level claims, and what the user designates
+    images, image_guest                  levels of machine code, and what a hypervisor above one sees of its guest
     designation                          which level handles an event: pure
     flat                                 the same as the table that C looks up
     runner                               each event to its level, its effects to the levels above, level n resumed

@@ -63,11 +63,11 @@ class Unclaimed:
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """A level of machine code that used SVM.
+    """A level of machine code that used SVM or VMX.
 
     exits:     of its guest and what that runs, that went to it
-    entries:   how often it entered its guest: VMRUN
-    served:    its other SVM instructions, which L0 did
+    entries:   how often it entered its guest: VMRUN, or VMLAUNCH and VMRESUME
+    served:    its other instructions of these, which L0 did
     """
 
     level: int

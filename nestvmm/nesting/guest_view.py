@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from itertools import compress
-from operator import attrgetter, ne
 from typing import TYPE_CHECKING, Protocol
 
 from nestvmm.engines import Engine
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["GuestView", "PhysicalMemory", "VcpuState"]
 
 _EFER = 0xC0000080
-_NAMES = Regs.__match_args__
-_values = attrgetter(*_NAMES)
 
 
 class PhysicalMemory(Protocol):
@@ -48,7 +44,7 @@ class VcpuState:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._values: tuple[int, ...] | None = None
+        self._seen: Regs | None = None
         self._new_regs: dict[str, int] = {}
         self._new_sregs: Sregs | None = None
         self._exception: tuple[int, int | None] | None = None
@@ -57,22 +53,22 @@ class VcpuState:
 
     def regs(self) -> Regs:
         """General registers with the changes so far; a copy."""
-        if self._values is None:
+        seen = self._seen
+        if seen is None:
             self.touched = True
-            regs = self._engine.regs()
-            self._values = _values(regs)
-            return regs
-        regs = Regs(*self._values)
+            seen = self._seen = self._engine.regs()
+        regs = seen.copy()
         for name, value in self._new_regs.items():
             setattr(regs, name, value)
         return regs
 
     def set_regs(self, regs: Regs) -> None:
         """Keeps what differs from the registers at the exit."""
-        if self._values is None:
-            self.regs()
+        if self._seen is None:
+            self.touched = True
+            self._seen = self._engine.regs()
         # those of before may be as they were again
-        for name in (*self._new_regs, *compress(_NAMES, map(ne, _values(regs), self._values or ()))):
+        for name in (*self._new_regs, *regs.changed_from(self._seen)):
             self._new_regs[name] = getattr(regs, name) & 0xFFFFFFFFFFFFFFFF
             self.changed = True
 
@@ -103,7 +99,7 @@ class VcpuState:
 
     def forget(self) -> None:
         """Drops what was read and what was to be written: the next event starts afresh."""
-        self._values = None
+        self._seen = None
         self._new_sregs = None
         self._exception = None
         self._new_regs.clear()

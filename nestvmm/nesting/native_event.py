@@ -11,7 +11,7 @@ from nestvmm._native import ffi
 
 __all__ = ["event_reader"]
 
-# What a handler sees of an event, in the order of native/event.h.
+# What a handler sees of an event, and whose turn it is, in the order of native/event.h.
 _FIELDS = (
     "qualifier",
     "value",
@@ -19,8 +19,10 @@ _FIELDS = (
     "raw",
     "count",
     "reason",
+    "slot",
     "direction",
     "size",
+    "level",
     "instruction_length",
     "instruction",
     "length",
@@ -39,9 +41,9 @@ def _layout() -> struct.Struct:
 
 
 def event_reader(event: Any) -> Callable[[], tuple[Any, ...]]:
-    """A function that gives the fields that handlers see of a `struct nv_event`.
+    """A function that gives the fields of a `struct nv_event` that are needed for its handler.
 
-    These are qualifier, value, info, raw, count, reason, direction, size, instruction_length, length (all int) and
-    instruction (15 bytes). The event is part of a `struct nv_vcpu`: the caller keeps that alive.
+    These are qualifier, value, info, raw, count, reason, slot, direction, size, level, instruction_length (all int),
+    instruction (15 bytes) and length. The event is part of a `struct nv_vcpu`: the caller keeps that alive.
     """
     return partial(_layout().unpack_from, ffi.buffer(ffi.addressof(event)))

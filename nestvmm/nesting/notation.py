@@ -117,7 +117,9 @@ def _range(text: str, reason: ExitReason, whole: str) -> tuple[int, int]:
     last = first if match[3] is None else _number(match[3]) if match[2] == "-" else first + _number(match[3]) - 1
     highest = HIGHEST.get(kind, QUALIFIER_MAX)
     if not first <= last <= highest:
-        raise UsageError(f"designation {whole!r}: {kind.value} {first:#x} to {last:#x} is not within 0 to {highest:#x}")
+        raise UsageError(
+            f"designation {whole!r}: {kind.value} {first:#x} to {last:#x} is no range within 0 to {highest:#x}"
+        )
     return first, last
 
 

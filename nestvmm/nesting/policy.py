@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from nestvmm.devices import Server
 from nestvmm.engines import Engine
-from nestvmm.errors import HostError, UsageError
+from nestvmm.errors import HostError, HypervisorError, UsageError
 from nestvmm.hypervisors import Hypervisor
 from nestvmm.hypervisors.blame import blaming
 from nestvmm.hypervisors.image import ImageLevel
@@ -16,7 +16,7 @@ from nestvmm.nesting.levels import LevelMaps
 from nestvmm.nesting.memory import ADDRESS_END
 from nestvmm.nesting.notation import VIRTUALIZATION, parse_designation
 from nestvmm.nesting.spec import LEVELS_MAX, TowerSpec
-from nestvmm.x86.event import Event, Result
+from nestvmm.x86.event import Direction, Event, Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
 from nestvmm.x86.rights import Rights
 
@@ -28,7 +28,8 @@ class Policy:
 
     nesting: by the feature, "svm" or "vmx": the level of the image that gives it to the levels above; none: L0 does
 
-    Raises UsageError for a designation to a level whose hypervisor has no handler for it.
+    Raises UsageError for a designation to a level whose hypervisor has no handler for it, HypervisorError for what a
+    hypervisor's claims() raises, or gives that is no claim.
     """
 
     def __init__(self, spec: TowerSpec, hypervisors: Sequence[Hypervisor]) -> None:
@@ -37,8 +38,7 @@ class Policy:
             who = type(hypervisor).__name__
             with blaming(level, who, "claims()"):
                 claims = list(hypervisor.claims())
-            for reason, first, last, direction, handler in claims:
-                self.claims.append(Claim(level, Scope(reason, first, last, direction), handler, who))
+            self.claims += [_claim(level, who, claim) for claim in claims]
         self.ceilings = [ceiling for text in spec.designate for ceiling in parse_designation(text, spec.height)]
         for ceiling in self.ceilings:
             if 0 < ceiling.level < spec.height:
@@ -153,6 +153,18 @@ def _own_faults(claim: Claim, maps: LevelMaps) -> Claim:
         return handler(event)
 
     return replace(claim, handler=handle)
+
+
+def _claim(level: int, who: str, found: object) -> Claim:
+    match found:
+        case ExitReason() as reason, int(first), int(last), None | Direction() as direction, handler if (
+            0 <= first <= last <= QUALIFIER_MAX and callable(handler)
+        ):
+            return Claim(level, Scope(reason, first, last, direction), handler, who)
+    raise HypervisorError(
+        f"L{level} {who} claims {found!r:.80} in claims(): expected an ExitReason, the first and last qualifier, a "
+        "Direction or None, and a handler"
+    )
 
 
 def _meets(one: Scope, other: Scope) -> bool:

@@ -15,13 +15,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.engines import RunStatus
 from nestvmm.errors import HypervisorError
 from nestvmm.hypervisors import Hypervisor
-from nestvmm.hypervisors.blame import blame, blaming
+from nestvmm.hypervisors.blame import FAULTS, blame, blaming
 from nestvmm.nesting.attend import TIMED_OUT, UNREAD, attend
 from nestvmm.nesting.designation import Claim
 from nestvmm.nesting.exception import wrong_exception
@@ -42,7 +43,10 @@ _MASKS = tuple((1 << 8 * size) - 1 for size in range(9))
 # By number; and names for members of enums, whose look-up by attribute costs as much as a handler.
 _REASONS = tuple(ExitReason)
 _PHYSICAL = tuple(REASONS[reason].qualifier is Qualifier.PHYSICAL for reason in _REASONS)
-_EVENT = RunStatus.EVENT
+_EVENT = int(RunStatus.EVENT)
+# Of what event_reader gives.
+_QUALIFIER, _SLOT, _LEVEL = 0, 6, 9
+_new_tuple = tuple.__new__
 _HANDLED = Outcome.HANDLED
 _WRITE = int(Direction.WRITE)
 # How often a kick is repeated until the vCPU's thread has stopped, in seconds.
@@ -170,19 +174,19 @@ class Runner:
 
     def _handle(self) -> RunResult | None:
         """Gives the pending event to the claims whose turn it is until one of them has done with it."""
-        native = self._event
         if self._in_parts and lib.nv_vcpu_serve(self._vcpu):
             self._settle()
             return None
         while True:
-            claim = self._claims[native.slot]
+            fields = self._fields()
+            claim = self._claims[fields[_SLOT]]
             if claim is None:
                 return self._nobody()
-            event = self._present(claim.level)
+            event = self._present(claim.level, fields)
             result = self._ask(claim, event)
             outcome = result.outcome
             if outcome is _HANDLED:
-                self._complete(claim.level, event, result)
+                self._complete(claim.level, event, result, fields)
                 return None
             if outcome is Outcome.STOPPED:
                 return self._stopped(claim, result)
@@ -201,28 +205,21 @@ class Runner:
             )
         return RunResult(result.status, result.message)
 
-    def _present(self, level: int) -> Event:
+    def _present(self, level: int, fields: tuple[Any, ...]) -> Event:
         """The pending event as caused by level `level` + 1, in the coordinates of the hypervisor at `level`."""
-        qualifier, value, info, raw, count, number, direction, size, known, instruction, length = self._fields()
+        qualifier, value, info, raw, count, number, _, direction, size, _, known, instruction, length = fields
         if _PHYSICAL[number]:
             carried = self._tower.maps.carry(qualifier, level + 1)
             qualifier = qualifier if carried is None else carried
         data = b""
         if direction == _WRITE:
             data = value.to_bytes(8, "little")[:size] if count == 1 else self._elements(size * count)
-        return Event(
-            _REASONS[number],
-            level + 1,
-            qualifier,
-            direction,
-            size,
-            count,
-            value,
-            data,
-            info,
-            raw,
-            instruction[:known],
-            length,
+        known_bytes = instruction[:known] if known else b""
+        reason = _REASONS[number]
+        # the tuple itself: the constructor, which fills in defaults, takes twice as long
+        return _new_tuple(
+            Event,
+            (reason, level + 1, qualifier, direction, size, count, value, data, info, raw, known_bytes, length),
         )
 
     def _elements(self, length: int) -> bytes:
@@ -235,7 +232,7 @@ class Runner:
             raise TypeError(f"{claim.who} is served in C and cannot be asked")
         try:
             result = handler(event)
-        except Exception as error:
+        except FAULTS as error:
             raise blame(claim.level, claim.who, f"on {event!r}", error) from error
         if type(result) is not Result:
             raise HypervisorError(
@@ -243,31 +240,31 @@ class Runner:
             )
         return result
 
-    def _complete(self, level: int, event: Event, result: Result) -> None:
+    def _complete(self, level: int, event: Event, result: Result, fields: tuple[Any, ...]) -> None:
         """Gives the answer to level n and propagates it to the levels above the handler's."""
-        native = self._event
-        write = event.direction == _WRITE
-        size = event.size
-        if event.count != 1:
-            data = event.data if write else self._fill(size * event.count, size, result)
-            value = int.from_bytes(data[-size:], "little")
-        elif write:
-            value = event.value
-        else:
-            native.value = value = result.value & _MASKS[size]
-        if size and not native.retry:
-            cause = int(native.level)
-            self._record(event.reason, native.qualifier, write, level, cause, value)
-            for above, hypervisor in self._listeners:
-                if level < above < cause:
-                    self._propagate(above, hypervisor, value)
+        if size := event.size:
+            native = self._event
+            write = event.direction == _WRITE
+            if event.count != 1:
+                data = event.data if write else self._fill(size * event.count, size, result)
+                value = int.from_bytes(data[-size:], "little")
+            elif write:
+                value = event.value
+            else:
+                native.value = value = result.value & _MASKS[size]
+            if not native.retry:
+                cause = fields[_LEVEL]
+                self._record(event.reason, fields[_QUALIFIER], write, level, cause, value)
+                for above, hypervisor in self._listeners:
+                    if level < above < cause:
+                        self._propagate(above, hypervisor, value)
         if self._state.touched:
             self._settle()
 
     def _propagate(self, level: int, hypervisor: Hypervisor, value: int) -> None:
         if level >= self._tower.base and _PHYSICAL[self._event.reason]:
             return  # an image between knows where that is for the level above it
-        event = self._present(level)
+        event = self._present(level, self._fields())
         with blaming(level, type(hypervisor).__name__, f"propagated({event!r})"):
             hypervisor.propagated(event, value)
 
@@ -359,7 +356,7 @@ class Runner:
         if not native.claim and not self._vcpu.strict and lib.nv_vcpu_default(self._vcpu):
             self._settle()
             return None
-        event = self._present(0)
+        event = self._present(0, self._fields())
         return RunResult(HypervisorError.status, f"nobody claims {event!r} (unclaimed = error)")
 
     def _drain_trace(self) -> None:

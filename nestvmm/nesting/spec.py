@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nestvmm.errors import UsageError
-from nestvmm.nesting.memory import Region
+from nestvmm.nesting.memory import ADDRESS_END, PAGE_SIZE, Region
 
 __all__ = ["LEVELS_MAX", "GuestSpec", "LevelSpec", "Option", "TowerSpec"]
 
@@ -19,7 +19,9 @@ Option = str | int | bool
 
 @dataclass(frozen=True, slots=True)
 class GuestSpec:
-    """The software at level n.
+    """The software at level n, and the memory of the whole tower.
+
+    Raises UsageError for memory that is no positive number of whole pages, or more than half of all physical addresses.
 
     kernel:   image file
     append:   its command line
@@ -34,13 +36,20 @@ class GuestSpec:
     address: int | None = None
     memory: int = 128 << 20
 
+    def __post_init__(self) -> None:
+        """Refuses memory that no machine has."""
+        if self.memory <= 0 or self.memory % PAGE_SIZE:
+            raise UsageError(f"{self.memory} bytes of RAM: give whole pages of {PAGE_SIZE} bytes, such as 64M")
+        if self.memory > ADDRESS_END // 2:
+            raise UsageError(f"{self.memory >> 20} MiB of RAM: more than the physical addresses of a machine")
+
 
 @dataclass(frozen=True, slots=True)
 class LevelSpec:
     """A hypervisor: its class, its options, and what of its memory its guest gets (None: all, at its addresses).
 
     expose: features that it exposes or hides, `+feature` or `-feature`
-    image:  machine code that uses SVM, in place of a class, with its command line `append`
+    image:  machine code that uses SVM or VMX, in place of a class, with its command line `append`
     """
 
     hypervisor: str = ""

@@ -68,11 +68,9 @@ class Tower:
         self.spec = spec
         self.height = spec.height
         self._open = ExitStack()
-        try:
+        with self._open as opened:  # and closed again, when the rest cannot be opened
             self._build(stdout, raw_exit_status)
-        except BaseException:
-            self._open.close()
-            raise
+            self._open = opened.pop_all()
 
     def __enter__(self) -> Tower:
         return self

@@ -63,14 +63,14 @@ def load_tower_file(path: Path) -> TowerSpec:
         with path.open("rb") as file:
             raw = file.read(_FILE_MAX + 1)
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
+        raise UsageError(f"tower file {path}: {error.strerror}") from None
     if len(raw) > _FILE_MAX:
         raise UsageError(f"{path}: larger than {_FILE_MAX} bytes; this is no tower file")
     try:
         return parse_tower(raw.decode(), path.parent)
     except UnicodeDecodeError:
         raise UsageError(
-            f"{path}: not UTF-8 text; an image is run by `nestvmm run {path}` only under another name"
+            f"{path}: not UTF-8 text, so no tower file; what ends in .toml is not run as an image"
         ) from None
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
@@ -147,7 +147,7 @@ def _level(table: _Table, folder: Path) -> LevelSpec:
         )
     if ".py:" in hypervisor:
         hypervisor = str(folder / hypervisor)
-    options = table.table("options")
+    options = table.table("options", f"{table.name} options")
     memory = tuple(_region(one) for one in table.tables("memory")) if table.has("memory") else None
     level = LevelSpec(hypervisor, options.options(), memory, table.strings("expose"))
     table.finish()
@@ -221,10 +221,12 @@ class _Table:
                 raise UsageError(f"{self.name} {key}: expected strings, not {value!r:.60}")
         return tuple(values)
 
-    def table(self, key: str) -> _Table:
-        return _Table(f"[{key}]", self.get(key, {}, dict))
+    def table(self, key: str, name: str = "") -> _Table:
+        return _Table(name or f"[{key}]", self.get(key, {}, dict))
 
     def tables(self, key: str) -> list[_Table]:
+        if isinstance(self._left.get(key), dict):
+            raise UsageError(f"{self.name} {key}: one of several; write [[{key}]], with two brackets")
         values = self.get(key, [], list)
         for value in values:
             if not isinstance(value, dict):
@@ -235,7 +237,7 @@ class _Table:
     def options(self) -> dict[str, Option]:
         for key, value in self._left.items():
             if not isinstance(value, str | int | bool):
-                raise UsageError(f"option {key}: expected a string, a number or a boolean, not {value!r:.60}")
+                raise UsageError(f"{self.name} {key}: expected a string, a number or a boolean, not {value!r:.60}")
         return dict(self._left)
 
     def finish(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from nestvmm.bench import Document, read_document
 from nestvmm.errors import UsageError
+from nestvmm.loaders import regular_file
 
 __all__ = ["AccountRow", "Inputs", "RunAccount", "read_inputs"]
 
@@ -62,10 +63,10 @@ def read_inputs(paths: Iterable[Path]) -> Inputs:
 
 
 def _json(path: Path) -> Mapping[str, Any]:
+    with regular_file(str(path)) as file:
+        text = file.read()
     try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
+        data = json.loads(text)
     except (ValueError, RecursionError):
         raise _neither(path) from None
     if not isinstance(data, dict):

@@ -24,7 +24,7 @@ def plot(figures: Iterable[Figure], folder: Path) -> list[Path]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - an extra, and slow to load
         from matplotlib.figure import Figure as Canvas  # noqa: PLC0415 - see above
     except ImportError:
-        raise HostError("--plots needs matplotlib: pip install 'nestvmm[report]'") from None
+        raise HostError("--plots needs matplotlib: pip install matplotlib") from None
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -21,9 +21,13 @@ class Log:
     @classmethod
     def over(cls, values: Iterable[float], start: float, end: float) -> Log:
         """The least that has all of these positive values, one decade at least."""
-        logs = [math.log10(value) for value in values if value > 0] or [0.0]
-        low = math.floor(min(logs))
-        return cls(10.0**low, 10.0 ** max(math.ceil(max(logs)), low + 1), start, end)
+        positive = [value for value in values if value > 0] or [1.0]
+        least, most = min(positive), max(positive)
+        low, high = math.floor(math.log10(least)), math.ceil(math.log10(most))
+        # a logarithm is rounded, so that next to a power of ten it may be that power's
+        low -= 10.0**low > least
+        high += 10.0**high < most
+        return cls(10.0**low, 10.0 ** max(high, low + 1), start, end)
 
     def at(self, value: float) -> float:
         """The place of a positive value."""

@@ -55,28 +55,28 @@ class Chrome:
         reason = site.reason.label
         name = reason if REASONS[site.reason].qualifier in _NUMBERED else f"{reason} {Hole.QUALIFIER_HEX.string_mark}"
         arguments = {
-            "n": Hole.SEQUENCE.value_mark,
+            "n": Hole.SEQUENCE.mark,
             "reason": reason,
             "qualifier": f"{Hole.QUALIFIER_HEX.string_mark}",
             "direction": site.direction.name.lower(),
             "size": site.size,
-            "count": Hole.COUNT.value_mark,
-            "value": Hole.VALUE.value_mark,
-            "info": Hole.INFO.value_mark,
+            "count": Hole.COUNT.mark,
+            "value": Hole.VALUE.mark,
+            "info": Hole.INFO.mark,
             "rip": f"{site.found.rip:#x}",
             "instruction": site.found.text,
             "raw": site.raw,
             "level": site.handler,
             "who": site.who,
-            "in_c": Hole.IN_C.value_mark,
-            "entries": Hole.ENTRIES.value_mark,
+            "in_c": Hole.IN_C.mark,
+            "entries": Hole.ENTRIES.mark,
             "guest_us": Us.GUEST.mark,
             "decode_us": Us.DECODE.mark,
             "route_us": Us.ROUTE.mark,
             "handle_us": Us.HANDLE.mark,
             "complete_us": Us.COMPLETE.mark,
         }
-        arrow = {"bind_id": Hole.SEQUENCE.value_mark}
+        arrow = {"bind_id": Hole.SEQUENCE.mark}
         slices = (
             _slice(GUEST, "guest", site.level, Us.AT_ENTERED, Us.GUEST) | arrow | {"flow_out": True},
             _slice(EXIT, name, 0, Us.AT_EXIT, Us.TOTAL) | {"args": arguments},

@@ -63,7 +63,8 @@ def _event(path: Path, number: int, line: bytes) -> Traced | None:
     text = line.strip().rstrip(b",")
     if not text.startswith(b"{") or not text.endswith(b"}"):
         cut_off = not line.endswith(b"\n") and len(line) < _LINE_MAX
-        if text in (b"]}", b"") or cut_off or text.startswith(b'{"displayTimeUnit"'):
+        ours = text.startswith(b"{") or text == b"]"
+        if text in (b"]}", b"") or (cut_off and ours) or text.startswith(b'{"displayTimeUnit"'):
             return None
         raise _not_ours(path, number)
     try:

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from nestvmm.errors import UsageError
 from nestvmm.trace.reader import Traced
+from nestvmm.x86.event import Direction
+from nestvmm.x86.exit_reason import ExitReason
 
 __all__ = ["Group", "Summary", "parse_filter", "summarize"]
 
@@ -19,6 +21,12 @@ KEYS: Final = ("reason", "level", "who", "direction", "in_c", "qualifier", "inst
 _INSTRUCTIONS: Final = 10_000
 # Latencies are kept in buckets of 1/32, so that any number of events takes the same memory.
 _BUCKETS: Final = 32
+
+# What these can be.
+_WORDS: Final = {
+    "reason": {reason.label for reason in ExitReason},
+    "direction": {direction.name.lower() for direction in Direction},
+}
 
 Filter = Callable[[Traced], bool]
 
@@ -153,6 +161,8 @@ def _term(key: str, value: str) -> Filter:
     if key in ("who", "instruction"):
         part = value.casefold()
         return lambda event: part in getattr(event, key).casefold()
+    if value not in _WORDS[key]:
+        raise ValueError(value)
     return lambda event: getattr(event, key) == value
 
 

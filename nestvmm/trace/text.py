@@ -17,7 +17,16 @@ _PRIVATE: Final = re.compile("[\ue000-\ue1ff]")
 _MARK: Final = re.compile(r'"\\ue1([0-9a-f]{2})"|\\ue0([0-9a-f]{2})')
 
 
-class Hole(IntEnum):
+class _Mark(IntEnum):
+    """Holes by their numbers in native/trace_writer.h."""
+
+    @property
+    def mark(self) -> str:
+        """Stands for a JSON value."""
+        return chr(_WHOLE + self)
+
+
+class Hole(_Mark):
     """What can be filled in besides times; in JSON a number, IN_C a boolean."""
 
     SEQUENCE = lib.NV_HOLE_SEQUENCE
@@ -31,17 +40,12 @@ class Hole(IntEnum):
     ENTRIES = lib.NV_HOLE_ENTRIES
 
     @property
-    def value_mark(self) -> str:
-        """Stands for a JSON value."""
-        return chr(_WHOLE + self)
-
-    @property
     def string_mark(self) -> str:
         """Stands for a part of a JSON string."""
         return chr(_IN_STRING + self)
 
 
-class Us(IntEnum):
+class Us(_Mark):
     """Times in microseconds to the nanosecond: AT_* since the start of the trace, the others how long."""
 
     AT_ENTERED = lib.NV_HOLE_AT_ENTERED
@@ -53,11 +57,6 @@ class Us(IntEnum):
     HANDLE = lib.NV_HOLE_HANDLE
     COMPLETE = lib.NV_HOLE_COMPLETE
     TOTAL = lib.NV_HOLE_TOTAL
-
-    @property
-    def mark(self) -> str:
-        """Stands for a JSON value."""
-        return chr(_WHOLE + self)
 
 
 def ns(span: Us) -> str:

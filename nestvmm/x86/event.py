@@ -18,7 +18,7 @@ class Direction(IntEnum):
     EXECUTE = 2
 
 
-class Event:
+class Event(NamedTuple):
     """One exit in the coordinates of the hypervisor that handles it: caused by its guest, with its guest's addresses.
 
     reason:             why the guest stopped
@@ -35,48 +35,18 @@ class Event:
     length:             bytes of the instruction, 0 where the engine does not tell or no instruction caused it
     """
 
-    __slots__ = (
-        "count",
-        "data",
-        "direction",
-        "info",
-        "instruction",
-        "length",
-        "level",
-        "qualifier",
-        "raw",
-        "reason",
-        "size",
-        "value",
-    )
-
-    def __init__(
-        self,
-        reason: ExitReason,
-        level: int,
-        qualifier: int = 0,
-        direction: int = Direction.READ,
-        size: int = 0,
-        count: int = 1,
-        value: int = 0,
-        data: bytes = b"",
-        info: int = 0,
-        raw: int = 0,
-        instruction: bytes = b"",
-        length: int = 0,
-    ) -> None:
-        self.reason = reason
-        self.level = level
-        self.qualifier = qualifier
-        self.direction = direction
-        self.size = size
-        self.count = count
-        self.value = value
-        self.data = data
-        self.info = info
-        self.raw = raw
-        self.instruction = instruction
-        self.length = length
+    reason: ExitReason
+    level: int
+    qualifier: int = 0
+    direction: int = Direction.READ
+    size: int = 0
+    count: int = 1  # type: ignore[assignment] # instead of the method of tuples
+    value: int = 0
+    data: bytes = b""
+    info: int = 0
+    raw: int = 0
+    instruction: bytes = b""
+    length: int = 0
 
     def __repr__(self) -> str:
         way = Direction(self.direction).name.lower()

@@ -93,3 +93,5 @@ def test_a_file_that_cannot_be_made(tmp_path: Path) -> None:
         Journal(tmp_path / "no" / "journal", CHOICE)
     with pytest.raises(UsageError, match="Is a directory"):
         Journal(tmp_path, CHOICE)
+    with pytest.raises(UsageError, match="--resume /dev/zero: this is no regular file"):
+        Journal(Path("/dev/zero"), CHOICE)

@@ -43,18 +43,19 @@ HELLO = GUESTS / "hello" / "hello.elf"
 USAGE = {
     "no image": ([], "name one image"),
     "two images": (["-k", HELLO, HELLO], "name one image"),
+    "an image without a name": ([""], "name one image"),
     "a missing image": (["none.elf"], "none.elf: No such file"),
     "a missing kernel": (["-k", "none.elf"], "none.elf: No such file"),
     "a missing initrd": ([HELLO, "-i", "none.gz"], "initrd none.gz: No such file"),
-    "a missing tower file": (["none.toml"], "none.toml: No such file"),
+    "a missing tower file": (["none.toml"], "tower file none.toml: No such file"),
     "a folder": ([GUESTS], "Is a directory"),
     "a device": (["/dev/zero"], "/dev/zero: not a regular file"),
     "no size": ([HELLO, "-m", "many"], "--mem: 'many' is no size"),
     "an empty size": ([HELLO, "-m", ""], "--mem: '' is no size"),
-    "a size of 0": ([HELLO, "-m", 0], "must be positive"),
-    "half a page": ([HELLO, "-m", "1025K"], "multiple of the page size"),
+    "a size of 0": ([HELLO, "-m", 0], "0 bytes of RAM: give whole pages of 4096 bytes"),
+    "half a page": ([HELLO, "-m", "1025K"], "1049600 bytes of RAM: give whole pages"),
     "more than can be addressed": ([HELLO, "-m", "9999999T"], "physical addresses"),
-    "a bad address": ([HELLO, "--address", "low"], "--address: 'low' is no size"),
+    "a bad address": ([HELLO, "--address", "low"], "--address: 'low' is no number from 0 up"),
     "an unknown hypervisor": ([HELLO, "--level", "xen"], "hypervisor 'xen': expected one of console, "),
     "an unknown module": ([HELLO, "--level", "nothing.here:X"], "cannot import nothing.here"),
     "a missing file of a hypervisor": ([HELLO, "--level", "none.py:X"], "none.py: No such file"),
@@ -71,14 +72,14 @@ USAGE = {
     "no level": ([HELLO, "--designate", "io"], "expected REASON[:QUALIFIER]=Ln"),
     "an unknown reason": ([HELLO, "--designate", "outs=L0"], "unknown exit reason 'outs'; `nestvmm reasons` lists"),
     "a bad qualifier": ([HELLO, "--designate", "io:lots=L0"], "expected a port, FIRST-LAST or FIRST+COUNT"),
-    "a qualifier out of range": ([HELLO, "--designate", "io:0x10000=L0"], "is not within 0 to 0xffff"),
+    "a qualifier out of range": ([HELLO, "--designate", "io:0x10000=L0"], "is no range within 0 to 0xffff"),
     "a reason without qualifiers": ([HELLO, "--designate", "hlt:1=L0"], "hlt takes no qualifier"),
     "a level that cannot": (
         [HELLO, "--level", "console", "--designate", "mmio=L1"],
         "its hypervisor Console handles none",
     ),
-    "no time": ([HELLO, "--timeout", 0], "--timeout 0: give a positive number"),
-    "not a time": ([HELLO, "--timeout", "nan"], "--timeout nan: give a positive number"),
+    "no time": ([HELLO, "--timeout", 0], "'0' is no positive number of seconds"),
+    "not a time": ([HELLO, "--timeout", "nan"], "'nan' is no positive number of seconds"),
     "a trace file that cannot be": ([HELLO, "--trace", "/none/trace"], "trace file /none/trace: No such file"),
     "an account that cannot be": ([HELLO, "--json", "/none/account"], "--json /none/account: No such file"),
 }
@@ -100,7 +101,7 @@ def test_usage(case: str) -> None:
     [
         (["run", HELLO, "--engine", "xen"], "'xen' is not one of 'auto', 'direct', 'svm', 'vmx'"),
         (["run", HELLO, "-M", "q35"], "'q35' is not one of"),
-        (["run", HELLO, "--timeout", "soon"], "'soon' is not a valid float"),
+        (["run", HELLO, "--timeout", "soon"], "'soon' is no positive number of seconds"),
         (["run", HELLO, "--quick"], "No such option '--quick'"),
         (["run", HELLO, HELLO], "unexpected extra argument"),
         (["launch"], "No such command 'launch'"),
@@ -109,11 +110,12 @@ def test_usage(case: str) -> None:
     ids=str,
 )
 def test_usage_as_click_sees_it(arguments: list[object], message: str) -> None:
-    ended = nestvmm(*arguments)
-    assert ended.status == 2
-    assert ended.err.startswith("Usage: nestvmm ")
-    assert message in ended.err
-    assert "Traceback" not in ended.err
+    found = nestvmm(*arguments).failed(2)
+    assert message in found
+    words = ["nestvmm", *(str(word) for word in arguments[:1] if word != "launch")]
+    assert found.startswith("nestvmm: ")
+    assert found.endswith(f"; see `{' '.join(words)} --help`\n")
+    assert found.count("\n") == 1
 
 
 # 3: host or image
@@ -166,6 +168,19 @@ def test_a_host_without_room(limit: str, memory: str, message: str) -> None:
     ended = nestvmm("run", guest("hello"), "-m", memory, wrapper=wrapper)
     assert message in ended.failed(3)
     assert len(ended.err.splitlines()) == 1
+
+
+@pytest.mark.kvm
+def test_an_account_that_does_not_fit(tmp_path: Path) -> None:
+    ended = nestvmm(*image(tmp_path, say(b"x") + leave(0)), "--json", "/dev/full")
+    assert ended.failed(3) == "nestvmm: --json: No space left on device\n"
+    assert ended.out == b"x"
+
+
+def test_an_output_that_does_not_fit() -> None:
+    with Path("/dev/full").open("wb") as full:
+        ended = nestvmm("reasons", stdout=full)
+    assert ended.failed(3) == "nestvmm: standard output: no space is left there\n"
 
 
 @pytest.mark.kvm
@@ -274,6 +289,19 @@ class Leaving(Hypervisor):
     def stop(self):
         raise RuntimeError("here")
 
+class Exiting(Hypervisor):
+    @on_io(0x5000)
+    def port(self, event):
+        raise SystemExit(0)
+
+class WithoutCpuid(Hypervisor):
+    def cpuid(self, entries):
+        pass
+
+class ClaimingWords(Hypervisor):
+    def claims(self):
+        return ["io"]
+
 class Stuck(Hypervisor):
     @on_io(0x5000)
     def port(self, event):
@@ -326,6 +354,25 @@ def test_a_hypervisor_that_raises_outside_a_handler(tmp_path: Path, failing: str
     assert ended.status == 4
     assert re.match(rf"nestvmm: L1 .*{name} raised RuntimeError {re.escape(where)}\nTraceback ", ended.err)
     assert ended.err.endswith("RuntimeError: here\n")
+
+
+@pytest.mark.kvm
+def test_a_handler_that_exits(tmp_path: Path, failing: str) -> None:
+    ended = nestvmm(*image(tmp_path, out(0x5000, 7)), "--level", f"{failing}:Exiting")
+    assert ended.status == 4
+    assert ended.err.startswith("nestvmm: L1 Exiting raised SystemExit on <io write 0x5000 ")
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("WithoutCpuid", "L1 WithoutCpuid answered None in cpuid(); it must return a list of CpuidEntry"),
+        ("ClaimingWords", "L1 ClaimingWords claims 'io' in claims(): expected an ExitReason, the first and last "),
+    ],
+)
+def test_a_hypervisor_that_answers_nonsense(tmp_path: Path, failing: str, name: str, message: str) -> None:
+    assert message in nestvmm(*image(tmp_path, leave(0)), "--level", f"{failing}:{name}").failed(4)
 
 
 @pytest.mark.kvm

@@ -153,7 +153,11 @@ def test_dry_run_says_what_would_run_and_runs_nothing(tmp_path: Path) -> None:
     assert not trace.exists()
 
 
-COMMANDS = [[], ["run"], ["doctor"], ["lab"], ["lab", "svm"], ["lab", "vmx"], ["bench"]]
+COMMANDS = [
+    *([], ["run"], ["features"], ["reasons"], ["doctor"], ["lab"], ["lab", "svm"], ["lab", "vmx"], ["top"], ["trace"]),
+    *(["trace", "summarize"], ["report"], ["bench"]),
+]
+WITHOUT_EXAMPLES = (["doctor"], ["lab"], ["trace"])
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command) or "nestvmm")
@@ -164,7 +168,8 @@ def test_help(command: list[str], option: str) -> None:
     text = ended.out.decode()
     assert text.startswith(f"Usage: {' '.join(['nestvmm', *command])} ")
     assert max(len(line) for line in text.splitlines()) <= 80
-    if command not in (["doctor"], ["lab"]):
+    assert "..." not in text.partition("Commands:")[2]
+    if command not in WITHOUT_EXAMPLES:
         assert f"{' '.join(['nestvmm', *command])} " in text.split("Examples:")[1]
 
 

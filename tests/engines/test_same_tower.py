@@ -1,4 +1,4 @@
-"""One tower file under both switcher engines: the same output, and the same counts of the same events."""
+"""One tower file under both switcher engines: the same output, and the same counts and trace of the same events."""
 
 from __future__ import annotations
 
@@ -31,19 +31,15 @@ COUNTS = {
 INSTRUCTIONS = {"cpuid": 101, "ud2": 101, "rdtsc": 101, "rdmsr": 101, "wrmsr": 100}
 
 
-def check(lab: Lab, engine: str, *, traced: bool) -> None:
-    run = f"run {TOWER} --engine {engine} --json /tmp/account.json"
-    script = f'"$1" -m nestvmm {run} && cat /tmp/account.json'
-    if traced:
-        script = script.replace(run, f"{run} --trace /tmp/trace.json")
-        script += ' && "$1" -m nestvmm trace summarize /tmp/trace.json --json'
-    result = lab.run(["/bin/sh", "-c", script, "sh", sys.executable], env={"PYTHONPATH": str(ROOT)}, timeout=120)
+def check(lab: Lab, engine: str) -> None:
+    run = f"run {TOWER} --engine {engine} --json /tmp/account.json --trace /tmp/trace.json"
+    script = f'"$1" -m nestvmm {run} && cat /tmp/account.json && "$1" -m nestvmm trace summarize /tmp/trace.json --json'
+    result = lab.run(["/bin/sh", "-c", script, "sh", sys.executable], env={"PYTHONPATH": str(ROOT)}, timeout=300)
     assert result.status == 0, (result.stdout + result.stderr).decode()
     output, account_text = result.stdout.decode().split("{", 1)
     assert output.replace("\r", "") == OUTPUT
     account, end = json.JSONDecoder().raw_decode("{" + account_text)
-    if traced:
-        check_trace(account, json.loads(account_text[end - 1 :]))
+    check_trace(account, json.loads(account_text[end - 1 :]))
     counts = {(row["reason"], row["qualifier"], row["level"]): row["count"] for row in account["rows"]}
     serial = counts.pop(("io", "0x3f8-0x3ff", 0))
     assert serial >= len(OUTPUT)
@@ -67,10 +63,9 @@ def check_trace(account: dict[str, Any], summary: dict[str, Any]) -> None:
 
 @pytest.mark.svm_lab
 def test_svm(svm_lab: Lab) -> None:
-    check(svm_lab, "svm", traced=True)
+    check(svm_lab, "svm")
 
 
 @pytest.mark.vmx_lab
 def test_vmx(vmx_lab: Lab) -> None:
-    # Bochs takes too long to load what summarizes
-    check(vmx_lab, "vmx", traced=False)
+    check(vmx_lab, "vmx")

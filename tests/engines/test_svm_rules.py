@@ -91,6 +91,15 @@ def test_long_mode_where_there_is_none_breaks_a_rule() -> None:
     assert broken_rules(limits(), block) == []
 
 
+@pytest.mark.parametrize("name", ["iopm", "msrpm"])
+def test_a_map_that_wraps_around_lies_beyond(name: str) -> None:
+    block = sound_block()
+    setattr(block, name, (1 << 64) - 0x1000)
+    assert [rule.split(" permissions")[1] for rule in broken_rules(limits(), block)] == [
+        " map lies beyond the last physical address"
+    ]
+
+
 @pytest.mark.parametrize("rule", BREAKS)
 def test_a_broken_rule_is_told(rule: str) -> None:
     block = sound_block()

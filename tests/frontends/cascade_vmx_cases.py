@@ -13,6 +13,8 @@ from vmx_code import VMCALL, enable, enter, image, keep_field, launch, make_bloc
 
 L1 = "vmx-instruction=L1"
 
+OWN_MSRS = {vmx.PRIMARY: vmx.PRIMARY_PLAIN | 1 << 28}  # by an empty bitmap
+
 # Level 2's own, in the memory that it shares with level 1.
 OWN_VMXON, OWN_VMCS, DESCRIPTOR = vmx.GUEST_STACK + 0x1000, vmx.GUEST_STACK + 0x2000, vmx.GUEST_STACK + 0x3000
 
@@ -58,7 +60,7 @@ def every(designate: str) -> dict[str, object]:
 
 def in_operation(designate: str) -> dict[str, object]:
     """Level 2 looks at IA32_FEATURE_CONTROL, locks it where that is open, and does all that L0 can do for it."""
-    code = enable() + make_block() + launch() + keep_field(2, vmx.REASON) + done()
+    code = enable() + make_block(OWN_MSRS) + launch() + keep_field(2, vmx.REASON) + done()
     lock = b"" if designate else wrmsr(vmx.FEATURE_CONTROL, 5)
     guest = rdmsr(vmx.FEATURE_CONTROL) + keep(0) + lock + VMXON + HARMLESS + vmx.VMXOFF + VMCALL
     return run(image(code, guest), 3, designate=designate)
@@ -66,7 +68,7 @@ def in_operation(designate: str) -> dict[str, object]:
 
 def locked(designate: str) -> dict[str, object]:
     """Level 2 writes IA32_FEATURE_CONTROL; RAX is the vector of an exception that this comes to."""
-    code = enable() + make_block() + launch() + keep(0) + keep_field(1, vmx.REASON) + done()
+    code = enable() + make_block(OWN_MSRS) + launch() + keep(0) + keep_field(1, vmx.REASON) + done()
     return run(image(code, wrmsr(vmx.FEATURE_CONTROL, 5) + rax(0x77) + rdx(0) + VMCALL), 2, designate=designate)
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from command import guest
 
 from nestvmm.lab import Lab
-from nestvmm.lab.initramfs import busybox_initramfs, executable, file
-from nestvmm.lab.kernel import find_kernel, read_module
+from nestvmm.lab.initramfs import busybox_initramfs, executable
+from nestvmm.lab.kernel import find_kernel
+from nestvmm.lab.modules import module_nodes
 
 __all__ = ["ROOT", "check_that_its_kvm_runs_a_guest", "write_initrd"]
 
@@ -29,8 +30,7 @@ $bb reboot -f
 
 def write_initrd(folder: Path, module: str) -> Path:
     """A user space for the kernel that loads kvm-amd or kvm-intel."""
-    modules = find_kernel().module_files([module])
-    entries = {f"modules/{number:02}.ko": file(read_module(path)) for number, path in enumerate(modules)}
+    entries = module_nodes(find_kernel(), [module], "modules")
     path = folder / "initrd.gz"
     path.write_bytes(busybox_initramfs(INIT, {**entries, "vm_maker": executable(guest("vm_maker").read_bytes())}))
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from guest_code import results, run_in, spec_of
@@ -17,12 +18,17 @@ MEMORY = 4 << 20
 
 
 def run_on(
-    engine: str, code: bytes, count: int, levels: list[LevelSpec] | None = None, designate: str = ""
+    engine: str,
+    code: bytes,
+    count: int,
+    levels: list[LevelSpec] | None = None,
+    designate: str = "",
+    machine: str = "auto",
 ) -> dict[str, object]:
     """A hypervisor at level 1, or above these levels; how it ended, what it kept, and what L0 counted."""
     with tempfile.TemporaryDirectory() as folder:
-        words = (designate,) if designate else ()
-        spec = spec_of(Path(folder), code, levels or [], engine=engine, memory=MEMORY, timeout=60, designate=words)
+        spec = spec_of(Path(folder), code, levels or [], machine=machine, engine=engine, memory=MEMORY, timeout=60)
+        spec = replace(spec, designate=(designate,) if designate else ())
         with Tower(spec) as tower:
             result = run_in(tower)
             nested = tower.engine.nested.c  # type: ignore[attr-defined]

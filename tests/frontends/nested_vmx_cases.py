@@ -6,11 +6,12 @@ import sys
 
 import vmx_code as vmx
 from guest_code import cpuid, done, keep, load, out, rax, rcx, rdmsr, rdx, store, with_handlers, wrmsr
+from nested_vmx_chain import CHAIN_CASES
 from nested_vmx_events import EVENT_CASES
 from nested_vmx_random import RANDOM_CASES
 from nested_vmx_rules import CONTROLS, GUEST_STATE, HOST_STATE
 from nested_vmx_run import SECONDARY_ON, ept_tables, run
-from nested_vmx_try import BEGIN, FAULTS, errored, tried
+from nested_vmx_try import BEGIN, FAULTS, at_result, errored, tried
 from print_cases import print_cases
 from vmx_code import (
     VMCALL,
@@ -25,6 +26,7 @@ from vmx_code import (
     vmwrite,
     vmwrite_rax,
     with_fields,
+    without_paging,
 )
 
 
@@ -143,6 +145,7 @@ def instructions() -> dict[str, object]:
     """Flags of each instruction, or the vector of its fault: results are RFLAGS & 0x41, or 0x100 + vector."""
 
     at = vmx.point
+    unpaged = without_paging()
     code = BEGIN
     everything = [at(vmx.VMXON_REGION) + vmx.VMXON, at(vmx.REGION) + vmx.VMCLEAR, at(vmx.REGION) + vmx.VMPTRLD]
     everything += [vmx.rdi(vmx.POINTER) + vmx.VMPTRST, vmx.vmread(vmx.RIP), vmwrite(vmx.RIP, 1), vmx.VMLAUNCH]
@@ -177,6 +180,7 @@ def instructions() -> dict[str, object]:
     code += tried(vmx.rdi(1 << 60) + vmx.VMPTRLD) + tried(vmx.rdi(1 << 40) + vmx.VMPTRST)  # 62, 63
     code += tried(vmx.control_register(4) + b"\x48\x25\xff\xdf\xff\xff" + vmx.set_control_register(4))  # 64
     code += tried(vmx.control_register(0) + b"\x48\x83\xe0\xdf" + vmx.set_control_register(0))  # 65
+    code += at_result(99) + unpaged + at_result(66)
     code += store(vmx.POINTER, 0) + vmx.rdi(vmx.POINTER) + vmx.VMPTRST + load(vmx.POINTER) + keep(70)
     code += vmwrite(0x2010, 0x1111222233334444) + vmwrite(0x2011, 0x55556666) + keep_fields(71, 0x2010, 0x2011)
     code += (
@@ -188,10 +192,10 @@ def instructions() -> dict[str, object]:
         store(vmx.POINTER, 0x777) + vmx.rdi(vmx.POINTER) + rdx(vmx.VPID) + b"\x0f\x79\x17" + keep_field(76, vmx.VPID)
     )
     code += tried(at(vmx.REGION) + vmx.VMCLEAR) + tried(vmx.vmread(vmx.VPID))  # 66, 67
-    code += tried(vmx.VMXOFF) + tried(vmx.vmread(vmx.VPID))  # 68, 69
+    code += tried(vmx.VMXOFF) + tried(vmx.vmread(vmx.VPID)) + at_result(100) + unpaged  # 68, 69
     code += b"".join(rdmsr(0x480 + i) + keep(80 + i) for i in range(17)) + cpuid(1) + b"\x89\xc8" + keep(97)
     code += vmx.control_register(4) + keep(98) + done()
-    return run(with_handlers(code, FAULTS), 99)
+    return run(with_handlers(code, FAULTS), 101)
 
 
 def msr_lists() -> dict[str, object]:
@@ -289,6 +293,7 @@ CASES = {
     "registers": registers,
     "controls of instructions": instruction_controls,
     **EVENT_CASES,
+    **CHAIN_CASES,
     **RANDOM_CASES,
 }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import vmx_code as vmx
-from guest_code import NOP, UD2, done, keep, load, out, rax, rdmsr, rdx, store, with_handlers
+from guest_code import RESULTS, UD2, done, keep, load, out, rax, rdx, store, until, with_handlers
 from nested_run import RINGING
 from nested_vmx_run import SECONDARY_ON, ept_tables, run
 from nmi_masks import masks_of_plain_guests, unmask_nmis
@@ -20,6 +22,12 @@ from vmx_code import (
     vmwrite,
     vmwrite_rax,
 )
+
+from nestvmm.hypervisors import HANDLED, Event, HandlerClaim, Hypervisor, Result
+from nestvmm.nesting import LevelSpec
+from nestvmm.x86.exit_reason import ExitReason
+
+HERE = f"{Path(__file__)}:"
 
 # What an entry injects: kind, vector, error code; the guest's handler tells the vector.
 EVENTS = [
@@ -73,6 +81,44 @@ def exceptions() -> dict[str, object]:
     code += vmwrite(vmx.RIP, vmx.GUEST) + vmwrite(vmx.PF_MASK, 0) + vmwrite(vmx.PF_MATCH, 0) + enter()
     code += keep(26) + keep_field(27, vmx.REASON) + done()
     return run(image(code, guest), 28)
+
+
+class Timing(Hypervisor):
+    """Level 1: OUT to port 0x5012 asks for its timer's event, which result 5 of level 2 then tells of."""
+
+    def __init__(self, cycles: int) -> None:
+        self._cycles = cycles
+        self.seen: list[int] = []
+
+    def claims(self) -> list[HandlerClaim]:
+        return [
+            (ExitReason.IO, 0x5012, 0x5012, None, self.ask),
+            (ExitReason.PREEMPTION_TIMER, 0, (1 << 64) - 1, None, self.expired),
+        ]
+
+    def ask(self, event: Event) -> Result:
+        self.guest.request_timer(self._cycles)
+        return HANDLED
+
+    def expired(self, event: Event) -> Result:
+        self.seen.append(event.level)
+        self.guest.write(RESULTS + 8 * 5, b"\1")
+        return HANDLED
+
+
+def two_timers(cycles: int, ticks: int) -> dict[str, object]:
+    """Level 1 has asked for its timer, and level 2 has one: level 3 waits for level 1's; level 2's comes once."""
+    controls = {
+        vmx.PIN: vmx.PIN_PLAIN | 1 << 6,
+        vmx.EXIT: vmx.EXIT_PLAIN | 1 << 22,
+        vmx.TIMER: ticks,
+        vmx.RFLAGS: 0x202,
+    }
+    code = enable() + make_block(controls) + launch() + keep_fields(0, vmx.REASON, vmx.TIMER) + load(RESULTS + 8 * 5)
+    code += keep(2) + vmwrite(vmx.EXIT, vmx.EXIT_PLAIN) + vmwrite(vmx.PIN, vmx.PIN_PLAIN)
+    code += enter() + keep_field(3, vmx.REASON) + done()
+    guest = out(0x5012, 0) + until(5) + VMCALL
+    return run(image(code, guest + VMCALL), 4, [LevelSpec(HERE + "Timing", {"cycles": cycles})])
 
 
 def outside_interrupts(port: int, pin: int, exit_controls: int) -> dict[str, object]:
@@ -142,21 +188,14 @@ def vectoring() -> dict[str, object]:
     return run(image(code + done(), VMCALL), 24)
 
 
-# Of NOP, of RDMSR and what is around it, which L0 does, and of OUT and what is before it, which KVM and L0 do.
-TRAPS = 8
-
-
-def monitor_trap() -> dict[str, object]:
-    """Level 2 stops behind each instruction, whoever does it, and in front of an injected event's handler."""
-    code = enable() + make_block({vmx.PRIMARY: vmx.PRIMARY_PLAIN | 1 << 27})
-    for number in range(TRAPS + 1):
-        code += (enter() if number else launch()) + keep_fields(2 * number, vmx.REASON, vmx.RIP)
-    code += skip() + vmwrite(vmx.EVENT, 1 << 31 | 3 << 8 | 6) + enter()
-    code += keep_fields(2 * TRAPS + 2, vmx.REASON, vmx.RIP) + done()
-    return run(image(code, NOP + rdmsr(vmx.FEATURE_CONTROL) + out(0x80, 1) + VMCALL), 2 * TRAPS + 4)
-
-
 TPR_SHADOW = vmx.PRIMARY_PLAIN | 1 << 21
+# The virtual-APIC page not aligned, beyond all addresses, not memory; a reserved bit of the threshold.
+TPR_RULES = [
+    {vmx.VIRTUAL_APIC: vmx.APIC_PAGE + 8},
+    {vmx.VIRTUAL_APIC: 1 << 50},
+    {vmx.VIRTUAL_APIC: 0x3FFFF000},
+    {vmx.TPR_THRESHOLD: 16},
+]
 
 
 def tpr_shadow() -> dict[str, object]:
@@ -164,6 +203,8 @@ def tpr_shadow() -> dict[str, object]:
     get, put = b"\x44\x0f\x20\xc0", b"\x44\x0f\x22\xc0"  # mov %cr8, %rax; mov %rax, %cr8
     fields = {vmx.PRIMARY: TPR_SHADOW, vmx.VIRTUAL_APIC: vmx.APIC_PAGE, vmx.TPR_THRESHOLD: 3}
     code = enable() + store(vmx.APIC_PAGE + 0x80, 0x50, 1) + make_block(fields)
+    for number, wrong in enumerate(TPR_RULES):
+        code += vmx.with_fields(wrong, launch() + load(vmx.FLAGS) + b"\x83\xe0\x41" + keep(11 + number))
     code += launch() + keep_fields(1, vmx.REASON, vmx.RIP) + get + keep(3) + load(vmx.APIC_PAGE + 0x80, 1) + keep(4)
     code += enter() + load(vmx.FLAGS) + b"\x83\xe0\x41" + keep(5) + keep_field(6, vmx.ERROR)
     code += vmwrite(vmx.TPR_THRESHOLD, 2) + vmwrite(vmx.PRIMARY, TPR_SHADOW | 1 << 20)
@@ -171,19 +212,20 @@ def tpr_shadow() -> dict[str, object]:
     code += vmwrite(vmx.PRIMARY, TPR_SHADOW) + enter() + keep_field(9, vmx.REASON) + get + keep(10) + done()
     guest = get + keep(0) + rax(7) + put + rax(2) + put
     below = len(guest)
-    case = run(image(code, guest + get + rax(9) + put + VMCALL), 11)
+    case = run(image(code, guest + get + rax(9) + put + VMCALL), 11 + len(TPR_RULES), machine="pc")
     return {**case, "below": vmx.GUEST + below}
 
 
 EVENT_CASES = {
     "TPR shadow": tpr_shadow,
-    "monitor trap": monitor_trap,
     "events": events,
     "vectoring": vectoring,
     "exceptions": exceptions,
     "windows": windows,
     "NMI masks": masks_of_plain_guests,
     "timer": timer,
+    "two timers, its own first": lambda: two_timers(1 << 25, 1 << 12),
+    "two timers, level 1's first": lambda: two_timers(1 << 16, 1 << 28),
     "clock": clock,
     "interrupt": lambda: outside_interrupts(0x5010, 1, 0),
     "acknowledged": lambda: outside_interrupts(0x5010, 1, 1 << 15),

@@ -11,7 +11,6 @@ __all__ = ["CONTROLS", "GUEST_STATE", "HOST_STATE"]
 _BEYOND: Final = 1 << 50
 _UNCANONICAL: Final = 1 << 60
 _SECONDARY_ON: Final = vmx.PRIMARY_PLAIN | 1 << 31
-_TPR_SHADOW: Final = vmx.PRIMARY_PLAIN | 1 << 21
 _NMI, _VIRTUAL_NMI = 1 << 3, 1 << 5
 _VALID: Final = 1 << 31
 _CR0, _CR4 = 0x80000031, 0x2020
@@ -28,19 +27,6 @@ CONTROLS: Final = {
     "I/O bitmap B beyond": {vmx.PRIMARY: vmx.PRIMARY_PLAIN | 1 << 25, vmx.IO_MAP_B: _BEYOND},
     "MSR bitmap unaligned": {vmx.PRIMARY: vmx.PRIMARY_PLAIN | 1 << 28, vmx.MSR_MAP_FIELD: vmx.MSR_MAP + 8},
     "MSR bitmap beyond": {vmx.PRIMARY: vmx.PRIMARY_PLAIN | 1 << 28, vmx.MSR_MAP_FIELD: _BEYOND},
-    "virtual-APIC page unaligned": {vmx.PRIMARY: _TPR_SHADOW, vmx.VIRTUAL_APIC: vmx.APIC_PAGE + 8},
-    "virtual-APIC page beyond": {vmx.PRIMARY: _TPR_SHADOW, vmx.VIRTUAL_APIC: _BEYOND},
-    "virtual-APIC page outside memory": {vmx.PRIMARY: _TPR_SHADOW, vmx.VIRTUAL_APIC: 0x3FFFF000},
-    "TPR threshold: reserved bit": {
-        vmx.PRIMARY: _TPR_SHADOW,
-        vmx.VIRTUAL_APIC: vmx.APIC_PAGE,
-        vmx.TPR_THRESHOLD: 16,
-    },
-    "TPR threshold above the TPR": {
-        vmx.PRIMARY: _TPR_SHADOW,
-        vmx.VIRTUAL_APIC: vmx.APIC_PAGE,
-        vmx.TPR_THRESHOLD: 1,
-    },
     "virtual NMIs without NMI exiting": {vmx.PIN: vmx.PIN_PLAIN | _VIRTUAL_NMI},
     "NMI window without virtual NMIs": {vmx.PIN: vmx.PIN_PLAIN | _NMI, vmx.PRIMARY: vmx.PRIMARY_PLAIN | 1 << 22},
     "VPID 0": {vmx.PRIMARY: _SECONDARY_ON, vmx.SECONDARY: 1 << 5, vmx.VPID: 0},

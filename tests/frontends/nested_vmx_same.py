@@ -7,13 +7,13 @@ import tempfile
 from pathlib import Path
 
 import vmx_code as vmx
-from guest_code import CODE, RESULTS, UD2, done, load, rax, rcx, rdx, run_in, store, with_handlers, wrmsr
+from guest_code import CODE, RESULTS, UD2, done, load, rax, rcx, rdx, store, with_handlers, wrmsr
 from nested_vmx_run import SECONDARY_ON, ept_tables
 from nested_vmx_try import BEGIN, FAULTS, STORE, errored, told, tried
 from vmx_code import VMCALL, enter, image, launch, make_block, point, skip, vmread, vmwrite
 
 from nestvmm.loaders.stack import Stacked, stack
-from nestvmm.nesting import GuestSpec, Tower, TowerSpec
+from nestvmm.nesting import GuestSpec, Runner, Tower, TowerSpec
 
 MINIVISOR = Path(__file__).resolve().parents[2] / "guests" / "minivisor" / "minivisor-vmx.elf"
 OFFSET = 0x200000  # of level 2's memory in level 1's
@@ -106,13 +106,14 @@ def same(designate: str) -> dict[str, object]:
     code = BEGIN + _enable(bool(designate)) + _errors() + _entries() + _paging()
     code += b"\x4c\x89\xc0" + vmx.store_rax(vmx.SGDT) + done()  # mov %r8, %rax
     whole = _elf(image(with_handlers(code, FAULTS), GUEST + PAGED))
-    with tempfile.NamedTemporaryFile() as file:
+    with tempfile.NamedTemporaryFile() as file, tempfile.TemporaryFile() as out:
         file.write(stack(MINIVISOR.read_bytes(), [Stacked(whole, "level=2")]))
         file.flush()
         guest = GuestSpec(Path(file.name), append="level=1", memory=MEMORY)
         designations = (designate,) if designate else ()
-        with Tower(TowerSpec(guest, engine="vmx", timeout=60, designate=designations)) as tower:
-            result = run_in(tower)
+        spec = TowerSpec(guest, engine="vmx", timeout=60, designate=designations)
+        with Tower(spec, stdout=out.fileno()) as tower:
+            result = Runner(tower).run(stdout=out.fileno())
             end = int.from_bytes(tower.memory[1].read(OFFSET + vmx.SGDT, 8), "little")
             count = max(0, (end - RESULTS) // 8)
             kept = list(struct.unpack(f"<{count}Q", tower.memory[1].read(OFFSET + RESULTS, 8 * count)))

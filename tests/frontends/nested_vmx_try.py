@@ -7,8 +7,13 @@ import struct
 import vmx_code as vmx
 from guest_code import RESULTS
 
-# r8 is the next result's place; r9, where a fault goes on.
-BEGIN = b"\x49\xb8" + struct.pack("<Q", RESULTS)
+
+def at_result(number: int) -> bytes:
+    """R8, the next result's place. R9 is where a fault goes on."""
+    return b"\x49\xb8" + struct.pack("<Q", RESULTS + 8 * number)
+
+
+BEGIN = at_result(0)
 STORE = b"\x49\x89\x00\x49\x83\xc0\x08"  # mov %rax, (%r8); add $8, %r8
 
 

@@ -68,7 +68,7 @@ def test_minivisor_gives_level_2_the_vmx_that_l0_gives_it(found: dict[str, Any])
     errors = [9, 10, 11, 2, 3, 15, 12, 12, 13, 12, 5, 28, 28, 26]
     assert kept[10:38] == [word for error in errors for word in (VALID, error)]
     assert kept[38:42] == [0x100 + GP, PF, 0, 0x131000]
-    assert kept[42:48] == [0x1111222233334444, 0x5555666633334444, 0x2345, 0x23456789, 0x23456789, 0x777]
+    assert kept[42:48] == [0x5555666633334444, 0x55556666, 0x2345, 0x23456789, 0x23456789, 0x777]
     verdicts = [kept[at : at + 5] for at in range(48, 48 + 5 * 13, 5)]
     assert [(flags, error) for flags, error, *_ in verdicts[:10]] == [(VALID, 7)] * 5 + [(VALID, 8)] * 4 + [(VALID, 7)]
     assert [(flags, reason) for flags, _, reason, *_ in verdicts[10:]] == [(0, 1 << 31 | 33)] * 3

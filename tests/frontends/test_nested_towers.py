@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 from command import guest
 from lab_cases import run_cases
-from tower_checks import check_answers, check_climbs, check_nests, check_owners, cost
+from tower_checks import (
+    check_answers,
+    check_climbs,
+    check_counted,
+    check_designated,
+    check_nests,
+    check_owners,
+    check_traced,
+    cost,
+)
 
 from nestvmm.lab import Lab
 
@@ -18,6 +27,7 @@ pytestmark = pytest.mark.svm_lab
 
 HEIGHTS = [2, 3, 4, 5, 6, 7, 8, 16]
 TOO_HIGH = 17
+TRACED = "3:trace"
 CASCADES = ["2:L1", "3:L1", "5:L1", "8:L1", "4:L2", "5:L3", "4:L7"]
 
 
@@ -25,7 +35,7 @@ CASCADES = ["2:L1", "3:L1", "5:L1", "8:L1", "4:L2", "5:L3", "4:L7"]
 def found(svm_lab: Lab) -> dict[str, Any]:
     """All heights, run in one go in the lab."""
     guest("minivisor")
-    words = [*(str(height) for height in [*HEIGHTS, TOO_HIGH]), *CASCADES]
+    words = [*(str(height) for height in [*HEIGHTS, TOO_HIGH]), *CASCADES, TRACED, "designated"]
     return run_cases(svm_lab, "frontends/tower_cases.py", "svm", *words, timeout=300)
 
 
@@ -37,6 +47,22 @@ def test_every_level_answers_the_innermost_guest(name: str, found: dict[str, Any
 @pytest.mark.parametrize("height", HEIGHTS)
 def test_only_the_owner_runs_for_an_exit(height: int, found: dict[str, Any]) -> None:
     check_owners(height, found[str(height)])
+
+
+@pytest.mark.parametrize("height", HEIGHTS)
+def test_every_exit_is_counted(height: int, found: dict[str, Any]) -> None:
+    check_counted(found[str(height)])
+
+
+def test_every_exit_is_traced(found: dict[str, Any]) -> None:
+    case = found[TRACED]
+    check_answers("SVM", 3, case)
+    check_counted(case)
+    check_traced(3, "vmmcall", case)
+
+
+def test_a_designation_takes_events_from_an_image(found: dict[str, Any]) -> None:
+    check_designated(found["designated"])
 
 
 @pytest.mark.parametrize("name", CASCADES)

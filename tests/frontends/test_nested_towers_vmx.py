@@ -10,13 +10,23 @@ from typing import Any
 import pytest
 from command import guest
 from lab_cases import run_cases
-from tower_checks import check_answers, check_climbs, check_nests, check_owners, cost
+from tower_checks import (
+    check_answers,
+    check_climbs,
+    check_counted,
+    check_designated,
+    check_nests,
+    check_owners,
+    check_traced,
+    cost,
+)
 
 from nestvmm.lab import Lab
 
 pytestmark = pytest.mark.vmx_lab
 
 HEIGHTS = [2, 3, 4]
+TRACED = "3:trace"
 CASCADES = ["2:L1", "3:L1", "4:L2"]
 
 
@@ -24,7 +34,8 @@ CASCADES = ["2:L1", "3:L1", "4:L2"]
 def found(vmx_lab: Lab) -> dict[str, Any]:
     """All heights, run in one go in the lab."""
     guest("minivisor")
-    return run_cases(vmx_lab, "frontends/tower_cases.py", "vmx", *map(str, HEIGHTS), *CASCADES, timeout=300)
+    words = [*map(str, HEIGHTS), *CASCADES, TRACED, "designated"]
+    return run_cases(vmx_lab, "frontends/tower_cases.py", "vmx", *words, timeout=300)
 
 
 @pytest.mark.parametrize("name", [*map(str, HEIGHTS), *CASCADES])
@@ -49,3 +60,19 @@ def test_a_cascade_climbs_through_every_level(found: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", ["cpuid", "hypercall", "port"])
 def test_the_cost_of_an_exit_is_flat(kind: str, found: dict[str, Any]) -> None:
     assert cost(found["4"], kind) < 1.3 * cost(found["2"], kind)
+
+
+@pytest.mark.parametrize("height", HEIGHTS)
+def test_every_exit_is_counted(height: int, found: dict[str, Any]) -> None:
+    check_counted(found[str(height)])
+
+
+def test_every_exit_is_traced(found: dict[str, Any]) -> None:
+    case = found[TRACED]
+    check_answers("VMX", 3, case)
+    check_counted(case)
+    check_traced(3, "vmcall", case)
+
+
+def test_a_designation_takes_events_from_an_image(found: dict[str, Any]) -> None:
+    check_designated(found["designated"])

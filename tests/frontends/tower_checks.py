@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
-__all__ = ["check_answers", "check_climbs", "check_nests", "check_owners", "cost"]
+__all__ = [
+    "check_answers",
+    "check_climbs",
+    "check_counted",
+    "check_designated",
+    "check_nests",
+    "check_owners",
+    "check_traced",
+    "cost",
+]
 
 _VALUE = 0x123456789ABCDEF
 
@@ -31,6 +41,46 @@ def check_owners(height: int, case: dict[str, Any]) -> None:
     assert all(count < 60 for count in reflected[: height - 2])
     assert reflected[height - 1 :] == [0] * (16 - height + 1)
     assert case["entered"][: height - 1] == [count + 1 for count in reflected[: height - 1]]
+
+
+def check_counted(case: dict[str, Any]) -> None:
+    """Exits that go straight to an image are in the account like all others, and were C's to hand over."""
+    rows = case["account"]["rows"]
+    assert sum(row["count"] for row in rows) == case["account"]["exits"]
+    images = [row for row in rows if row["level"]]
+    assert sum(row["count"] for row in images) == sum(case["reflected"])
+    assert all(row["count"] == row["served_in_c"] for row in images)
+
+
+def check_traced(height: int, hypercall: str, case: dict[str, Any]) -> None:
+    """A trace has what the account counts: of each image its guest's exits, with the instructions that made them."""
+    events = case["trace"]
+    counted: Counter[tuple[str, bool]] = Counter()
+    for row in case["account"]["rows"]:
+        counted[row["reason"], bool(row["level"])] += row["count"]
+    assert Counter((event["reason"], bool(event["handler"])) for event in events) == counted
+    handlers = Counter(event["handler"] for event in events)
+    assert [handlers[level] for level in range(1, height)] == case["reflected"][: height - 1]
+    found = {(event["reason"], event["instruction"].split()[0]) for event in events if event["handler"] == height - 1}
+    assert found == {("cpuid", "cpuid"), ("hypercall", hypercall), ("io", "in"), ("io", "out")}
+    assert {event["level"] for event in events if event["handler"] == height - 1} == {height}
+    for event in events:
+        parts = [event[f"{part}_ns"] for part in ("decode", "route", "handle", "complete")]
+        assert min(parts) >= 0
+        assert abs(sum(parts) - event["ns"]) <= len(parts)
+
+
+def check_designated(case: dict[str, Any]) -> None:
+    """The level below the image has what was designated to it; the guest sees no difference."""
+    assert (case["status"], case["message"]) == (0, "")
+    lines = case["out"].splitlines()
+    assert (lines[1], lines[-1]) == ("marks 2", "level 3: 0 wrong")
+    counts = {(row["reason"], row["qualifier"]): row["count"] for row in case["account"]["rows"] if row["level"] == 1}
+    # an OUT, three INs, and one that is wider than what a minivisor has
+    assert counts == {("cpuid", "0x4e560002"): 1, ("io", "0x5602"): 5}
+    others = {row["reason"] for row in case["account"]["rows"] if row["level"] == 2}
+    assert "hypercall" in others
+    assert "io" not in others
 
 
 def check_nests(name: str, case: dict[str, Any]) -> None:

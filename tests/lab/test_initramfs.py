@@ -23,7 +23,7 @@ ENTRIES = {
 
 
 def unpack(archive: bytes, to: Path) -> None:
-    cpio = [find_tool("busybox", "busybox-static"), "cpio", "-i"]
+    cpio = [find_tool("busybox"), "cpio", "-i"]
     subprocess.run(cpio, input=gzip.decompress(archive), cwd=to, check=True, capture_output=True)
 
 

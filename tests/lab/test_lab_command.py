@@ -27,13 +27,8 @@ PROGRAMS = {"svm": ("qemu-system-x86_64", "qemu-system-x86"), "vmx": ("bochs", "
 
 PROGRAM = """
 import sys
-from nestvmm.cli.lab import lab
-from nestvmm.errors import NestvmmError
-try:
-    lab(sys.argv[1:], prog_name="nestvmm lab")
-except NestvmmError as error:
-    print(f"nestvmm: {error}", file=sys.stderr)
-    sys.exit(error.status)
+from nestvmm.cli import main
+main(["lab", *sys.argv[1:]])
 """
 
 
@@ -91,7 +86,23 @@ def test_a_timeout_is_status_124(run: Run) -> None:
 def test_a_wrong_command_line_is_status_2(run: Run, words: tuple[str, ...]) -> None:
     status, stdout, stderr = run(*words)
     assert (status, stdout) == (2, b"")
-    assert b"Error: " in stderr
+    assert stderr.startswith(b"nestvmm: ")
+    assert stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("lab", [SVM], indirect=True)
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--memory", "511"), b"--memory 511: the SVM lab needs 512M or more\n"),
+        (("--memory", "4X"), b"--memory: '4X' is no size"),
+        (("--timeout", "nan"), b"'nan' is no positive number of seconds"),
+    ],
+)
+def test_what_no_lab_can_have(run: Run, words: tuple[str, ...], message: bytes) -> None:
+    status, _, stderr = run(*words, "--", "true")
+    assert (status, stderr.count(b"\n")) == (2, 1)
+    assert message in stderr
 
 
 @pytest.mark.parametrize("lab", [SVM], indirect=True)

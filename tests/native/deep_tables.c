@@ -2,7 +2,7 @@
  * what one at depth d - 1 does: L0 gives up in time, and says so. */
 #include <unistd.h>
 
-#include "nested_level.h"
+#include "nested_level_svm.h"
 
 #define ENTRY(number) ((uint64_t)(number) * PAGE | 7)
 #define FIRST 32                            /* pages FIRST to 127 are at many addresses of machine 1's */

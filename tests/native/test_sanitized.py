@@ -6,24 +6,33 @@ from pathlib import Path
 import pytest
 
 NATIVE = Path(__file__).resolve().parents[2] / "native"
-SOFTWARE_SVM = (
-    *(path.name for path in sorted(NATIVE.glob("nested*.c")) if not path.name.startswith("nested_vmx")),
-    *(path.name for path in sorted(NATIVE.glob("svm*.c"))),
-    *("switched.c", "shadow.c", "paging.c", "pending.c", "exception.c", "fetch.c", "length.c", "instruction.c"),
-    *("undefined.c", "direct.c", "vcpu.c", "table.c", "counters.c", "trace.c"),
+COMMON = (
+    *("nested_machines.c", "nested_memory.c", "switched.c", "shadow.c", "paging.c", "pending.c", "exception.c"),
+    *("fetch.c", "length.c", "instruction.c", "undefined.c", "direct.c", "vcpu.c", "table.c", "counters.c", "trace.c"),
 )
+
+
+def software(vendor: str) -> tuple[str, ...]:
+    """The sources of software SVM or VMX, and of the engine below it."""
+    own = [*NATIVE.glob(f"nested_{vendor}*.c"), *NATIVE.glob(f"{vendor}*.c")]
+    return (*(path.name for path in sorted(own)), *COMMON)
+
+
 SOURCES = {
     "device_streams": ("uart.c", "debugcon.c", "ignore.c", "output.c"),
     "instruction_bytes": ("instruction.c", "length.c"),
-    "hostile_levels": SOFTWARE_SVM,
-    "deep_tables": SOFTWARE_SVM,
+    "hostile_svm": software("svm"),
+    "hostile_vmx": software("vmx"),
+    "deep_tables": software("svm"),
 }
 # What the programs are told: 12,000 control blocks from each of two seeds.
 RUNS = [
     ("device_streams", ()),
     ("instruction_bytes", ()),
-    ("hostile_levels", ("1", "12000")),
-    ("hostile_levels", ("2", "12000")),
+    ("hostile_svm", ("1", "12000")),
+    ("hostile_svm", ("2", "12000")),
+    ("hostile_vmx", ("1", "12000")),
+    ("hostile_vmx", ("2", "12000")),
     ("deep_tables", ()),
 ]
 

@@ -62,13 +62,13 @@ def test_scopes(text: str, expected: list[Scope]) -> None:
         ("io:x", "expected a port, .*, not 'x'"),
         ("io:-1", "expected a port, .*, not '-1'"),
         ("io:1-2-3", "expected a port, .*, not '1-2-3'"),
-        ("io:0x10000", "port 0x10000 to 0x10000 is not within 0 to 0xffff"),
-        ("io:0xffff+2", "port 0xffff to 0x10000 is not within"),
-        ("io:5-4", "port 0x5 to 0x4 is not within"),
-        ("io:5+0", "port 0x5 to 0x4 is not within"),
-        ("rdmsr:0x100000000", "MSR index 0x100000000 to 0x100000000 is not within 0 to 0xffffffff"),
-        ("mmio:0x10000000000000", "guest-physical address .* is not within 0 to 0xfffffffffffff"),
-        ("debug:256", "vector 0x100 to 0x100 is not within 0 to 0xff"),
+        ("io:0x10000", "port 0x10000 to 0x10000 is no range within 0 to 0xffff"),
+        ("io:0xffff+2", "port 0xffff to 0x10000 is no range within"),
+        ("io:5-4", "port 0x5 to 0x4 is no range within"),
+        ("io:5+0", "port 0x5 to 0x4 is no range within"),
+        ("rdmsr:0x100000000", "MSR index 0x100000000 to 0x100000000 is no range within 0 to 0xffffffff"),
+        ("mmio:0x10000000000000", "guest-physical address .* is no range within 0 to 0xfffffffffffff"),
+        ("debug:256", "vector 0x100 to 0x100 is no range within 0 to 0xff"),
         ("io:5:r:w", "too many colons"),
         ("io:5:6", "too many colons"),
         ("emulation-failure:0f1", "expected 1 to 8 instruction bytes in hexadecimal, not '0f1'"),
@@ -172,7 +172,7 @@ def test_sizes(text: str | int, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "M", "-1", "1.5G", "1MM", "0x", "0xg", "12 34", "1" * 19, "0x" + "1" * 17, -1])
 def test_what_is_no_size_is_refused_by_name(text: str | int) -> None:
-    with pytest.raises(UsageError, match=r"^\[guest\] memory: .* is no size; write a number with K, M or G$"):
+    with pytest.raises(UsageError, match=r"^\[guest\] memory: .* is no size; write a whole number with K, M or G$"):
         parse_size(text, "[guest] memory")
 
 

@@ -88,6 +88,7 @@ def test_errors_are_one_message(tmp_path: Path) -> None:
     paths = files(tmp_path)
     assert "--output /none/x: No such file" in nestvmm("report", *paths, "-o", "/none/x").failed(2)
     assert "/none/y: No such file" in nestvmm("report", "/none/y").failed(2)
+    assert "/dev/zero: not a regular file" in nestvmm("report", "/dev/zero").failed(2)
 
 
 def luminance(colour: str) -> float:

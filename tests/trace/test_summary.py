@@ -86,6 +86,13 @@ def test_what_is_no_trace_is_one_error(tmp_path: Path, text: str) -> None:
         list(read_trace(tmp_path / "other"))
 
 
+@pytest.mark.parametrize("text", ["[]", "[{", "half a line"])
+def test_half_a_line_of_something_else(tmp_path: Path, text: str) -> None:
+    (tmp_path / "other").write_text(text)
+    with pytest.raises(UsageError, match="not a trace"):
+        list(read_trace(tmp_path / "other"))
+
+
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(UsageError, match=r"^trace file /none/x: No such file or directory$"):
         list(read_trace(Path("/none/x")))
@@ -145,6 +152,8 @@ def test_filters(filters: list[str], kept: list[Traced]) -> None:
         ("qualifier=0xzz", r"^--filter qualifier=0xzz: '0xzz' is no qualifier$"),
         ("instruction=al,", r"^--filter instruction=al,: '' is not KEY=VALUE"),
         ("in_c=1", r"^--filter in_c=1: '1' is no in_c$"),
+        ("reason=out", r"^--filter reason=out: 'out' is no reason$"),
+        ("direction=up", r"^--filter direction=up: 'up' is no direction$"),
     ],
 )
 def test_bad_filters(text: str, message: str) -> None:

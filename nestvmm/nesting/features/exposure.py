@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from nestvmm.engines import Engine
-from nestvmm.errors import UsageError
+from nestvmm.errors import HypervisorError, UsageError
 from nestvmm.hypervisors import Hypervisor
 from nestvmm.hypervisors.blame import blaming
 from nestvmm.kvm import CpuidEntry
@@ -107,10 +107,18 @@ class Exposure:
 
 
 def expose(engine: Engine, hypervisors: Sequence[Hypervisor], requests: Sequence[Request]) -> Exposure:
-    """What every level of a tower sees on this engine; raises UsageError for what cannot be exposed."""
+    """What every level of a tower sees on this engine.
+
+    Raises UsageError for what cannot be exposed, HypervisorError for a cpuid() that raises or gives something else.
+    """
     exposure = Exposure(make_offer(engine), requests)
     for level, hypervisor in enumerate(hypervisors, start=1):
         with blaming(level, type(hypervisor).__name__, "cpuid()"):
             entries = hypervisor.cpuid(exposure.entries)
+        if not isinstance(entries, list) or not all(isinstance(entry, CpuidEntry) for entry in entries):
+            raise HypervisorError(
+                f"L{level} {type(hypervisor).__name__} answered {entries!r:.60} in cpuid(); it must return a list of "
+                "CpuidEntry"
+            )
         exposure.pass_on(entries, type(hypervisor).__name__)
     return exposure

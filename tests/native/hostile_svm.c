@@ -1,80 +1,18 @@
 /* Levels that do what they like with software SVM: random control blocks, maps, page tables and exits, on a processor that is made up
  * here behind KVM_RUN. After each entry what L0 prepared is checked: no table leads anywhere but to the level's own memory.
  *
- * usage: hostile_levels SEED BLOCKS */
+ * usage: hostile_svm SEED BLOCKS */
 #include <stdarg.h>
-#include <unistd.h>
 
-#include "nested_level.h"
+#include "hostile.h"
+#include "nested_level_svm.h"
 
-#define BLOCKS 24u                          /* the first pages are blocks, then come page tables */
-#define TABLES 48u
-#define ZEROS (BLOCKS + TABLES)             /* a few pages that nobody writes */
 #define EFER 0xc0000080
+#define PLAIN 7ull                          /* of a page's entry */
 
-static uint64_t blocks_run, deepest, random_state;
+static const uint64_t flags[] = {7, 7, 7, 7, 0x87, 0xe7, 5, 1, 0, 0x107, 0x67, 1ull << 63 | 7, 1ull << 52 | 7, 1ull << 51 | 7};
+static uint64_t blocks_run, deepest;
 static int summoned, climbs;
-
-/* xorshift64* */
-static uint64_t any(void)
-{
-	random_state ^= random_state >> 12;
-	random_state ^= random_state << 25;
-	random_state ^= random_state >> 27;
-	return random_state * 0x2545f4914f6cdd1dull;
-}
-
-static uint64_t below(uint64_t limit)
-{
-	return (any() >> 11) % limit;
-}
-
-static int once_in(uint64_t times)
-{
-	return !below(times);
-}
-
-static uint64_t page_of(uint64_t first, uint64_t count)
-{
-	return (first + below(count)) * PAGE;
-}
-
-/* A physical address: of a block, of a table, of any page, of a hole, of what only L0 has, too high, or anything. */
-static uint64_t address(void)
-{
-	switch (below(10)) {
-	case 0 ... 1:
-		return page_of(0, BLOCKS);
-	case 2 ... 4:
-		return page_of(BLOCKS, TABLES);
-	case 5:
-		return page_of(0, PAGES);
-	case 6:
-		return page_of(PAGES - 2, 4);
-	case 7:
-		return (once_in(2) ? RAM_PHYSICAL : NV_SWITCHER_BASE) + page_of(0, 256);
-	case 8:
-		return 1ull << below(64);
-	default:
-		return any() & ~0xfffull;
-	}
-}
-
-static uint64_t table_entry(void)
-{
-	static const uint64_t flags[] = {7, 7, 7, 7, 0x87, 0xe7, 5, 1, 0, 0x107, 0x67, 1ull << 63 | 7, 1ull << 52 | 7, 1ull << 51 | 7};
-
-	return once_in(16) ? any() : address() | flags[below(sizeof flags / sizeof flags[0])];
-}
-
-static void write_table(uint64_t *table)
-{
-	for (uint64_t count = 1 + below(8); count; count--)
-		table[once_in(2) ? below(4) : below(512)] = table_entry();
-	if (once_in(4))
-		for (int i = 0; i < 512; i++)
-			table[i] = (i % PAGES) * PAGE | 7;
-}
 
 static void write_fields(struct nv_vmcb *to)
 {
@@ -108,27 +46,15 @@ static void write_block(uint8_t *at)
 		*(uint64_t *)(at + 8 * below(sizeof(struct nv_vmcb) / 8)) = once_in(2) ? any() : 1ull << below(64);
 }
 
-/* The first three tables lead everywhere, by pages of 2 MiB. */
-static void repair(void)
-{
-	uint64_t *table = (uint64_t *)(level + BLOCKS * PAGE);
-
-	memset(table, 0, 3 * PAGE);
-	table[0] = (BLOCKS + 1) * PAGE | 7;
-	table[512] = (BLOCKS + 2) * PAGE | 7;
-	for (int i = 0; i < 512; i++)
-		table[1024 + i] = ((uint64_t)i << 21) | 0x87;
-}
-
 static void change_memory(void)
 {
 	if (once_in(8))
-		repair();
+		write_plain_tables(BLOCKS, PLAIN);
 	for (uint64_t count = below(3); count; count--) {
 		if (once_in(2))
 			write_block(level + page_of(0, BLOCKS));
 		else
-			write_table((uint64_t *)(level + page_of(BLOCKS, TABLES)));
+			write_table((uint64_t *)(level + page_of(BLOCKS, TABLES)), flags, sizeof flags / sizeof flags[0], PLAIN);
 	}
 }
 
@@ -157,24 +83,7 @@ static void stop_with(uint64_t code)
 		block->rax = address();
 	if (code == EXIT_INTR)
 		mailbox.interrupt = mailbox.acknowledge && once_in(2) ? below(256) : NO_INTERRUPT;
-	mailbox.state = NV_SWITCHER_RINGING;
-	run->exit_reason = KVM_EXIT_IO;
-	run->io.port = NV_DOORBELL;
-}
-
-/* Level n's own exit to userspace: KVM did a port or memory access. */
-static void stop_directly(void)
-{
-	mailbox.state = NV_SWITCHER_RUNNING;
-	if (once_in(2)) {
-		run->exit_reason = KVM_EXIT_MMIO;
-		run->mmio.phys_addr = once_in(2) ? NV_SHADOW_WINDOWS + below(NV_SHADOW_WINDOW_COUNT * PAGE) : any();
-		run->mmio.len = 1 << below(4);
-		run->mmio.is_write = below(2);
-	} else {
-		run->exit_reason = KVM_EXIT_IO;
-		run->io = (typeof(run->io)){below(2), 1 << below(3), 0x80, 1, PAGE};
-	}
+	ring(NV_SWITCHER_RINGING);
 }
 
 static void change_state(void)
@@ -282,27 +191,18 @@ static void answer(void)
 
 int main(int count, char **words)
 {
-	static struct nv_counter counters[64];
-	static struct nv_unclaimed unclaimed;
 	uint64_t blocks;
 
 	CHECK(count == 3);
-	alarm(100);
-	random_state = strtoull(words[1], NULL, 0) * 2 + 1;
 	blocks = strtoull(words[2], NULL, 0);
 	prepare();
-	for (unsigned int i = 0; i < BLOCKS; i++)
-		write_block(level + i * PAGE);
-	for (unsigned int i = BLOCKS; i < BLOCKS + TABLES; i++)
-		write_table((uint64_t *)(level + i * PAGE));
+	begin(words[1], write_block, flags, sizeof flags / sizeof flags[0], PLAIN);
 	while (blocks_run < blocks) {
 		start();
 		svm.saves_next_rip = below(2);
 		climbs = !climbs;
 		svm.limits.physical_reserved = ~0ull << (once_in(2) ? PHYSICAL_BITS : 52);
-		vcpu.table = make_table();
-		vcpu.counters = counters;
-		vcpu.unclaimed = &unclaimed;
+		run_with(make_table());
 		for (int exits = 0; exits < 2000 && blocks_run < blocks && !nested.too_deep && !nested.lost && !nested.endless; exits++) {
 			int result = nv_vcpu_run(&vcpu);
 
