@@ -12,7 +12,7 @@ from nestvmm.hypervisors import HANDLED, Event, Guest, HandlerClaim, Hypervisor,
 from nestvmm.nesting import LevelSpec, Tower
 from nestvmm.x86.exit_reason import ExitReason
 
-__all__ = ["RINGING", "Ringing", "run_on"]
+__all__ = ["MEMORY", "RINGING", "Ringing", "run_on"]
 
 MEMORY = 4 << 20
 
