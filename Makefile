@@ -2,11 +2,13 @@
 #   PYTHON=python3.12 make build       another Python (3.11 or later) for .venv
 #   APT_PACKAGES=true make build       leave the Debian packages alone: all that .ci/apt-packages names is there some other way
 #   NESTVMM_REQUIRE= make test         skip the tests whose machine is missing instead of failing them
+#   make test JOBS=1                   one test at a time; else two modules at a time: labs have one CPU
 #   make test ARGS='-k memory'         arguments for pytest, or for `nestvmm bench` with `make bench`
 
 PYTHON ?= python3
 APT_PACKAGES ?= .ci/apt-packages
 NESTVMM_REQUIRE ?= kvm,svm_lab,vmx_lab
+JOBS ?= 2
 SETS := build
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -31,7 +33,7 @@ run: build guests
 	$(BIN)/nestvmm run guests/tower.toml --stats
 
 test: build guests
-	NESTVMM_REQUIRE='$(NESTVMM_REQUIRE)' $(BIN)/python -m pytest $(ARGS)
+	NESTVMM_REQUIRE='$(NESTVMM_REQUIRE)' $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 prove: build guests
 	NESTVMM_REQUIRE='$(NESTVMM_REQUIRE)' $(BIN)/python -m pytest --prove -m prove $(ARGS)

@@ -9,6 +9,7 @@
 #define NV_EXECUTE 2
 
 #define NV_INSTRUCTION_MAX 15
+#define NV_SPACE_SHIFT 56        /* above all bits of a physical address */
 
 struct nv_event {
 	uint64_t qualifier;      /* what the table looks up: port, MSR index, guest-physical address, vector, leaf, instruction key */
@@ -32,6 +33,7 @@ struct nv_event {
 	uint8_t length;          /* bytes of the instruction that caused it, 0 where nobody told */
 	uint8_t retry;           /* answer: nothing moves, level n comes to it again; only of what an intercept stopped */
 	uint8_t advance;         /* bytes that its completion moves RIP by; direct: 0, KVM does that */
+	uint8_t space;           /* whose physical address or window it is about: 0, or a machine's depth (nested.h) */
 };
 
 #endif

@@ -30,6 +30,13 @@ struct nv_nested_host {
 	uint64_t efer, cr0, cr3, cr4, rflags, rip, rsp, rax, pat;
 };
 
+/* A CPUID of the machine's that levels want to change the answer to: when it is behind it, at `rip`. */
+struct nv_nested_cpuid {
+	uint64_t levels;                 /* a bit for each; 0: there is none */
+	uint64_t rip;
+	uint32_t leaf, subleaf;
+};
+
 struct nv_machine {
 	struct nv_machine *parent;       /* whose guest it is; NULL: machine 0 */
 	struct nv_machine *child;        /* the guest that it runs; NULL: it executes code itself, or is not in the chain */
@@ -53,6 +60,7 @@ struct nv_machine {
 	uint64_t tsc_offset;             /* likewise, the sum */
 	uint64_t paused;                 /* TSC at its guest's last PAUSE that exited */
 	uint16_t pauses;                 /* that its guest may still do without an exit */
+	struct nv_nested_cpuid cpuid;
 	struct nv_nested_vmx_machine vmx;
 };
 
@@ -76,6 +84,13 @@ struct nv_nested_undo {
 	struct nv_machine *to;   /* NULL: there is none */
 	struct nv_nested_exit exit;
 	uint64_t regs[NV_REGS];  /* before it */
+};
+
+/* The physical addresses of the machines of one depth, as Python levels below their code map them: each range leads to what the image
+ * below gives, or to windows. */
+struct nv_nested_given {
+	const struct nv_shadow_range *ranges; /* NULL: all, as it is */
+	uint32_t count;
 };
 
 /* vmx: an exit that has gone to a machine and that the table has not heard of yet. */
@@ -119,6 +134,8 @@ struct nv_nested {
 		struct nv_machine *to;   /* NULL: there is none */
 		struct nv_nested_exit exit;
 		uint8_t told;            /* it is the pending event */
+		uint8_t withheld;        /* no machine's, but a fault of an address that Python levels withhold, of this space and access */
+		uint8_t space, access;
 	} due;                           /* an exit that is this machine's, whoever claims such events */
 	struct nv_nested_gone gone[NV_NESTED_GONE]; /* the oldest first */
 	uint8_t gone_count;
@@ -131,6 +148,8 @@ struct nv_nested {
 	uint64_t served[NV_NESTED_DEPTH];    /* other SVM or VMX instructions of its, done by L0 */
 	struct nv_machine machines[NV_NESTED_MACHINES];
 	struct nv_nested_tables tables[NV_NESTED_SETS];
+	struct nv_nested_given given[NV_NESTED_DEPTH]; /* by depth, from 1 on */
+	struct nv_pending pending[NV_NESTED_DEPTH]; /* likewise, what Python levels inject into the machines, and wait for */
 	struct nv_paging walks[NV_NESTED_DEPTH]; /* through the tables of machine d's guest */
 };
 
@@ -151,18 +170,36 @@ void nv_nested_init(struct nv_nested *nested);
 /* An nv_serve_fn for a machine's claim: it takes those exits that its control block asks for. device: struct nv_nested_claim. */
 int nv_nested_take(void *device, uint64_t offset, struct nv_event *event);
 
-/* The exit that is due as an event; its ticks and level are set before. settle: the machine takes it. */
+/* An nv_serve_fn for CPUID: declines, and remembers that a level wants to change the answer. device: struct nv_nested_cpuid_asker. answered:
+ * the active machine's CPUID is, at this moment. */
+struct nv_nested_cpuid_asker {
+	struct nv_nested *nested;
+	uint8_t level;
+};
+
+int nv_nested_ask_cpuid(void *device, uint64_t offset, struct nv_event *event);
+int nv_nested_answered_cpuid(struct nv_nested *nested);
+
+/* What is pending for the code of this depth in the chain; and whether anything is, that Python levels injected above the lowest one. */
+struct nv_pending *nv_nested_pending(struct nv_nested *nested, uint32_t depth);
+int nv_nested_injected(const struct nv_nested *nested);
+
+/* The exit that is due as an event; its ticks and level are set before. settle: the machine takes it; what Python levels have handled,
+ * the active one tries again. */
 void nv_nested_decode_due(struct nv_nested *nested, struct nv_event *event);
 void nv_nested_settle(struct nv_nested *nested);
 
 /* Copies from or to the physical memory of the machine of this depth in the chain, of the active one for -1; gives how many bytes of
- * `size` it has, and lets it write. */
-uint64_t nv_nested_copy(struct nv_nested *nested, int depth, uint64_t address, uint8_t *data, uint64_t size, int write);
+ * `size` it has, and lets it write. beneath: at addresses of what the image below gives, beneath all Python levels between. */
+uint64_t nv_nested_copy(struct nv_nested *nested, int depth, uint64_t address, uint8_t *data, uint64_t size, int write, int beneath);
+
+/* Sets what Python levels give the machines of this depth. less: something of before is given no more, or elsewhere. */
+void nv_nested_give(struct nv_nested *nested, uint32_t depth, const struct nv_shadow_range *ranges, uint32_t count, int less);
 
 /* An nv_serve_fn for SVM's instructions. device: struct nv_svm. */
 int nv_nested_serve(void *device, uint64_t offset, struct nv_event *event);
 
-/* The same for VMX. device: struct nv_vmx. */
+/* The same for VMX. device: struct nv_vmx; of take: struct nv_nested_claim. */
 void nv_nested_vmx_init(struct nv_nested *nested);
 int nv_nested_vmx_take(void *device, uint64_t offset, struct nv_event *event);
 int nv_nested_vmx_serve(void *device, uint64_t offset, struct nv_event *event);

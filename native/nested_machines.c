@@ -65,6 +65,30 @@ struct nv_machine *nv_nested_take_guest(struct nv_nested *nested, struct nv_mach
 	return machine;
 }
 
+int nv_nested_is_feature(const struct nv_nested *nested, const struct nv_event *event)
+{
+	const struct nv_claim *claims = nested->vcpu->table->claims, *claim = &claims[event->claim];
+
+	if (event->reason != NV_REASON_RDMSR && event->reason != NV_REASON_WRMSR)
+		return 0;
+	while (claim != claims && claim->level)
+		claim = &claims[claim->next];
+	return claim != claims && !claim->fallback;
+}
+
+struct nv_pending *nv_nested_pending(struct nv_nested *nested, uint32_t depth)
+{
+	return depth ? &nested->pending[depth] : &nested->switched->pending;
+}
+
+int nv_nested_injected(const struct nv_nested *nested)
+{
+	for (const struct nv_machine *machine = nested->active; machine; machine = machine->parent)
+		if (machine->depth && nv_pending_any(&nested->pending[machine->depth]))
+			return 1;
+	return 0;
+}
+
 void nv_nested_restart(struct nv_machine *machine)
 {
 	for (struct nv_machine *one = machine->child; one; one = one->child) {

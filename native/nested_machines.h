@@ -20,12 +20,14 @@ static inline int nests_by_itself(const struct nv_nested *nested, const struct n
 struct nv_nested_place {
 	struct nv_shadow_leaf leaf;
 	struct nv_machine *refuses;  /* of NV_NESTED_REFUSED: whose tables do */
-	uint64_t address;            /* in its guest's memory; or of NV_NESTED_VIOLATION, in machine 0's */
+	uint64_t address;            /* in its guest's memory; or of NV_NESTED_VIOLATION, in that of the machine at depth `space` */
 	uint64_t error;              /* SVM: as EXITINFO1's lower half; VMX: as an EPT violation's exit qualification */
 	uint8_t malformed;           /* VMX: the tables are misconfigured */
+	uint8_t withheld;            /* of NV_NESTED_VIOLATION: Python levels do not give it, for this access (NV_RIGHT_*) */
+	uint8_t space, access;
 };
 
-enum { NV_NESTED_MAPPED, NV_NESTED_REFUSED, NV_NESTED_VIOLATION };
+enum { NV_NESTED_MAPPED, NV_NESTED_REFUSED, NV_NESTED_VIOLATION, NV_NESTED_HOLE };
 
 /* What the nested page tables of a machine's guest are: SVM's or VMX's. root: what tells them from others, with `tag`; NV_NESTED_UNPAGED:
  * there are none. walk: through them, to the machine's own memory; gives one of the above, with `place` unless NV_NESTED_MAPPED. flush:
@@ -44,7 +46,23 @@ int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64
 /* Whether the active machine's address leads to no memory, but not to a fault that a machine or level hears of. */
 int nv_nested_nothing(struct nv_nested *nested, uint64_t address);
 
-/* A page of its physical memory that this process can read, and write if asked; NULL: there is none, and place says why. */
+/* nested_given.c: through what Python levels give the machine, to the addresses of the image below; leaf: with what rights, and in pages
+ * how large. Gives NV_NESTED_MAPPED; NV_NESTED_HOLE: there is a window, which `leaf` leads to; or NV_NESTED_VIOLATION. withheld: fills in
+ * `place` for the last. */
+int nv_nested_given(struct nv_nested *nested, const struct nv_machine *machine, uint64_t address, uint32_t access, uint64_t *to,
+		    struct nv_shadow_leaf *leaf, struct nv_nested_place *place);
+int nv_nested_withheld(struct nv_nested_place *place, uint8_t space, uint64_t address, uint32_t access);
+
+/* Something is due: see struct nv_nested. owe_fault: that Python levels withhold what the place says. */
+static inline int nv_nested_is_due(const struct nv_nested *nested)
+{
+	return nested->due.to || nested->due.withheld;
+}
+
+void nv_nested_owe_fault(struct nv_nested *nested, const struct nv_nested_place *place);
+
+/* A page of its physical memory that this process can read, and write if asked; NULL: there is none, and place says why: a machine
+ * refuses it, Python levels withhold it, or nothing is there. */
 uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int write, struct nv_nested_place *place);
 
 /* Of a map in its memory: a byte, and a page added to what makes the guest exit. Where it has no memory, every bit is set. */
@@ -68,5 +86,8 @@ uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
  * its guest was given up. */
 struct nv_machine *nv_nested_take_guest(struct nv_nested *nested, struct nv_machine *parent, uint64_t address);
 void nv_nested_restart(struct nv_machine *machine);
+
+/* An access to an MSR of a feature that L0 emulates. Where no block can ask for it apart from others, L0 does not switch to whom exposes it. */
+int nv_nested_is_feature(const struct nv_nested *nested, const struct nv_event *event);
 
 #endif

@@ -101,9 +101,41 @@ static int place_in_machine_0(struct nv_nested *nested, uint64_t address, uint32
 {
 	if (nv_shadow_fill(nested->shadow, address, access) == NV_SHADOW_FILLED && nv_shadow_look(nested->shadow, address, &place->leaf))
 		return NV_NESTED_MAPPED;
-	place->refuses = NULL;
-	place->address = address;
+	nv_nested_withheld(place, 0, address, access);
+	place->withheld = !(address >> NV_SHADOW_ADDRESS_BITS); /* what is beyond them no level has */
 	return NV_NESTED_VIOLATION;
+}
+
+/* Leads through both. */
+static void limit(struct nv_shadow_leaf *leaf, const struct nv_shadow_leaf *above)
+{
+	if (leaf->level > above->level)
+		leaf->level = above->level;
+	leaf->rights &= above->rights;
+}
+
+#define EVERYTHING ((struct nv_shadow_leaf){.rights = NV_RIGHT_READ | NV_RIGHT_WRITE | NV_RIGHT_EXECUTE, .level = 3})
+
+/* What the machine's parent gives at an address, and those below it. */
+static int place_beneath(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, uint32_t access,
+			 struct nv_nested_place *place)
+{
+	struct nv_machine *parent = machine->parent;
+	struct nv_shadow_leaf leaf = EVERYTHING;
+	uint64_t to = address;
+	uint32_t tag;
+	int result;
+
+	if (nested->ops->root(parent, &tag) != NV_NESTED_UNPAGED) {
+		result = nested->ops->walk(nested, parent, address, access, &to, &leaf, place);
+		if (result)
+			return result;
+	}
+	result = nv_nested_place(nested, parent, to, access, place);
+	if (result)
+		return result;
+	limit(&place->leaf, &leaf);
+	return NV_NESTED_MAPPED;
 }
 
 /* What KVM has at one of its guest-physical addresses; below L0's memory they are machine 0's. */
@@ -117,27 +149,25 @@ static uint8_t *memory_at(const struct nv_nested *nested, uint64_t to, int write
 int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, uint32_t access, struct nv_nested_place *place)
 {
 	struct nv_shadow *shadow = shadow_of(nested, machine);
-	struct nv_machine *parent = machine->parent;
-	struct nv_shadow_leaf leaf = {.rights = NV_RIGHT_READ | NV_RIGHT_WRITE | NV_RIGHT_EXECUTE, .level = 3};
-	uint64_t to = address;
-	uint32_t tag;
+	struct nv_shadow_leaf leaf = EVERYTHING;
+	uint64_t to;
 	int result;
 
-	if (!parent)
+	place->withheld = 0;
+	if (!machine->parent)
 		return place_in_machine_0(nested, address, access, place);
 	if (nv_shadow_look(shadow, address, &place->leaf) && !(access & ~place->leaf.rights))
 		return NV_NESTED_MAPPED;
-	if (nested->ops->root(parent, &tag) != NV_NESTED_UNPAGED) {
-		result = nested->ops->walk(nested, parent, address, access, &to, &leaf, place);
+	result = nv_nested_given(nested, machine, address, access, &to, &leaf, place);
+	if (result == NV_NESTED_HOLE) {
+		place->leaf = leaf;
+	} else {
+		if (!result)
+			result = place_beneath(nested, machine, to, access, place);
 		if (result)
 			return result;
+		limit(&place->leaf, &leaf);
 	}
-	result = nv_nested_place(nested, parent, to, access, place);
-	if (result)
-		return result;
-	if (place->leaf.level > leaf.level)
-		place->leaf.level = leaf.level;
-	place->leaf.rights &= leaf.rights;
 	if (shadow->format == NV_SHADOW_NPT && !memory_at(nested, place->leaf.to, 0))
 		place->leaf.rights &= ~NV_RIGHT_EXECUTE; /* see nv_nested_fetches_nothing, which SVM has alone */
 	if (nv_shadow_place(shadow, address, &place->leaf)) {
@@ -156,7 +186,17 @@ uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, ui
 	return memory_at(nested, place->leaf.to, write);
 }
 
-uint64_t nv_nested_copy(struct nv_nested *nested, int depth, uint64_t address, uint8_t *data, uint64_t size, int write)
+/* As nv_nested_page, of an address beneath all Python levels that are the machine's own. */
+static uint8_t *page_beneath(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int write)
+{
+	struct nv_nested_place place;
+
+	if (!machine->parent || place_beneath(nested, machine, address, write ? NV_RIGHT_WRITE : NV_RIGHT_READ, &place))
+		return NULL;
+	return memory_at(nested, place.leaf.to, write);
+}
+
+uint64_t nv_nested_copy(struct nv_nested *nested, int depth, uint64_t address, uint8_t *data, uint64_t size, int write, int beneath)
 {
 	struct nv_machine *machine = nested->active;
 	struct nv_nested_place place;
@@ -169,7 +209,7 @@ uint64_t nv_nested_copy(struct nv_nested *nested, int depth, uint64_t address, u
 		uint8_t *host;
 
 		nested->walked = 0;
-		host = nv_nested_page(nested, machine, at, write, &place);
+		host = beneath ? page_beneath(nested, machine, at, write) : nv_nested_page(nested, machine, at, write, &place);
 		if (!host)
 			break;
 		if (length > size - done)

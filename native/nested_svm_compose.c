@@ -19,7 +19,7 @@ int nv_nested_map_refused(struct nv_nested *nested, struct nv_machine *machine, 
 			  struct nv_nested_place *place)
 {
 	for (uint64_t offset = 0; intercepts(machine->guest.intercept, code) && offset < size; offset += PAGE)
-		if (!nv_nested_page(nested, machine, (map & ~(PAGE - 1)) + offset, 0, place) && place->refuses)
+		if (!nv_nested_page(nested, machine, (map & ~(PAGE - 1)) + offset, 0, place) && (place->refuses || place->withheld))
 			return 1;
 	return 0;
 }

@@ -3,6 +3,7 @@
 #include "svm_exits.h"
 
 #include <stddef.h>
+#include <string.h>
 
 #define NPF_KIND (NPF_FINAL | NPF_TABLES)
 
@@ -10,6 +11,35 @@ void nv_nested_owe(struct nv_nested *nested, struct nv_machine *to, const struct
 {
 	nested->due.to = to;
 	nested->due.exit = *exit;
+}
+
+void nv_nested_owe_fault(struct nv_nested *nested, const struct nv_nested_place *place)
+{
+	uint32_t access = place->access;
+	uint64_t kind = access == NV_RIGHT_EXECUTE ? NPF_FETCH : access == NV_RIGHT_WRITE ? NPF_WRITE : 0;
+
+	nv_nested_owe(nested, NULL, &(struct nv_nested_exit){.code = EXIT_NPF, .info_1 = NPF_USER | kind, .info_2 = place->address});
+	nested->due.withheld = 1;
+	nested->due.space = place->space;
+	nested->due.access = access;
+}
+
+/* Whether the levels' maps have anything at the address of the fault that is due. */
+static int is_present(const struct nv_nested *nested)
+{
+	const struct nv_nested_given *given = &nested->given[nested->due.space];
+	uint64_t address = nested->due.exit.info_2;
+
+	if (!nested->due.space)
+		return !!nv_shadow_rights(nested->shadow, address);
+	return given->ranges && nv_shadow_find(given->ranges, given->count, address);
+}
+
+static int direction_of(const struct nv_nested *nested, const struct nv_exit_row *row)
+{
+	if (!nested->due.withheld)
+		return row->direction;
+	return nested->due.access == NV_RIGHT_EXECUTE ? NV_EXECUTE : nested->due.access == NV_RIGHT_WRITE ? NV_WRITE : NV_READ;
 }
 
 void nv_nested_decode_due(struct nv_nested *nested, struct nv_event *event)
@@ -24,19 +54,23 @@ void nv_nested_decode_due(struct nv_nested *nested, struct nv_event *event)
 		.raw = exit->code,
 		.count = 1,
 		.reason = row->reason,
-		.direction = row->direction,
+		.direction = direction_of(nested, row),
 		.level = event->level,
+		.space = nested->due.space,
 	};
+	if (nested->due.withheld && is_present(nested))
+		event->info |= NPF_PRESENT;
 	nested->due.told = 1;
 }
 
 void nv_nested_settle(struct nv_nested *nested)
 {
 	struct nv_machine *to = nested->due.to;
+	struct nv_nested_exit exit = nested->due.exit;
 
-	nested->due.to = NULL;
-	nested->due.told = 0;
-	nv_nested_reflect(nested, to, &nested->due.exit);
+	memset(&nested->due, 0, sizeof nested->due);
+	if (to)
+		nv_nested_reflect(nested, to, &exit);
 }
 
 /* No Python level asks for it: it is some machine's, or the filters of all of them let it pass. */
@@ -97,10 +131,11 @@ int nv_nested_refused(struct nv_nested *nested, const struct nv_nested_place *pl
 {
 	struct nv_nested_exit exit = {.code = EXIT_NPF, .info_1 = place->error | kind, .info_2 = place->address};
 
-	if (!place->refuses)
-		return 0;
-	nv_nested_owe(nested, place->refuses, &exit);
-	return 1;
+	if (place->refuses)
+		nv_nested_owe(nested, place->refuses, &exit);
+	else if (place->withheld)
+		nv_nested_owe_fault(nested, place);
+	return nv_nested_is_due(nested);
 }
 
 int nv_nested_fault(struct nv_nested *nested, uint64_t error, uint64_t address)
@@ -115,6 +150,10 @@ int nv_nested_fault(struct nv_nested *nested, uint64_t error, uint64_t address)
 		return 1;
 	if (result == NV_NESTED_REFUSED)
 		return nv_nested_refused(nested, &place, place.refuses == nested->active->parent ? error & NPF_KIND : NPF_TABLES);
+	if (place.withheld) {
+		nv_nested_owe_fault(nested, &place);
+		return 1;
+	}
 	nested->svm->switched.faulted = access;
 	nested->svm->switched.fault_address = place.address;
 	return 0;

@@ -66,6 +66,7 @@ int nv_nested_wanted(const struct nv_nested *nested, uint64_t code);
 int nv_nested_first(struct nv_nested *nested);
 int nv_nested_undo(struct nv_nested *nested);
 
+/* Whether the place is another machine's to give, or a Python level's: then that is due. */
 int nv_nested_refused(struct nv_nested *nested, const struct nv_nested_place *place, uint64_t kind);
 
 /* Whether the exit is one of a machine's code where there is no memory. A processor reads ones there, which are an undefined instruction;
@@ -86,8 +87,11 @@ uint64_t nv_nested_assist(struct nv_nested *nested, uint64_t code, const struct 
 void nv_nested_tell_bytes(struct nv_nested *nested, uint64_t code, uint64_t error, struct nv_vmcb *to);
 
 /* nested_svm_interrupt.c: before an entry. deliver: interrupts and NMIs become exits, or what the active machine takes. waits: something must
- * stop the active machine once it takes interrupts. urgent: or at once, behind what it takes now. */
+ * stop the active machine once it takes interrupts. urgent: or at once, behind what it takes now. window: one that a Python level above an
+ * image waits for is open, and becomes svm->synthetic. stops: while KVM holds level n, it is to come out for what such levels want. */
 void nv_nested_deliver(struct nv_nested *nested);
+int nv_nested_window(struct nv_nested *nested);
+int nv_nested_stops(struct nv_nested *nested);
 int nv_nested_waits(struct nv_nested *nested);
 int nv_nested_urgent(struct nv_nested *nested);
 

@@ -38,18 +38,63 @@ static int deliver_outside(struct nv_nested *nested)
 	return 1;
 }
 
+/* An NMI that Python levels inject into the machine: the machine below does not see it. */
+static int deliver_nmi(struct nv_nested *nested, struct nv_machine *machine)
+{
+	struct nv_pending *pending = nv_nested_pending(nested, machine->depth);
+	struct nv_nested_route route;
+
+	if (!pending->nmi || nested->switched->pending.nmi_masked)
+		return 0;
+	route = nv_nested_route_nmi(nested, machine);
+	if (route.turn == NV_TURN_BLOCKED)
+		return 0;
+	if (route.turn == NV_TURN_EXITS) {
+		reflect(nested, route.machine, EXIT_NMI);
+	} else if (route.turn == NV_TURN_WAITS) {
+		nv_svm_step_begin(nested->svm, NV_SVM_NO_CODE, 1, 0);
+	} else {
+		nested->svm->injection = EVENT_VALID | (uint64_t)NV_EVENT_NMI << EVENT_KIND | NMI;
+		nv_pending_nmi_taken(pending);
+	}
+	return 1;
+}
+
+/* Likewise an interrupt. One that a machine above intercepts stays until that takes it. */
+static int deliver_injected(struct nv_nested *nested, struct nv_machine *machine)
+{
+	struct nv_pending *pending = nv_nested_pending(nested, machine->depth);
+	int vector = nv_pending_highest(pending);
+	struct nv_nested_route route;
+
+	if (vector < 0)
+		return 0;
+	route = nv_nested_route(nested, machine);
+	if (route.turn == NV_TURN_EXITS) {
+		reflect(nested, route.machine, EXIT_INTR);
+		return 1;
+	}
+	if (route.turn != NV_TURN_TAKES)
+		return 0;
+	nested->svm->injection = EVENT_VALID | vector;
+	nv_pending_taken(pending, vector);
+	return 1;
+}
+
 /* Interrupts that a machine has for its guest, in the chain from there. */
 static int deliver_inside(struct nv_nested *nested, struct nv_machine *machine)
 {
 	struct nv_machine *parent = machine->parent;
 	struct nv_nested_route route;
 
+	if (deliver_nmi(nested, machine))
+		return 1;
 	if (machine->held && EVENT_KIND_OF(machine->held) == NV_EVENT_NMI) {
 		route = nv_nested_route_nmi(nested, machine);
 	} else if (machine->held || has_virtual(nested, machine)) {
 		route = nv_nested_route(nested, machine);
 	} else {
-		return 0;
+		return deliver_injected(nested, machine);
 	}
 	if (route.turn != NV_TURN_TAKES && route.turn != NV_TURN_EXITS)
 		return 0;
@@ -80,7 +125,7 @@ void nv_nested_deliver(struct nv_nested *nested)
 		int changed;
 
 		/* these come first, and what is next stops the active machine behind them */
-		if (svm->injection || svm->interrupted || svm->step.active || svm->synthetic || nested->due.to)
+		if (svm->injection || svm->interrupted || svm->step.active || svm->synthetic || nv_nested_is_due(nested))
 			return;
 		changed = deliver_outside(nested);
 		while (!changed && machine->child) {
@@ -92,16 +137,62 @@ void nv_nested_deliver(struct nv_nested *nested)
 	}
 }
 
-/* Whether there is an interrupt for a machine, held by its parent or pending in machine 0. */
-static int has_interrupt(const struct nv_nested *nested, const struct nv_machine *machine)
+/* Whether there is an interrupt for a machine, held by its parent or pending. */
+static int has_interrupt(struct nv_nested *nested, const struct nv_machine *machine)
 {
-	return machine->parent ? machine->held || has_virtual(nested, machine) : nv_pending_highest(&nested->svm->switched.pending) >= 0;
+	if (nv_pending_highest(nv_nested_pending(nested, machine->depth)) >= 0)
+		return 1;
+	return machine->parent && (machine->held || has_virtual(nested, machine));
+}
+
+int nv_nested_window(struct nv_nested *nested)
+{
+	struct nv_svm *svm = nested->svm;
+
+	if (svm->injection || svm->interrupted || svm->step.active)
+		return 0;
+	for (struct nv_machine *machine = nested->machines->child; machine; machine = machine->child) {
+		struct nv_pending *pending = nv_nested_pending(nested, machine->depth);
+		enum nv_nested_turn turn = nv_nested_route(nested, machine).turn;
+
+		if (pending->windows & NV_WINDOW_INTERRUPT && (turn == NV_TURN_TAKES || turn == NV_TURN_EXITS)) {
+			pending->windows &= ~NV_WINDOW_INTERRUPT;
+			svm->synthetic = NV_REASON_INTERRUPT_WINDOW;
+		} else if (pending->windows & NV_WINDOW_NMI && !pending->nmi && !svm->switched.pending.nmi_masked &&
+			   nv_nested_route_nmi(nested, machine).turn != NV_TURN_BLOCKED) {
+			pending->windows &= ~NV_WINDOW_NMI;
+			svm->synthetic = NV_REASON_NMI_WINDOW;
+		} else {
+			continue;
+		}
+		svm->synthetic_space = machine->depth;
+		return 1;
+	}
+	return 0;
+}
+
+int nv_nested_stops(struct nv_nested *nested)
+{
+	int masked = nested->switched->pending.nmi_masked;
+
+	for (struct nv_machine *machine = nested->machines->child; machine; machine = machine->child) {
+		const struct nv_pending *pending = nv_nested_pending(nested, machine->depth);
+		int interrupts = pending->windows & NV_WINDOW_INTERRUPT || nv_pending_highest(pending) >= 0;
+		int nmis = pending->windows & NV_WINDOW_NMI || pending->nmi;
+
+		if (interrupts && !nested->svm->window && nv_nested_route(nested, machine).turn != NV_TURN_BLOCKED)
+			return 1;
+		if (nmis && !masked && nv_nested_route_nmi(nested, machine).turn != NV_TURN_BLOCKED)
+			return 1;
+	}
+	return 0;
 }
 
 int nv_nested_waits(struct nv_nested *nested)
 {
 	for (struct nv_machine *machine = nested->machines->child; machine; machine = machine->child)
-		if (has_interrupt(nested, machine) && nv_nested_route(nested, machine).turn != NV_TURN_BLOCKED)
+		if ((has_interrupt(nested, machine) || nv_nested_pending(nested, machine->depth)->windows & NV_WINDOW_INTERRUPT) &&
+		    nv_nested_route(nested, machine).turn != NV_TURN_BLOCKED)
 			return 1;
 	return 0;
 }

@@ -34,7 +34,7 @@ static uint8_t *read_table(void *context, uint64_t physical, int write)
 
 	if (host || write)
 		return host;
-	if (at->place->refuses || at->nested->endless) {
+	if (at->place->refuses || at->place->withheld || at->nested->endless) {
 		at->result = at->place->refuses ? NV_NESTED_REFUSED : NV_NESTED_VIOLATION;
 		return NULL;
 	}

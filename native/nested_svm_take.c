@@ -66,7 +66,7 @@ int nv_nested_first(struct nv_nested *nested)
 	const struct nv_table *table = nested->vcpu->table;
 	const struct nv_vmcb *block = nested->svm->block;
 	const struct nv_claim *claim;
-	struct nv_event event;
+	struct nv_event event = {0};
 
 	if (!nv_nested_wanted(nested, block->exit_code))
 		return 0;
@@ -83,18 +83,6 @@ int nv_nested_first(struct nv_nested *nested)
 			return 1;
 	}
 	return 0;
-}
-
-/* An MSR of a feature that L0 emulates, for which no block can ask apart from others: L0 does not switch to whom exposes it. */
-static int is_feature(const struct nv_nested *nested, const struct nv_event *event)
-{
-	const struct nv_claim *claims = nested->vcpu->table->claims, *claim = &claims[event->claim];
-
-	if ((event->reason != NV_REASON_RDMSR && event->reason != NV_REASON_WRMSR) || nv_nested_maps_msr(event->qualifier))
-		return 0;
-	while (claim != claims && claim->level)
-		claim = &claims[claim->next];
-	return claim != claims && !claim->fallback;
 }
 
 /* KVM does a port access that a level above the machine was to have: the machine's turn comes when it is done. */
@@ -124,6 +112,8 @@ int nv_nested_take(void *device, uint64_t offset, struct nv_event *event)
 	struct nv_machine *to;
 
 	(void)offset;
+	if (nested->due.withheld)
+		return NV_DECLINED;
 	to = nested->due.to;
 	if (to) {
 		if (!nv_nested_covers(claim, to->depth))
@@ -136,7 +126,7 @@ int nv_nested_take(void *device, uint64_t offset, struct nv_event *event)
 		return NV_DECLINED;
 	if (!svm->switched.rung)
 		return take_later(nested, claim, event);
-	to = is_feature(nested, event) ? NULL : taker(claim, event->raw, event->info);
+	to = !nv_nested_maps_msr(event->qualifier) && nv_nested_is_feature(nested, event) ? NULL : taker(claim, event->raw, event->info);
 	if (!to)
 		return NV_DECLINED;
 	describe(nested, to, event, *register_of(svm, NV_REG_RIP), &exit);
@@ -156,6 +146,7 @@ int nv_nested_undo(struct nv_nested *nested)
 	if (!to)
 		return 0;
 	undo->to = nested->due.to = NULL;
+	nested->due.withheld = nested->due.space = 0;
 	memcpy(nested->svm->switched.mailbox->regs, undo->regs, sizeof undo->regs);
 	nested->svm->block->dr6 = nested->svm->step.dr6;
 	nv_nested_reflect(nested, to, &undo->exit);

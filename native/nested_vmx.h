@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#include "switcher/mailbox.h"
+
 #define NV_VIRTUAL_VMCS_FIELDS 416
 #define NV_VIRTUAL_VMCS_REVISION 0x4e56 /* "NV" */
 
@@ -41,6 +43,15 @@ struct nv_nested_vmx_machine {
 	uint8_t on;              /* it is in VMX operation */
 	uint8_t vmxe;            /* CR4.VMXE as machine 0 sees it */
 	uint8_t nmi_masked;      /* NMIs were masked when it ran its guest */
+};
+
+/* A port access that goes to a machine although KVM does it already, as levels above the machine declined it: it is as if it had not. */
+struct nv_machine;
+
+struct nv_nested_vmx_undo {
+	struct nv_machine *to;   /* NULL: there is none */
+	uint32_t wanted;         /* a bit for the depth of each machine that wants it */
+	uint64_t regs[NV_REGS];  /* before it */
 };
 
 #define NV_VMX_CAPABILITIES 18

@@ -111,6 +111,18 @@ static void compose_interrupts(struct nv_nested *nested, struct nv_vmx_controls 
 	wanted->exit |= field_of(&route.machine->vmx.block, NV_VMCS_EXIT_CONTROLS) & EXIT_ACKNOWLEDGES;
 }
 
+static uint64_t pointer_to(const struct nv_shadow *shadow)
+{
+	return (shadow->physical + shadow->root * PAGE) | NV_VMX_EPT_POINTER;
+}
+
+int nv_nested_vmx_moved(const struct nv_nested *nested)
+{
+	const struct nv_shadow *shadow = &nested->tables[nested->active->tables].shadow;
+
+	return nested->active->depth && (shadow->stale || nested->vmx->now.ept_pointer != pointer_to(shadow));
+}
+
 /* 24.8: paging, too, in VMX operation, and of a guest that is not unrestricted. */
 uint64_t nv_nested_vmx_held_cr0(const struct nv_nested *nested)
 {
@@ -139,7 +151,7 @@ void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wan
 		tables->shadow.stale = 0;
 		nested->shadow->stale = 1;
 	}
-	wanted->ept_pointer = (tables->shadow.physical + tables->shadow.root * PAGE) | NV_VMX_EPT_POINTER;
+	wanted->ept_pointer = pointer_to(&tables->shadow);
 	wanted->primary |= (parent->vmx.primary & EXITING_PRIMARY) | PRIMARY_PORT_MAPS | PRIMARY_TSC_OFFSET;
 	wanted->primary &= ~PRIMARY_ALL_PORTS;
 	wanted->secondary |= parent->vmx.secondary & EXITING_SECONDARY;

@@ -43,38 +43,67 @@ static uint64_t event_of(int kind, int vector)
 	return EVENT_VALID | (uint64_t)kind << EVENT_KIND | vector;
 }
 
-/* What comes from outside goes to the lowest machine that wants it. Gives 1 when the active machine changed. An interrupt that is not
- * acknowledged stays pending. */
-static int deliver_outside(struct nv_nested *nested)
+static int deliver_nmi(struct nv_nested *nested, struct nv_machine *machine, struct nv_pending *pending)
 {
-	struct nv_pending *pending = &nested->switched->pending;
+	struct nv_nested_vmx_route route = nv_nested_vmx_route_nmi(nested, machine);
+	int result;
+
+	if (route.turn != NV_VMX_TURN_EXITS)
+		return 0;
+	result = reflect(nested, route.machine, BASIC_EXCEPTION, event_of(NV_EVENT_NMI, 2));
+	if (!nested->due.withheld)
+		nv_pending_nmi_taken(pending);
+	return result;
+}
+
+/* What is pending for a machine goes to the lowest one from there on that wants it. Gives 1 when the active machine changed. An interrupt
+ * that is not acknowledged stays pending. */
+static int deliver_pending(struct nv_nested *nested, struct nv_machine *machine)
+{
+	struct nv_pending *pending = nv_nested_pending(nested, machine->depth);
 	struct nv_nested_vmx_route route;
 	uint64_t interruption = 0;
-	int vector;
+	int vector, result = 0;
 
-	if (__atomic_load_n(&pending->nmi, __ATOMIC_SEQ_CST)) {
-		route = nv_nested_vmx_route_nmi(nested, nested->machines);
-		if (route.turn == NV_VMX_TURN_EXITS) {
-			nv_pending_nmi_taken(pending);
-			return reflect(nested, route.machine, BASIC_EXCEPTION, event_of(NV_EVENT_NMI, 2));
-		}
-	}
+	if (__atomic_load_n(&pending->nmi, __ATOMIC_SEQ_CST))
+		result = deliver_nmi(nested, machine, pending);
+	if (result)
+		return result;
 	vector = nv_pending_highest(pending);
-	route = nv_nested_vmx_route(nested, nested->machines);
+	route = nv_nested_vmx_route(nested, machine);
 	if (vector < 0 || route.turn != NV_VMX_TURN_EXITS)
 		return 0;
-	if (field_of(&route.machine->vmx.block, NV_VMCS_EXIT_CONTROLS) & EXIT_ACKNOWLEDGES) {
+	if (field_of(&route.machine->vmx.block, NV_VMCS_EXIT_CONTROLS) & EXIT_ACKNOWLEDGES)
 		interruption = event_of(NV_EVENT_INTERRUPT, vector);
+	result = reflect(nested, route.machine, BASIC_INTERRUPT, interruption);
+	if (interruption && !nested->due.withheld)
 		nv_pending_taken(pending, vector);
+	return result;
+}
+
+/* What Python levels have injected into the machine, which the active one takes by its IDT. */
+static int take_injected(struct nv_nested *nested, struct nv_machine *machine)
+{
+	struct nv_pending *pending = nv_nested_pending(nested, machine->depth);
+	int vector = nv_pending_highest(pending);
+
+	if (pending->nmi && nv_nested_vmx_route_nmi(nested, machine).turn == NV_VMX_TURN_TAKES) {
+		nested->vmx->injection = event_of(NV_EVENT_NMI, 2);
+		nv_pending_nmi_taken(pending);
+		return 1;
 	}
-	return reflect(nested, route.machine, BASIC_INTERRUPT, interruption);
+	if (vector < 0 || nv_nested_vmx_route(nested, machine).turn != NV_VMX_TURN_TAKES)
+		return 0;
+	nested->vmx->injection = event_of(NV_EVENT_INTERRUPT, vector);
+	nv_pending_taken(pending, vector);
+	return 1;
 }
 
 /* What a machine's parent has injected while it ran a guest. */
 static int deliver_held(struct nv_nested *nested, struct nv_machine *machine)
 {
-	uint64_t event = machine->held;
-	int nmi = EVENT_KIND_OF(event) == NV_EVENT_NMI;
+	uint64_t event = machine->held, held = event;
+	int result, nmi = EVENT_KIND_OF(event) == NV_EVENT_NMI;
 	struct nv_nested_vmx_route route = nmi ? nv_nested_vmx_route_nmi(nested, machine) : nv_nested_vmx_route(nested, machine);
 
 	if (route.turn == NV_VMX_TURN_WAITS)
@@ -88,16 +117,24 @@ static int deliver_held(struct nv_nested *nested, struct nv_machine *machine)
 		machine->held = event;
 		event = 0;
 	}
-	return reflect(nested, route.machine, nmi ? BASIC_EXCEPTION : BASIC_INTERRUPT, event);
+	result = reflect(nested, route.machine, nmi ? BASIC_EXCEPTION : BASIC_INTERRUPT, event);
+	if (nested->due.withheld)
+		machine->held = held;
+	return result;
 }
 
 /* In the chain from a machine on: what it got, and a window of its parent's that is open because another machine takes what comes. */
 static int deliver_inside(struct nv_nested *nested, struct nv_machine *machine)
 {
 	struct nv_machine *parent = machine->parent;
+	int result = machine->held ? deliver_held(nested, machine) : 0;
 
-	if (machine->held)
-		return deliver_held(nested, machine);
+	if (!result)
+		result = deliver_pending(nested, machine);
+	if (!result)
+		result = take_injected(nested, machine);
+	if (result || machine->held)
+		return result;
 	if (primary(parent) & PRIMARY_INTERRUPT_WINDOW && nv_nested_vmx_route(nested, machine).turn == NV_VMX_TURN_EXITS)
 		return reflect(nested, parent, BASIC_INTERRUPT_WINDOW, 0);
 	if (primary(parent) & PRIMARY_NMI_WINDOW && nv_nested_vmx_route_nmi(nested, machine).turn == NV_VMX_TURN_EXITS)
@@ -130,9 +167,9 @@ int nv_nested_vmx_deliver(struct nv_nested *nested)
 		int changed;
 
 		/* these come first, and what is next stops the active machine behind them */
-		if (vmx->injection || vmx->interrupted || vmx->step.active || vmx->synthetic)
+		if (vmx->injection || vmx->interrupted || vmx->step.active || vmx->synthetic || nested->due.withheld)
 			return 0;
-		changed = deliver_outside(nested);
+		changed = deliver_pending(nested, machine);
 		while (!changed && machine->child) {
 			machine = machine->child;
 			changed = deliver_inside(nested, machine);
@@ -148,11 +185,57 @@ uint64_t nv_nested_vmx_windows(struct nv_nested *nested)
 	uint64_t windows = 0;
 
 	for (struct nv_machine *machine = nested->machines->child; machine; machine = machine->child) {
+		const struct nv_pending *pending = nv_nested_pending(nested, machine->depth);
+
 		windows |= primary(machine->parent) & (PRIMARY_INTERRUPT_WINDOW | PRIMARY_NMI_WINDOW);
+		if (pending->windows & NV_WINDOW_INTERRUPT || nv_pending_highest(pending) >= 0)
+			windows |= PRIMARY_INTERRUPT_WINDOW;
+		if (pending->windows & NV_WINDOW_NMI || pending->nmi)
+			windows |= PRIMARY_NMI_WINDOW;
 		if (machine->held)
 			windows |= EVENT_KIND_OF(machine->held) == NV_EVENT_NMI ? PRIMARY_NMI_WINDOW : PRIMARY_INTERRUPT_WINDOW;
 	}
 	return windows;
+}
+
+int nv_nested_vmx_window(struct nv_nested *nested)
+{
+	struct nv_vmx *vmx = nested->vmx;
+
+	if (vmx->injection || vmx->interrupted || vmx->step.active || vmx->synthetic)
+		return 0;
+	for (struct nv_machine *machine = nested->machines->child; machine; machine = machine->child) {
+		struct nv_pending *pending = nv_nested_pending(nested, machine->depth);
+
+		if (pending->windows & NV_WINDOW_INTERRUPT && nv_nested_vmx_route(nested, machine).turn != NV_VMX_TURN_WAITS) {
+			pending->windows &= ~NV_WINDOW_INTERRUPT;
+			vmx->synthetic = NV_REASON_INTERRUPT_WINDOW;
+		} else if (pending->windows & NV_WINDOW_NMI && nv_nested_vmx_route_nmi(nested, machine).turn != NV_VMX_TURN_WAITS) {
+			pending->windows &= ~NV_WINDOW_NMI;
+			vmx->synthetic = NV_REASON_NMI_WINDOW;
+		} else {
+			continue;
+		}
+		vmx->synthetic_space = machine->depth;
+		return 1;
+	}
+	return 0;
+}
+
+int nv_nested_vmx_stops(struct nv_nested *nested)
+{
+	const struct nv_vmx *vmx = nested->vmx;
+
+	for (struct nv_machine *machine = nested->machines->child; machine; machine = machine->child) {
+		const struct nv_pending *pending = nv_nested_pending(nested, machine->depth);
+
+		if (!(vmx->now.primary & PRIMARY_NMI_WINDOW) && (pending->nmi || pending->windows & NV_WINDOW_NMI))
+			return 1;
+		if (!(vmx->now.primary & PRIMARY_INTERRUPT_WINDOW) &&
+		    (pending->windows & NV_WINDOW_INTERRUPT || nv_pending_highest(pending) >= 0))
+			return 1;
+	}
+	return 0;
 }
 
 int nv_nested_vmx_urgent(struct nv_nested *nested)

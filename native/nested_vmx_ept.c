@@ -78,8 +78,8 @@ static int read_entry(struct nv_nested *nested, struct nv_machine *machine, uint
 {
 	const uint64_t *host = (const uint64_t *)nv_nested_page(nested, machine, at, 0, place);
 
-	if (!host && (place->refuses || nested->endless))
-		return nested->endless ? NV_NESTED_VIOLATION : NV_NESTED_REFUSED;
+	if (!host && (place->refuses || place->withheld || nested->endless))
+		return place->refuses && !nested->endless ? NV_NESTED_REFUSED : NV_NESTED_VIOLATION;
 	*entry = host ? __atomic_load_n(host, __ATOMIC_RELAXED) : ~0ull;
 	return NV_NESTED_MAPPED;
 }

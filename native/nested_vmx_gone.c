@@ -70,6 +70,7 @@ void nv_nested_vmx_note(struct nv_nested *nested, const struct nv_machine *to, c
 
 	if (nested->gone_count == NV_NESTED_GONE)
 		return;
+	gone->event.space = 0;
 	if (exit->told && reason != BASIC_EPT_VIOLATION && reason != BASIC_EPT_MISCONFIGURATION)
 		nv_vmx_decode(nested->vmx, &gone->event);
 	else
@@ -119,15 +120,13 @@ uint64_t nv_nested_vmx_rip(const struct nv_vcpu *vcpu)
 	return vmx->nested->gone_told ? vmx->nested->gone->rip : nv_switched_rip(vcpu);
 }
 
-int nv_nested_vmx_take(void *device, uint64_t offset, struct nv_event *event)
+int nv_nested_vmx_take_gone(const struct nv_nested_claim *claim, struct nv_event *event)
 {
-	const struct nv_nested_claim *claim = device;
 	const struct nv_nested *nested = claim->nested;
 	const struct nv_nested_gone *gone = nested->gone;
 	struct nv_trace *trace = &nested->vcpu->trace;
 
-	(void)offset;
-	if (!nested->gone_told || !nv_nested_covers(claim, gone->depth))
+	if (!nv_nested_covers(claim, gone->depth))
 		return NV_DECLINED;
 	/* what time there was went to handing it over */
 	trace->decoded = trace->routed = event->ticks;

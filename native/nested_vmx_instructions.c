@@ -117,7 +117,7 @@ static int vmxon(struct nv_nested *nested)
 	if (beyond(nested, address))
 		return fail(nested, FAIL_INVALID);
 	at = region(nested, address, 0, &place);
-	if (!at && place.refuses)
+	if (!at && (place.refuses || place.withheld))
 		return nv_nested_vmx_refused(nested, &place);
 	if (!at || at->revision != NV_VIRTUAL_VMCS_REVISION)
 		return fail(nested, FAIL_INVALID);
@@ -143,7 +143,7 @@ static int find_vmcs(struct nv_nested *nested, int wrong, int of_vmxon, int writ
 	if (*address == nested->active->vmx.vmxon)
 		return fail(nested, of_vmxon);
 	*at = region(nested, *address, write, &place);
-	if (!*at && place.refuses)
+	if (!*at && (place.refuses || place.withheld))
 		return nv_nested_vmx_refused(nested, &place);
 	return FOUND;
 }

@@ -146,6 +146,8 @@ int nv_nested_vmx_fault(struct nv_nested *nested, int vector, uint32_t error_cod
 struct nv_nested_vmx_exit {
 	uint64_t reason, qualification, physical;
 	uint64_t interruption, error_code;
+	uint64_t length;             /* of the instruction, unless `told` */
+	uint8_t heard;               /* the table has it as its event */
 	uint8_t told;                /* the processor's own exit tells the rest */
 };
 
@@ -160,12 +162,27 @@ void nv_nested_vmx_load_host(struct nv_nested *nested, const struct nv_virtual_v
 void nv_nested_vmx_activate(struct nv_nested *nested, struct nv_machine *machine, uint64_t cr0, uint64_t cr4);
 
 /* nested_vmx_exit.c. exit: 1 when the exit of the active machine went to another one; a negative errno. fault: 1 when the EPT violation
- * did or is filled, 0 when it is for the levels below. refused: a machine below does not let L0 reach the active one's memory. */
+ * did or is filled, 0 when it is for the levels below. refused: a machine below does not let L0 reach the active one's memory, or a Python
+ * level withholds it, whose fault is due then. decode_due: as an event. */
 int nv_nested_vmx_exit(struct nv_nested *nested);
 int nv_nested_vmx_violation(struct nv_nested *nested);
+void nv_nested_vmx_decode_due(struct nv_nested *nested, struct nv_event *event);
 int nv_nested_vmx_refused(struct nv_nested *nested, const struct nv_nested_place *place);
 
-/* nested_vmx_gone.c: the table hears of exits that have gone to a machine, for the counters and the trace. gives: whether it gives such
+/* L0 does what a machine asks that it knows to have VMX. hand_to: the exit as the processor told it, of which the table has heard or will; 1, or a
+ * negative errno. */
+int nv_nested_vmx_is_l0s(const struct nv_nested *nested);
+int nv_nested_vmx_hand_to(struct nv_nested *nested, struct nv_machine *owner, int heard);
+
+/* nested_vmx_take.c. routes: the exit goes to machines by the table, Python levels among them. first: a machine takes it before any Python
+ * level. remember: of a port access that KVM is to do, what undo needs when levels above a machine that wants it decline it. undo: 1 when it
+ * is undone and an exit to that machine, 0 when there is none; a negative errno. */
+int nv_nested_vmx_routes(const struct nv_vmx *vmx);
+int nv_nested_vmx_first(struct nv_nested *nested);
+void nv_nested_vmx_remember(struct nv_nested *nested);
+int nv_nested_vmx_undo(struct nv_nested *nested);
+
+/* nested_vmx_gone.c: the table hears of exits that have gone to a machine without it, for the counters and the trace. gives: whether it gives such
  * an event to that machine. note: before the machine takes the exit. waits: there is one to tell. decode: 1 when that is the pending event
  * now; told: 1 when it was, and is done. */
 int nv_nested_vmx_gives(const struct nv_nested *nested, const struct nv_machine *machine, const struct nv_event *event);
@@ -173,6 +190,7 @@ void nv_nested_vmx_note(struct nv_nested *nested, const struct nv_machine *to, c
 int nv_nested_vmx_waits(const struct nv_nested *nested);
 int nv_nested_vmx_decode_gone(struct nv_nested *nested, struct nv_event *event);
 int nv_nested_vmx_told_gone(struct nv_nested *nested);
+int nv_nested_vmx_take_gone(const struct nv_nested_claim *claim, struct nv_event *event);
 
 /* RIP at the pending event, whichever it is. */
 uint64_t nv_nested_vmx_rip(const struct nv_vcpu *vcpu);
@@ -180,8 +198,9 @@ uint64_t nv_nested_vmx_rip(const struct nv_vcpu *vcpu);
 /* Likewise: the instruction of an event for the trace, which would look for it where the machine that is active then executes. */
 void nv_nested_vmx_keep_instruction(struct nv_nested *nested, struct nv_event *event);
 
-/* nested_vmx_owner.c: the machine whose guest's exit this is; NULL: L0's, or a Python level's. */
+/* nested_vmx_owner.c: the machine whose guest's exit this is; NULL: L0's, or a Python level's. wants: whether it is this machine's. */
 struct nv_machine *nv_nested_vmx_owner(struct nv_nested *nested);
+int nv_nested_vmx_wants(struct nv_nested *nested, struct nv_machine *machine);
 int nv_nested_vmx_wants_exception(const struct nv_machine *machine, int vector, uint32_t error_code);
 
 /* nested_vmx_deliver.c: what becomes of an interrupt or NMI for a machine. */
@@ -200,8 +219,11 @@ struct nv_nested_vmx_route nv_nested_vmx_route(struct nv_nested *nested, struct 
 struct nv_nested_vmx_route nv_nested_vmx_route_nmi(struct nv_nested *nested, struct nv_machine *machine);
 
 /* Before an entry. deliver: interrupts and NMIs become exits, or what the active machine takes. windows: the controls that make it stop
- * when it can take what waits. urgent: something must stop it at once, behind what it takes now. */
+ * when it can take what waits. urgent: something must stop it at once, behind what it takes now. window: one that a Python level above an
+ * image waits for is open, and becomes vmx->synthetic. stops: while KVM holds level n, it is to come out for what such levels want. */
 int nv_nested_vmx_deliver(struct nv_nested *nested);
+int nv_nested_vmx_window(struct nv_nested *nested);
+int nv_nested_vmx_stops(struct nv_nested *nested);
 uint64_t nv_nested_vmx_windows(struct nv_nested *nested);
 int nv_nested_vmx_urgent(struct nv_nested *nested);
 
@@ -213,11 +235,13 @@ uint64_t nv_nested_vmx_virtual_apic(struct nv_nested *nested, struct nv_machine 
 int nv_nested_vmx_check_tpr(struct nv_nested *nested, struct nv_machine *machine);
 void nv_nested_vmx_compose_tpr(struct nv_nested *nested, struct nv_vmx_controls *wanted);
 
-/* nested_vmx_compose.c: the controls of the machines on top of those that L0 wants; maps: once for each entry of a machine's guest.
+/* nested_vmx_compose.c: the controls of the machines on top of those that L0 wants; maps: once for each entry of a machine's guest. moved: the
+ * active machine's tables are others than it was entered with.
  * held_cr0: what the active machine cannot clear. read_timer: before compose, what is left of L0's own preemption timer; a negative errno. */
 int nv_nested_vmx_read_timer(struct nv_nested *nested);
 uint64_t nv_nested_vmx_held_cr0(const struct nv_nested *nested);
 void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wanted);
+int nv_nested_vmx_moved(const struct nv_nested *nested);
 void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *machine);
 
 #endif

@@ -178,7 +178,7 @@ static void control_of(uint32_t basic, uint64_t *first, uint64_t *second)
 	}
 }
 
-static int wants(struct nv_nested *nested, struct nv_machine *machine)
+int nv_nested_vmx_wants(struct nv_nested *nested, struct nv_machine *machine)
 {
 	struct nv_vmx *vmx = nested->vmx;
 	uint32_t basic = basic_of(vmx);
@@ -211,13 +211,13 @@ static int wants(struct nv_nested *nested, struct nv_machine *machine)
 /* What comes from outside reaches the lowest machine first, what the active machine does the highest. */
 struct nv_machine *nv_nested_vmx_owner(struct nv_nested *nested)
 {
-	struct nv_event event;
+	struct nv_event event = {0};
 
 	if (basic_of(nested->vmx) == BASIC_INTERRUPT)
 		return nv_nested_vmx_route(nested, nested->machines).machine;
 	nv_vmx_decode(nested->vmx, &event);
 	for (struct nv_machine *machine = nested->active->parent; machine; machine = machine->parent)
-		if (wants(nested, machine) && nv_nested_vmx_gives(nested, machine, &event))
+		if (nv_nested_vmx_wants(nested, machine) && nv_nested_vmx_gives(nested, machine, &event))
 			return machine;
 	return NULL;
 }

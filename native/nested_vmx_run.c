@@ -5,6 +5,14 @@
 
 #define EVENT_FIELDS 0xfffull  /* of interruption information: what is an event, without its valid bit */
 
+/* The memory of a block in use is gone. A Python level may give it back: then the active machine comes to its exit, or entry, again. */
+static int lose(struct nv_nested *nested, const struct nv_nested_place *place)
+{
+	if (place->refuses || !nv_nested_vmx_refused(nested, place))
+		nested->lost = 1;
+	return 0;
+}
+
 /* An entry that failed when the guest's state was to be loaded, and is an exit (27.8). */
 static int fail_late(struct nv_nested *nested, struct nv_machine *parent, uint64_t efer, uint64_t reason, uint64_t qualification)
 {
@@ -12,10 +20,8 @@ static int fail_late(struct nv_nested *nested, struct nv_machine *parent, uint64
 	struct nv_virtual_vmcs *page = (struct nv_virtual_vmcs *)nv_nested_page(nested, parent, parent->vmx.current, 1, &place);
 	int64_t failed;
 
-	if (!page) {
-		nested->lost = 1;
-		return 0;
-	}
+	if (!page)
+		return lose(nested, &place);
 	set_field(page, NV_VMCS_EXIT_REASON, reason | ENTRY_FAILED);
 	set_field(page, NV_VMCS_EXIT_QUALIFICATION, qualification);
 	nv_nested_vmx_load_host(nested, &parent->vmx.block, efer, parent->vmx.nmi_masked);
@@ -138,7 +144,7 @@ static int maps_refused(struct nv_nested *nested, struct nv_machine *parent)
 	struct nv_nested_place place;
 
 	for (unsigned int i = 0; i < sizeof maps / sizeof maps[0]; i++)
-		if (maps[i] != NO_VMCS && !nv_nested_page(nested, parent, maps[i], 0, &place) && place.refuses)
+		if (maps[i] != NO_VMCS && !nv_nested_page(nested, parent, maps[i], 0, &place) && (place.refuses || place.withheld))
 			return nv_nested_vmx_refused(nested, &place);
 	return 0;
 }
@@ -226,7 +232,7 @@ static void tell(struct nv_nested *nested, struct nv_virtual_vmcs *block, const 
 		set_field(block, NV_VMCS_EXIT_QUALIFICATION, exit->qualification);
 		set_field(block, NV_VMCS_GUEST_PHYSICAL_ADDRESS, exit->physical);
 	}
-	set_field(block, NV_VMCS_EXIT_LENGTH, exit->told ? got(vmx, GOT_LENGTH) : 0);
+	set_field(block, NV_VMCS_EXIT_LENGTH, exit->told ? got(vmx, GOT_LENGTH) : exit->length);
 	set_field(block, NV_VMCS_EXIT_INTERRUPTION, exit->interruption);
 	set_field(block, NV_VMCS_EXIT_ERROR_CODE, exit->error_code);
 	set_field(block, NV_VMCS_IDT_VECTORING, vectoring ? got(vmx, GOT_VECTORING) & ~EVENT_UNBLOCKED : 0);
@@ -304,11 +310,10 @@ int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const
 	int result;
 
 	page = (struct nv_virtual_vmcs *)nv_nested_page(nested, to, machine->address, 1, &place);
-	if (!page) {
-		nested->lost = 1;
-		return 0;
-	}
-	nv_nested_vmx_note(nested, to, exit);
+	if (!page)
+		return lose(nested, &place);
+	if (!exit->heard)
+		nv_nested_vmx_note(nested, to, exit);
 	if (machine != active) {
 		keep_interrupted(vmx, active);
 		show_flag(nested, machine);

@@ -131,23 +131,27 @@ static void free_tables(struct nv_shadow *shadow, uint32_t number, unsigned int 
 	shadow->freed = number;
 }
 
-static const struct nv_shadow_range *find(const struct nv_shadow *shadow, uint64_t address)
+const struct nv_shadow_range *nv_shadow_find(const struct nv_shadow_range *ranges, uint32_t count, uint64_t address)
 {
-	uint32_t low = 0, high = shadow->count;
+	uint32_t low = 0, high = count;
 
 	while (low < high) {
 		uint32_t middle = low + (high - low) / 2;
 
-		if (shadow->ranges[middle].last < address)
+		if (ranges[middle].last < address)
 			low = middle + 1;
 		else
 			high = middle;
 	}
-	return low < shadow->count && shadow->ranges[low].first <= address ? &shadow->ranges[low] : NULL;
+	return low < count && ranges[low].first <= address ? &ranges[low] : NULL;
 }
 
-/* Whether a page of this level around the address lies in the range, aligned on both sides. */
-static int fits(const struct nv_shadow_range *range, uint64_t address, unsigned int level)
+static const struct nv_shadow_range *find(const struct nv_shadow *shadow, uint64_t address)
+{
+	return nv_shadow_find(shadow->ranges, shadow->count, address);
+}
+
+int nv_shadow_fits(const struct nv_shadow_range *range, uint64_t address, unsigned int level)
 {
 	uint64_t size = size_of(level), start = address & ~(size - 1);
 
@@ -204,7 +208,7 @@ static void close_windows(struct nv_shadow *shadow)
 	took_away(shadow);
 }
 
-static uint64_t open_window(struct nv_shadow *shadow, uint64_t address)
+uint64_t nv_shadow_open_window(struct nv_shadow *shadow, uint64_t address)
 {
 	if (shadow->windows_used == shadow->window_count)
 		close_windows(shadow);
@@ -227,7 +231,7 @@ int nv_shadow_fill(struct nv_shadow *shadow, uint64_t address, uint32_t access)
 		return NV_SHADOW_VIOLATION;
 	if (range->to == NV_SHADOW_WINDOW)
 		wanted = 1;
-	while (wanted > 1 && !fits(range, address, wanted))
+	while (wanted > 1 && !nv_shadow_fits(range, address, wanted))
 		wanted--;
 	for (;;) {
 		level = wanted;
@@ -241,7 +245,7 @@ int nv_shadow_fill(struct nv_shadow *shadow, uint64_t address, uint32_t access)
 	if (present(shadow, *entry))
 		return NV_SHADOW_FILLED;
 	if (range->to == NV_SHADOW_WINDOW)
-		to = open_window(shadow, address);
+		to = nv_shadow_open_window(shadow, address);
 	else
 		to = range->to + ((address & ~(size_of(level) - 1)) - range->first);
 	*entry = leaf_entry(shadow, to, level, range->rights);

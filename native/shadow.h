@@ -75,6 +75,13 @@ int nv_shadow_fill(struct nv_shadow *shadow, uint64_t address, uint32_t access);
  * before are not read. */
 void nv_shadow_set(struct nv_shadow *shadow, const struct nv_shadow_range *ranges, uint32_t count, uint64_t first, uint64_t last);
 
+/* The range that has an address; NULL: none. fits: whether a page of this level around it lies in the range, aligned on both sides. */
+const struct nv_shadow_range *nv_shadow_find(const struct nv_shadow_range *ranges, uint32_t count, uint64_t address);
+int nv_shadow_fits(const struct nv_shadow_range *range, uint64_t address, unsigned int level);
+
+/* A window for an address, which nv_shadow_unwindow gives back. When all are used up it takes them from what had them. */
+uint64_t nv_shadow_open_window(struct nv_shadow *shadow, uint64_t address);
+
 /* What the ranges give at an address: NV_RIGHT_*, 0 where there is none. */
 uint32_t nv_shadow_rights(const struct nv_shadow *shadow, uint64_t address);
 

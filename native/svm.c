@@ -109,7 +109,7 @@ static int sort_exit(struct nv_svm *svm)
 		return -EAGAIN;
 	}
 	if (block->exit_code == EXIT_NPF && !(block->exit_info_1 & NPF_RESERVED) && fill(svm))
-		return svm->nested->due.to && !interrupt_step(svm) ? 0 : -EAGAIN;
+		return nv_nested_is_due(svm->nested) && !interrupt_step(svm) ? 0 : -EAGAIN;
 	if (block->exit_code == EXIT_NMI && svm->switched.recalling) {
 		svm->switched.recalling = 0;
 		interrupt_step(svm);
@@ -123,7 +123,7 @@ static int sort_exit(struct nv_svm *svm)
 			return -EAGAIN;
 	}
 	if (nv_nested_exit(svm->nested))
-		return svm->nested->due.to ? 0 : -EAGAIN;
+		return nv_nested_is_due(svm->nested) ? 0 : -EAGAIN;
 	if (block->exit_code == EXIT_IOIO && !nv_nested_first(svm->nested)) {
 		/* KVM brings the data of the access when it does it */
 		nv_svm_decode(svm, &svm->stopped);
@@ -152,7 +152,7 @@ static int needs_outside(const struct nv_svm *svm)
 {
 	const struct nv_pending *pending = &svm->switched.pending;
 
-	if (nv_nested_moved(svm->nested))
+	if (nv_nested_moved(svm->nested) || nv_nested_stops(svm->nested))
 		return 1;
 	if (!pending->nmi_masked && (pending->nmi || pending->windows & NV_WINDOW_NMI))
 		return 1;
@@ -170,10 +170,12 @@ static int svm_enter(struct nv_vcpu *vcpu)
 		svm->switched.rung = 1;
 		if (svm->nested->lost || svm->nested->endless)
 			return -EIO;
-		if (svm->nested->due.to || svm->synthetic || nmi_window(svm))
+		if (nv_nested_answered_cpuid(svm->nested))
+			return NV_RUN_ANSWERED;
+		if (nv_nested_is_due(svm->nested) || svm->synthetic || nmi_window(svm) || nv_nested_window(svm->nested))
 			return 0;
 		nv_nested_deliver(svm->nested);
-		if (svm->nested->due.to)
+		if (nv_nested_is_due(svm->nested))
 			return 0;
 		nv_svm_prepare(svm);
 		if (nv_nested_urgent(svm->nested)) {
@@ -200,7 +202,7 @@ static void svm_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 {
 	struct nv_svm *svm = vcpu->engine;
 
-	if (svm->nested->due.to) {
+	if (nv_nested_is_due(svm->nested)) {
 		struct nv_code code = nv_svm_code(svm);
 
 		nv_nested_decode_due(svm->nested, event);

@@ -135,9 +135,10 @@ static void decode_page_fault(const struct nv_svm *svm, struct nv_event *event)
 static void decode_synthetic(struct nv_svm *svm, struct nv_event *event)
 {
 	event->reason = svm->synthetic;
-	event->raw = svm->synthetic == NV_REASON_SHUTDOWN ? EXIT_SHUTDOWN : EXIT_IRET;
+	event->raw = svm->synthetic == NV_REASON_SHUTDOWN ? EXIT_SHUTDOWN : svm->synthetic == NV_REASON_NMI_WINDOW ? EXIT_IRET : EXIT_VINTR;
 	event->qualifier = event->info = 0;
-	svm->synthetic = 0;
+	event->space = svm->synthetic_space;
+	svm->synthetic = svm->synthetic_space = 0;
 }
 
 void nv_svm_decode(struct nv_svm *svm, struct nv_event *event)

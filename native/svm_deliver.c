@@ -17,11 +17,13 @@ static uint64_t event_of(int kind, uint8_t vector, int with_error, uint32_t erro
 /* What was interrupted comes later, when something else comes first. Exceptions are raised again by their instruction. */
 static void postpone(struct nv_svm *svm)
 {
+	struct nv_pending *pending = nv_nested_pending(svm->nested, svm->nested->active->depth);
+
 	if (EVENT_KIND_OF(svm->interrupted) == NV_EVENT_INTERRUPT && svm->interrupted) {
-		nv_pending_interrupt(&svm->switched.pending, EVENT_VECTOR(svm->interrupted));
+		nv_pending_interrupt(pending, EVENT_VECTOR(svm->interrupted));
 	} else if (EVENT_KIND_OF(svm->interrupted) == NV_EVENT_NMI) {
 		svm->switched.pending.nmi_masked = 0;
-		nv_pending_nmi(&svm->switched.pending);
+		nv_pending_nmi(pending);
 	}
 	svm->interrupted = 0;
 }

@@ -97,10 +97,14 @@ void nv_switched_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 	struct nv_switched *switched = vcpu->engine;
 
 	nv_direct_decode(vcpu, event);
-	if (event->reason == NV_REASON_MMIO)
-		event->qualifier = nv_shadow_unwindow(switched->shadow, event->qualifier);
-	else if (event->reason == NV_REASON_MEMORY_FAULT)
+	if (event->reason == NV_REASON_MMIO) {
+		uint64_t address = nv_shadow_unwindow(switched->shadow, event->qualifier);
+
+		event->space = address >> NV_SPACE_SHIFT;
+		event->qualifier = address & ((1ull << NV_SPACE_SHIFT) - 1);
+	} else if (event->reason == NV_REASON_MEMORY_FAULT) {
 		event->qualifier = nv_shadow_reverse(switched->shadow, event->qualifier);
+	}
 }
 
 uint64_t nv_switched_rip(const struct nv_vcpu *vcpu)

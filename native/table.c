@@ -2,6 +2,7 @@
 
 uint16_t nv_table_lookup(const struct nv_table *table, const struct nv_event *event)
 {
+	uint64_t qualifier = event->qualifier | (uint64_t)event->space << NV_SPACE_SHIFT;
 	unsigned int direction = event->direction == NV_WRITE;
 	const struct nv_ranges *ranges;
 	uint32_t low, high;
@@ -15,12 +16,12 @@ uint16_t nv_table_lookup(const struct nv_table *table, const struct nv_event *ev
 	while (low < high) {
 		uint32_t middle = low + (high - low) / 2;
 
-		if (ranges->range[middle].last < event->qualifier)
+		if (ranges->range[middle].last < qualifier)
 			low = middle + 1;
 		else
 			high = middle;
 	}
-	if (low == ranges->count || ranges->range[low].first > event->qualifier)
+	if (low == ranges->count || ranges->range[low].first > qualifier)
 		return 0;
 	return ranges->range[low].claim;
 }

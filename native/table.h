@@ -29,7 +29,7 @@ struct nv_claim {
 	uint8_t fallback;        /* L0's last word: neither a level's claim nor an emulator's */
 };
 
-/* Qualifiers first to last (both included) of one reason and direction. */
+/* Qualifiers first to last (both included) of one reason and direction, with the event's space in the bits from NV_SPACE_SHIFT on. */
 struct nv_range {
 	uint64_t first;
 	uint64_t last;
@@ -50,7 +50,7 @@ struct nv_table {
 	struct nv_ranges ranges[NV_REASONS][2]; /* by reason and direction (NV_EXECUTE counts as NV_READ); not for NV_REASON_IO */
 };
 
-/* The first claim for an event, 0 for nobody. Pure: reads reason, direction and qualifier only. */
+/* The first claim for an event, 0 for nobody. Pure: reads reason, direction, qualifier and space only. */
 uint16_t nv_table_lookup(const struct nv_table *table, const struct nv_event *event);
 
 #endif

@@ -201,7 +201,7 @@ static int dispatch(struct nv_vcpu *vcpu)
 
 	event->ticks = nv_ticks();
 	event->level = vcpu->level;
-	event->served = 0;
+	event->served = event->space = 0;
 	event->fault = event->retry = 0;
 	vcpu->exited = 0;
 	vcpu->ops->decode(vcpu, event);
@@ -260,6 +260,8 @@ int nv_vcpu_run(struct nv_vcpu *vcpu)
 				continue;
 			break;
 		}
+		if (result)
+			break;
 		if (dispatch(vcpu)) {
 			result = NV_RUN_EVENT;
 			break;

@@ -11,7 +11,7 @@ struct nv_vcpu;
 
 /* What an engine does for the loop. */
 struct nv_engine_ops {
-	int (*enter)(struct nv_vcpu *vcpu);                            /* run level n until it exits; negative errno */
+	int (*enter)(struct nv_vcpu *vcpu);                            /* run level n until it exits; negative errno, or an NV_RUN_* */
 	void (*decode)(struct nv_vcpu *vcpu, struct nv_event *event);  /* the exit as an event */
 	void (*complete)(struct nv_vcpu *vcpu, struct nv_event *event); /* give the event's answer to level n */
 	uint64_t (*rip)(const struct nv_vcpu *vcpu);                   /* level n's at the exit, for traces; NULL: nobody tells */
@@ -21,6 +21,7 @@ struct nv_engine_ops {
 #define NV_RUN_EVENT 0           /* vcpu->event is for Python */
 #define NV_RUN_KICKED 1          /* nv_vcpu_kick was called */
 #define NV_RUN_DRAIN 2           /* the trace waits for room or for a description: nv_trace_waits */
+#define NV_RUN_ANSWERED 4        /* a CPUID is answered, and levels have it to change before level n goes on */
 #define NV_RUN_WINDOW 3          /* level n can take the interrupt that run->request_interrupt_window waits for */
 
 struct nv_vcpu {

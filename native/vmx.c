@@ -132,163 +132,12 @@ static void save_block(struct nv_vmx *vmx)
 	vmx->block->writes = 0;
 }
 
-/* What an EPT violation's access needs. */
-static uint32_t access_of(uint64_t qualification)
-{
-	if (qualification & VIOLATION_FETCH)
-		return NV_RIGHT_EXECUTE;
-	return qualification & VIOLATION_WRITE ? NV_RIGHT_WRITE : NV_RIGHT_READ;
-}
-
-/* A change of a bit that VMX keeps set, of a register whose other changes no level wants to see. */
-static int changes_fixed(const struct nv_vmx *vmx)
-{
-	if (cr_access(vmx) == CR_MOV_FROM)
-		return 0;
-	return cr_number(vmx) == 0 ? vmx->wanted.cr0_mask == CR0_FIXED : cr_number(vmx) == 4 && vmx->wanted.cr4_mask == CR4_FIXED;
-}
-
-/* CPUID says in leaves 1 and 7 what CR4 enables. */
-static int read_cr4(struct nv_vcpu *vcpu)
-{
-	struct nv_vmx_field cr4 = {NV_VMCS_GUEST_CR4, 0};
-	struct nv_vmx *vmx = vcpu->engine;
-	uint32_t leaf = *register_of(vmx, NV_REG_RAX);
-	int result;
-
-	if (leaf != 1 && leaf != 7)
-		return 0;
-	result = nv_vmx_exchange(vcpu, &cr4, 1);
-	vmx->cr4 = cr4.value;
-	return result;
-}
-
-static int goes_on(int result)
-{
-	return result < 0 ? result : -EAGAIN;
-}
-
-/* An interrupt stops level n also while it takes none. It is acknowledged, by another exit at once, only when level n takes it: until
- * then its controller has it pending. */
-static int interrupt_exit(struct nv_vmx *vmx)
-{
-	if (!(got(vmx, GOT_INTERRUPTION) & EVENT_VALID)) {
-		vmx->acknowledges = takes_interrupts(vmx);
-		vmx->holds = !vmx->acknowledges;
-		return -EAGAIN;
-	}
-	vmx->acknowledges = 0;
-	if (vmx->wanted.pin & PIN_INTERRUPTS)
-		return 0;
-	nv_pending_interrupt(&vmx->switched.pending, EVENT_VECTOR(got(vmx, GOT_INTERRUPTION)));
-	return -EAGAIN;
-}
-
-/* An exit that no level claims, of what L0 asks for itself: -EAGAIN when level n goes on, 0 when it is for the table. */
-static int own_exit(struct nv_vcpu *vcpu)
-{
-	struct nv_vmx *vmx = vcpu->engine;
-	struct nv_pending *pending = &vmx->switched.pending;
-
-	switch (basic_of(vmx)) {
-	case BASIC_EXCEPTION:
-		if (is_nmi(vmx)) {
-			if (vmx->nmi_wanted)
-				return 0;
-			nv_pending_nmi(pending);
-			return -EAGAIN;
-		}
-		return vmx->wanted.exceptions >> EVENT_VECTOR(got(vmx, GOT_INTERRUPTION)) & 1 ? 0 : goes_on(nv_vmx_raise(vcpu));
-	case BASIC_INTERRUPT:
-		return interrupt_exit(vmx);
-	case BASIC_INTERRUPT_WINDOW:
-		vmx->holds = 0;
-		if (!(pending->windows & NV_WINDOW_INTERRUPT))
-			return -EAGAIN;
-		pending->windows &= ~NV_WINDOW_INTERRUPT;
-		return 0;
-	case BASIC_NMI_WINDOW:
-		if (!(pending->windows & NV_WINDOW_NMI))
-			return -EAGAIN;
-		pending->windows &= ~NV_WINDOW_NMI;
-		return 0;
-	case BASIC_PREEMPTION_TIMER:
-		vmx->timer_armed = 0;
-		return 0;
-	case BASIC_CPUID:
-		return read_cr4(vcpu);
-	case BASIC_CR:
-		return changes_fixed(vmx) ? goes_on(nv_vmx_pass_cr(vcpu)) : 0;
-	case BASIC_IO:
-		/* KVM brings the data of the access when it does it */
-		nv_vmx_decode(vmx, &vmx->stopped);
-		nv_vmx_pass_port(vmx);
-		return -EAGAIN;
-	default:
-		return 0;
-	}
-}
-
-/* The exit comes during a step. Gives -EAGAIN when it only ends it, 0 when it is more than that. */
-static int step_exit(struct nv_vcpu *vcpu)
-{
-	struct nv_vmx *vmx = vcpu->engine;
-	struct nv_vmx_step *step = &vmx->step;
-	int event = basic_of(vmx) == BASIC_EXCEPTION && !is_nmi(vmx);
-	int trapped = event && EVENT_VECTOR(got(vmx, GOT_INTERRUPTION)) == DB && !(got(vmx, GOT_QUALIFICATION) & DR6_CAUSES);
-	int result;
-
-	if ((is_nmi(vmx) && !vmx->nmi_wanted) || (basic_of(vmx) == BASIC_INTERRUPT && !(vmx->wanted.pin & PIN_INTERRUPTS)))
-		return 0; /* kept for later: the step goes on */
-	/* Bochs has the trap pending when an exit to KVM comes before the instruction is done: level n comes to it again */
-	if (trapped && got(vmx, GOT_RIP) == step->rip && !step->ports)
-		return -EAGAIN;
-	result = nv_vmx_step_end(vcpu, trapped);
-	return result ? result : trapped && !step->own_trap ? -EAGAIN : 0;
-}
-
-/* Whether the tables of level n, or of the machine above it that is active, allow the access now; or another machine hears of it. */
-static int fill(struct nv_vmx *vmx)
-{
-	if (vmx->nested->active->depth)
-		return nv_nested_vmx_violation(vmx->nested);
-	return nv_switched_fill(&vmx->switched, got(vmx, GOT_PHYSICAL), access_of(got(vmx, GOT_QUALIFICATION)));
-}
-
-/* Whether the table hears of the exit: 0; -EAGAIN: level n goes on. */
-static int sort_exit(struct nv_vcpu *vcpu)
-{
-	struct nv_vmx *vmx = vcpu->engine;
-	int result;
-
-	if (vmx->block->reason & ENTRY_FAILED && !vmx->nested->active->depth)
-		return 0;
-	if (!(vmx->block->reason & ENTRY_FAILED) && basic_of(vmx) == BASIC_EPT_VIOLATION) {
-		result = fill(vmx);
-		if (result)
-			return goes_on(result);
-	}
-	if (vmx->switched.recalling && is_nmi(vmx)) {
-		vmx->switched.recalling = 0;
-		return vmx->step.active ? goes_on(nv_vmx_step_end(vcpu, 0)) : -EAGAIN;
-	}
-	if (vmx->step.active) {
-		result = step_exit(vcpu);
-		if (result)
-			return result;
-	}
-	result = nv_nested_vmx_exit(vmx->nested);
-	if (result)
-		return goes_on(result);
-	return own_exit(vcpu);
-}
-
 /* Something waits that the VMCS which level n runs under knows nothing of. */
 static int needs_outside(const struct nv_vmx *vmx)
 {
 	const struct nv_pending *pending = &vmx->switched.pending;
 
-	if (vmx->timer)
+	if (vmx->timer || nv_nested_vmx_moved(vmx->nested) || nv_nested_vmx_stops(vmx->nested))
 		return 1;
 	if (!(vmx->now.primary & PRIMARY_NMI_WINDOW) && (pending->nmi || pending->windows & NV_WINDOW_NMI))
 		return 1;
@@ -326,9 +175,14 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 		if (nv_nested_vmx_waits(vmx->nested))
 			return 0;
 		result = vmx->nested->lost || vmx->nested->endless ? -EIO : vmx->nested->failed;
-		if (!result)
-			result = nv_nested_vmx_deliver(vmx->nested);
-		if (result || nv_nested_vmx_waits(vmx->nested))
+		if (result)
+			return result;
+		if (nv_nested_answered_cpuid(vmx->nested))
+			return NV_RUN_ANSWERED;
+		if (nv_nested_is_due(vmx->nested) || nv_nested_vmx_window(vmx->nested))
+			return 0;
+		result = nv_nested_vmx_deliver(vmx->nested);
+		if (result || nv_nested_is_due(vmx->nested) || nv_nested_vmx_waits(vmx->nested))
 			return result;
 		result = nv_nested_vmx_read_timer(vmx->nested);
 		if (result || vmx->synthetic)
@@ -360,7 +214,7 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 	save_block(vmx);
 	nv_vmx_interrupted(vmx);
 	vmx->missed = !takes_interrupts(vmx);
-	result = sort_exit(vcpu);
+	result = nv_vmx_sort_exit(vcpu);
 	return result == -EAGAIN && nv_nested_vmx_waits(vmx->nested) ? 0 : result;
 }
 
@@ -370,6 +224,10 @@ static void vmx_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 
 	if (nv_nested_vmx_decode_gone(vmx->nested, event))
 		return;
+	if (nv_nested_is_due(vmx->nested)) {
+		nv_nested_vmx_decode_due(vmx->nested, event);
+		return;
+	}
 	if (vmx->switched.rung) {
 		nv_vmx_decode(vmx, event);
 		if (event->reason == NV_REASON_EXCEPTION && event->qualifier == UD)
@@ -410,6 +268,10 @@ static void vmx_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 		return;
 	if (!vmx->switched.rung) {
 		nv_direct_complete(vcpu, event);
+		return;
+	}
+	if (vmx->nested->due.told) {
+		memset(&vmx->nested->due, 0, sizeof vmx->nested->due);
 		return;
 	}
 	if (event->retry)

@@ -3,6 +3,7 @@
 #ifndef NV_VMX_H
 #define NV_VMX_H
 
+#include "nested_vmx.h"
 #include "switched.h"
 #include "switcher/vmx_block.h"
 #include "vmcs.h"
@@ -54,6 +55,7 @@ struct nv_vmx {
 	uint8_t refused;
 	uint8_t overflowed;      /* more fields wait to be written than there is room for: level n is not entered any more */
 	uint8_t synthetic;       /* a reason to report without an exit */
+	uint8_t synthetic_space; /* whose it is, as struct nv_event has it */
 	uint8_t missed;          /* level n took no interrupts at its exit: KVM has to look for them again */
 	uint8_t timer_armed;     /* the preemption timer runs */
 	uint8_t acknowledges;    /* the next exit for an interrupt acknowledges it */
@@ -66,6 +68,7 @@ struct nv_vmx {
 	uint8_t *probe;          /* of another one, for looking */
 	uint16_t places[512];    /* where fields lie in it, by nested_vmx's order; 0: not known */
 	struct nv_vmx_step step;
+	struct nv_nested_vmx_undo undo;
 	struct nv_event stopped; /* the port access that a step executes now: what its exit told of it */
 };
 

@@ -128,9 +128,13 @@ static void decode_synthetic(struct nv_vmx *vmx, struct nv_event *event)
 	event->reason = vmx->refused ? NV_REASON_ENTRY_FAILURE : vmx->synthetic;
 	event->raw = event->qualifier = event->info = vmx->refused ? vmx->refusal : 0;
 	event->direction = NV_EXECUTE;
-	if (!vmx->refused)
-		event->raw = 2; /* triple fault */
-	vmx->synthetic = vmx->refused = 0;
+	if (!vmx->refused) {
+		/* triple fault */
+		event->raw = vmx->synthetic == NV_REASON_INTERRUPT_WINDOW ? BASIC_INTERRUPT_WINDOW :
+			     vmx->synthetic == NV_REASON_NMI_WINDOW ? BASIC_NMI_WINDOW : BASIC_TRIPLE_FAULT;
+		event->space = vmx->synthetic_space;
+	}
+	vmx->synthetic = vmx->synthetic_space = vmx->refused = 0;
 }
 
 void nv_vmx_decode(struct nv_vmx *vmx, struct nv_event *event)

@@ -26,10 +26,10 @@ static void postpone(struct nv_vmx *vmx)
 	if (!vmx->interrupted)
 		return;
 	if (EVENT_KIND_OF(vmx->interrupted) == NV_EVENT_INTERRUPT) {
-		nv_pending_interrupt(&vmx->switched.pending, EVENT_VECTOR(vmx->interrupted));
+		nv_pending_interrupt(nv_nested_pending(vmx->nested, vmx->nested->active->depth), EVENT_VECTOR(vmx->interrupted));
 	} else if (EVENT_KIND_OF(vmx->interrupted) == NV_EVENT_NMI) {
 		set_interruptibility(vmx, vmx->interruptibility & ~NMI_MASKED);
-		nv_pending_nmi(&vmx->switched.pending);
+		nv_pending_nmi(nv_nested_pending(vmx->nested, vmx->nested->active->depth));
 	}
 	vmx->interrupted = 0;
 }

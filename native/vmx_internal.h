@@ -165,6 +165,9 @@ int nv_vmx_code(struct nv_vcpu *vcpu, struct nv_code *code);
 /* #UD, decoded: nv_undefined's part of it. A negative errno. */
 int nv_vmx_decode_undefined(struct nv_vcpu *vcpu, struct nv_event *event);
 
+/* vmx_sort.c: whether the table hears of the exit: 0; -EAGAIN: level n goes on; another negative errno. */
+int nv_vmx_sort_exit(struct nv_vcpu *vcpu);
+
 /* vmx_step.c. end: executed says whether the instruction is behind level n. A negative errno. */
 void nv_vmx_step_begin(struct nv_vmx *vmx, const struct nv_vmx_controls *off);
 int nv_vmx_step_end(struct nv_vcpu *vcpu, int executed);

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from shared_lab import SharedLab
+from vendors import VENDORS, of_another_vendor
 
 from nestvmm.errors import HostError
 from nestvmm.lab import Lab, LocalLab, SvmLab, VmxLab, kvm_amd_nests, kvm_intel_nests, svm, vmx
@@ -52,11 +54,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--prove"):
-        return
-    long = [item for item in items if item.get_closest_marker("prove")]
-    config.hook.pytest_deselected(items=long)
-    items[:] = [item for item in items if item not in long]
+    left_out = [
+        item
+        for item in items
+        if of_another_vendor(item) or (item.get_closest_marker("prove") and not config.getoption("--prove"))
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @functools.cache
@@ -74,17 +78,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(reason)
 
 
+@pytest.fixture(scope="session")
+def svm_labs() -> Iterator[SharedLab]:
+    with SharedLab(lambda: LocalLab() if kvm_amd_nests() else SvmLab()) as labs:
+        yield labs
+
+
 @pytest.fixture(scope="module")
-def svm_lab() -> Iterator[Lab]:
-    """A machine where kvm_amd nests: this one if it does, else an SVM lab that is booted for the module."""
-    with LocalLab() if kvm_amd_nests() else SvmLab() as lab:
-        yield lab
+def svm_lab(svm_labs: SharedLab) -> Lab:
+    """A machine where kvm_amd nests: this one if it does, else an SVM lab that is booted once for all modules."""
+    return svm_labs.get()
 
 
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param("svm", marks=pytest.mark.svm_lab), pytest.param("vmx", marks=pytest.mark.vmx_lab)],
-)
+@pytest.fixture(scope="module", params=VENDORS)
 def vendor(request: pytest.FixtureRequest) -> str:
     """Each engine with a switcher, for tests that are the same for both."""
     return str(request.param)
@@ -98,10 +104,15 @@ def vendor_lab(vendor: str, request: pytest.FixtureRequest) -> Lab:
 
 
 @pytest.fixture(scope="session")
-def vmx_lab() -> Iterator[Lab]:
-    """A machine where kvm_intel nests: this one if it does, else a VMX lab that is booted once for all tests.
+def vmx_labs() -> Iterator[SharedLab]:
+    with SharedLab(lambda: LocalLab() if kvm_intel_nests() else VmxLab(project=ROOT)) as labs:
+        yield labs
+
+
+@pytest.fixture(scope="module")
+def vmx_lab(vmx_labs: SharedLab) -> Lab:
+    """A machine where kvm_intel nests: this one if it does, else a VMX lab that is booted once for all modules.
 
     It has the files of the time of its start, and sleeps between commands.
     """
-    with LocalLab() if kvm_intel_nests() else VmxLab(project=ROOT) as lab:
-        yield lab
+    return vmx_labs.get()

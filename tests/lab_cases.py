@@ -14,10 +14,12 @@ TESTS = Path(__file__).parent
 
 
 def run_cases(lab: Lab, script: str, *arguments: str | Path, timeout: float) -> dict[str, Any]:
-    """What a script, a path under tests/, prints for these arguments."""
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS), str(TESTS / "engines")])
+    """What a script, a path under tests/, prints for these arguments by print_cases.py."""
+    path = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "engines", TESTS / "loaders")))
     command = [sys.executable, str(TESTS / script), *map(str, arguments)]
     result = lab.run(command, env={"PYTHONPATH": path}, timeout=timeout)
     assert result.status == 0, result.stderr.decode()
     found: dict[str, Any] = json.loads(result.stdout)
+    broken = {name: case["traceback"] for name, case in found.items() if isinstance(case, dict) and "traceback" in case}
+    assert broken == {}
     return found

@@ -32,6 +32,7 @@ class RunStatus(IntEnum):
     KICKED = lib.NV_RUN_KICKED
     DRAIN = lib.NV_RUN_DRAIN
     WINDOW = lib.NV_RUN_WINDOW
+    ANSWERED = lib.NV_RUN_ANSWERED
 
 
 class MemorySlot(Protocol):
@@ -161,15 +162,26 @@ class Engine(Protocol):
         """
         ...
 
-    def read_machine(self, depth: int, address: int, size: int) -> bytes | None:
+    def read_machine(self, depth: int, address: int, size: int, *, beneath: bool = False) -> bytes | None:
         """Bytes of the physical memory of a machine of native/nested.h that runs, -1: the one whose code does.
+
+        beneath:  at addresses of what the image below gives it, beneath the Python levels between
 
         None: it has not all of them.
         """
         ...
 
-    def write_machine(self, depth: int, address: int, data: bytes) -> bool:
+    def write_machine(self, depth: int, address: int, data: bytes, *, beneath: bool = False) -> bool:
         """Writes it, part of it at the least; False: not all."""
+        ...
+
+    def give(self, space: int, slots: Sequence[MemorySlot], devices: Sequence[Span]) -> None:
+        """The machines at depth `space`, from 1 on, have this memory from now on: offsets are the image's addresses.
+
+        devices:  pages where accesses are events MMIO; all else is a NESTED_PAGE_FAULT of that space
+
+        Raises HostError where there is no such machine.
+        """
         ...
 
     def image_counts(self) -> list[tuple[int, int, int, int]]:
@@ -274,6 +286,22 @@ class Engine(Protocol):
 
     def interrupt(self, vector: int) -> None:
         """Queues an external interrupt for a machine without an irqchip; from any thread."""
+        ...
+
+    def inject_above(self, space: int, vector: int | None) -> None:
+        """The machine at depth `space`, from 1 on, takes an external interrupt, or an NMI for None; from any thread."""
+        ...
+
+    def request_window_above(self, space: int, *, nmi: bool) -> None:
+        """As request_window, for that machine: the event is one of its space."""
+        ...
+
+    def cpuid_asker(self, level: int) -> Server:
+        """What declines events CPUID, and has `run` come back with ANSWERED when they are answered."""
+        ...
+
+    def answered_cpuid(self) -> tuple[int, int, int]:
+        """After ANSWERED: bits of the levels that asked, leaf and subleaf. The answer is in the registers."""
         ...
 
     def halt(self) -> bool:

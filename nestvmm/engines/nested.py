@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final, Self
 
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
+from nestvmm.engines.given import Given
 from nestvmm.engines.shadow import Shadow
 from nestvmm.engines.switcher import Switcher
 from nestvmm.kvm import HostMemory, Vm
@@ -33,6 +34,7 @@ class Nested(ABC):
         vm.set_memory_region(slot, lib.NV_NESTED_TABLES, self._table_memory.size, self._table_memory.address)
         self.c: Any = ffi.new("struct nv_nested *")
         c = self.c
+        self.given = Given(c)
         self._levels = levels
         for depth in range(lib.NV_NESTED_DEPTH):
             beyond = depth - len(levels) + 1
@@ -88,18 +90,42 @@ class Nested(ABC):
             return f"the nested page tables of level {level} and of those below lead through too many of each other"
         return ""
 
+    def inject(self, space: int, vector: int | None) -> None:
+        """See nestvmm.engines.engine.Engine.inject_above."""
+        pending = lib.nv_nested_pending(self.c, space)
+        if vector is None:
+            lib.nv_pending_nmi(pending)
+        else:
+            lib.nv_pending_interrupt(pending, vector)
+
+    def request_window(self, space: int, *, nmi: bool) -> None:
+        """See nestvmm.engines.engine.Engine.request_window_above."""
+        lib.nv_nested_pending(self.c, space).windows |= lib.NV_WINDOW_NMI if nmi else lib.NV_WINDOW_INTERRUPT
+
+    def cpuid_asker(self, level: int) -> Server:
+        """See nestvmm.engines.engine.Engine.cpuid_asker."""
+        asker = ffi.new("struct nv_nested_cpuid_asker *", {"nested": self.c, "level": level})
+        return Server(ffi.addressof(lib, "nv_nested_ask_cpuid"), asker)
+
+    def answered_cpuid(self) -> tuple[int, int, int]:
+        """See nestvmm.engines.engine.Engine.answered_cpuid."""
+        asked = self.c.active.cpuid
+        levels, asked.levels = asked.levels, 0
+        return levels, asked.leaf, asked.subleaf
+
     def counts(self) -> list[tuple[int, int, int, int]]:
         """See nestvmm.engines.engine.Engine.image_counts."""
         c = self.c
         rows = zip(c.levels, c.reflected, c.entered, c.served, strict=True)
         return [row for row in rows if any(row[1:])]
 
-    def read(self, depth: int, address: int, size: int) -> bytes | None:
-        """Bytes of a machine's physical memory, -1: the active one's; None: it has not all of them."""
+    def read(self, depth: int, address: int, size: int, *, beneath: bool) -> bytes | None:
+        """See nestvmm.engines.engine.Engine.read_machine."""
         data = ffi.new("uint8_t[]", size)
-        return bytes(ffi.buffer(data)) if lib.nv_nested_copy(self.c, depth, address, data, size, 0) == size else None
+        done = lib.nv_nested_copy(self.c, depth, address, data, size, 0, beneath)
+        return bytes(ffi.buffer(data)) if done == size else None
 
-    def write(self, depth: int, address: int, data: bytes) -> bool:
-        """Writes it; False, where some of that is not the machine's to write."""
+    def write(self, depth: int, address: int, data: bytes, *, beneath: bool) -> bool:
+        """See nestvmm.engines.engine.Engine.write_machine."""
         buffer = ffi.new("uint8_t[]", data)
-        return bool(lib.nv_nested_copy(self.c, depth, address, buffer, len(data), 1) == len(data))
+        return bool(lib.nv_nested_copy(self.c, depth, address, buffer, len(data), 1, beneath) == len(data))

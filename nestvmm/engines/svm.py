@@ -136,7 +136,8 @@ class SvmEngine(SwitchedEngine):
 
     def let_pass(self) -> bool:
         """Lets what an intercept stopped happen after all."""
-        if self.nested.c.due.told or super().let_pass():
+        due = self.nested.c.due
+        if (due.told and not due.withheld) or super().let_pass():
             return True  # an image takes it, whatever the table says
         if not self._c.switched.rung or not self._passes():
             return False

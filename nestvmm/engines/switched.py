@@ -219,13 +219,34 @@ class SwitchedEngine(DirectEngine):
         """Whether it came by the doorbell."""
         return bool(self._c.switched.rung)
 
-    def read_machine(self, depth: int, address: int, size: int) -> bytes | None:
+    def read_machine(self, depth: int, address: int, size: int, *, beneath: bool = False) -> bytes | None:
         """Bytes of a machine's physical memory."""
-        return self.nested.read(depth, address, size)
+        return self.nested.read(depth, address, size, beneath=beneath)
 
-    def write_machine(self, depth: int, address: int, data: bytes) -> bool:
+    def write_machine(self, depth: int, address: int, data: bytes, *, beneath: bool = False) -> bool:
         """Writes it."""
-        return self.nested.write(depth, address, data)
+        return self.nested.write(depth, address, data, beneath=beneath)
+
+    def give(self, space: int, slots: Sequence[MemorySlot], devices: Sequence[Span]) -> None:
+        """What Python levels above an image give of its guest's memory."""
+        self.nested.given.set(space, slots, devices)
+
+    def inject_above(self, space: int, vector: int | None) -> None:
+        """Queues it."""
+        self.nested.inject(space, vector)
+        self.kick()
+
+    def request_window_above(self, space: int, *, nmi: bool) -> None:
+        """Asks for it."""
+        self.nested.request_window(space, nmi=nmi)
+
+    def cpuid_asker(self, level: int) -> Server:
+        """See native/nested_cpuid.c."""
+        return self.nested.cpuid_asker(level)
+
+    def answered_cpuid(self) -> tuple[int, int, int]:
+        """Of the machine that goes on now."""
+        return self.nested.answered_cpuid()
 
     def image_claims(self) -> list[tuple[int, Scope, Server]]:
         """For each image and the guest, all that a control block can ask for."""
@@ -271,6 +292,8 @@ class SwitchedEngine(DirectEngine):
         event = self.vcpu.event
         if event.reason != ExitReason.NESTED_PAGE_FAULT:
             return False
+        if event.space:
+            return self.nested.given.concede(event.space, event.qualifier)
         return self._shadow.concede(event.qualifier, execute=event.direction == Direction.EXECUTE)
 
     def _carries_msr(self) -> bool:
@@ -321,7 +344,8 @@ class SwitchedEngine(DirectEngine):
         lib.nv_pending_interrupt(ffi.addressof(self._c.switched, "pending"), vector)
 
     def _awake(self) -> bool:
-        return bool(lib.nv_pending_any(ffi.addressof(self._c.switched, "pending")))
+        own = lib.nv_pending_any(ffi.addressof(self._c.switched, "pending"))
+        return bool(own or lib.nv_nested_injected(self.nested.c))
 
     def nmi(self) -> None:
         """Level n takes an NMI; no level above L0 sees it."""

@@ -83,7 +83,7 @@ class Guest(Protocol):
         ...
 
     def interrupt(self, vector: int) -> None:
-        """Injects an external interrupt of this vector (0 to 255; machine `bare` only), from any thread.
+        """Injects an external interrupt of this vector (0 to 255; below images machine `bare` only), from any thread.
 
         It waits until the guest takes interrupts, behind what `inject` and `nmi` gave it, and ends a halt. Of several
         that wait the svm and vmx engines give the highest vector first, and each vector once, as a local APIC does; the
@@ -182,7 +182,10 @@ class Hypervisor:
             yield reason, first, last, direction, getattr(self, name)
 
     def cpuid(self, entries: list[CpuidEntry]) -> list[CpuidEntry]:
-        """What its guest's CPUID reports, given what the level itself sees; called once, before `start`."""
+        """What its guest's CPUID reports, given what the level itself sees; called once, before `start`.
+
+        Above an image it is called for each CPUID, with the one leaf as the levels below have just answered it.
+        """
         return entries
 
     def designated(self, event: Event) -> Result:

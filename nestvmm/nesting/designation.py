@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from nestvmm.devices import Server
 from nestvmm.x86.event import Direction, Event, Result
-from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
+from nestvmm.x86.exit_reason import REASONS, SPACED, ExitReason, Qualifier
 from nestvmm.x86.scope import QUALIFIER_MAX, Scope
 
 __all__ = ["QUALIFIER_MAX", "Ceiling", "Claim", "DesignationTable", "Handler", "Scope"]
@@ -42,12 +42,12 @@ class Ceiling:
     scope: Scope
 
 
-# Gives a claimed range of guest-physical addresses at level x + 1 (first, last) as ranges at level n.
-Project = Callable[[int, int, int], Iterable[tuple[int, int]]]
+# Gives the scope of level x's claim, of guest-physical addresses at level x + 1, as ranges at level n.
+Project = Callable[[int, Scope], Iterable[tuple[int, int]]]
 
 
-def _unprojected(_level: int, first: int, last: int) -> Iterable[tuple[int, int]]:
-    return ((first, last),)
+def _unprojected(_level: int, scope: Scope) -> Iterable[tuple[int, int]]:
+    return ((scope.first, scope.last),)
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,9 @@ class DesignationTable:
 
     def projected(self, level: int, scope: Scope) -> list[Scope]:
         """The scope of a claim or ceiling of `level`, in the coordinates of level n."""
-        if REASONS[scope.reason].qualifier is not Qualifier.PHYSICAL:
+        if scope.reason not in SPACED and REASONS[scope.reason].qualifier is not Qualifier.PHYSICAL:
             return [scope]
-        return [
-            Scope(scope.reason, first, last, scope.direction)
-            for first, last in self.project(level, scope.first, scope.last)
-        ]
+        return [Scope(scope.reason, first, last, scope.direction) for first, last in self.project(level, scope)]
 
     def route(self, reason: ExitReason, qualifier: int, direction: int = Direction.READ) -> list[Claim]:
         """Who may handle an event of level n, in the order of their turns; empty: nobody, so L0's default.

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 from nestvmm.engines import Engine
 from nestvmm.kvm import Regs, Sregs
 from nestvmm.nesting.exception import wrong_exception
-from nestvmm.nesting.levels import LevelMaps
 from nestvmm.nesting.memory import MemoryMap, Region
 from nestvmm.nesting.propagation import Effects
+from nestvmm.nesting.tower_maps import TowerMaps
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
 from nestvmm.x86.rights import Rights
 
@@ -114,7 +114,7 @@ class GuestView:
         level: int,
         engine: Engine,
         state: VcpuState,
-        maps: LevelMaps,
+        maps: TowerMaps,
         memory: PhysicalMemory,
         effects: Effects,
         remap: Callable[[int, MemoryMap, int, int], None],

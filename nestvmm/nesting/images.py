@@ -28,19 +28,17 @@ from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
 
 __all__ = ["check_between", "check_images", "engine_for", "make_levels", "name_of", "stacked"]
 
-# What a level above an image can have: what code does by an instruction, at no physical address.
+# What a level above an image can have: what code does by an instruction, and to the memory that the level gives it.
 _BETWEEN = frozenset(
     reason
     for reason, row in REASONS.items()
-    if row.qualifier is not Qualifier.PHYSICAL
-    and reason
+    if reason
     not in (
+        ExitReason.MEMORY_FAULT,
         ExitReason.INTERRUPT,
         ExitReason.NMI,
         ExitReason.SMI,
         ExitReason.INIT,
-        ExitReason.INTERRUPT_WINDOW,
-        ExitReason.NMI_WINDOW,
         ExitReason.PREEMPTION_TIMER,
         ExitReason.EOI,
         ExitReason.DEBUG,
@@ -85,21 +83,15 @@ def check_images(spec: TowerSpec, wanted: Sequence[Request]) -> None:
             )
 
 
-def check_between(spec: TowerSpec, hypervisors: Sequence[Hypervisor], policy: Policy) -> None:
+def check_between(spec: TowerSpec, policy: Policy) -> None:
     """Raises UsageError for what a Python hypervisor above an image cannot do, as the image does it.
 
-    That is: what its guest's memory is, what CPUID says, and when interrupts come.
+    That is: what comes from outside, and what belongs to the lowest image's machine alone.
     """
     lowest = spec.code[0]
     for level, one in enumerate(spec.levels, start=1):
         if level < lowest or one.image is not None:
             continue
-        below = max(image for image in spec.code if image < level)
-        where = f"L{level} {one.hypervisor} stands above the image at L{below}, which decides"
-        if one.memory is not None:
-            raise UsageError(f"{where} on its guest's memory; leave `memory` out")
-        if type(hypervisors[level - 1]).cpuid is not Hypervisor.cpuid:
-            raise UsageError(f"{where} on its guest's CPUID; handle `cpuid` events instead of overriding cpuid()")
         for feature, nesting in policy.nesting.items():
             if nesting < level:
                 raise UsageError(
@@ -110,7 +102,7 @@ def check_between(spec: TowerSpec, hypervisors: Sequence[Hypervisor], policy: Po
         if claim.level >= lowest and claim.scope.reason not in _BETWEEN:
             raise UsageError(
                 f"L{claim.level} {claim.who} wants {claim.scope.reason.label}, but stands above an image, "
-                "whose guest's memory and interrupts are its own; only below all images a level can have that"
+                "and only below all images a level can have that"
             )
     for ceiling in policy.ceilings:
         if ceiling.level >= lowest and REASONS[ceiling.scope.reason].qualifier is Qualifier.PHYSICAL:
@@ -136,13 +128,14 @@ def engine_for(spec: TowerSpec, reasons: frozenset[ExitReason], machine: str) ->
     if spec.engine != "auto":
         engine = choose_engine(spec.engine, reasons, machine)
         for number, one in above:
-            if engine is not SvmEngine:
-                raise HostError(f"L{number} {one.hypervisor} stands above an image: only the svm engine sees its guest")
+            if not engine.emulates:
+                why = f"L{number} {one.hypervisor} stands above an image: only the svm and the vmx engine see its guest"
+                raise HostError(why)
         return engine
-    for able in (SvmEngine,) if above else (SvmEngine, VmxEngine):
+    for able in (SvmEngine, VmxEngine):
         if able.works_here():
             return able
-    needs = SvmEngine.needs if above else f"{SvmEngine.needs}; or {VmxEngine.needs}"
+    needs = f"{SvmEngine.needs}; or {VmxEngine.needs}"
     raise HostError(
         f"L{lowest} {_path(spec, lowest)} is an image, and nobody here gives it SVM or VMX; it needs {needs}; "
         "`nestvmm doctor` says more"

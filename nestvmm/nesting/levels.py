@@ -10,57 +10,63 @@ access down.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from nestvmm.hypervisors import GuestAccessError
-from nestvmm.kvm import HostMemory
 from nestvmm.nesting.memory import ADDRESS_END, PAGE_SIZE, MemoryMap, Slot, compose, compose_all, ram_map, slots
 from nestvmm.x86.rights import Rights
 from nestvmm.x86.spans import Span, minus
 
-__all__ = ["LevelMaps", "LevelMemory"]
+__all__ = ["Bytes", "LevelMaps", "LevelMemory"]
 
 
 class LevelMaps:
-    """The composed maps of a tower of height n: `maps[x - 1]` is hypervisor x's, from level x+1's addresses to level
-    x's.
+    """The composed maps of levels, `lowest` first: `maps[x - lowest]` is hypervisor x's, from level x+1's addresses
+    to level x's. Level n is the highest of them here.
 
+    ram:     L0's, in bytes; None: what is below is an image, which gives level `lowest` its memory
     holes:   (level, first, last), the physical addresses of level+1 that the hypervisor at `level` claims as a device's
     faults:  likewise, where it claims accesses that its map does not give
     """
 
     def __init__(
         self,
-        ram: int,
+        ram: int | None,
         maps: Sequence[MemoryMap],
         holes: Iterable[tuple[int, int, int]] = (),
         faults: Iterable[tuple[int, int, int]] = (),
+        *,
+        lowest: int = 1,
     ) -> None:
-        self.height = len(maps) + 1
-        self._ram = ram_map(ram)
-        self._holes = [hole for hole in holes if hole[0] > 0]
-        self._faults = [fault for fault in faults if fault[0] > 0]
+        self.lowest = lowest
+        self.height = lowest + len(maps)
+        self._bottom = MemoryMap.identity() if ram is None else ram_map(ram)
+        own = range(lowest, self.height)
+        self._holes = [hole for hole in holes if hole[0] in own]
+        self._faults = [fault for fault in faults if fault[0] in own]
         self._compose(list(maps))
 
     def _compose(self, maps: list[MemoryMap]) -> None:
         """Raises UsageError, and changes nothing, if that takes too many regions."""
         backing = list(maps)
         for level, first, last in self._holes:
-            backing[level - 1] = backing[level - 1].without(first, last)
-        to_host = [MemoryMap(), self._ram]
+            backing[level - self.lowest] = backing[level - self.lowest].without(first, last)
+        to_host = [self._bottom]
         for one in backing:
             to_host.append(compose(one, to_host[-1]))
         # _down[y]: level n's addresses to level y's, by the routing maps
-        self._down = [compose_all(maps[level - 1 :]) for level in range(1, self.height + 1)]
+        self._down = [compose_all(maps[number:]) for number in range(len(maps) + 1)]
         self._to_host = to_host
         self._maps = maps
 
     def map_of(self, level: int) -> MemoryMap:
-        """The map of the hypervisor at `level`, from 1 on."""
-        return self._maps[level - 1]
+        """The map of the hypervisor at `level`, from `lowest` on."""
+        return self._maps[level - self.lowest]
 
     def change(self, level: int, new: MemoryMap) -> None:
         """Gives the hypervisor at `level` a new map. Raises UsageError, and changes nothing, for too many regions."""
-        self._compose([*self._maps[: level - 1], new, *self._maps[level:]])
+        at = level - self.lowest
+        self._compose([*self._maps[:at], new, *self._maps[at + 1 :]])
 
     def gives(self, level: int, address: int, right: Rights) -> bool:
         """Whether the hypervisor at `level` itself allows an access to level+1's address."""
@@ -75,37 +81,57 @@ class LevelMaps:
             for span in self.map_of(level).withheld(first - first % PAGE_SIZE, last | PAGE_SIZE - 1)
             for top in self.at_top(level + 1, *span)
         ]
-        devices = [
+        return minus(withheld, self.devices())
+
+    def devices(self) -> list[Span]:
+        """Level n's pages with addresses that a level claims as a device's."""
+        return [
             top
             for level, first, last in self._holes
             for top in self.at_top(level + 1, first - first % PAGE_SIZE, last | PAGE_SIZE - 1)
         ]
-        return minus(withheld, devices)
 
     def to_host(self, level: int) -> MemoryMap:
-        """Level `level`'s physical addresses (1 to n) to offsets in L0's memory."""
-        return self._to_host[level]
+        """Level `level`'s physical addresses to offsets in L0's memory, or to the addresses that the image gives."""
+        return self._to_host[level - self.lowest]
 
     def slots(self) -> tuple[Slot, ...]:
         """Level n's memory slots."""
-        return slots(self._to_host[self.height])
+        return slots(self._to_host[-1])
+
+    def is_all(self) -> bool:
+        """Whether level n has all that level `lowest` has, at its addresses."""
+        return self._to_host[-1] == self._bottom
 
     def carry(self, address: int, level: int) -> int | None:
-        """A physical address of level n as level `level` (1 to n) sees it; None: a level between maps it nowhere."""
-        found = self._down[level - 1].translate(address)
+        """A physical address of level n as level `level` sees it; None: a level between maps it nowhere."""
+        found = self._down[level - self.lowest].translate(address)
         return None if found is None else found[0]
 
     def at_top(self, level: int, first: int, last: int) -> list[tuple[int, int]]:
         """The ranges of level n's physical addresses that lead to level `level`'s first to last."""
-        if self._down[level - 1].regions == MemoryMap.identity().regions:
+        down = self._down[level - self.lowest]
+        if down == MemoryMap.identity():
             return [(first, last)]
-        return self._down[level - 1].preimage(first, min(last, ADDRESS_END - 1))
+        return down.preimage(first, min(last, ADDRESS_END - 1))
+
+
+class Bytes(Protocol):
+    """Bytes by their offsets, such as nestvmm.kvm.HostMemory."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """`size` bytes."""
+        ...
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Writes them."""
+        ...
 
 
 class LevelMemory:
     """Level `level`'s physical memory, as the hypervisor below it may read and write it."""
 
-    def __init__(self, level: int, to_host: MemoryMap, host: HostMemory) -> None:
+    def __init__(self, level: int, to_host: MemoryMap, host: Bytes) -> None:
         self.level = level
         self.to_host = to_host
         self._host = host

@@ -26,6 +26,7 @@ _FIELDS = (
     "instruction_length",
     "instruction",
     "length",
+    "space",
 )
 _CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
@@ -44,6 +45,6 @@ def event_reader(event: Any) -> Callable[[], tuple[Any, ...]]:
     """A function that gives the fields of a `struct nv_event` that are needed for its handler.
 
     These are qualifier, value, info, raw, count, reason, slot, direction, size, level, instruction_length (all int),
-    instruction (15 bytes) and length. The event is part of a `struct nv_vcpu`: the caller keeps that alive.
+    instruction (15 bytes), length and space. The event is part of a `struct nv_vcpu`: the caller keeps that alive.
     """
     return partial(_layout().unpack_from, ffi.buffer(ffi.addressof(event)))

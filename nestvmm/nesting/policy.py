@@ -12,13 +12,14 @@ from nestvmm.hypervisors import Hypervisor
 from nestvmm.hypervisors.blame import blaming
 from nestvmm.hypervisors.image import ImageLevel
 from nestvmm.nesting.designation import QUALIFIER_MAX, Ceiling, Claim, DesignationTable, Scope
-from nestvmm.nesting.levels import LevelMaps
 from nestvmm.nesting.memory import ADDRESS_END
 from nestvmm.nesting.notation import VIRTUALIZATION, parse_designation
-from nestvmm.nesting.spec import LEVELS_MAX, TowerSpec
+from nestvmm.nesting.spec import TowerSpec
+from nestvmm.nesting.tower_maps import TowerMaps
 from nestvmm.x86.event import Direction, Event, Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
 from nestvmm.x86.rights import Rights
+from nestvmm.x86.spans import Span
 
 __all__ = ["Policy"]
 
@@ -121,17 +122,15 @@ class Policy:
             entry.level < level and REASONS[entry.scope.reason].qualifier is Qualifier.PHYSICAL for entry in entries
         )
 
-    def table(self, level0: Iterable[Claim], maps: LevelMaps) -> DesignationTable:
+    def table(self, level0: Iterable[Claim], maps: TowerMaps) -> DesignationTable:
         """The designation table, with L0's own claims below all others."""
 
-        images = range(maps.height, LEVELS_MAX + 1)
-
-        def project(level: int, first: int, last: int) -> list[tuple[int, int]]:
+        def project(level: int, scope: Scope) -> list[Span]:
             # L0 also takes what has no address at level 1, such as a fault that KVM does not locate; an image all that
             # its own tables refuse
-            if level in (0, *images) and (first, last) == (0, QUALIFIER_MAX):
-                return [(first, last)]
-            return maps.at_top(level + 1, first, last)
+            if level in (0, *maps.code) and (scope.first, scope.last) == (0, QUALIFIER_MAX):
+                return [(scope.first, scope.last)]
+            return maps.project(level, scope)
 
         claims = [_own_faults(claim, maps) for claim in self.claims]
         return DesignationTable((*claims, *level0), tuple(self.ceilings), project)
@@ -141,7 +140,7 @@ class Policy:
 _NEEDS = (Rights.READ, Rights.WRITE, Rights.EXECUTE)
 
 
-def _own_faults(claim: Claim, maps: LevelMaps) -> Claim:
+def _own_faults(claim: Claim, maps: TowerMaps) -> Claim:
     """A claim of faults, without those of levels below: what its level's map allows is not its fault."""
     handler = claim.handler
     if claim.scope.reason is not ExitReason.NESTED_PAGE_FAULT or isinstance(handler, Server):

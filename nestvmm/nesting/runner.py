@@ -43,9 +43,10 @@ _MASKS = tuple((1 << 8 * size) - 1 for size in range(9))
 # By number; and names for members of enums, whose look-up by attribute costs as much as a handler.
 _REASONS = tuple(ExitReason)
 _PHYSICAL = tuple(REASONS[reason].qualifier is Qualifier.PHYSICAL for reason in _REASONS)
+_SPACE_SHIFT = lib.NV_SPACE_SHIFT
 _EVENT = int(RunStatus.EVENT)
 # Of what event_reader gives.
-_QUALIFIER, _SLOT, _LEVEL = 0, 6, 9
+_SLOT, _LEVEL = 6, 9
 _new_tuple = tuple.__new__
 _HANDLED = Outcome.HANDLED
 _WRITE = int(Direction.WRITE)
@@ -82,6 +83,7 @@ class Runner:
         self._error: BaseException | None = None
         self._state = tower.state
         self._in_parts = False
+        self._key = 0  # what the pending event is about, as effects are kept
         self._done_read, self._done_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._stopping = threading.Event()
         # levels whose hypervisor wants to hear of effects that reach it
@@ -167,6 +169,8 @@ class Runner:
                 if tower.stale:
                     tower.renew()
                     self._claims = tower.flat.by_slot()
+            elif status == RunStatus.ANSWERED:
+                tower.amend_cpuid()
             elif status == RunStatus.DRAIN:
                 self._drain_trace()
             elif self._stopping.is_set():
@@ -207,9 +211,11 @@ class Runner:
 
     def _present(self, level: int, fields: tuple[Any, ...]) -> Event:
         """The pending event as caused by level `level` + 1, in the coordinates of the hypervisor at `level`."""
-        qualifier, value, info, raw, count, number, _, direction, size, _, known, instruction, length = fields
+        qualifier, value, info, raw, count, number, _, direction, size, _, known, instruction, length, space = fields
+        self._key = qualifier
         if _PHYSICAL[number]:
-            carried = self._tower.maps.carry(qualifier, level + 1)
+            self._key |= space << _SPACE_SHIFT
+            carried = self._tower.maps.carry(space, qualifier, level + 1)
             qualifier = qualifier if carried is None else carried
         data = b""
         if direction == _WRITE:
@@ -254,7 +260,7 @@ class Runner:
                 native.value = value = result.value & _MASKS[size]
             if not native.retry:
                 cause = fields[_LEVEL]
-                self._record(event.reason, fields[_QUALIFIER], write, level, cause, value)
+                self._record(event.reason, self._key, write, level, cause, value)
                 for above, hypervisor in self._listeners:
                     if level < above < cause:
                         self._propagate(above, hypervisor, value)
@@ -262,7 +268,7 @@ class Runner:
             self._settle()
 
     def _propagate(self, level: int, hypervisor: Hypervisor, value: int) -> None:
-        if level >= self._tower.base and _PHYSICAL[self._event.reason]:
+        if _PHYSICAL[self._event.reason] and self._tower.maps.space(level + 1) != self._event.space:
             return  # an image between knows where that is for the level above it
         event = self._present(level, self._fields())
         with blaming(level, type(hypervisor).__name__, f"propagated({event!r})"):

@@ -20,6 +20,7 @@ from nestvmm.hypervisors import Guest, GuestAccessError, Hypervisor
 from nestvmm.hypervisors.blame import blaming
 from nestvmm.kvm import HostMemory, KvmError
 from nestvmm.loaders import Image, MemoryRange, load, read_file
+from nestvmm.nesting.answered import amend_answer, asking_claims
 from nestvmm.nesting.designation import Claim
 from nestvmm.nesting.features import (
     Cpu,
@@ -32,14 +33,15 @@ from nestvmm.nesting.features import (
 )
 from nestvmm.nesting.flat import FlatTable, compile_table
 from nestvmm.nesting.guest_view import GuestView, VcpuState
-from nestvmm.nesting.image_guest import ImageGuestView, MachineMemory
+from nestvmm.nesting.image_guest import ImageGuestView, ImageMemory, MachineMemory
 from nestvmm.nesting.images import check_between, check_images, engine_for, make_levels, name_of, stacked
-from nestvmm.nesting.levels import LevelMaps, LevelMemory
+from nestvmm.nesting.levels import LevelMemory
 from nestvmm.nesting.memory import MemoryMap, Slot
 from nestvmm.nesting.monitor import device_claims, engine_claims, monitor_claims
 from nestvmm.nesting.policy import Policy
 from nestvmm.nesting.propagation import Effects
 from nestvmm.nesting.spec import LevelSpec, TowerSpec
+from nestvmm.nesting.tower_maps import TowerMaps
 from nestvmm.x86.event import Direction
 from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.instruction import instruction_key
@@ -92,11 +94,11 @@ class Tower:
         self.policy = Policy(spec, self.hypervisors)
         self._requests = requests(spec)
         check_images(spec, self._requests)
-        check_between(spec, self.hypervisors, self.policy)
+        check_between(spec, self.policy)
         #: The level of the lowest machine code: what stands above it on images is mapped by these as they run.
         self.base = spec.code[0]
-        maps = [_map(number, level) for number, level in enumerate(spec.levels[: self.base - 1], start=1)]
-        self.maps = LevelMaps(spec.guest.memory, maps, self.policy.holes(), self.policy.faults())
+        maps = {number: _map(number, level) for number, level in enumerate(spec.levels, start=1)}
+        self.maps = TowerMaps(spec.guest.memory, maps, spec.code, self.policy.holes(), self.policy.faults())
         self.image = self._load()
         machine = self.image.machine if spec.machine == "auto" else spec.machine
         engine_class = engine_for(spec, self.policy.reasons(), machine)
@@ -120,6 +122,7 @@ class Tower:
             nesting=max(self.policy.nesting.values(), default=0),
         )
         self.engine: Engine = self._open.enter_context(engine_class(config))
+        self._make_memory()
         self.platform: Platform = self._open.enter_context(
             platform(
                 ram=spec.guest.memory,
@@ -172,7 +175,7 @@ class Tower:
     def _start(self, machine: str) -> None:
         """Everything that needs the engine: CPUID, registers, the views of the levels, the table."""
         engine = self.engine
-        self.exposure = expose(engine, self.hypervisors, self._requests)
+        self.exposure = expose(engine, self.hypervisors, self._requests, self.base)
         for feature, level in self.policy.nesting.items():
             gone = self.exposure.gone(feature, self.height)
             if gone:
@@ -197,11 +200,13 @@ class Tower:
             with blaming(level, type(hypervisor).__name__, "start()"):
                 hypervisor.start(guest)
         self.state.flush()
-        cpu = Cpu(engine, self.state, MachineMemory(self.base, engine) if engine.emulates else self.memory[self.base])
+        active = MachineMemory(self.base, engine) if engine.emulates else self.memory[self.base]
+        cpu = Cpu(engine, self.state, active)
         features = feature_claims(self.exposure, cpu)
         self._fixed = [
             *device_claims(self.platform.bus),
             *features,
+            *asking_claims(engine, self.hypervisors, self.base),
             *engine_claims(engine),
             *monitor_claims(engine),
             *(Claim(who, scope, server, self.name_of(who)) for who, scope, server in engine.image_claims()),
@@ -212,13 +217,18 @@ class Tower:
 
     def _guest_of(self, level: int) -> Guest:
         """What the hypervisor at `level` sees of its guest."""
+        view = GuestView if level < self.base else ImageGuestView
+        memory = self.memory[level + 1]
         ask = self._remap, self._reclaim
-        if level < self.base:
-            memory = self.memory[level + 1]
-            return GuestView(level + 1, self.engine, self.state, self.maps, memory, self.effects, *ask)
-        depth = sum(code <= level for code in self.spec.code)
-        machine = MachineMemory(level + 1, self.engine, depth)
-        return ImageGuestView(level + 1, self.engine, self.state, self.maps, machine, self.effects, *ask)
+        return view(level + 1, self.engine, self.state, self.maps, memory, self.effects, *ask)
+
+    def _make_memory(self) -> None:
+        """The memory of the levels above the lowest image; the engine learns what Python levels there do to it."""
+        for space, part in enumerate(self.maps.parts[1:], start=1):
+            for level in range(part.lowest, part.height + 1):
+                self.memory[level] = ImageMemory(level, part.to_host(level), self.engine, space)
+            if not part.is_all():
+                self.engine.give(space, part.slots(), part.devices())
 
     @staticmethod
     def _stop(level: int, hypervisor: Hypervisor) -> None:
@@ -237,17 +247,26 @@ class Tower:
 
     def _remap(self, level: int, new: MemoryMap, first: int, last: int) -> None:
         """The hypervisor at `level` maps its guest's addresses first to last anew."""
-        changed = self.maps.at_top(level + 1, first, last)
+        space, part = self.maps.space(level + 1), self.maps.part(level + 1)
+        changed = part.at_top(level + 1, first, last)
         old = self.maps.map_of(level)
         self.maps.change(level, new)
         try:
-            self.engine.remap(self.maps.slots(), self.maps.reported(), changed)
+            if space:
+                self.engine.give(space, part.slots(), part.devices())
+            else:
+                self.engine.remap(part.slots(), part.reported(), changed)
         except (HostError, KvmError):
             self.maps.change(level, old)
             raise
-        for number, memory in self.memory.items():
-            memory.to_host = self.maps.to_host(number)
+        for number in range(part.lowest, part.height + 1):
+            self.memory[number].to_host = part.to_host(number)
         self.stale = self.stale or self.policy.follows(level)
+
+    def amend_cpuid(self) -> None:
+        """A CPUID above an image is answered: levels that override `cpuid()` have their turn."""
+        indexed = frozenset(entry.function for entry in self.exposure.entries if entry.flags & 1)
+        amend_answer(self.engine, self.hypervisors, indexed)
 
     def _reclaim(self) -> None:
         """A hypervisor claims other events than it did."""
@@ -323,10 +342,13 @@ class Tower:
         return "\n".join(lines)
 
     def _memory_of(self, level: int) -> str:
+        regions = self.maps.to_host(level).regions
         if level > self.base:
             image = max(one for one in self.spec.code if one < level)
-            return f"what L{image} gives it"
-        regions = self.maps.to_host(level).regions
+            if self.maps.to_host(level) == MemoryMap.identity():
+                return f"what L{image} gives it"
+            given = ", ".join(f"{one.base:#x}-{one.last:#x} {_rights(one.rights)}" for one in regions)
+            return f"of what L{image} gives it: {given or 'none'}"
         return ", ".join(f"{one.base:#x}-{one.last:#x} {_rights(one.rights)}" for one in regions) or "none"
 
     def _claims_of(self, level: int) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum, IntEnum, unique
 from typing import NamedTuple
 
-__all__ = ["REASONS", "ExitReason", "Qualifier", "ReasonRow"]
+__all__ = ["REASONS", "SPACED", "ExitReason", "Qualifier", "ReasonRow"]
 
 
 @unique
@@ -146,6 +146,9 @@ class ReasonRow(NamedTuple):
     engines: frozenset[str]
     meaning: str
 
+
+#: Reasons of events that are one machine's alone: by its physical address, or as it takes what is injected.
+SPACED = frozenset({ExitReason.MMIO, ExitReason.NESTED_PAGE_FAULT, ExitReason.INTERRUPT_WINDOW, ExitReason.NMI_WINDOW})
 
 _ALL = frozenset({"direct", "svm", "vmx"})
 _SWITCHER = frozenset({"svm", "vmx"})

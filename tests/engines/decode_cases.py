@@ -5,7 +5,6 @@ Prints as JSON where each exit was, with which bytes, and what the guest kept af
 
 from __future__ import annotations
 
-import json
 import struct
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from guest_code import CODE, UD2, done, keep, rax, run_in, spec_of, store, with_handlers
 from guest_code import results as kept
+from print_cases import print_cases
 
 from nestvmm.hypervisors import HANDLED, Event, ExitReason, HandlerClaim, Hypervisor, Result
 from nestvmm.nesting import LevelSpec, Tower
@@ -135,8 +135,4 @@ CASES = {
 }
 
 if __name__ == "__main__":
-    found = {}
-    for name, case in CASES.items():
-        print(name, file=sys.stderr, flush=True)
-        found[name] = case()
-    print(json.dumps(found))
+    print_cases(CASES, sys.argv[1:])

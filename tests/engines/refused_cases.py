@@ -5,12 +5,13 @@ refused_cases.py ENGINE
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from guest_code import cpuid, done, run_in, spec_of
+from print_cases import print_cases
 
 from nestvmm.hypervisors import HANDLED, Event, ExitReason, HandlerClaim, Hypervisor, Result
 from nestvmm.nesting import LevelSpec, Tower
@@ -72,4 +73,4 @@ def run(engine: str, what: str) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({what: run(sys.argv[1], what) for what in BREAKS}))
+    print_cases({what: partial(run, sys.argv[1], what) for what in BREAKS})

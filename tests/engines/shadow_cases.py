@@ -5,9 +5,9 @@ shadow_cases.py ENGINE
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from guest_code import (
     wrmsr,
 )
 from guest_code import results as kept
+from print_cases import print_cases
 
 from nestvmm._native import lib
 from nestvmm.engines.shadow import Shadow
@@ -438,10 +439,7 @@ CASES = {
 }
 
 if __name__ == "__main__":
-    found = {}
+    engine = sys.argv[1]
     # NPT has no entries that are wrong in themselves, but for reserved bits
-    only_vmx = {"misconfigured": misconfigured} if sys.argv[1] == "vmx" else {}
-    for name, case in (CASES | only_vmx).items():
-        print(name, file=sys.stderr, flush=True)
-        found[name] = case(sys.argv[1])
-    print(json.dumps(found))
+    only_vmx = {"misconfigured": misconfigured} if engine == "vmx" else {}
+    print_cases({name: partial(case, engine) for name, case in (CASES | only_vmx).items()})

@@ -5,8 +5,8 @@ Its argument names the group of cases to run.
 
 from __future__ import annotations
 
-import json
 import sys
+from functools import partial
 
 import event_cases
 import exception_cases
@@ -14,6 +14,7 @@ import mode_cases
 import reason_cases
 import state_cases
 from guest_code import done, keep, load, rax, store
+from print_cases import print_cases
 from reason_cases import run
 
 from nestvmm._native import lib
@@ -36,8 +37,4 @@ GROUPS = {
 }
 
 if __name__ == "__main__":
-    found = {}
-    for name, case in GROUPS[sys.argv[1]].items():
-        print(name, file=sys.stderr, flush=True)
-        found[name] = case("svm")
-    print(json.dumps(found))
+    print_cases({name: partial(case, "svm") for name, case in GROUPS[sys.argv[1]].items()})

@@ -62,7 +62,9 @@ def world() -> World:
     pool, tables = ffi.new("uint64_t[]", 16 * 512), ffi.new("uint64_t[]", 16 * 512)
     maps, zeros = ffi.new("uint8_t[]", lib.NV_NESTED_DEPTH * lib.NV_NESTED_MAPS), ffi.new("uint8_t[]", 0x3000)
     windows = ffi.new("uint64_t[]", lib.NV_SHADOW_WINDOW_COUNT)
-    ranges = ffi.new("struct nv_shadow_range[]", [(0, size - 1, LEVEL, 7, 0)])
+    # holes have windows, as nestvmm.engines.shadow makes them: what no range has a Python level withholds
+    hole = size, (1 << lib.NV_SHADOW_ADDRESS_BITS) - 1, lib.NV_SHADOW_WINDOW, 7, 0
+    ranges = ffi.new("struct nv_shadow_range[]", [(0, size - 1, LEVEL, 7, 0), hole])
     slots = ffi.new("struct nv_slot[]", [(0, size, memory + GUARDS * PAGE, 0)])
     block = ffi.new("struct nv_vmcb *", {"efer": 0x1500, "cr0": 0x80000031, "cr4": 0x20, "cs": {"attributes": 0xA9B}})
     lib.nv_paging_init(paging, slots, 1, 40)
@@ -70,7 +72,7 @@ def world() -> World:
     shadow.largest, shadow.windows, shadow.window_count = 2, windows, lib.NV_SHADOW_WINDOW_COUNT
     shadow.window = lib.NV_SHADOW_WINDOWS
     lib.nv_shadow_reset(shadow)
-    lib.nv_shadow_set(shadow, ranges, 1, 0, INVALID)
+    lib.nv_shadow_set(shadow, ranges, 2, 0, INVALID)
     nested.tables[1].shadow.pool, nested.tables[1].shadow.pages = tables, 16
     nested.shadow, nested.maps, nested.own_ports, nested.own_msrs = shadow, maps, zeros, zeros
     nested.ram, nested.ram_physical = memory, LEVEL - GUARDS * PAGE

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from lab_cases import run_cases
 
 from nestvmm.lab import Lab
 
 pytestmark = pytest.mark.svm_lab
 
-TESTS = Path(__file__).parents[1]
 LEAF = 0x40000123
 CODE, MAPPED, BASE = 0x100000, 0x8000000000, 0x20000
 BEFORE = 15  # bytes before an instruction of FORMS
@@ -46,13 +42,7 @@ class Instruction(str):
 @pytest.fixture(scope="module")
 def found(svm_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    result = svm_lab.run(
-        [sys.executable, str(TESTS / "engines" / "decode_cases.py")], env={"PYTHONPATH": path}, timeout=240
-    )
-    assert result.status == 0, result.stderr.decode()
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
+    return run_cases(svm_lab, "engines/decode_cases.py", timeout=240)
 
 
 def stops(case: dict[str, Any]) -> list[tuple[int, int, Instruction]]:

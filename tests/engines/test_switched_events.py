@@ -1,4 +1,7 @@
-"""The svm and vmx engines: exceptions, traps, interrupts, NMIs, windows and port intercepts, with exact exits."""
+"""The svm and vmx engines: exceptions, traps, interrupts, NMIs, windows and port intercepts, with exact exits.
+
+VMX has no exits for INTn, IRET, POPF and PUSHF (Intel SDM vol. 3, 26.1).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from typing import Any
 
 import pytest
 from lab_cases import run_cases
+from vendors import svm_alone
 
 from nestvmm.lab import Lab
 from nestvmm.x86.exit_reason import ExitReason
@@ -60,10 +64,6 @@ NOT_TRAPPED = {
     },
     "vmx": {},
 }
-# What VMX has no exit for: INTn, IRET, POPF, PUSHF (Intel SDM vol. 3, 26.1).
-svm_alone = pytest.mark.parametrize(
-    "vendor", [pytest.param("svm", marks=pytest.mark.svm_lab)], indirect=True, scope="module"
-)
 # Traps lead behind themselves.
 TRAPS = ("bp", "of")
 # The RDMSR that #DF comes of is an exit of its own under vmx, which L0 answers by #GP.

@@ -1,6 +1,7 @@
 """Instructions that the processor lacks, under the svm and vmx engines: L0 emulates what L1 exposes.
 
-The SVM lab is one whose processor lacks POPCNT and CRC32; the VMX lab's lacks RDPID, whose answer the guest sets.
+The SVM lab is one whose processor lacks POPCNT and CRC32; the VMX lab's lacks RDPID, whose answer the guest sets, and
+which has no operands in memory, no flags, and no other beside it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from lab_cases import run_cases
+from vendors import svm_alone
 
 from nestvmm.lab import Lab, SvmLab
 
@@ -17,10 +19,6 @@ VALUE = 0x123456789ABCDEF0
 ONES = VALUE.bit_count()
 UD, PF = 6, 14
 ZF = 1 << 6
-# RDPID, all that the processor of the VMX lab lacks, has no operands in memory, no flags, and no other beside it.
-svm_alone = pytest.mark.parametrize(
-    "vendor", [pytest.param("svm", marks=pytest.mark.svm_lab)], indirect=True, scope="module"
-)
 NAMES = {"svm": "popcnt", "vmx": "rdpid"}
 LEAF_BITS = {"svm": 23, "vmx": 22}
 # Where the first one is: behind LIDT, and MOV or WRMSR.

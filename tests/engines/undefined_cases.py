@@ -7,12 +7,12 @@ Prints as JSON how each guest ended, what it kept, who handled what, and how oft
 
 from __future__ import annotations
 
-import json
 import struct
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -37,6 +37,7 @@ from guest_code import (
     wrmsr,
 )
 from guest_code import results as kept
+from print_cases import print_cases
 
 from nestvmm.hypervisors import HANDLED, Event, ExitReason, HandlerClaim, Hypervisor, Result
 from nestvmm.kvm import Kvm
@@ -285,9 +286,8 @@ if __name__ == "__main__":
     one = LACKING[engine]
     with Kvm() as kvm:
         leaf = next(entry for entry in kvm.get_supported_cpuid() if (entry.function, entry.index) == (one.leaf, 0))
-    found: dict[str, object] = {"kvm has it": bool(leaf.ecx >> one.bit & 1)}
-    for name, case in ALL_CASES[engine].items():
-        print(name, file=sys.stderr, flush=True)
-        found[name] = case(engine)
-    found["offered"] = {one: offered(one, LACKING[engine].name) for one in ("direct", engine)}
-    print(json.dumps(found))
+    print_cases(
+        {name: partial(case, engine) for name, case in ALL_CASES[engine].items()},
+        **{"kvm has it": bool(leaf.ecx >> one.bit & 1)},
+        offered={where: offered(where, one.name) for where in ("direct", engine)},
+    )

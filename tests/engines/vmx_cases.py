@@ -5,9 +5,9 @@ Its argument names the group of cases to run.
 
 from __future__ import annotations
 
-import json
 import struct
 import sys
+from functools import partial
 from pathlib import Path
 
 import event_cases
@@ -16,6 +16,7 @@ import mode_cases
 import reason_cases
 import state_cases
 from guest_code import RESULTS, STI, done, keep, out, rdmsr, store, until, with_handlers
+from print_cases import print_cases
 from reason_cases import run, watch
 from svm_cases import switcher_memory
 
@@ -122,8 +123,4 @@ GROUPS = {
 }
 
 if __name__ == "__main__":
-    found = {}
-    for name, case in GROUPS[sys.argv[1]].items():
-        print(name, file=sys.stderr, flush=True)
-        found[name] = case("vmx")
-    print(json.dumps(found))
+    print_cases({name: partial(case, "vmx") for name, case in GROUPS[sys.argv[1]].items()})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 
 import svm_code as svm
 from guest_code import done, keep, rax, rdmsr, rdx, wrmsr
 from nested_cases import VMMCALL, keep_at, run
+from print_cases import print_cases
 from svm_code import EXIT_CODE, GUEST_STACK, RAX, enable, image, make_block, own_gdt, skip, vmrun
 
 L1 = "svm-instruction=L1"
@@ -48,4 +49,4 @@ def without(designate: str) -> dict[str, object]:
 CASES = {"intercepted": intercepted, "enabled": after_enabling, "not intercepted": not_intercepted, "without": without}
 
 if __name__ == "__main__":
-    print(json.dumps({f"{name} {word}".strip(): case(word) for name, case in CASES.items() for word in ("", L1)}))
+    print_cases({f"{name} {word}".strip(): partial(case, word) for name, case in CASES.items() for word in ("", L1)})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from functools import partial
 
 import vmx_code as vmx
 from guest_code import done, keep, rax, rdmsr, rdx, store, wrmsr
 from nested_vmx_run import run
 from nested_vmx_same import same
+from print_cases import print_cases
 from vmx_code import VMCALL, enable, enter, image, keep_field, launch, make_block, skip
 
 L1 = "vmx-instruction=L1"
@@ -74,4 +75,4 @@ def locked(designate: str) -> dict[str, object]:
 CASES = {"same": same, "every": every, "in operation": in_operation, "locked": locked}
 
 if __name__ == "__main__":
-    print(json.dumps({f"{name} {word}".strip(): case(word) for name, case in CASES.items() for word in ("", L1)}))
+    print_cases({f"{name} {word}".strip(): partial(case, word) for name, case in CASES.items() for word in ("", L1)})

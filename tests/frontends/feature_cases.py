@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import traceback
-from collections.abc import Sequence
 from pathlib import Path
 
 import svm_code as svm
 from guest_code import cpuid, done, keep, load, rax, rbx, rcx, rdi, rdmsr, repeat, store, wrmsr
 from nested_cases import keep_at, nested_tables, run
+from print_cases import print_cases
 from svm_code import (
     BLOCK,
     EXIT_CODE,
@@ -94,6 +92,18 @@ def shadow() -> dict[str, object]:
     code = enable() + make_block() + vmrun() + keep_at(0, svm.SHADOW) + skip()
     code += vmrun() + keep_at(1, svm.SHADOW) + done()
     return run(image(code, b"\xfb" + VMMCALL + b"\x90" + VMMCALL), 2)
+
+
+def shadowed_interrupt() -> dict[str, object]:
+    """A virtual interrupt, without and with an interrupt shadow that the block says."""
+    request = 0x41 << 32 | 9 << 16 | 1 << 24 | 1 << 8
+    fields = {svm.RFLAGS: 0x202, svm.VIRTUAL_INTERRUPT: request}
+    code = enable() + make_block(fields) + own_gdt()
+    for number in (0, 1):
+        code += AGAIN + store(BLOCK + svm.VIRTUAL_INTERRUPT, request) + store(BLOCK + svm.SHADOW, number) + vmrun()
+        code += store(BLOCK + svm.RFLAGS, 0x202) + keep_at(2 * number, svm.RAX)
+        code += load(BLOCK + svm.RSP) + b"\x48\x8b\x00" + keep(2 * number + 1)
+    return run(image(code + done(), b"\x90" * 5 + VMMCALL), 4)
 
 
 def task_priority() -> dict[str, object]:
@@ -262,6 +272,21 @@ def reset() -> dict[str, object]:
     return run(image(code, guest.ljust(0x8000, b"\x90") + rax(0x55) + VMMCALL), 9)
 
 
+def withdrawn() -> dict[str, object]:
+    """Level 1 stops level 3, takes the page of its block from level 2, and gives it back when that is missing."""
+    block = 0x180000
+    entry = 0x173000 + 8 * (block >> 12)
+    code = enable() + nested_tables() + store(svm.IOPM + 0x80 // 8, 1, 1)
+    code += make_block({svm.FIRST_VECTOR: svm.CPUID | svm.IOIO, **NESTED_PAGING})
+    code += vmrun() + keep_at(0, EXIT_CODE) + skip() + store(entry, 0) + store(BLOCK + svm.TLB_CONTROL, 1, 1)
+    code += vmrun() + keep_at(1, EXIT_CODE) + keep_at(2, INFO_1) + keep_at(3, INFO_2) + store(entry, block | 7)
+    code += vmrun() + keep_at(4, EXIT_CODE) + keep_at(5, svm.RAX) + done()
+    level_2 = (
+        enable() + make_block(at=block, guest=svm.GUEST + 0x4000) + vmrun(block) + load(block + EXIT_CODE) + VMMCALL
+    )
+    return run(image(code, level_2.ljust(0x4000, b"\x90") + b"\xe6\x80" + VMMCALL), 6)
+
+
 def features() -> dict[str, object]:
     return run(image(cpuid(0x8000000A) + keep(0) + rbx(0) + b"\x48\x89\xd0" + keep(1) + done(), b""), 2)
 
@@ -271,6 +296,7 @@ CASES = {
     "exceptions on the way": exceptions_on_the_way,
     "own interrupts on the way": own_interrupts_on_the_way,
     "shadow": shadow,
+    "shadowed interrupt": shadowed_interrupt,
     "task priority": task_priority,
     "time": time,
     "moves": moves,
@@ -285,22 +311,10 @@ CASES = {
     "shadow paging": shadow_paging,
     "two guests": two_guests,
     "reset": reset,
+    "withdrawn": withdrawn,
     "features": features,
 }
 
 
-def main(names: Sequence[str]) -> None:
-    found: dict[str, object] = {}
-    for name, case in CASES.items():
-        if names and name not in names:
-            continue
-        print(name, file=sys.stderr, flush=True)
-        try:
-            found[name] = case()
-        except Exception:  # noqa: BLE001 - one case must not hide the others
-            found[name] = {"error": traceback.format_exc()}
-    print(json.dumps(found))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    print_cases(CASES, sys.argv[1:])

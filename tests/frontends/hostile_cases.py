@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
-import traceback
-from collections.abc import Sequence
 from pathlib import Path
 
 import random_blocks
@@ -25,6 +22,7 @@ from guest_code import (
     store,
     wrmsr,
 )
+from print_cases import print_cases
 from svm_code import BLOCK, EXIT_CODE, INFO_1, INFO_2, RIP, enable, image, keep_field, make_block, vmrun
 
 from nestvmm.nesting import LevelSpec, Tower
@@ -144,18 +142,5 @@ CASES = {
 }
 
 
-def main(names: Sequence[str]) -> None:
-    found: dict[str, object] = {}
-    for name, case in CASES.items():
-        if names and name not in names:
-            continue
-        print(name, file=sys.stderr, flush=True)
-        try:
-            found[name] = case()
-        except Exception:  # noqa: BLE001 - one case must not hide the others
-            found[name] = {"error": traceback.format_exc()}
-    print(json.dumps(found))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    print_cases(CASES, sys.argv[1:])

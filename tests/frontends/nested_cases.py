@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import tempfile
-import traceback
-from pathlib import Path
+from functools import partial
 
 import svm_code as svm
 from guest_code import (
@@ -19,13 +16,12 @@ from guest_code import (
     rcx,
     rdmsr,
     rdx,
-    results,
-    run_in,
-    spec_of,
     store,
     with_handlers,
     wrmsr,
 )
+from nested_run import RINGING, run_on
+from print_cases import print_cases
 from svm_code import (
     BLOCK,
     EXIT_CODE,
@@ -44,34 +40,7 @@ from svm_code import (
     vmrun,
 )
 
-from nestvmm.hypervisors import HANDLED, Event, Guest, HandlerClaim, Hypervisor, Result
-from nestvmm.nesting import LevelSpec, Tower
-from nestvmm.x86.exit_reason import ExitReason
-
-MEMORY = 4 << 20
-
-
-HERE = f"{Path(__file__)}:"
-
-
-def run(code: bytes, count: int, levels: list[LevelSpec] | None = None, designate: str = "") -> dict[str, object]:
-    with tempfile.TemporaryDirectory() as folder:
-        words = (designate,) if designate else ()
-        spec = spec_of(Path(folder), code, levels or [], engine="svm", memory=MEMORY, timeout=20, designate=words)
-        with Tower(spec) as tower:
-            result = run_in(tower)
-            nested = tower.engine.nested.c  # type: ignore[attr-defined]
-            return {
-                "status": result.status,
-                "message": result.message,
-                "exits": int(tower.engine.vcpu.exits),
-                "kept": results(tower, count),
-                "seen": [getattr(one, "seen", None) for one in tower.hypervisors],
-                "entered": list(nested.entered)[:4],
-                "reflected": list(nested.reflected)[:4],
-                "served": list(nested.served)[:4],
-                "renewed": sum(one.shadow.revision for one in nested.tables),
-            }
+run = partial(run_on, "svm")
 
 
 def first() -> dict[str, object]:
@@ -333,25 +302,6 @@ def virtual_interrupts() -> dict[str, object]:
     return run(image(code, VMMCALL + b"\xfb\x90\x90" + VMMCALL), 11)
 
 
-class Ringing(Hypervisor):
-    """Level 1: OUT to port 0x5010 queues an interrupt for its guest, 0x5011 an NMI."""
-
-    def start(self, guest: Guest) -> None:
-        super().start(guest)
-        self.seen: list[int] = []
-
-    def claims(self) -> list[HandlerClaim]:
-        return [(ExitReason.IO, 0x5010, 0x5011, None, self.ring)]
-
-    def ring(self, event: Event) -> Result:
-        self.seen.append(event.level)
-        if event.qualifier == 0x5010:
-            self.guest.interrupt(0x55)
-        else:
-            self.guest.nmi()
-        return HANDLED
-
-
 def outside_interrupts(vector: bytes, first: int) -> dict[str, object]:
     """A Python level below queues it while level 3 runs: an exit to level 2, which takes it once GIF allows."""
     kept = rax(0x99) + keep(4) + b"\x48\xcf"
@@ -362,7 +312,7 @@ def outside_interrupts(vector: bytes, first: int) -> dict[str, object]:
     whole = (
         whole.ljust(svm.GUEST - 0x100000, b"\0") + rax(1) + rdx(0x5000 | vector[0]) + b"\xee" + b"\x90" * 4 + VMMCALL
     )
-    return run(whole, 6, [LevelSpec(HERE + "Ringing")])
+    return run(whole, 6, [RINGING])
 
 
 CASES = {
@@ -381,13 +331,4 @@ CASES = {
 }
 
 if __name__ == "__main__":
-    found = {}
-    for name, case in CASES.items():
-        if sys.argv[1:] and name not in sys.argv[1:]:
-            continue
-        print(name, file=sys.stderr, flush=True)
-        try:
-            found[name] = case()
-        except Exception:  # noqa: BLE001 - one case must not hide the others
-            found[name] = {"error": traceback.format_exc()}
-    print(json.dumps(found))
+    print_cases(CASES, sys.argv[1:])

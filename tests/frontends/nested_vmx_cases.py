@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import traceback
 
 import vmx_code as vmx
 from guest_code import cpuid, done, keep, load, out, rax, rcx, rdmsr, rdx, store, with_handlers, wrmsr
@@ -14,6 +12,7 @@ from nested_vmx_random import RANDOM_CASES
 from nested_vmx_rules import CONTROLS, GUEST_STATE, HOST_STATE
 from nested_vmx_run import SECONDARY_ON, ept_tables, run
 from nested_vmx_try import BEGIN, FAULTS, at_result, errored, tried
+from print_cases import print_cases
 from vmx_code import (
     VMCALL,
     enable,
@@ -299,13 +298,4 @@ CASES = {
 }
 
 if __name__ == "__main__":
-    found = {}
-    for name, case in CASES.items():
-        if sys.argv[1:] and name not in sys.argv[1:]:
-            continue
-        print(name, file=sys.stderr, flush=True)
-        try:
-            found[name] = case()
-        except Exception:  # noqa: BLE001 - one case must not hide the others
-            found[name] = {"error": traceback.format_exc()}
-    print(json.dumps(found))
+    print_cases(CASES, sys.argv[1:])

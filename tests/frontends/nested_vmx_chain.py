@@ -9,7 +9,8 @@ import struct
 
 import vmx_code as vmx
 from guest_code import RESULTS, done, keep, rax, rcx, rdi, rsi, store
-from nested_vmx_run import MEMORY, SECONDARY_ON, run
+from nested_run import MEMORY
+from nested_vmx_run import SECONDARY_ON, run
 from vmx_code import (
     VMCALL,
     enable,

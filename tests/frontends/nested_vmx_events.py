@@ -6,7 +6,9 @@ from pathlib import Path
 
 import vmx_code as vmx
 from guest_code import RESULTS, UD2, done, keep, load, out, rax, rdx, store, until, with_handlers
+from nested_run import RINGING
 from nested_vmx_run import SECONDARY_ON, ept_tables, run
+from nmi_masks import masks_of_plain_guests, unmask_nmis
 from vmx_code import (
     VMCALL,
     enable,
@@ -21,12 +23,11 @@ from vmx_code import (
     vmwrite_rax,
 )
 
-from nestvmm.hypervisors import HANDLED, Event, Guest, HandlerClaim, Hypervisor, Result
+from nestvmm.hypervisors import HANDLED, Event, HandlerClaim, Hypervisor, Result
 from nestvmm.nesting import LevelSpec
 from nestvmm.x86.exit_reason import ExitReason
 
 HERE = f"{Path(__file__)}:"
-
 
 # What an entry injects: kind, vector, error code; the guest's handler tells the vector.
 EVENTS = [
@@ -82,25 +83,6 @@ def exceptions() -> dict[str, object]:
     return run(image(code, guest), 28)
 
 
-class Ringing(Hypervisor):
-    """Level 1: OUT to port 0x5010 queues an interrupt for its guest, 0x5011 an NMI."""
-
-    def start(self, guest: Guest) -> None:
-        super().start(guest)
-        self.seen: list[int] = []
-
-    def claims(self) -> list[HandlerClaim]:
-        return [(ExitReason.IO, 0x5010, 0x5011, None, self.ring)]
-
-    def ring(self, event: Event) -> Result:
-        self.seen.append(event.level)
-        if event.qualifier == 0x5010:
-            self.guest.interrupt(0x55)
-        else:
-            self.guest.nmi()
-        return HANDLED
-
-
 class Timing(Hypervisor):
     """Level 1: OUT to port 0x5012 asks for its timer's event, which result 5 of level 2 then tells of."""
 
@@ -146,30 +128,26 @@ def outside_interrupts(port: int, pin: int, exit_controls: int) -> dict[str, obj
     code += launch() + keep_fields(0, vmx.REASON, vmx.INTERRUPTION, vmx.RIP) + load(0x120028) + keep(3) + b"\xfb\x90"
     code += load(0x120028) + keep(4) + b"\xfa" + enter() + keep_field(6, vmx.REASON)
     whole = with_handlers(code + done(), {0x55: kept, 2: kept})
-    return run(image(whole, rax(1) + rdx(port) + b"\xee" + b"\x90" * 4 + VMCALL), 7, [LevelSpec(HERE + "Ringing")])
+    return run(image(whole, rax(1) + rdx(port) + b"\xee" + b"\x90" * 4 + VMCALL), 7, [RINGING])
 
 
+# mov %rsp, %rax; push $0x18; push %rax; pushf; push $0x10; lea 3(%rip), %rax; push %rax; iretq
+IRET = b"\x48\x89\xe0\x6a\x18\x50\x9c\x6a\x10\x48\x8d\x05\x03\0\0\0\x50\x48\xcf"
 IRET_AT = 0x20
 
 
 def windows() -> dict[str, object]:
-    """An interrupt window opens at once, or behind STI's shadow; an NMI window behind IRET, and not without.
-
-    That it opens at once Bochs shows only as long as no guest has had NMIs masked.
-    """
+    """An interrupt window opens at once, or behind STI's shadow; an NMI window at once, or behind IRET, or not."""
+    unmask_nmis()
     window = vmx.PRIMARY_PLAIN | 1 << 2
-    code = (
-        enable() + make_block({vmx.PRIMARY: window, vmx.RFLAGS: 0x202}) + launch() + keep_fields(0, vmx.REASON, vmx.RIP)
-    )
-    code += vmwrite(vmx.RFLAGS, 2) + enter() + keep_fields(2, vmx.REASON, vmx.RIP)
+    code = enable() + make_block({vmx.PRIMARY: window, vmx.RFLAGS: 0x202}) + launch()
+    code += keep_fields(0, vmx.REASON, vmx.RIP) + vmwrite(vmx.RFLAGS, 2) + enter() + keep_fields(2, vmx.REASON, vmx.RIP)
     code += vmwrite(vmx.PIN, vmx.PIN_PLAIN | 0x28) + vmwrite(vmx.PRIMARY, vmx.PRIMARY_PLAIN | 1 << 22)
-    code += vmwrite(vmx.RIP, vmx.GUEST + IRET_AT) + vmwrite(vmx.BLOCKING, 8) + enter()
-    code += keep_fields(4, vmx.REASON, vmx.RIP, vmx.BLOCKING)
-    code += vmwrite(vmx.RIP, vmx.GUEST) + vmwrite(vmx.BLOCKING, 8) + enter()
-    code += keep_fields(7, vmx.REASON, vmx.RIP, vmx.BLOCKING) + done()
-    # mov %rsp, %rax; push $0x18; push %rax; pushf; push $0x10; lea 3(%rip), %rax; push %rax; iretq
-    iret = b"\x48\x89\xe0\x6a\x18\x50\x9c\x6a\x10\x48\x8d\x05\x03\0\0\0\x50\x48\xcf"
-    return run(image(code, (b"\xfb\x90\x90" + VMCALL).ljust(IRET_AT, b"\x90") + iret + b"\x90" + VMCALL), 10)
+    for number, (at, blocking) in enumerate(((0, 0), (IRET_AT, 8), (0, 0), (0, 8))):
+        code += vmwrite(vmx.RIP, vmx.GUEST + at) + vmwrite(vmx.BLOCKING, blocking) + enter()
+        code += keep_fields(4 + 3 * number, vmx.REASON, vmx.RIP, vmx.BLOCKING)
+    guest = (b"\xfb\x90\x90" + VMCALL).ljust(IRET_AT, b"\x90") + IRET + b"\x90" + VMCALL
+    return run(image(code + done(), guest), 16)
 
 
 def timer() -> dict[str, object]:
@@ -244,8 +222,9 @@ EVENT_CASES = {
     "vectoring": vectoring,
     "exceptions": exceptions,
     "windows": windows,
+    "NMI masks": masks_of_plain_guests,
     "timer": timer,
-    "two timers, its own first": lambda: two_timers(1 << 25, 1 << 12),
+    "two timers, its own first": lambda: two_timers(1 << 25, 1 << 18),
     "two timers, level 1's first": lambda: two_timers(1 << 16, 1 << 28),
     "clock": clock,
     "interrupt": lambda: outside_interrupts(0x5010, 1, 0),

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
-from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import vmx_code as vmx
-from guest_code import rax, rcx, results, run_in, spec_of, store
+from guest_code import rax, rcx, store
+from nested_run import run_on
 
-from nestvmm.nesting import LevelSpec, Tower
-
-MEMORY = 4 << 20
 SECONDARY_ON = vmx.PRIMARY_PLAIN | 1 << 31
 
 
-def run(
-    code: bytes, count: int, levels: list[LevelSpec] | None = None, designate: str = "", machine: str = "auto"
-) -> dict[str, object]:
-    with tempfile.TemporaryDirectory() as folder:
-        spec = spec_of(Path(folder), code, levels or [], machine=machine, engine="vmx", memory=MEMORY, timeout=60)
-        spec = replace(spec, designate=(designate,) if designate else ())
-        with Tower(spec) as tower:
-            result = run_in(tower)
-            nested = tower.engine.nested.c  # type: ignore[attr-defined]
-            return {
-                "status": result.status,
-                "message": result.message,
-                "exits": int(tower.engine.vcpu.exits),
-                "kept": results(tower, count),
-                "seen": [getattr(one, "seen", None) for one in tower.hypervisors],
-                "entered": list(nested.entered)[:4],
-                "reflected": list(nested.reflected)[:4],
-                "served": list(nested.served)[:4],
-            }
+run = partial(run_on, "vmx")
 
 
 def ept_tables(leaf: int) -> bytes:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lab_cases import run_cases
 
 from nestvmm.lab import Lab
 
@@ -28,11 +27,7 @@ def lab(svm_lab: Lab) -> Lab:
 @pytest.fixture(scope="module")
 def found(lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    command = [sys.executable, str(TESTS / "frontends" / "cascade_cases.py")]
-    result = lab.run(command, env={"PYTHONPATH": path}, timeout=240)
-    assert result.status == 0, result.stderr.decode()
-    found: dict[str, Any] = json.loads(result.stdout)
+    found = run_cases(lab, "frontends/cascade_cases.py", timeout=240)
     assert {(case["status"], case["message"]) for case in found.values()} == {(0, "")}
     return found
 

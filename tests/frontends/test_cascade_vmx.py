@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command import guest
+from lab_cases import run_cases
 
 from nestvmm.lab import Lab
 
@@ -27,11 +26,7 @@ INVALID, VALID = 1, 0x40  # CF, ZF
 @pytest.fixture(scope="module")
 def found(vmx_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    command = [sys.executable, str(TESTS / "frontends" / "cascade_vmx_cases.py")]
-    result = vmx_lab.run(command, env={"PYTHONPATH": path}, timeout=240)
-    assert result.status == 0, result.stderr.decode()
-    found: dict[str, Any] = json.loads(result.stdout)
+    found = run_cases(vmx_lab, "frontends/cascade_vmx_cases.py", timeout=240)
     assert {(case["status"], case["message"]) for case in found.values()} == {(0, "")}
     return found
 

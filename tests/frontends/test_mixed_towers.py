@@ -5,55 +5,35 @@ Towers are written from level 1 up, M a minivisor and P a Python hypervisor; the
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-from command import guest
+from mixed_checks import faults, handled, images, minivisors_answers, run_cases
 
 from nestvmm.lab import Lab
 
 pytestmark = pytest.mark.svm_lab
 
-TESTS = Path(__file__).parents[1]
 PORT, OWN_PORT = 0x5000, 0x5600
 READ, WRITE = 0, 1
 TIMES = 50
 NESTVMM = int.from_bytes(b"nestvmm", "little")
 CX16 = 1 << 13
+AT, PAGE = 0x600000, 0x1000
+EXECUTE = 2
+IO, WINDOW, NMI_WINDOW = 1, 14, 40
+ENDED = ("read-only", "block taken below", "block taken above an image")
 HEIGHTS = {"P": 2, "M": 2, "PM": 3, "MP": 3, "MPM": 4, "PMPM": 5, "MMPPM": 6}
 
 
 @pytest.fixture(scope="module")
 def found(svm_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    guest("minivisor")
-    path = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "loaders")))
-    command = [sys.executable, str(TESTS / "frontends" / "mixed_cases.py")]
-    result = svm_lab.run(command, env={"PYTHONPATH": path}, timeout=240)
-    assert result.status == 0, result.stderr.decode()
-    found: dict[str, Any] = json.loads(result.stdout)
-    assert [(name, case) for name, case in found.items() if "error" in case or case["message"]] == []
+    found = run_cases(svm_lab, "svm")
+    whole = {name: case for name, case in found.items() if name not in ENDED}
+    assert {name: case for name, case in whole.items() if "kept" not in case or case["message"]} == {}
     return found
-
-
-def handled(case: dict[str, Any], *levels: int) -> list[tuple[int, str, int]]:
-    """Level, reason and count of what these levels handled."""
-    return [(level, reason, count) for level, _, reason, count in case["rows"] if level in levels]
-
-
-def images(case: dict[str, Any]) -> dict[int, tuple[int, int]]:
-    """Exits that went to each image, and how often that entered its guest."""
-    return {level: (exits, entries) for level, _, exits, entries, _ in case["images"]}
-
-
-def minivisors_answers(level: int, count: int = 0) -> int:
-    """What the port of the minivisor at this level reads after 3 was written."""
-    return (3 * 31 + level + count) % 256
 
 
 # Trap at L0, and find the designated hypervisor.
@@ -186,10 +166,11 @@ def test_registers_and_memory_that_x_writes_are_level_ns(found: dict[str, Any]) 
     assert case["heard"][2] == [["L4 physical memory 0x10000000000+0x7: it cannot write all of that"]]
 
 
-def test_what_belongs_to_the_image_below_is_refused(found: dict[str, Any]) -> None:
+def test_what_belongs_to_the_lowest_machine_is_refused(found: dict[str, Any]) -> None:
     texts = [text for (text,) in found["reaching"]["heard"][1]]
-    what = ["memory", "memory", "interrupts", "NMIs", "interrupts"]
-    assert texts == [f"L2 stands above an image, which decides on its guest's {one}" for one in what]
+    what = ["interrupt lines are", "the preemption timer is"]
+    lowest = [f"L2 stands above an image, and {one} of the levels below all images only" for one in what]
+    assert texts == [*lowest, "interrupt vector 256 is not within 0 to 255"]
 
 
 @pytest.mark.parametrize("name", ["PM", "MP", "MPM"])
@@ -198,6 +179,144 @@ def test_one_hardware_exit_at_any_depth(name: str, found: dict[str, Any]) -> Non
     assert many["exits"] - few["exits"] == TIMES
     assert images(many) == images(few), "no image runs for them"
     assert many["kept"] == [TIMES + 1]
+
+
+# Memory: what Python levels above an image give, of what that gives, and the rights of both.
+
+
+@pytest.mark.parametrize(("name", "at"), [("pages", AT), ("pages between", AT + (2 << 20))])
+def test_a_level_gives_pages_when_its_guest_touches_them(name: str, at: int, found: dict[str, Any]) -> None:
+    """Its guest is level 3, in whose addresses it hears of them; between images an address went through one already."""
+    case = found[name]
+    assert faults(case, 2) == [(3, at + 8, WRITE), (3, at + PAGE, READ)]
+    assert case["kept"] == [0, 0x1111, 5]
+    assert handled(case, 2) == [(2, "nested-page-fault", 2)]
+
+
+def test_a_fault_is_that_of_the_level_that_withholds_the_page(found: dict[str, Any]) -> None:
+    """Level 3 has its guest's page at 0x700000, which level 2 withholds from it."""
+    case = found["pages below another level"]
+    assert (faults(case, 2), faults(case, 3)) == ([(3, 0x700000, WRITE)], [])
+    assert case["kept"] == [7]
+
+
+def test_each_right_that_a_level_withholds_is_a_fault(found: dict[str, Any]) -> None:
+    case = found["logged"]
+    assert faults(case, 2) == [(3, AT, WRITE), (3, AT, EXECUTE)]
+    assert case["kept"] == [0xC3]
+
+
+def test_a_changed_map_holds_at_once(found: dict[str, Any]) -> None:
+    """For the guest, and for what the level itself reads and writes of it."""
+    case = found["moved"]
+    assert case["kept"] == [1, 2, 3, 0x11]
+    assert case["heard"][1] == [[1], [2], [2], [3]]
+    case = found["moved below an image"]
+    assert case["kept"] == [3, 7 * 31 + 3, minivisors_answers(3)]
+
+
+def test_pages_that_nobody_gives_are_holes(found: dict[str, Any]) -> None:
+    for name, reads in ("declined fault", 1), ("unmapped", 2):
+        case = found[name]
+        assert case["kept"] == [(1 << 64) - 1] * reads
+        assert sorted(case["unclaimed"]) == [["mmio", f"{AT:#x}", 1], ["mmio", f"{AT:#x}", reads]]
+    assert faults(found["declined fault"], 2) == [(3, AT, READ)]
+
+
+def test_a_write_to_what_all_levels_keep_read_only_ends_the_run(found: dict[str, Any]) -> None:
+    case = found["read-only"]
+    message = f"guest at L3 died: it wrote physical address {AT:#x}, which the levels below do not let it\n"
+    assert (case["status"], case["message"][: len(message)]) == (255, message)
+
+
+def test_a_level_above_an_image_has_devices_in_its_guests_memory(found: dict[str, Any]) -> None:
+    case = found["device"]
+    assert case["seen"][1] == [[3, AT, READ, 4, 0], [3, AT + 4, WRITE, 1, 0x55], [3, AT, READ, 2, 0]]
+    assert case["kept"] == [1, 3]
+
+
+@pytest.mark.parametrize(("where", "image"), [("below", 2), ("above an image", 3)])
+def test_a_control_block_that_a_level_takes_away(where: str, image: int, found: dict[str, Any]) -> None:
+    """The next exit to the image whose block it is faults in that page; where nobody gives it back, that is all."""
+    case = found[f"block lent {where}"]
+    assert case["kept"] == [1, 7 * 31 + image, image]
+    assert case["heard"][image - 2] == [[0]], "the fault is at the block itself"
+    assert (image - 1, "nested-page-fault", 1) in handled(case, image - 1)
+    assert images(case)[image] == (2, 3), "it sees its exits once"
+    why = f"a level below level {image + 1} has taken away the memory of the control block that it is run by"
+    assert found[f"block taken {where}"] == {"refused": why}
+
+
+# Interrupts and NMIs that a Python level above an image injects: no image sees them.
+
+
+@pytest.mark.parametrize("name", ["interrupt", "interrupt above two images", "interrupt through an image"])
+def test_an_injected_interrupt_waits_until_the_guest_takes_interrupts(name: str, found: dict[str, Any]) -> None:
+    """Level 3 is a minivisor in the last one, whose guest takes what comes while it runs."""
+    case = found[name]
+    assert case["kept"] == [1, 0, 1], "none with RFLAGS.IF clear"
+    assert images(case)[max(images(case))] == (0, 1)
+
+
+def test_of_two_interrupts_the_higher_comes_first(found: dict[str, Any]) -> None:
+    assert found["two interrupts"]["kept"] == [2, 0, 0, 0, 0, 0], "the higher one's handler kept 0"
+
+
+@pytest.mark.parametrize(("name", "level"), [("interrupt window", 2), ("window of the upper level", 4)])
+def test_a_window_opens_when_the_guest_takes_interrupts(name: str, level: int, found: dict[str, Any]) -> None:
+    """Asked for, then a port access with RFLAGS.IF clear, the window, and one behind the interrupt."""
+    case = found[name]
+    at = level + 1
+    assert case["seen"][level - 1] == [[IO, at, 3], [IO, at, 0x20], [WINDOW, at, 0], [IO, at, 0x21]]
+    assert case["kept"] == [1]
+    assert case["seen"][1] == [] or level == 2, "the lower level claims windows, too: of its own guest"
+
+
+def test_an_open_window_is_told_at_once(found: dict[str, Any]) -> None:
+    case = found["open interrupt window"]
+    assert (case["seen"][1], case["kept"]) == ([[IO, 3, 3], [WINDOW, 3, 0]], [1])
+
+
+def test_an_nmi_waits_for_the_end_of_the_handler_of_another(found: dict[str, Any]) -> None:
+    assert found["NMI"]["kept"] == [2, 2, 1], "the second one's handler found the first one's end"
+
+
+def test_nmi_windows_open_outside_handlers(found: dict[str, Any]) -> None:
+    case = found["NMI window"]
+    assert (case["seen"][1], case["kept"]) == ([[IO, 3, 4], [NMI_WINDOW, 3, 0], [IO, 3, 0x22]], [1, 1])
+    case = found["NMI window in a handler"]
+    first = [[IO, 3, 2], [IO, 3, 7], [IO, 3, 0x31], [NMI_WINDOW, 3, 0]]
+    assert case["seen"][1] == [*first, [IO, 3, 7], [IO, 3, 0x31]]
+
+
+@pytest.mark.parametrize(("name", "kept"), [("halted", [1, 1]), ("from a thread", [1])])
+def test_another_thread_injects(name: str, kept: list[int], found: dict[str, Any]) -> None:
+    """The guest halts, or waits in a loop."""
+    assert found[name]["kept"] == kept
+
+
+# CPUID as an image answers it, changed by levels above that.
+
+
+def test_a_level_changes_what_the_image_below_answers(found: dict[str, Any]) -> None:
+    """The minivisor at level 1 answers EAX = 1; the level appends its guest's, adds a leaf and takes one away."""
+    vendor = [int.from_bytes(part, "little") for part in (b"mini", b"viso", b"rSVM")]
+    rest = [*vendor, 3, 2, 3, 4, 0, 0, 0, 0]
+    case = found["answers"]
+    assert case["kept"] == [0x13, *rest]
+    assert images(case)[1] == (3, 4), "the image answers each"
+    case = found["answers to two levels"]
+    assert case["kept"] == [0x134, *vendor, 4, *rest[4:]]
+    case = found["answers below an image"]
+    assert case["kept"] == [0x13, *rest], "level 3's minivisor passes on what it is answered"
+
+
+def test_what_a_level_answers_itself_is_for_those_above_it_to_change(found: dict[str, Any]) -> None:
+    """Level 2 answers the added leaf by a handler, so it changes none; level 3's own takes its place."""
+    case = found["answers of its own"]
+    assert [leaf for (leaf,) in case["seen"][1]] == [0x4E560001, 0x80000002]
+    assert [leaf for (leaf,) in case["seen"][2]] == [0x4E560001, 0x4E560077, 0x80000002]
+    assert case["kept"][4] == 4
 
 
 # Features: exposed by each level to the next, emulated in L0.

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from lab_cases import run_cases
 
 from nestvmm.lab import Lab
 
 pytestmark = pytest.mark.svm_lab
 
-TESTS = Path(__file__).parents[1]
 GUEST, IDT = 0x140000, 0x160000
 VMMCALL, NPF, GP, UD, PF = 0x81, 0x400, 0x4D, 0x46, 0x4E
 MOVED = 1 << 63
 VALID, ERROR = 1 << 31, 1 << 11
+# In an error code that names a gate: QEMU's 64-bit mode counts 16 for a vector, not 8 (do_interrupt64).
+GATE, IDT_BIT = 16, 2
 
 
 @pytest.fixture(scope="module")
 def found(svm_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    command = [sys.executable, str(TESTS / "frontends" / "feature_cases.py")]
-    result = svm_lab.run(command, env={"PYTHONPATH": path}, timeout=240)
-    assert result.status == 0, result.stderr.decode()
-    found: dict[str, Any] = json.loads(result.stdout)
-    wrong = {name: case.get("error", case.get("message")) for name, case in found.items()}
-    assert {name: why for name, why in wrong.items() if why} == {}
+    found = run_cases(svm_lab, "frontends/feature_cases.py", timeout=240)
+    assert {name: case["message"] for name, case in found.items() if case["message"]} == {}
     return found
 
 
@@ -72,11 +65,11 @@ def test_an_event_that_a_nested_page_fault_stops_is_told_and_comes_again(
 def test_an_event_that_an_intercepted_exception_stops_is_told(
     row: int, kind: int, vector: int, error: int | None, on_stack: int, found: dict[str, Any]
 ) -> None:
-    """The #GP's error code says that a gate is missing."""
+    """The #GP's error code names the gate that is missing."""
     del on_stack
     code, interrupted, selector = rows(found["exceptions on the way"], 3)[row]
     assert (code, interrupted) == (GP, told(kind, vector, error))
-    assert selector & 2
+    assert selector == GATE * vector + IDT_BIT
 
 
 def test_the_guests_own_interrupts_are_told_too(found: dict[str, Any]) -> None:
@@ -88,6 +81,14 @@ def test_the_guests_own_interrupts_are_told_too(found: dict[str, Any]) -> None:
 
 def test_an_exit_tells_of_the_interrupt_shadow(found: dict[str, Any]) -> None:
     assert found["shadow"]["kept"] == [1, 0]
+
+
+def test_the_labs_processor_forgets_the_interrupt_shadow_of_a_block(found: dict[str, Any]) -> None:
+    """QEMU's VMRUN does not load it, so that the window in which L0 injects a virtual interrupt opens at once.
+
+    Fails once it does: then the second one is taken at GUEST + 1.
+    """
+    assert found["shadowed interrupt"]["kept"] == [0x41, GUEST, 0x41, GUEST]
 
 
 def test_cr8_is_the_blocks_task_priority(found: dict[str, Any]) -> None:
@@ -174,6 +175,11 @@ def test_guests_by_turns_keep_their_tables(found: dict[str, Any]) -> None:
 def test_a_guest_that_starts_anew_is_another_one(found: dict[str, Any]) -> None:
     port = 0x7B
     assert found["reset"]["kept"] == [port, VMMCALL, VMMCALL, port, VMMCALL, 0x55, port, VMMCALL, 0x77]
+
+
+def test_a_block_in_use_that_a_level_below_withdraws_is_its_nested_page_fault(found: dict[str, Any]) -> None:
+    """When level 2 is to be told of level 3's exit: a write, of the address itself, to a page that is not present."""
+    assert found["withdrawn"]["kept"] == [0x7B, 0x400, 1 << 32 | 6, 0x180000, VMMCALL, VMMCALL]
 
 
 def test_cpuid_shows_what_is_offered(found: dict[str, Any]) -> None:

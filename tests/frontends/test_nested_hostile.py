@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from lab_cases import run_cases
 
 from nestvmm.lab import Lab
 
 pytestmark = pytest.mark.svm_lab
 
-TESTS = Path(__file__).parents[1]
 GUEST, HOLE = 0x140000, 0x3FF00000
 UNDEFINED, IO_EXIT, MSR_EXIT, SHUTDOWN, VMMCALL, REFUSED = 0x46, 0x7B, 0x7C, 0x7F, 0x81, (1 << 64) - 1
 BLOCKS = 5000
@@ -26,13 +22,7 @@ TIMED_OUT, DIED = 124, 255
 @pytest.fixture(scope="module")
 def found(svm_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    command = [sys.executable, str(TESTS / "frontends" / "hostile_cases.py")]
-    result = svm_lab.run(command, env={"PYTHONPATH": path}, timeout=240)
-    assert result.status == 0, result.stderr.decode()
-    found: dict[str, Any] = json.loads(result.stdout)
-    assert {name: case["error"] for name, case in found.items() if "error" in case} == {}
-    return found
+    return run_cases(svm_lab, "frontends/hostile_cases.py", timeout=240)
 
 
 @pytest.mark.parametrize(
@@ -78,9 +68,8 @@ def test_random_blocks_each_end(found: dict[str, Any]) -> None:
     assert (case["changed"], case["canaries"]) == ([], True)
     assert counts[INVALID] > 100
     assert counts[NPF] > 100
-    # a block that runs long ends by the timer, whatever it would have come to: the more, the slower the lab is
-    assert sum(1 for count in counts if count) > 4
-    assert counts[INVALID] < BLOCKS * 2 // 3
+    assert sum(1 for count in counts if count) > 15
+    assert counts[INVALID] + counts[NPF] < BLOCKS * 3 // 4
 
 
 @pytest.mark.parametrize("name", ["wild 1", "wild 2", "wild 3"])

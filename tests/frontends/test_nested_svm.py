@@ -1,18 +1,14 @@
 """Hypervisors in machine code at level 1, on SVM by software: what AMD APM vol. 2, chapter 15 promises them."""
 
-import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from lab_cases import run_cases
 
 from nestvmm.lab import Lab
 
 pytestmark = pytest.mark.svm_lab
 
-TESTS = Path(__file__).parents[1]
 GUEST = 0x140000
 INVALID = (1 << 64) - 1
 CPUID_EXIT, INTR_EXIT, NMI_EXIT, VINTR_EXIT, IO_EXIT, MSR_EXIT, VMMCALL_EXIT, NPF = (
@@ -31,13 +27,8 @@ BROKEN = [
 @pytest.fixture(scope="module")
 def found(svm_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    result = svm_lab.run(
-        [sys.executable, str(TESTS / "frontends" / "nested_cases.py")], env={"PYTHONPATH": path}, timeout=240
-    )
-    assert result.status == 0, result.stderr.decode()
-    found: dict[str, Any] = json.loads(result.stdout)
-    assert [name for name, case in found.items() if "error" in case or case["message"]] == []
+    found = run_cases(svm_lab, "frontends/nested_cases.py", timeout=240)
+    assert [name for name, case in found.items() if case["message"]] == []
     return found
 
 

@@ -5,14 +5,11 @@ The same images as a cascade, in which each level nests the next: every answer i
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from command import guest
+from lab_cases import run_cases
 from tower_checks import (
     check_answers,
     check_climbs,
@@ -28,7 +25,6 @@ from nestvmm.lab import Lab
 
 pytestmark = pytest.mark.vmx_lab
 
-TESTS = Path(__file__).parents[1]
 HEIGHTS = [2, 3, 4]
 TRACED = "3:trace"
 CASCADES = ["2:L1", "3:L1", "4:L2"]
@@ -38,13 +34,8 @@ CASCADES = ["2:L1", "3:L1", "4:L2"]
 def found(vmx_lab: Lab) -> dict[str, Any]:
     """All heights, run in one go in the lab."""
     guest("minivisor")
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     words = [*map(str, HEIGHTS), *CASCADES, TRACED, "designated"]
-    command = [sys.executable, str(TESTS / "frontends" / "tower_cases.py"), "vmx", *words]
-    result = vmx_lab.run(command, env={"PYTHONPATH": path}, timeout=300)
-    assert result.status == 0, result.stderr.decode()
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
+    return run_cases(vmx_lab, "frontends/tower_cases.py", "vmx", *words, timeout=300)
 
 
 @pytest.mark.parametrize("name", [*map(str, HEIGHTS), *CASCADES])

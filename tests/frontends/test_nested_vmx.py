@@ -1,39 +1,30 @@
 """Hypervisors in machine code at level 1, on VMX by software: what Intel SDM vol. 3, chapters 24 to 31 promise them."""
 
-import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from lab_cases import run_cases
 from nested_vmx_rules import CONTROLS, GUEST_STATE, HOST_STATE
 
-from nestvmm.lab import Lab
+from nestvmm.lab import Lab, kvm_intel_nests
 
 pytestmark = pytest.mark.vmx_lab
 
-TESTS = Path(__file__).parents[1]
 GUEST = 0x140000
 VMCALL, IO, RDMSR, WRMSR, CR, EXCEPTION, INTERRUPT = 18, 30, 31, 32, 28, 0, 1
 WINDOW, NMI_WINDOW, TIMER, VIOLATION, MISCONFIGURATION = 7, 8, 52, 48, 49
 TPR_THRESHOLD = 43
 FAILED = 1 << 31
 INVALID, VALID = 1, 0x40  # CF, ZF
-FLAGS = INVALID | VALID
+FLAGS = 0x8D5  # CF, PF, AF, ZF, SF, OF: an instruction that fails sets one and clears the others (31.2)
 UNDEFINED, PROTECTION, PAGE_FAULT = 0x106, 0x10D, 0x10E
 
 
 @pytest.fixture(scope="module")
 def found(vmx_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    result = vmx_lab.run(
-        [sys.executable, str(TESTS / "frontends" / "nested_vmx_cases.py")], env={"PYTHONPATH": path}, timeout=600
-    )
-    assert result.status == 0, result.stderr.decode()
-    found: dict[str, Any] = json.loads(result.stdout)
-    assert [name for name, case in found.items() if "error" in case or (case["message"] and name != "abort")] == []
+    found = run_cases(vmx_lab, "frontends/nested_vmx_cases.py", timeout=600)
+    assert {name: case["message"] for name, case in found.items() if case["message"] and name != "abort"} == {}
     return found
 
 
@@ -238,7 +229,7 @@ def test_masks_shadows_and_targets_of_control_registers(found: dict[str, Any]) -
 
 
 def test_masks_of_control_registers_count_for_all_machines_above(found: dict[str, Any]) -> None:
-    """Of those that mask a bit the nearest hears of it; level 1's write leaves alone what level 2 masks."""
+    """Of those that mask a bit the nearest hears of it; level 1's write, of WP too, leaves alone what level 2 masks."""
     plain = 0x80000031
     with_ts = plain | 8
     kept = found["masks in a chain"]["kept"]
@@ -249,15 +240,23 @@ def test_masks_of_control_registers_count_for_all_machines_above(found: dict[str
         [CR, 0, plain], [CR, lmsw | 0xB << 16, with_ts], [CR, 4, with_ts], [VMCALL, 0, with_ts | 4],
     ]  # fmt: skip
     assert rows({"kept": level_1}, 3) == [
-        [CR, 0, plain], [CR, clts, with_ts], [CR, lmsw | 1 << 16, with_ts], [CR, 4, with_ts], [VMCALL, 0, plain],
+        [CR, 0, with_ts | 1 << 16], [CR, clts, with_ts], [CR, lmsw | 1 << 16, with_ts], [CR, 4, with_ts],
+        [VMCALL, 0, plain],
     ]  # fmt: skip
 
 
 def test_windows_open_when_the_guest_can_take_what_comes(found: dict[str, Any]) -> None:
     assert found["windows"]["kept"] == [
         *(WINDOW, GUEST, WINDOW, GUEST + 2),
-        *(NMI_WINDOW, GUEST + 0x33, 0, VMCALL, GUEST + 3, 8),
+        *(NMI_WINDOW, GUEST, 0, NMI_WINDOW, GUEST + 0x33, 0),
+        *(NMI_WINDOW, GUEST, 0, VMCALL, GUEST + 3, 8),
     ]
+
+
+@pytest.mark.skipif(kvm_intel_nests(), reason="kvm_intel nests on this machine: it needs no Bochs")
+def test_bochs_unmasks_nmis_at_iret_alone(found: dict[str, Any]) -> None:
+    """Of plain guests, without anything of ours. Fails once its entries do, too: then unmask_nmis is not needed."""
+    assert found["NMI masks"]["kept"] == [0, 1, 1, 1, 0, 0]
 
 
 def test_the_preemption_timer_counts_down(found: dict[str, Any]) -> None:

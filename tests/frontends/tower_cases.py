@@ -14,7 +14,10 @@ import struct
 import sys
 import tempfile
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+
+from print_cases import print_cases
 
 from nestvmm.hypervisors import Direction, Event, ExitReason, Hypervisor, Result
 from nestvmm.loaders.stack import Stacked, stack
@@ -96,9 +99,5 @@ def run(vendor: str, word: str) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    found = {}
     vendor, *words = sys.argv[1:]
-    for word in words:
-        print(word, file=sys.stderr, flush=True)
-        found[word] = run(vendor, word)
-    print(json.dumps(found))
+    print_cases({word: partial(run, vendor, word) for word in words})

@@ -5,11 +5,12 @@ usage: minivisor_cases.py svm|vmx [CASE ...]
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+
+from print_cases import print_cases
 
 from nestvmm.loaders.stack import Stacked, stack
 from nestvmm.nesting import GuestSpec, Runner, Tower, TowerSpec
@@ -64,14 +65,6 @@ def cases(vendor: str) -> dict[str, tuple[bytes, dict[str, object]]]:
     }
 
 
-def main(vendor: str, names: Sequence[str]) -> None:
-    found = {}
-    for name, (image, options) in cases(vendor).items():
-        if not names or name in names:
-            print(name, file=sys.stderr, flush=True)
-            found[name] = run(image, **options)  # type: ignore[arg-type]
-    print(json.dumps(found))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    vendor, *names = sys.argv[1:]
+    print_cases({name: partial(run, image, **options) for name, (image, options) in cases(vendor).items()}, names)  # type: ignore[arg-type]

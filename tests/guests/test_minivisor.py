@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from command import guest, nestvmm
+from lab_cases import run_cases
 
 from nestvmm.lab import Lab
 
-TESTS = Path(__file__).parents[1]
 HOLDS = "its guest has 0xe00000 bytes at 0x200000"
 
 
-SVM = pytest.param("SVM", marks=pytest.mark.svm_lab)
-VMX = pytest.param("VMX", marks=pytest.mark.vmx_lab)
-
-
-@pytest.fixture(scope="module", params=[SVM, VMX])
-def vendor(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
-def found(vendor: str, request: pytest.FixtureRequest) -> dict[str, Any]:
+def found(vendor: str, vendor_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
     guest("minivisor")
-    lab: Lab = request.getfixturevalue(f"{vendor.lower()}_lab")
-    command = [sys.executable, str(TESTS / "guests" / "minivisor_cases.py"), vendor.lower()]
-    result = lab.run(command, env={"PYTHONPATH": str(TESTS.parent)}, timeout=300)
-    assert result.status == 0, result.stderr.decode()
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
+    return run_cases(vendor_lab, "guests/minivisor_cases.py", vendor, timeout=300)
 
 
 def test_all_answers_are_right(vendor: str, found: dict[str, Any]) -> None:
     case = found["answers"]
     lines = case["out"].splitlines()
     assert (case["status"], case["message"]) == (0, "")
-    assert lines[:2] == [f"minivisor 1: {vendor}, {HOLDS}", "marks 1"]
+    assert lines[:2] == [f"minivisor 1: {vendor.upper()}, {HOLDS}", "marks 1"]
     assert re.fullmatch(r"memory 0x[0-9a-f]+ to 0x[0-9a-f]+ of 0xe00000: right", lines[2])
     assert lines[3:6] == [
         f"hypercall 1: {(0x123456789ABCDEF * 31 + 1) % 2**64:#x}",
@@ -98,7 +81,7 @@ def test_compiled_c_computes_the_same_above_a_minivisor(vendor: str, found: dict
     without = nestvmm("run", guest("ordinary"), "--timeout", "60")
     assert without.status == 0
     assert found["ordinary"]["out"].splitlines() == [
-        f"minivisor 1: {vendor}, {HOLDS}",
+        f"minivisor 1: {vendor.upper()}, {HOLDS}",
         *without.out.decode().splitlines(),
     ]
     assert found["ordinary"]["status"] == 0

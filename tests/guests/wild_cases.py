@@ -5,10 +5,12 @@ wild_cases.py IMAGE ENGINE MEMBER=SECONDS...      a member may have an option: "
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
+
+from print_cases import print_cases
 
 from nestvmm.nesting import GuestSpec, Runner, Tower, TowerSpec
 
@@ -32,9 +34,5 @@ def run(image: Path, engine: str, member: str, seconds: float) -> dict[str, obje
 
 if __name__ == "__main__":
     image, engine, *members = sys.argv[1:]
-    found = {}
-    for argument in members:
-        member, _, seconds = argument.rpartition("=")
-        print(member, file=sys.stderr, flush=True)
-        found[member] = run(Path(image), engine, member, float(seconds))
-    print(json.dumps(found))
+    limits = dict(argument.rsplit("=", 1) for argument in members)
+    print_cases({one: partial(run, Path(image), engine, one, float(seconds)) for one, seconds in limits.items()})

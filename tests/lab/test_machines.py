@@ -26,7 +26,7 @@ def test_a_missing_machine_skips_unless_it_is_required(
     none = 'MACHINES["vmx_lab"] = lambda: "there is none"\n'
     (tmp_path / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text() + none)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  vmx_lab: as in pyproject.toml\n")
-    environment = os.environ | {"NESTVMM_REQUIRE": required, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    environment = os.environ | {"NESTVMM_REQUIRE": required, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "COLUMNS": "200"}
     run = [sys.executable, "-m", "pytest", "-ra", "-p", "no:cacheprovider"]
     done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert outcome in done.stdout

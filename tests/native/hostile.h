@@ -115,7 +115,7 @@ static inline void begin(const char *seed, void (*write_block)(uint8_t *at), con
 
 static inline void run_with(const struct nv_table *table)
 {
-	static struct nv_counter counters[NV_REASONS];
+	static struct nv_counter counters[NV_REASONS + 1];
 	static struct nv_unclaimed unclaimed;
 
 	vcpu.table = table;

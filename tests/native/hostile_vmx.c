@@ -10,7 +10,7 @@
 
 #define FEATURE_CONTROL 0x3a
 
-static uint64_t blocks_run, deepest, exits_run, exits_taken;
+static uint64_t blocks_run, deepest, exits_run, exits_taken, untold;
 static int summoned, refuses;
 
 static void put(uint32_t encoding, uint64_t value)
@@ -273,18 +273,31 @@ int ioctl(int fd, unsigned long request, ...)
 	}
 }
 
+/* The counter of exits that a machine took. */
+enum { TAKEN = NV_REASONS };
+
 static struct nv_table *make_table(void)
 {
-	static const struct nv_claim claims[] = {{0}, {0, 1, 1, 0, 1}, {0, 2, 2, 0, 1}};
-	static struct nv_server servers[] = {{0}, {nv_nested_vmx_serve, &vmx, 0}, {nv_vmx_serve_msr, &vmx, 0}};
-	static const struct nv_range instructions = {0, ~0ull, 1, 0};
-	static const struct nv_range msrs[] = {{FEATURE_CONTROL, FEATURE_CONTROL, 2, 0}, {0x480, 0x493, 2, 0}};
+	/* L0's two, an image's alone, and before each of those */
+	static const struct nv_claim claims[] = {{0}, {0, 1, 1, 0, 1}, {0, 2, 2, 0, 1}, {0, TAKEN, 3, 1, 0}, {1, TAKEN, 3, 1, 0},
+						{2, TAKEN, 3, 1, 0}};
+	static struct nv_nested_claim image = {&nested, 0, 1};
+	static struct nv_server servers[] = {
+		{0}, {nv_nested_vmx_serve, &vmx, 0}, {nv_vmx_serve_msr, &vmx, 0}, {nv_nested_vmx_take, &image, 0},
+	};
+	static const struct nv_range all = {0, ~0ull, 3, 0}, instructions = {0, ~0ull, 4, 0};
+	static const struct nv_range msrs[] = {{0, FEATURE_CONTROL - 1, 3, 0}, {FEATURE_CONTROL, FEATURE_CONTROL, 5, 0},
+					       {FEATURE_CONTROL + 1, 0x47f, 3, 0}, {0x480, 0x493, 5, 0}, {0x494, ~0ull, 3, 0}};
 	static uint16_t ports[NV_PORTS];
 	static struct nv_table table = {claims, servers, {ports, ports}, {{{0}}}};
 
+	for (int i = 0; i < NV_PORTS; i++)
+		ports[i] = 3;
 	for (int i = 0; i < 2; i++) {
+		for (int reason = 0; reason < NV_REASONS; reason++)
+			table.ranges[reason][i] = (struct nv_ranges){&all, 1, 0};
 		table.ranges[NV_REASON_VMX_INSTRUCTION][i] = table.ranges[NV_REASON_HYPERCALL][i] = (struct nv_ranges){&instructions, 1, 0};
-		table.ranges[NV_REASON_RDMSR][i] = table.ranges[NV_REASON_WRMSR][i] = (struct nv_ranges){msrs, 2, 0};
+		table.ranges[NV_REASON_RDMSR][i] = table.ranges[NV_REASON_WRMSR][i] = (struct nv_ranges){msrs, 5, 0};
 	}
 	return &table;
 }
@@ -332,6 +345,8 @@ int main(int count, char **words)
 		for (int depth = 0; depth < NV_NESTED_DEPTH; depth++)
 			exits_taken += nested.reflected[depth];
 		memset(nested.reflected, 0, sizeof nested.reflected);
+		untold += nested.gone_count;
+		CHECK(vcpu.counters[TAKEN].count + untold == exits_taken);
 	}
 	check_canaries();
 	/* otherwise the levels did too little */

@@ -98,6 +98,7 @@ static inline void start_machines(uint32_t format)
 	nested.too_deep = nested.lost = nested.endless = nested.flush = 0;
 	nested.due.to = nested.undo.to = NULL;
 	nested.due.told = 0;
+	nested.gone_count = nested.gone_told = 0;
 	for (unsigned int i = 0; i < NV_NESTED_DEPTH; i++)
 		nested.levels[i] = 1 + i;
 	mailbox = (struct nv_mailbox){.state = NV_SWITCHER_OUTSIDE};

@@ -209,6 +209,7 @@ static inline void start(uint64_t exceptions, int watches)
 	nested.vmx_limits.efer_allowed = 0xd01;
 	nv_vmx_init(&vcpu, &vmx, -1, run, 1);
 	nested.visible = 1;
+	nested.take = nv_nested_vmx_take;
 	nv_nested_vmx_init(&nested);
 	nested.machines[0].vmx.vmxe = 1;
 	for (uint32_t slot = 0; slot < NV_VIRTUAL_VMCS_FIELDS; slot++)

@@ -26,6 +26,7 @@ EVENT = {
     "length": (76, 1),
     "retry": (77, 1),
     "advance": (78, 1),
+    "space": (79, 1),
 }
 
 

@@ -14,10 +14,10 @@ from nestvmm.errors import UsageError
 from nestvmm.hypervisors import HANDLED, Event, Result
 from nestvmm.nesting.designation import QUALIFIER_MAX, Ceiling, Claim, DesignationTable, Scope
 from nestvmm.nesting.flat import FlatTable, compile_table
-from nestvmm.nesting.levels import LevelMaps
 from nestvmm.nesting.memory import ADDRESS_END, PAGE_SIZE, MemoryMap, Region
 from nestvmm.nesting.policy import Policy
 from nestvmm.nesting.spec import GuestSpec, LevelSpec, TowerSpec
+from nestvmm.nesting.tower_maps import TowerMaps
 from nestvmm.x86.event import Direction
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
 
@@ -43,7 +43,8 @@ class Tower(NamedTuple):
         policy = Policy(TowerSpec(GuestSpec(kernel=None), (LevelSpec("none"),) * len(self.maps)), [])  # type: ignore[arg-type]
         policy.claims = [claim for claim in self.claims if claim.level]
         policy.ceilings = self.ceilings
-        return policy.table([claim for claim in self.claims if not claim.level], LevelMaps(PAGE_SIZE, self.maps))
+        maps = TowerMaps(PAGE_SIZE, dict(enumerate(self.maps, start=1)), (len(self.maps) + 1,))
+        return policy.table([claim for claim in self.claims if not claim.level], maps)
 
 
 class Probe(NamedTuple):

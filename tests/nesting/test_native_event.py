@@ -31,4 +31,5 @@ def test_each_field_is_what_cffi_reads(content: bytes) -> None:
         event.instruction_length,
         bytes(event.instruction),
         event.length,
+        event.space,
     )

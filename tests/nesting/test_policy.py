@@ -14,10 +14,10 @@ from nestvmm.engines.msr_filter import msr_ranges
 from nestvmm.errors import HostError, UsageError
 from nestvmm.hypervisors import Direction, Event, ExitReason, Hypervisor, Result, on, on_debug, on_io, on_mmio, on_rdmsr
 from nestvmm.nesting.designation import QUALIFIER_MAX, Scope
-from nestvmm.nesting.levels import LevelMaps
 from nestvmm.nesting.memory import MemoryMap
 from nestvmm.nesting.policy import Policy
 from nestvmm.nesting.spec import GuestSpec, LevelSpec, TowerSpec
+from nestvmm.nesting.tower_maps import TowerMaps
 from nestvmm.x86.exit_reason import REASONS
 
 
@@ -185,5 +185,5 @@ def test_the_table_has_the_levels_claims_above_l0s() -> None:
     one = policy(Ports())
     zero = policy(Wants((ExitReason.IO, 0, 0xFFFF))).claims[0]
     below = type(zero)(0, zero.scope, zero.handler, "L0")
-    table = one.table([below], LevelMaps(4096, [MemoryMap.identity()]))
+    table = one.table([below], TowerMaps(4096, {1: MemoryMap.identity()}, (2,)))
     assert [claim.level for claim in table.route(ExitReason.IO, 0x62)] == [1, 0]

@@ -89,15 +89,20 @@ def test_a_row_is_whole(row: ExitRow, native: Native) -> None:
         assert row.direction is not Direction.WRITE
 
 
-@pytest.mark.parametrize("reason", ExitReason)
-@pytest.mark.parametrize(("engine", "table"), [(name, table) for name, table, _ in TABLES])
+# But for what KVM hands over under any engine, and for svm's NMI window, which has no exit of its own: L0 finds it at
+# IRET's.
+OWN_REASONS = [
+    (engine, table, reason)
+    for engine, table, _ in TABLES
+    for reason in ExitReason
+    if "direct" not in REASONS[reason].engines and (engine, reason) != ("svm", ExitReason.NMI_WINDOW)
+]
+
+
+@pytest.mark.parametrize(("engine", "table", "reason"), OWN_REASONS)
 def test_a_reason_claims_an_engine_when_one_of_its_rows_reaches_levels(
-    reason: ExitReason, engine: str, table: Mapping[int, ExitRow]
+    engine: str, table: Mapping[int, ExitRow], reason: ExitReason
 ) -> None:
-    if "direct" in REASONS[reason].engines:
-        return  # KVM hands it over under any engine
-    if (engine, reason) == ("svm", ExitReason.NMI_WINDOW):
-        return  # no exit of its own: L0 finds it at IRET's
     reached = any(reason in row.reasons and row.handlers is Handlers.LEVELS for row in table.values())
     assert (engine in REASONS[reason].engines) == reached
 

@@ -20,7 +20,7 @@ from nestvmm.nesting.features.feature import CpuidBit, MsrBit
 from nestvmm.nesting.features.offer import Offer, make_offer
 from nestvmm.nesting.features.request import Request
 
-__all__ = ["Exposure", "Gone", "expose"]
+__all__ = ["Exposure", "Gone", "ask_cpuid", "expose"]
 
 
 class Gone(NamedTuple):
@@ -106,19 +106,29 @@ class Exposure:
         return values
 
 
-def expose(engine: Engine, hypervisors: Sequence[Hypervisor], requests: Sequence[Request]) -> Exposure:
+def ask_cpuid(level: int, hypervisor: Hypervisor, entries: list[CpuidEntry]) -> list[CpuidEntry]:
+    """What the hypervisor makes of these leaves; raises HypervisorError when it raises or gives something else."""
+    who = type(hypervisor).__name__
+    with blaming(level, who, "cpuid()"):
+        answer = hypervisor.cpuid(entries)
+    if not isinstance(answer, list) or not all(isinstance(entry, CpuidEntry) for entry in answer):
+        raise HypervisorError(f"L{level} {who} answered {answer!r:.60} in cpuid(); it must return a list of CpuidEntry")
+    return answer
+
+
+def expose(
+    engine: Engine, hypervisors: Sequence[Hypervisor], requests: Sequence[Request], lowest: int | None = None
+) -> Exposure:
     """What every level of a tower sees on this engine.
 
-    Raises UsageError for what cannot be exposed, HypervisorError for a cpuid() that raises or gives something else.
+    lowest:  of the levels of machine code: what those above it make of CPUID is known when they are asked
+
+    Raises UsageError for what cannot be exposed, and as `ask_cpuid` does.
     """
     exposure = Exposure(make_offer(engine), requests)
     for level, hypervisor in enumerate(hypervisors, start=1):
-        with blaming(level, type(hypervisor).__name__, "cpuid()"):
-            entries = hypervisor.cpuid(exposure.entries)
-        if not isinstance(entries, list) or not all(isinstance(entry, CpuidEntry) for entry in entries):
-            raise HypervisorError(
-                f"L{level} {type(hypervisor).__name__} answered {entries!r:.60} in cpuid(); it must return a list of "
-                "CpuidEntry"
-            )
+        entries = exposure.entries
+        if lowest is None or level < lowest:
+            entries = ask_cpuid(level, hypervisor, entries)
         exposure.pass_on(entries, type(hypervisor).__name__)
     return exposure

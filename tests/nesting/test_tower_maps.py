@@ -1,0 +1,79 @@
+"""The maps of towers with images: each space has its own addresses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nestvmm._native import ffi, lib
+from nestvmm.hypervisors import HANDLED
+from nestvmm.nesting.designation import QUALIFIER_MAX, Claim, Scope
+from nestvmm.nesting.flat import FlatTable
+from nestvmm.nesting.memory import MemoryMap, Region
+from nestvmm.nesting.policy import Policy
+from nestvmm.nesting.spec import GuestSpec, LevelSpec, TowerSpec
+from nestvmm.nesting.tower_maps import TowerMaps
+from nestvmm.x86.exit_reason import ExitReason
+
+PAGE = 0x1000
+ONE, TWO = 1 << lib.NV_SPACE_SHIFT, 2 << lib.NV_SPACE_SHIFT
+LAST = ONE - 1
+SHIFTED = MemoryMap([Region(0x4000, 0x2000, 0x8000)])
+
+
+def maps() -> TowerMaps:
+    """L1 Python, L2 image, L3 and L4 Python, L5 image, guest."""
+    return TowerMaps(64 * PAGE, {1: SHIFTED, 3: MemoryMap.identity(), 4: SHIFTED}, (2, 5, 6))
+
+
+def test_each_level_is_in_the_space_of_the_code_that_it_ends_at() -> None:
+    assert [maps().space(level) for level in range(1, 7)] == [0, 0, 1, 1, 1, 2]
+
+
+def test_addresses_are_carried_in_their_own_space_only() -> None:
+    tower = maps()
+    assert [tower.carry(1, 0x4010, level) for level in range(1, 7)] == [None, None, 0x8010, 0x8010, 0x4010, None]
+    assert [tower.carry(0, 0x4010, level) for level in (1, 2, 3)] == [0x8010, 0x4010, None]
+    assert tower.carry(1, 0x9010, 4) is None, "level 4 maps it nowhere"
+
+
+def test_claims_are_projected_with_their_space() -> None:
+    tower = maps()
+    mmio, fault = (Scope(reason, 0x8000, 0x8FFF) for reason in (ExitReason.MMIO, ExitReason.NESTED_PAGE_FAULT))
+    assert tower.project(0, mmio) == [(0x4000, 0x4FFF)]
+    assert tower.project(1, mmio) == [(0x8000, 0x8FFF)]
+    assert tower.project(2, fault) == [(ONE | 0x4000, ONE | 0x4FFF)]
+    assert tower.project(3, fault) == [(ONE | 0x4000, ONE | 0x4FFF)]
+    assert tower.project(4, fault) == [(ONE | 0x8000, ONE | 0x8FFF)]
+    assert tower.project(4, Scope(ExitReason.NESTED_PAGE_FAULT)) == [(ONE, ONE | LAST)]
+    assert tower.project(1, Scope(ExitReason.NESTED_PAGE_FAULT)) == [(0, LAST)], "not those of other spaces"
+    assert tower.project(1, Scope(ExitReason.MEMORY_FAULT)) == [(0, QUALIFIER_MAX)], "KVM does not locate each"
+    assert tower.project(4, Scope(ExitReason.INTERRUPT_WINDOW)) == [(ONE, ONE | LAST)]
+    assert tower.project(1, Scope(ExitReason.NMI_WINDOW)) == [(0, LAST)]
+    assert tower.project(5, Scope(ExitReason.MMIO, PAGE, PAGE)) == [(TWO | PAGE, TWO | PAGE)]
+
+
+def test_a_change_is_one_of_its_own_space() -> None:
+    tower = maps()
+    tower.change(4, MemoryMap([Region(0, PAGE, PAGE)]))
+    assert tower.map_of(4).regions == tower.to_host(5).regions == (Region(0, PAGE, PAGE),)
+    assert tower.to_host(2).translate(0x4000) == (0x8000, SHIFTED.regions[0].rights)
+    assert [part.is_all() for part in tower.parts] == [False, False, True]
+
+
+def test_an_event_goes_to_levels_of_its_own_space() -> None:
+    """Both levels claim all faults and windows; L0 has the last word in every space."""
+    reasons = ExitReason.NESTED_PAGE_FAULT, ExitReason.INTERRUPT_WINDOW
+
+    def claims(level: int) -> list[Claim]:
+        return [Claim(level, Scope(reason), lambda _: HANDLED) for reason in reasons]
+
+    policy = Policy(TowerSpec(GuestSpec(kernel=Path("guest")), (LevelSpec("none"),) * 5), [])
+    policy.claims = [*claims(1), *claims(4)]
+    flat = FlatTable(policy.table(claims(0), maps()))
+    for reason in reasons:
+        for space, level in (0, 1), (1, 4), (2, 0):
+            event = ffi.new("struct nv_event *", {"reason": reason, "qualifier": 0x4000, "space": space})
+            if reason is ExitReason.INTERRUPT_WINDOW:
+                event.qualifier = 0
+            entry = flat.table.claims[lib.nv_table_lookup(flat.table, event)]
+            assert (entry.level, flat.table.claims[entry.next].level) == (level, 0), (reason, space)
