@@ -122,6 +122,7 @@ def test_a_run_sweeps_what_others_left(folder: Path) -> None:
         (1 << 40, r"^there is no process 1099511627776; none of this user's is running$"),
         (os.getpid(), rf"^process {os.getpid()} is no `nestvmm run`; none of this user's is running$"),
     ],
+    ids=["nobody's", "this one's"],
 )
 def test_what_is_no_run(pid: int, message: str) -> None:
     with pytest.raises(UsageError, match=message):
