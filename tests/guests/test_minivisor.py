@@ -57,9 +57,9 @@ def test_a_guest_that_shuts_down_is_reported(found: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("vendor", "name", "height"),
     [
-        pytest.param("SVM", "three", 3, marks=pytest.mark.svm_lab),
-        pytest.param("SVM", "four", 4, marks=pytest.mark.svm_lab),
-        pytest.param("VMX", "three", 3, marks=pytest.mark.vmx_lab),
+        pytest.param("svm", "three", 3, marks=pytest.mark.svm_lab),
+        pytest.param("svm", "four", 4, marks=pytest.mark.svm_lab),
+        pytest.param("vmx", "three", 3, marks=pytest.mark.vmx_lab),
     ],
     indirect=["vendor"],
 )
