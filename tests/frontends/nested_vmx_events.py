@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import vmx_code as vmx
-from guest_code import RESULTS, UD2, done, keep, load, out, rax, rdx, store, until, with_handlers
+from guest_code import RESULTS, UD2, done, keep, load, out, rax, rdx, store, with_handlers
 from nested_run import RINGING
 from nested_vmx_run import SECONDARY_ON, ept_tables, run
 from nmi_masks import masks_of_plain_guests, unmask_nmis
@@ -117,7 +117,9 @@ def two_timers(cycles: int, ticks: int) -> dict[str, object]:
     code = enable() + make_block(controls) + launch() + keep_fields(0, vmx.REASON, vmx.TIMER) + load(RESULTS + 8 * 5)
     code += keep(2) + vmwrite(vmx.EXIT, vmx.EXIT_PLAIN) + vmwrite(vmx.PIN, vmx.PIN_PLAIN)
     code += enter() + keep_field(3, vmx.REASON) + done()
-    guest = out(0x5012, 0) + until(5) + VMCALL
+    # pause; cmpq $0, result 5; je: without a register, which would be level 2's after an entry
+    wait = b"\xf3\x90\x48\x83\x3c\x25" + (RESULTS + 8 * 5).to_bytes(4, "little") + b"\0\x74\xf3"
+    guest = out(0x5012, 0) + wait + VMCALL
     return run(image(code, guest + VMCALL), 4, [LevelSpec(HERE + "Timing", {"cycles": cycles})])
 
 
