@@ -1,7 +1,7 @@
 /* Levels that are machine code: SVM or VMX by software, for level n and for every level above it that its hypervisors make.
  * AMD APM vol. 2, chapter 15; Intel SDM vol. 3, chapters 24 to 31.
  *
- * Files named nested_svm_* are SVM's and nested_vmx_* VMX's; nested_machines.[ch] and nested_memory.c are both's. A block is a VMCB or VMCS,
+ * Files named nested_svm_* are SVM's and nested_vmx_* VMX's; all others are both's. A block is a VMCB or VMCS,
  * VMRUN also VMLAUNCH and VMRESUME.
  *
  * Each level is a machine: a processor with SVM or VMX of its own, in the physical memory that the machine below gives it. Machine 0 is

@@ -82,6 +82,10 @@ void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, 
 /* An nv_paging's `back` of the active machine. */
 uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
 
+/* nested_claims.c: of the claims on an event of the active machine's code those of machines, from the highest on, as long as no Python level's
+ * comes first. claim: that of the last one, 0 to begin. NULL: there is none any more. */
+const struct nv_nested_claim *nv_nested_next_claim(const struct nv_nested *nested, const struct nv_event *event, uint16_t *claim);
+
 /* nested_machines.c: the machine of the parent's block at this address, made if need be. restart:
  * its guest was given up. */
 struct nv_machine *nv_nested_take_guest(struct nv_nested *nested, struct nv_machine *parent, uint64_t address);

@@ -63,25 +63,17 @@ static struct nv_machine *taker(const struct nv_nested_claim *claim, uint64_t co
 
 int nv_nested_first(struct nv_nested *nested)
 {
-	const struct nv_table *table = nested->vcpu->table;
 	const struct nv_vmcb *block = nested->svm->block;
-	const struct nv_claim *claim;
+	const struct nv_nested_claim *claim;
 	struct nv_event event = {0};
+	uint16_t at = 0;
 
 	if (!nv_nested_wanted(nested, block->exit_code))
 		return 0;
 	nv_svm_decode(nested->svm, &event);
-	claim = &table->claims[nv_table_lookup(table, &event)];
-	for (; claim != table->claims; claim = &table->claims[claim->next]) {
-		const struct nv_server *server = &table->servers[claim->server];
-
-		if (claim->level >= nested->vcpu->level)
-			continue;
-		if (!claim->server || server->serve != nested->take)
-			return 0;
-		if (taker(server->device, block->exit_code, block->exit_info_1))
+	while ((claim = nv_nested_next_claim(nested, &event, &at)))
+		if (taker(claim, block->exit_code, block->exit_info_1))
 			return 1;
-	}
 	return 0;
 }
 

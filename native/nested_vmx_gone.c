@@ -39,19 +39,12 @@ static void describe(const struct nv_nested_vmx_exit *exit, struct nv_event *eve
 
 int nv_nested_vmx_gives(const struct nv_nested *nested, const struct nv_machine *machine, const struct nv_event *event)
 {
-	const struct nv_table *table = nested->vcpu->table;
-	const struct nv_claim *claim = &table->claims[nv_table_lookup(table, event)];
+	const struct nv_nested_claim *claim;
+	uint16_t at = 0;
 
-	for (; claim != table->claims; claim = &table->claims[claim->next]) {
-		const struct nv_server *server = &table->servers[claim->server];
-
-		if (claim->level >= nested->vcpu->level)
-			continue;
-		if (!claim->server || server->serve != nested->take)
-			return 0;
-		if (nv_nested_covers(server->device, machine->depth))
+	while ((claim = nv_nested_next_claim(nested, event, &at)))
+		if (nv_nested_covers(claim, machine->depth))
 			return 1;
-	}
 	return 0;
 }
 

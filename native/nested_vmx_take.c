@@ -41,23 +41,15 @@ static struct nv_machine *taker(const struct nv_nested_claim *claim)
 
 int nv_nested_vmx_first(struct nv_nested *nested)
 {
-	const struct nv_table *table = nested->vcpu->table;
-	const struct nv_claim *claim;
+	const struct nv_nested_claim *claim;
 	struct nv_event event;
+	uint16_t at = 0;
 
 	memset(&event, 0, sizeof event);
 	nv_vmx_decode(nested->vmx, &event);
-	claim = &table->claims[nv_table_lookup(table, &event)];
-	for (; claim != table->claims; claim = &table->claims[claim->next]) {
-		const struct nv_server *server = &table->servers[claim->server];
-
-		if (claim->level >= nested->vcpu->level)
-			continue;
-		if (!claim->server || server->serve != nested->take)
-			return 0;
-		if (taker(server->device))
+	while ((claim = nv_nested_next_claim(nested, &event, &at)))
+		if (taker(claim))
 			return 1;
-	}
 	return 0;
 }
 
