@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 from command import guest
+from lab_cases import run_cases
 
 from nestvmm.lab import Lab
 
-TESTS = Path(__file__).parents[1]
+OWN_PORT = 0x5600
+READ, WRITE = 0, 1
 
 
-def run_cases(lab: Lab, vendor: str, *names: str) -> dict[str, Any]:
-    """These cases, or all, run in one go in the lab."""
+def found_in(lab: Lab, vendor: str, *names: str) -> dict[str, Any]:
+    """What these cases, or all, find, run in one go in the lab."""
     guest("minivisor")
-    path = os.pathsep.join(map(str, (TESTS.parent, TESTS, TESTS / "loaders")))
-    command = [sys.executable, str(TESTS / "frontends" / "mixed_cases.py"), vendor, *names]
-    result = lab.run(command, env={"PYTHONPATH": path}, timeout=360)
-    assert result.status == 0, result.stderr.decode()
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
+    return run_cases(lab, "frontends/mixed_cases.py", vendor, *names, timeout=360)
 
 
 def handled(case: dict[str, Any], *levels: int) -> list[tuple[int, str, int]]:
@@ -44,3 +37,14 @@ def minivisors_answers(level: int, count: int = 0) -> int:
 def faults(case: dict[str, Any], level: int) -> list[tuple[int, int, int]]:
     """What the Python hypervisor at `level` saw: level, address and direction."""
     return [tuple(row[:3]) for row in case["seen"][level - 1]]
+
+
+def check_declined(case: dict[str, Any]) -> None:
+    """As if nothing had happened before: the image at level 2 sees each access once, and level 1 none."""
+    assert case["kept"] == [minivisors_answers(2), minivisors_answers(2, 1)]
+    assert [[row[:3] for row in case["seen"][at]] for at in (0, 2)] == [
+        [],
+        [[4, OWN_PORT + 2, WRITE], [4, OWN_PORT + 2, READ], [4, OWN_PORT + 2, READ]],
+    ]
+    assert images(case)[2] == (3, 4)
+    assert handled(case, 1, 2, 3) == [(2, "io", 3)]

@@ -9,9 +9,9 @@ import json
 import struct
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from inspect import getfile
 from pathlib import Path
 from types import MappingProxyType
@@ -19,8 +19,8 @@ from typing import Any
 
 import guest_code as guest
 from image_writers import Elf, Segment
+from print_cases import print_cases
 
-from nestvmm._native import ffi
 from nestvmm.errors import NestvmmError
 from nestvmm.hypervisors import HANDLED, Direction, Event, ExitReason, Hypervisor, Result
 from nestvmm.nesting import Account, Clock, GuestSpec, LevelSpec, Runner, Tower, TowerSpec
@@ -163,13 +163,11 @@ def asks(level: int) -> bytes:
 
 
 def main(cases: Mapping[str, Case]) -> None:
-    found = {}
-    for name in sys.argv[2:] or cases:
-        print(name, file=sys.stderr, flush=True)
-        try:
-            found[name] = cases[name]()
-        except NestvmmError as error:
-            found[name] = {"refused": str(error)}
-        except Exception:  # noqa: BLE001 - the test shows it
-            found[name] = {"error": traceback.format_exc()}
-    json.dump(found, sys.stdout, default=ffi.string)
+    print_cases({name: partial(_or_refused, case) for name, case in cases.items()}, sys.argv[2:])
+
+
+def _or_refused(case: Case) -> dict[str, Any]:
+    try:
+        return case()
+    except NestvmmError as error:
+        return {"refused": str(error)}
