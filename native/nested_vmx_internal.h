@@ -208,19 +208,26 @@ enum nv_nested_vmx_turn {
 	NV_VMX_TURN_WAITS,           /* until the active machine can take it */
 	NV_VMX_TURN_TAKES,           /* the active machine takes it by its IDT */
 	NV_VMX_TURN_EXITS,           /* it is an exit to `machine` */
+	NV_VMX_TURN_TELLS,           /* it is an event of the Python levels that `told` is the guest of */
 };
 
 struct nv_nested_vmx_route {
 	enum nv_nested_vmx_turn turn;
 	struct nv_machine *machine;
+	struct nv_machine *told;     /* also of NV_VMX_TURN_WAITS, if it would be one */
 };
 
-struct nv_nested_vmx_route nv_nested_vmx_route(struct nv_nested *nested, struct nv_machine *machine);
-struct nv_nested_vmx_route nv_nested_vmx_route_nmi(struct nv_nested *nested, struct nv_machine *machine);
+/* arrives: it comes from below the machine; else it is the machine's already. */
+struct nv_nested_vmx_route nv_nested_vmx_route(struct nv_nested *nested, struct nv_machine *machine, int arrives);
+struct nv_nested_vmx_route nv_nested_vmx_route_nmi(struct nv_nested *nested, struct nv_machine *machine, int arrives);
+
+/* 1 when the event, as the interruption information has it, is one that Python levels have as it comes to the machine: it becomes
+ * vmx->synthetic. */
+int nv_nested_vmx_tell(struct nv_nested *nested, const struct nv_machine *machine, uint64_t event);
 
 /* Before an entry. deliver: interrupts and NMIs become exits, or what the active machine takes. windows: the controls that make it stop
  * when it can take what waits. urgent: something must stop it at once, behind what it takes now. window: one that a Python level above an
- * image waits for is open, and becomes vmx->synthetic. stops: while KVM holds level n, it is to come out for what such levels want. */
+ * image waits for is open, or its timer has ended, and becomes vmx->synthetic. stops: while KVM holds level n, it is to come out for what such levels want. */
 int nv_nested_vmx_deliver(struct nv_nested *nested);
 int nv_nested_vmx_window(struct nv_nested *nested);
 int nv_nested_vmx_stops(struct nv_nested *nested);
@@ -237,11 +244,19 @@ void nv_nested_vmx_compose_tpr(struct nv_nested *nested, struct nv_vmx_controls 
 
 /* nested_vmx_compose.c: the controls of the machines on top of those that L0 wants; maps: once for each entry of a machine's guest. moved: the
  * active machine's tables are others than it was entered with.
- * held_cr0: what the active machine cannot clear. read_timer: before compose, what is left of L0's own preemption timer; a negative errno. */
-int nv_nested_vmx_read_timer(struct nv_nested *nested);
+ * held_cr0: what the active machine cannot clear. */
 uint64_t nv_nested_vmx_held_cr0(const struct nv_nested *nested);
 void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wanted);
 int nv_nested_vmx_moved(const struct nv_nested *nested);
 void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *machine);
+
+/* nested_vmx_timer.c: preemption timers. read: before compose, what is left of L0's own; a negative errno. compose: which one the processor's
+ * is. asked: a Python level above an image has asked for one that does not run yet. run: those run, and the depth of the first machine whose
+ * levels are to be told that theirs has ended; 0: none. hold: those of the machines above `to`, which stop. */
+int nv_nested_vmx_read_timer(struct nv_nested *nested);
+void nv_nested_vmx_compose_timer(struct nv_nested *nested, struct nv_vmx_controls *wanted);
+int nv_nested_vmx_timers_asked(struct nv_nested *nested);
+int nv_nested_vmx_run_timers(struct nv_nested *nested);
+void nv_nested_vmx_hold_timers(struct nv_nested *nested, const struct nv_machine *to);
 
 #endif

@@ -204,7 +204,8 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 	resume(vmx, last);
 	if (last != machine)
 		return inject_below(nested, machine, block);
-	inject(vmx, block);
+	if (!nv_nested_vmx_tell(nested, machine, field_of(block, NV_VMCS_ENTRY_INTERRUPTION)))
+		inject(vmx, block);
 	return 0;
 }
 
@@ -212,7 +213,7 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 static void show_flag(struct nv_nested *nested, struct nv_machine *machine)
 {
 	uint64_t *rflags = register_of(nested->vmx, NV_REG_RFLAGS);
-	struct nv_nested_vmx_route route = nv_nested_vmx_route(nested, machine);
+	struct nv_nested_vmx_route route = nv_nested_vmx_route(nested, machine, 0);
 
 	machine->true_flag = !!(*rflags & RFLAGS_IF);
 	machine->shown_flag = route.turn == NV_VMX_TURN_EXITS ? 1 : machine->true_flag;
@@ -328,6 +329,7 @@ int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const
 	machine->seen_cr3 = field_of(block, NV_VMCS_GUEST_CR3);
 	tell(nested, block, exit, machine == active);
 	stop_timer(nested, to);
+	nv_nested_vmx_hold_timers(nested, to);
 	to->child = NULL;
 	vmx->injection = vmx->interrupted = 0;
 	vmx->switched.faulted = 0;

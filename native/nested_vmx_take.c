@@ -88,8 +88,8 @@ int nv_nested_vmx_take(void *device, uint64_t offset, struct nv_event *event)
 	(void)offset;
 	if (nested->gone_told)
 		return nv_nested_vmx_take_gone(claim, event);
-	if (nested->due.withheld || !nested->active->depth)
-		return NV_DECLINED;
+	if (nested->due.withheld || event->space || !nested->active->depth)
+		return NV_DECLINED; /* what is one space's own is no exit of a block */
 	if (!nested->switched->rung)
 		return take_later(nested, claim, event);
 	if (nested->vmx->block->reason & ENTRY_FAILED || (!maps_msr(event->qualifier) && nv_nested_is_feature(nested, event)))

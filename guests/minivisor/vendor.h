@@ -52,6 +52,9 @@ void vendor_skip(void);
 /* It takes an invalid-opcode exception there. */
 void vendor_undefined(void);
 
+/* It takes this event: its vector, and its kind as both vendors number it. */
+void vendor_inject(uint64_t event);
+
 /* Asks the hypervisor below. */
 uint64_t vendor_hypercall(uint64_t number, uint64_t wanted, uint64_t value);
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import guest_code as guest
+import mixed_arriving
+import mixed_designated
 import mixed_interrupts
 import mixed_memory
+import mixed_timers
 from mixed_run import (
+    ENGINE,
     GP,
     OWN_PORT,
     PORT,
@@ -224,6 +228,9 @@ CASES: dict[str, Case] = {
     "traced": lambda: run(TOWERS["MPM"], READ_PORT + asks(3), 3, trace=True),
     **mixed_memory.CASES,
     **mixed_interrupts.CASES,
+    **mixed_arriving.CASES,
+    **mixed_designated.CASES,
+    **(mixed_timers.CASES if ENGINE == "vmx" else {}),
 }
 
 

@@ -191,6 +191,11 @@ void vendor_undefined(void)
 	running->event_injection = INJECT_UNDEFINED;
 }
 
+void vendor_inject(uint64_t event)
+{
+	running->event_injection = EVENT_VALID | event;
+}
+
 uint64_t vendor_hypercall(uint64_t number, uint64_t wanted, uint64_t value)
 {
 	asm volatile("vmmcall" : "+a"(number) : "b"(wanted), "c"(value) : "memory");

@@ -180,6 +180,11 @@ void vendor_undefined(void)
 	vmwrite(VMCS_ENTRY_EVENT, INJECT_UNDEFINED);
 }
 
+void vendor_inject(uint64_t event)
+{
+	vmwrite(VMCS_ENTRY_EVENT, EVENT_VALID | event);
+}
+
 uint64_t vendor_hypercall(uint64_t number, uint64_t wanted, uint64_t value)
 {
 	asm volatile("vmcall" : "+a"(number) : "b"(wanted), "c"(value) : "memory");
