@@ -62,13 +62,21 @@ static void pass_out(uint16_t port, uint8_t size, uint32_t value)
 		outl(port, value);
 }
 
+static void refuse_string(const struct exit *exit)
+{
+	if (exit->address)
+		stop(STATUS_STOPPED, "its guest uses port 0x%x by a string instruction at 0x%lx, memory at 0x%lx", exit->port, exit->rip,
+		     exit->address);
+	stop(STATUS_STOPPED, "its guest uses port 0x%x by a string instruction at 0x%lx", exit->port, exit->rip);
+}
+
 void serve_port(struct registers *registers, const struct exit *exit)
 {
 	bool own = exit->port == OWN_PORT(level) && exit->size == 1;
 	uint32_t value;
 
 	if (exit->string)
-		stop(STATUS_STOPPED, "its guest uses port 0x%x by a string instruction at 0x%lx", exit->port, exit->rip);
+		refuse_string(exit);
 	if (!exit->in) {
 		value = (uint32_t)registers->rax;
 		if (own)

@@ -26,7 +26,7 @@ struct exit {
 	enum exit_reason reason;
 	uint64_t code;       /* the vendor's number */
 	uint64_t rip;
-	uint64_t address;    /* EXIT_OUTSIDE: the guest's physical address */
+	uint64_t address;    /* EXIT_OUTSIDE: the guest's physical address; of a string instruction: its linear address, 0: SVM does not tell */
 	uint16_t port;       /* EXIT_PORT */
 	uint8_t size;
 	bool in, string;

@@ -179,6 +179,10 @@ CASES: dict[str, Case] = {
     "image below a claim": lambda: run(port_2(Counting), TWICE, 2),
     "image above a claim": lambda: run([own(Counting, port=OWN_PORT + 2), "image", Silent], TWICE, 2),
     "declined to an image": lambda: run(port_2(Declining), TWICE, 2),
+    "plain strings to an image": lambda: run(
+        port_2(Silent)[:2],
+        guest.store(guest.RESULTS + 8, 5) + guest.outs(OWN_PORT + 2, guest.RESULTS + 8, 1),
+    ),
     "strings declined to an image": lambda: run(
         port_2(Declining), guest.store(guest.RESULTS + 8, 5) + guest.outs(OWN_PORT + 2, guest.RESULTS + 8, 1)
     ),

@@ -5,6 +5,7 @@ Towers are written from level 1 up, M a minivisor and P a Python hypervisor; the
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ CASES = (
     *("declined to an image", "propagated", "instructions", "feature at each height", "pages between", "moved"),
     *("device", "interrupt through an image", "interrupt window", "NMI window in a handler", "answers"),
     *("arriving", "arriving and passed", "arriving through an image", "arriving through an image and passed"),
+    *("plain strings to an image", "strings declined to an image"),
     *("arriving at two levels", "arriving designated", "interrupt window behind an image's exit"),
     *("timer", "timer declined", "timer between images", "two timers", "timers below and above an image"),
     *("device designated between images", "device designated to an image", "fault designated between images"),
@@ -68,6 +70,17 @@ def test_what_a_python_level_handles_is_invisible_to_the_image(found: dict[str, 
 
 def test_what_the_highest_declines_goes_to_the_image_below(found: dict[str, Any]) -> None:
     check_declined(found["declined to an image"])
+
+
+def test_a_declined_string_access_reaches_the_image_as_one(found: dict[str, Any]) -> None:
+    """With its linear address, as one that no level claimed."""
+    declined, plain = found["strings declined to an image"], found["plain strings to an image"]
+    pattern = (
+        r"minivisor 2: its guest uses port 0x5602 by a string instruction at 0x1000[0-9a-f]{2}, memory at 0x120008"
+    )
+    assert re.fullmatch(pattern, declined["out"].splitlines()[-1])
+    assert declined["out"] == plain["out"]
+    assert (declined["status"], images(declined), images(plain)) == (253, {2: (1, 1)}, {2: (1, 1)})
 
 
 def test_instructions_that_a_level_claims_are_its_own_above_images(found: dict[str, Any]) -> None:

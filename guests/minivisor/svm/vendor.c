@@ -127,6 +127,7 @@ static void decode(struct exit *exit)
 		exit->size = IO_SIZE(info);
 		exit->in = info & IO_IN;
 		exit->string = info & IO_STRING;
+		exit->address = 0;
 		break;
 	case CODE_NESTED_PAGE_FAULT:
 		exit->reason = EXIT_OUTSIDE;

@@ -116,6 +116,7 @@ static void decode_port(struct exit *exit)
 	exit->size = IO_SIZE(qualification);
 	exit->in = qualification & IO_IN;
 	exit->string = qualification & IO_STRING;
+	exit->address = vmread(VMCS_LINEAR_ADDRESS);
 }
 
 static void decode(struct exit *exit)
