@@ -22,6 +22,21 @@ struct nv_code nv_svm_code(const struct nv_svm *svm)
 	};
 }
 
+struct nv_paging *nv_svm_paging(struct nv_svm *svm, int user, int ac)
+{
+	const struct nv_vmcb *block = svm->block;
+	struct nv_paging *paging = svm->switched.paging;
+
+	paging->cr0 = block->cr0;
+	paging->cr3 = block->cr3;
+	paging->cr4 = block->cr4;
+	paging->efer = block->efer;
+	paging->user = user;
+	paging->ac = ac;
+	nv_paging_flush(paging);
+	return paging;
+}
+
 /* The bytes of the instruction that was stopped, and its length: as the processor tells, or else by decoding. */
 static void decode_instruction(struct nv_svm *svm, const struct nv_exit_row *row, struct nv_event *event)
 {
