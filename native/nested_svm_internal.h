@@ -106,11 +106,8 @@ void nv_nested_compose(struct nv_nested *nested);
 /* Whether the active machine's tables are others than it was entered with: someone has looked at its memory since, and they were full. */
 int nv_nested_moved(const struct nv_nested *nested);
 
-/* Whether a permissions map of the machine's block, which this exit's intercept needs, lies where a machine below has not given it memory:
- * place says which. */
-int nv_nested_map_refused(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t map, uint64_t size,
-			  struct nv_nested_place *place);
-
-void nv_nested_compose_maps(struct nv_nested *nested, struct nv_machine *machine);
+/* What the machine's block intercepts goes on top of what the machines below it do; machine d's maps are at depth d. Gives 1 when one of the
+ * permissions maps that its block needs lies where a machine below has not given it memory: place says which. */
+int nv_nested_compose_maps(struct nv_nested *nested, struct nv_machine *machine, struct nv_nested_place *place);
 
 #endif

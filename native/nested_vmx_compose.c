@@ -1,7 +1,5 @@
 #include "nested_vmx_internal.h"
 
-#include <string.h>
-
 /* Controls by which instructions exit: a guest's are those of all machines below it. Windows are nested_vmx_deliver.c's, CR8 is
  * nested_vmx_tpr.c's, TSC offsetting and maps are composed. */
 #define EXITING_PRIMARY 0x68819e80ull /* HLT, INVLPG, MWAIT, RDPMC, RDTSC, CR3, DR, monitor trap, MONITOR, PAUSE */
@@ -9,23 +7,8 @@
 /* And those that a guest lacks an instruction without. */
 #define ENABLING_SECONDARY (1ull << 3 | 1ull << 12 | 1ull << 20 | 1ull << 26)
 
-static uint8_t *maps_of(const struct nv_nested *nested, int depth)
-{
-	return nested->maps + (size_t)depth * NV_NESTED_MAPS;
-}
-
-static void add_ports(struct nv_nested *nested, struct nv_machine *machine, uint8_t *ports)
-{
-	const struct nv_virtual_vmcs *block = &machine->vmx.block;
-	uint64_t primary = field_of(block, NV_VMCS_PRIMARY_CONTROLS);
-
-	if (primary & PRIMARY_PORT_MAPS) {
-		nv_nested_add_map_page(nested, machine, ports, field_of(block, NV_VMCS_IO_BITMAP_A));
-		nv_nested_add_map_page(nested, machine, ports + PAGE, field_of(block, NV_VMCS_IO_BITMAP_B));
-	} else if (primary & PRIMARY_ALL_PORTS) {
-		memset(ports, 0xff, 2 * PAGE);
-	}
-}
+/* Pages of the maps that machines compose. */
+enum { PORTS_A, PORTS_B, MSRS = NV_NESTED_PORTS / PAGE };
 
 /* What makes the machine's guest exit goes on top of what the machines below it want. Machine d's maps are at depth d. */
 void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *machine)
@@ -33,16 +16,20 @@ void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *mac
 	const struct nv_machine *parent = machine->parent;
 	struct nv_nested_vmx_machine *own = &machine->vmx;
 	const struct nv_virtual_vmcs *block = &own->block;
-	uint8_t *ports = maps_of(nested, machine->depth), *msrs = ports + NV_NESTED_PORTS;
-	int below = machine->depth - 1;
+	uint64_t primary = field_of(block, NV_VMCS_PRIMARY_CONTROLS);
+	uint64_t ports_a = primary & PRIMARY_ALL_PORTS ? NV_NESTED_MAP_ALL : NV_NESTED_MAP_NONE, ports_b = ports_a;
+	uint64_t msrs = NV_NESTED_MAP_ALL;
+	struct nv_nested_place place; /* where there is no memory, all exits */
 
-	memcpy(ports, parent ? maps_of(nested, below) : nested->own_ports, 2 * PAGE);
-	memcpy(msrs, parent ? maps_of(nested, below) + NV_NESTED_PORTS : nested->own_msrs, PAGE);
-	add_ports(nested, machine, ports);
-	if (field_of(block, NV_VMCS_PRIMARY_CONTROLS) & PRIMARY_MSR_MAP)
-		nv_nested_add_map_page(nested, machine, msrs, field_of(block, NV_VMCS_MSR_BITMAP));
-	else
-		memset(msrs, 0xff, PAGE);
+	if (primary & PRIMARY_PORT_MAPS) {
+		ports_a = field_of(block, NV_VMCS_IO_BITMAP_A);
+		ports_b = field_of(block, NV_VMCS_IO_BITMAP_B);
+	}
+	if (primary & PRIMARY_MSR_MAP)
+		msrs = field_of(block, NV_VMCS_MSR_BITMAP);
+	nv_nested_compose_map(nested, machine, PORTS_A, ports_a, &place);
+	nv_nested_compose_map(nested, machine, PORTS_B, ports_b, &place);
+	nv_nested_compose_map(nested, machine, MSRS, msrs, &place);
 	own->primary = field_of(block, NV_VMCS_PRIMARY_CONTROLS) | (parent ? parent->vmx.primary : 0);
 	own->secondary = secondary_of(block) | (parent ? parent->vmx.secondary : 0);
 	own->enabled = secondary_of(block) & (parent ? parent->vmx.enabled : ~0ull);

@@ -272,6 +272,12 @@ class SwitchedEngine(DirectEngine):
         for index, value in self._named.items():
             self._name(index, value)
 
+    def _set_maps(self, ports: bytes, msrs: bytes) -> None:
+        """Sets the permissions maps of level n's own block."""
+        self._switcher.write(lib.NV_SWITCHER_IOPM, ports)
+        self._switcher.write(lib.NV_SWITCHER_MSRPM, msrs)
+        self.nested.c.own_maps += 1
+
     def _own_msrs(self) -> Sequence[MsrRange]:
         return TRAPPED
 

@@ -184,8 +184,7 @@ class VmxEngine(SwitchedEngine):
         block.ept_pointer = lib.NV_SHADOW_TABLES | lib.NV_VMX_EPT_POINTER
         self._c.nmi_wanted = any(scope.reason is ExitReason.NMI for scope in wanted)
         msrs = [*self._own_msrs(), *msr_ranges(wanted), *self._config.l0_msrs]
-        self._switcher.write(lib.NV_SWITCHER_MSRPM, msr_bitmap(msrs))
-        self._switcher.write(lib.NV_SWITCHER_IOPM, port_bitmaps(ports))
+        self._set_maps(port_bitmaps(ports), msr_bitmap(msrs))
 
     def _own_msrs(self) -> Sequence[MsrRange]:
         return (*super()._own_msrs(), *_OWN_MSRS)
