@@ -39,12 +39,16 @@ struct nv_trace_writer {
 	uint64_t offset;         /* where `closing` is in the file */
 	int stopping;            /* set: the rest, then the end */
 	int error;               /* errno of a write that failed; nothing is written any more then */
+	uint64_t lock[8];        /* a pthread_mutex_t: one thread at a time writes; 0 at first, as what follows is */
+	char *buffer;
 };
 
-/* Until `stopping` is set and the ring is empty: 0, or -errno of a write that failed. Needs no other thread but the one that fills. */
+/* The writing thread: until `stopping` is set and the ring is empty: 0, or -errno of a write that failed. Makes its thread the least
+ * urgent: it writes when a processor has nothing else to do, which the ring has room for. */
 int nv_trace_write(struct nv_trace_writer *writer);
 
-/* Waits until at most `left` records are unwritten, for 100 ms at most; at once when the writer failed. */
-void nv_trace_wait(const struct nv_trace_writer *writer, uint64_t left);
+/* Until at most `left` records are unwritten: writes with the writing thread. Where no file is that one can go back in, nobody knows when a
+ * write ends: then it only waits, for 100 ms at most. At once when the writer failed. Not after the writing thread has ended. */
+void nv_trace_relieve(struct nv_trace_writer *writer, uint64_t left);
 
 #endif

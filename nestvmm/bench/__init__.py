@@ -2,6 +2,7 @@
 
     document, row       the result and its lines: the format of `--json`
     goals               what ratios should be at most
+    agree               how far two results are apart
     paired              medians and their confidence intervals
     case, catalog       a case gives steps, a step gives rows; all cases
     request, session    what is asked for, and doing it; journal: going on where a run was interrupted

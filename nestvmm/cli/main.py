@@ -27,6 +27,7 @@ _COMMANDS = {
     "trace": ("nestvmm.cli.trace", "trace", "Say what a run's trace comes to."),
     "report": ("nestvmm.cli.report", "report", "Make one page of benchmarks and runs."),
     "bench": ("nestvmm.cli.bench", "bench", "Measure exits, handlers and start-up on this host."),
+    "agree": ("nestvmm.cli.agree", "agree", "Say how far two benchmarks are apart."),
 }
 
 

@@ -14,15 +14,18 @@ from typing import Any, Final, Protocol
 
 from nestvmm._native import ffi, lib
 from nestvmm.errors import HostError, UsageError
+from nestvmm.kvm import HostMemory
 from nestvmm.nesting import Clock, Tower
+from nestvmm.nesting.memory import PAGE_SIZE
 from nestvmm.trace.chrome import Chrome
 from nestvmm.trace.jsonl import JsonLines
 from nestvmm.trace.site import Site, SiteReader
 
 __all__ = ["RING", "Format", "Recorder"]
 
-#: Records that the ring holds before level n has to wait; a power of two.
-RING = 4096
+#: Records that the ring holds before level n has to write them itself; a power of two.
+RING = 1 << 18
+_RECORD: Final = ffi.sizeof("struct nv_trace_record")
 # KVM_SYNC_X86_REGS (api.rst, KVM_CAP_SYNC_REGS): the registers stand in kvm_run after each exit.
 _SYNC_REGS: Final = 1
 # What the clock must have seen for its scale to be good to 1e-5, in nanoseconds.
@@ -59,7 +62,8 @@ class Recorder:
         self._path = path
         self._format: type[Format] = Chrome if path.suffix == ".json" else JsonLines
         self._sites = SiteReader(tower)
-        self._ring: Any = ffi.new("struct nv_trace_record[]", RING)
+        self._ring_memory = HostMemory(RING * _RECORD + -RING * _RECORD % PAGE_SIZE)
+        self._ring: Any = ffi.cast("struct nv_trace_record *", self._ring_memory.address)
         self._site_table: Any = ffi.new("struct nv_trace_site[]", lib.NV_TRACE_SITES)
         self._texts: dict[int, Any] = {}
         self._closing: Any = ffi.new("char[]", self._format.closing)
@@ -117,9 +121,12 @@ class Recorder:
             if self._trace.wanted:
                 self._describe()
         finally:
+            # the writing thread may get no processor for long
+            lib.nv_trace_relieve(self._writer, 0)
             self._writer.stopping = 1
             self._thread.join()
             self._trace.record = ffi.NULL
+            self._ring_memory.close()
             self._file.close()
         if exception[0] is None:
             self._check()
@@ -130,7 +137,12 @@ class Recorder:
         if self._trace.wanted:
             self._describe()
         else:
-            lib.nv_trace_wait(self._writer, RING // 2)
+            lib.nv_trace_relieve(self._writer, RING * 7 // 8)
+
+    def write(self) -> None:
+        """Writes what the ring holds, between two runs."""
+        lib.nv_trace_relieve(self._writer, 0)
+        self._check()
 
     def _check(self) -> None:
         if self._writer.error:
@@ -141,7 +153,7 @@ class Recorder:
         if record.site in self._texts:
             # another site has its place: the writer may still need that one's text
             while self._trace.tail != self._trace.head and not self._writer.error:
-                lib.nv_trace_wait(self._writer, 0)
+                lib.nv_trace_relieve(self._writer, 0)
         line = self._format.line(self._sites.read(record))
         site = self._site_table[record.site]
         self._texts[record.site] = site.text = ffi.new("char[]", line)

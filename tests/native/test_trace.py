@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -164,7 +166,7 @@ def test_every_event_is_written_however_small_the_ring(ring: Ring, file: tuple[P
     writer = Writer(ring, file[1])
     for number in range(1000):
         while lib.nv_trace_waits(ring.trace):
-            lib.nv_trace_wait(writer.c, SIZE // 2)
+            lib.nv_trace_relieve(writer.c, SIZE // 2)
         ring.add(qualifier=number)
         if ring.trace.wanted:
             ring.describe(hole(lib.NV_HOLE_QUALIFIER) + b"\n")
@@ -186,6 +188,44 @@ def test_the_file_is_whole_at_any_time(ring: Ring, file: tuple[Path, int]) -> No
     assert json.loads(file[0].read_text()) == list(range(30))
 
 
+def fill_for_ever(fd: int) -> None:
+    """As a process that is killed does: long events, as fast as they come."""
+    ring = Ring()
+    writer = Writer(ring, fd, b"[0", b"]\n")
+    while True:
+        while lib.nv_trace_waits(ring.trace):
+            lib.nv_trace_relieve(writer.c, 0)
+        ring.add()
+        if ring.trace.wanted:
+            ring.describe(b"," + b"1" * 8000)
+
+
+@pytest.mark.parametrize("delay", range(20))
+def test_the_file_is_whole_when_its_process_is_killed(file: tuple[Path, int], delay: int) -> None:
+    """Whatever it is doing: a write, most often."""
+    path, fd = file
+    ended, held = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            fill_for_ever(fd)
+        finally:
+            os._exit(1)
+    os.close(held)
+    while path.stat().st_size < 1 << 20:
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+    time.sleep(delay / 4000)
+    os.kill(child, signal.SIGKILL)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    # a write that has begun ends in a process of its own, which has the other end of the pipe, too
+    assert os.read(ended, 1) == b""
+    os.close(ended)
+    text = path.read_bytes()
+    assert text.startswith(b"[0,1")
+    assert text.endswith(b"1]\n")
+    assert {len(one) for one in text[3:-2].split(b",")} == {8000}
+
+
 def test_a_pipe_is_closed_at_the_end(ring: Ring) -> None:
     reader, fd = os.pipe()
     writer = Writer(ring, fd, b"[0", b"]\n")
@@ -204,6 +244,6 @@ def test_an_error_ends_the_writing_and_nobody_waits_for_it(ring: Ring) -> None:
     ring.describe(b"x" * 8000)
     for _ in range(SIZE - 1):
         ring.add()
-    lib.nv_trace_wait(writer.c, 0)
+    lib.nv_trace_relieve(writer.c, 0)
     assert (writer.stop(), writer.c.error) == (-errno.ENOSPC, errno.ENOSPC)
     os.close(fd)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import TOWER, guest, nestvmm, started
+from command import TOWER, group_exists, guest, nestvmm, started
 from trace_processor import TraceProcessor
 
 pytestmark = pytest.mark.kvm
@@ -123,6 +124,10 @@ def test_it_is_whole_when_the_run_is_killed(tmp_path: Path, monkeypatch: pytest.
             assert process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait(30)
+        # a write that has begun ends in a process of its own
+        deadline = time.monotonic() + 30
+        while group_exists(process.pid):
+            assert time.monotonic() < deadline, "a process is left"
     numbers = [one["args"]["n"] for one in json.loads(trace.read_text())["traceEvents"] if one.get("cat") == "exit"]
     assert numbers == list(range(len(numbers)))
     assert len(numbers) > 1000
