@@ -66,13 +66,14 @@ int nv_nested_vmx_exit(struct nv_nested *nested)
 	return owner ? nv_nested_vmx_hand_to(nested, owner, 0) : 0;
 }
 
-static int refuse(struct nv_nested *nested, const struct nv_nested_place *place, uint64_t kind, int told)
+static int refuse(struct nv_nested *nested, const struct nv_nested_place *place, uint64_t kind, int told, int heard)
 {
 	struct nv_nested_vmx_exit exit = {
 		.reason = place->malformed ? BASIC_EPT_MISCONFIGURATION : BASIC_EPT_VIOLATION,
 		.qualification = place->malformed ? 0 : place->error | kind,
 		.physical = place->address,
 		.told = told,
+		.heard = heard,
 	};
 	int result = nv_nested_vmx_reflect(nested, place->refuses, &exit);
 
@@ -120,10 +121,10 @@ void nv_nested_vmx_decode_due(struct nv_nested *nested, struct nv_event *event)
 	nested->due.told = 1;
 }
 
-int nv_nested_vmx_refused(struct nv_nested *nested, const struct nv_nested_place *place)
+int nv_nested_vmx_refused(struct nv_nested *nested, const struct nv_nested_place *place, int heard)
 {
 	if (place->refuses)
-		return refuse(nested, place, FINAL_ACCESS, 0);
+		return refuse(nested, place, FINAL_ACCESS, 0, heard);
 	if (place->withheld)
 		owe_fault(nested, place);
 	return place->withheld;
@@ -144,7 +145,7 @@ int nv_nested_vmx_violation(struct nv_nested *nested)
 		return 1;
 	if (result == NV_NESTED_REFUSED)
 		/* of a machine further below the address is one of its guest's own, or of that one's tables */
-		return refuse(nested, &place, place.refuses == nested->active->parent ? qualification & LINEAR_KINDS : 0, 1);
+		return refuse(nested, &place, place.refuses == nested->active->parent ? qualification & LINEAR_KINDS : 0, 1, 0);
 	if (place.withheld) {
 		owe_fault(nested, &place);
 		return 1;

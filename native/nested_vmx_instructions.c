@@ -31,12 +31,18 @@ static struct nv_virtual_vmcs *region(struct nv_nested *nested, uint64_t address
 	return (struct nv_virtual_vmcs *)nv_nested_page(nested, nested->active, address, write, place);
 }
 
-/* The current VMCS; NULL: there is none, or its memory is gone. */
-static struct nv_virtual_vmcs *current(struct nv_nested *nested)
+/* The current VMCS: FOUND, with NULL where there is none, or no memory. Who is below may have taken that away, and gives it back. */
+static int current(struct nv_nested *nested, struct nv_virtual_vmcs **block)
 {
 	struct nv_nested_place place;
 
-	return nested->active->vmx.current == NO_VMCS ? NULL : region(nested, nested->active->vmx.current, 1, &place);
+	*block = NULL;
+	if (nested->active->vmx.current == NO_VMCS)
+		return FOUND;
+	*block = region(nested, nested->active->vmx.current, 1, &place);
+	if (!*block && (place.refuses || place.withheld))
+		return nv_nested_vmx_refused(nested, &place, 0);
+	return FOUND;
 }
 
 /* 31.2 */
@@ -49,8 +55,11 @@ static int succeed(struct nv_nested *nested)
 static int fail(struct nv_nested *nested, int error)
 {
 	uint64_t *rflags = register_of(nested->vmx, NV_REG_RFLAGS);
-	struct nv_virtual_vmcs *block = error == FAIL_INVALID ? NULL : current(nested);
+	struct nv_virtual_vmcs *block = NULL;
+	int result = error == FAIL_INVALID ? FOUND : current(nested, &block);
 
+	if (result != FOUND)
+		return result;
 	*rflags = (*rflags & ~FLAGS) | (block ? FLAG_VALID : FLAG_INVALID);
 	if (block)
 		set_field(block, NV_VMCS_INSTRUCTION_ERROR, error);
@@ -118,7 +127,7 @@ static int vmxon(struct nv_nested *nested)
 		return fail(nested, FAIL_INVALID);
 	at = region(nested, address, 0, &place);
 	if (!at && (place.refuses || place.withheld))
-		return nv_nested_vmx_refused(nested, &place);
+		return nv_nested_vmx_refused(nested, &place, 0);
 	if (!at || at->revision != NV_VIRTUAL_VMCS_REVISION)
 		return fail(nested, FAIL_INVALID);
 	own->on = 1;
@@ -144,7 +153,7 @@ static int find_vmcs(struct nv_nested *nested, int wrong, int of_vmxon, int writ
 		return fail(nested, of_vmxon);
 	*at = region(nested, *address, write, &place);
 	if (!*at && (place.refuses || place.withheld))
-		return nv_nested_vmx_refused(nested, &place);
+		return nv_nested_vmx_refused(nested, &place, 0);
 	return FOUND;
 }
 
@@ -198,10 +207,12 @@ static int vmread(struct nv_nested *nested)
 {
 	struct nv_vmx *vmx = nested->vmx;
 	uint64_t information = got(vmx, GOT_INSTRUCTION), encoding = *register_of(vmx, REGISTER_2(information)), value;
-	const struct nv_virtual_vmcs *block = current(nested);
 	struct nv_nested_vmx_operand operand;
-	int size = operand_size(nested), result;
+	struct nv_virtual_vmcs *block;
+	int size = operand_size(nested), result = current(nested, &block);
 
+	if (result != FOUND)
+		return result;
 	if (!block)
 		return fail(nested, FAIL_INVALID);
 	if (size == 4)
@@ -223,10 +234,12 @@ static int vmwrite(struct nv_nested *nested)
 {
 	struct nv_vmx *vmx = nested->vmx;
 	uint64_t information = got(vmx, GOT_INSTRUCTION), encoding = *register_of(vmx, REGISTER_2(information)), value = 0;
-	struct nv_virtual_vmcs *block = current(nested);
 	struct nv_nested_vmx_operand operand;
-	int size = operand_size(nested), result = 0;
+	struct nv_virtual_vmcs *block;
+	int size = operand_size(nested), result = current(nested, &block);
 
+	if (result != FOUND)
+		return result;
 	if (!block)
 		return fail(nested, FAIL_INVALID);
 	if (size == 4)
@@ -251,9 +264,11 @@ static int vmwrite(struct nv_nested *nested)
 /* VMLAUNCH and VMRESUME. */
 static int enter(struct nv_nested *nested, int resume)
 {
-	struct nv_virtual_vmcs *block = current(nested);
-	int result;
+	struct nv_virtual_vmcs *block;
+	int result = current(nested, &block);
 
+	if (result != FOUND)
+		return result;
 	if (!block)
 		return fail(nested, FAIL_INVALID);
 	if (nested->vmx->interruptibility & BLOCKED_BY_MOV_SS)

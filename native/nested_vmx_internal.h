@@ -132,7 +132,8 @@ int nv_nested_vmx_check_block(const struct nv_nested *nested, const struct nv_vi
 int nv_nested_vmx_check_guest(struct nv_nested *nested, const struct nv_virtual_vmcs *block, uint64_t *qualification);
 
 /* nested_vmx_msrs.c: the lists of MSRs that entries and exits go through: 0, or the number of the first entry that cannot be done, from 1
- * on; a negative errno. */
+ * on; a negative errno. list_refused: who is below does not give the memory of one, and hears of that: 1, or a negative errno. */
+int nv_nested_vmx_list_refused(struct nv_nested *nested, struct nv_machine *machine, uint64_t list, uint64_t count, int write, int heard);
 int64_t nv_nested_vmx_load_msrs(struct nv_nested *nested, struct nv_machine *machine, uint64_t list, uint64_t count);
 int64_t nv_nested_vmx_store_msrs(struct nv_nested *nested, struct nv_machine *machine, uint64_t list, uint64_t count);
 int nv_nested_vmx_get_msr(struct nv_nested *nested, uint32_t index, uint64_t *value);
@@ -173,11 +174,12 @@ void nv_nested_vmx_load_host(struct nv_nested *nested, const struct nv_machine *
 
 /* nested_vmx_exit.c. exit: 1 when the exit of the active machine went to another one; a negative errno. fault: 1 when the EPT violation
  * did or is filled, 0 when it is for the levels below. refused: a machine below does not let L0 reach the active one's memory, or a Python
- * level withholds it, whose fault is due then. decode_due: as an event. */
+ * level withholds it, whose fault is due then; 0 when it is neither. heard: the table has the exit that this comes of. decode_due: as an
+ * event. */
 int nv_nested_vmx_exit(struct nv_nested *nested);
 int nv_nested_vmx_violation(struct nv_nested *nested);
 void nv_nested_vmx_decode_due(struct nv_nested *nested, struct nv_event *event);
-int nv_nested_vmx_refused(struct nv_nested *nested, const struct nv_nested_place *place);
+int nv_nested_vmx_refused(struct nv_nested *nested, const struct nv_nested_place *place, int heard);
 
 /* L0 does what a machine asks that it knows to have VMX. hand_to: the exit as the processor told it, of which the table has heard or will; 1, or a
  * negative errno. */

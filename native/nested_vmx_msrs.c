@@ -114,6 +114,17 @@ static struct list_entry *entry_at(struct nv_nested *nested, struct nv_machine *
 	return (struct list_entry *)nv_nested_page(nested, machine, list + i * sizeof(struct list_entry), write, &place);
 }
 
+int nv_nested_vmx_list_refused(struct nv_nested *nested, struct nv_machine *machine, uint64_t list, uint64_t count, int write, int heard)
+{
+	struct nv_nested_place place;
+	uint64_t end = list + (count < LIST_MAX ? count : LIST_MAX) * sizeof(struct list_entry);
+
+	for (uint64_t at = list; at < end; at = (at | (PAGE - 1)) + 1)
+		if (!nv_nested_page(nested, machine, at, write, &place) && (place.refuses || place.withheld))
+			return nv_nested_vmx_refused(nested, &place, heard);
+	return 0;
+}
+
 int64_t nv_nested_vmx_load_msrs(struct nv_nested *nested, struct nv_machine *machine, uint64_t list, uint64_t count)
 {
 	for (uint64_t i = 0; i < count && i < LIST_MAX; i++) {

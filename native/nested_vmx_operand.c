@@ -133,7 +133,7 @@ static int touch(struct nv_nested *nested, uint64_t address, int access, uint8_t
 	if (result)
 		return 0;
 	*host = nv_nested_page(nested, nested->active, physical, access == NV_PAGING_WRITE, &place);
-	return *host ? 0 : nv_nested_vmx_refused(nested, &place);
+	return *host ? 0 : nv_nested_vmx_refused(nested, &place, 0);
 }
 
 /* Up to the end of the page that the address is in. */

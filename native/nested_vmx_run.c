@@ -8,12 +8,15 @@ enum { NOW_EFER, NOW_CR0, NOW_CR4 };
 
 #define EVENT_FIELDS 0xfffull  /* of interruption information: what is an event, without its valid bit */
 
-/* The memory of a block in use is gone. A Python level may give it back: then the active machine comes to its exit, or entry, again. */
-static int lose(struct nv_nested *nested, const struct nv_nested_place *place)
+/* The memory of a block in use is gone. A machine or Python level below may give it back: then the active machine comes to its exit, or
+ * entry, again. */
+static int lose(struct nv_nested *nested, const struct nv_nested_place *place, int heard)
 {
-	if (place->refuses || !nv_nested_vmx_refused(nested, place))
+	int result = nv_nested_vmx_refused(nested, place, heard);
+
+	if (!result)
 		nested->lost = 1;
-	return 0;
+	return result < 0 ? result : 0;
 }
 
 /* An entry that failed when the guest's state was to be loaded, and is an exit (27.8). */
@@ -25,7 +28,7 @@ static int fail_late(struct nv_nested *nested, struct nv_machine *parent, const 
 	int64_t failed;
 
 	if (!page)
-		return lose(nested, &place);
+		return lose(nested, &place, 0);
 	set_field(page, NV_VMCS_EXIT_REASON, reason | ENTRY_FAILED);
 	set_field(page, NV_VMCS_EXIT_QUALIFICATION, qualification);
 	nv_nested_vmx_load_host(nested, parent, now[NOW_EFER].value, parent->vmx.nmi_masked, real);
@@ -149,7 +152,7 @@ static int maps_refused(struct nv_nested *nested, struct nv_machine *parent)
 
 	for (unsigned int i = 0; i < sizeof maps / sizeof maps[0]; i++)
 		if (maps[i] != NO_VMCS && !nv_nested_page(nested, parent, maps[i], 0, &place) && (place.refuses || place.withheld))
-			return nv_nested_vmx_refused(nested, &place);
+			return nv_nested_vmx_refused(nested, &place, 0);
 	return 0;
 }
 
@@ -174,6 +177,9 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 	if (result)
 		return result;
 	result = maps_refused(nested, parent);
+	if (!result)
+		result = nv_nested_vmx_list_refused(nested, parent, field_of(block, NV_VMCS_ENTRY_MSR_LOADS),
+						    field_of(block, NV_VMCS_ENTRY_MSR_LOAD_COUNT), 0, 0);
 	if (result)
 		return result < 0 ? result : 0;
 	result = nv_nested_vmx_check_tpr(nested, parent);
@@ -312,6 +318,19 @@ static int finish(struct nv_nested *nested, struct nv_machine *to, struct nv_vir
 	return 0;
 }
 
+/* Likewise of the lists of an exit. */
+static int lists_refused(struct nv_nested *nested, struct nv_machine *to, int heard)
+{
+	const struct nv_virtual_vmcs *block = &to->vmx.block;
+	int result = nv_nested_vmx_list_refused(nested, to, field_of(block, NV_VMCS_EXIT_MSR_STORES),
+						field_of(block, NV_VMCS_EXIT_MSR_STORE_COUNT), 1, heard);
+
+	if (result)
+		return result;
+	return nv_nested_vmx_list_refused(nested, to, field_of(block, NV_VMCS_EXIT_MSR_LOADS), field_of(block, NV_VMCS_EXIT_MSR_LOAD_COUNT), 0,
+					  heard);
+}
+
 int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_vmx_exit *exit)
 {
 	struct nv_vmx *vmx = nested->vmx;
@@ -323,10 +342,13 @@ int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const
 
 	page = (struct nv_virtual_vmcs *)nv_nested_page(nested, to, machine->address, 1, &place);
 	if (!page) {
-		result = lose(nested, &place);
+		result = lose(nested, &place, exit->heard);
 		nested->reflected[to->depth] += nested->lost && exit->heard; /* counted by the table, and the last one */
 		return result;
 	}
+	result = lists_refused(nested, to, exit->heard);
+	if (result)
+		return result < 0 ? result : 0;
 	if (!exit->heard)
 		nv_nested_vmx_note(nested, to, exit);
 	if (machine != active) {

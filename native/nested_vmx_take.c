@@ -102,7 +102,8 @@ int nv_nested_vmx_take(void *device, uint64_t offset, struct nv_event *event)
 	result = nv_nested_vmx_hand_to(nested, to, 1);
 	if (result < 0)
 		nested->failed = result;
-	event->handler = nested->levels[to->depth];
+	/* or one below it, which has taken its block away */
+	event->handler = nested->levels[nested->due.withheld ? to->depth : nested->active->depth];
 	event->retry = 1;
 	return NV_HANDLED;
 }

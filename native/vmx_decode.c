@@ -142,6 +142,16 @@ static uint32_t basic_of_reason(uint32_t reason)
 	}
 }
 
+/* A task switch by CALL, IRET or JMP; or through a gate of the IDT, by a software interrupt or INT1, INT3, INTO (28.2.5). */
+static int is_by_instruction(const struct nv_vmx *vmx)
+{
+	uint64_t event = got(vmx, GOT_VECTORING);
+
+	if (got(vmx, GOT_QUALIFICATION) >> TASK_SWITCH_SOURCE != TASK_SWITCH_GATE)
+		return 1;
+	return event & EVENT_VALID && EVENT_KIND_OF(event) >= NV_EVENT_SOFTWARE_INTERRUPT;
+}
+
 static void decode_synthetic(struct nv_vmx *vmx, struct nv_event *event)
 {
 	event->reason = vmx->refused ? NV_REASON_ENTRY_FAILURE : vmx->synthetic;
@@ -193,8 +203,8 @@ void nv_vmx_decode(struct nv_vmx *vmx, struct nv_event *event)
 		event->value = event->qualifier == PF || event->qualifier == DB ? got(vmx, GOT_QUALIFICATION) : 0;
 		break;
 	case NV_REASON_TASK_SWITCH:
-		/* of CALL, IRET and JMP; it is not done, so level n goes on where the handler says */
-		if (event->info >> TASK_SWITCH_SOURCE != TASK_SWITCH_GATE)
+		/* it is not done, so level n goes on where the handler says */
+		if (is_by_instruction(vmx))
 			event->length = got(vmx, GOT_LENGTH);
 		break;
 	case NV_REASON_NMI:

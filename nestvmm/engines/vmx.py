@@ -64,10 +64,9 @@ _SHADOWS: Final = 3  # of the interruptibility (Intel SDM vol. 3, table 25-3): b
 _NMI_MASKED: Final = 8
 _ERROR_CODE: Final = 1 << 11
 _VECTORING: Final = (
-    *(lib.NV_VMCS_IDT_VECTORING, lib.NV_VMCS_IDT_VECTORING_ERROR_CODE, lib.NV_VMCS_EXIT_LENGTH),
+    *(lib.NV_VMCS_IDT_VECTORING, lib.NV_VMCS_IDT_VECTORING_ERROR_CODE),
     *(lib.NV_VMCS_GUEST_INTERRUPTIBILITY, lib.NV_VMCS_GUEST_DR7),
 )
-_NOT_INSTRUCTIONS: Final = (lib.NV_EVENT_INTERRUPT, lib.NV_EVENT_NMI, lib.NV_EVENT_EXCEPTION)
 _GUEST_STATE: Final = 33  # the basic exit reason of an entry that failed for it
 
 # FEATURE_CONTROL and VMX's capabilities, which a processor without VMX does not have.
@@ -243,7 +242,7 @@ class VmxEngine(SwitchedEngine):
 
     def _switch_tasks(self) -> bool:
         """Does what the processor leaves to its hypervisor; False: level n has no memory for it."""
-        vectoring, error_code, length, blocked, dr7 = self._exchange(_VECTORING)
+        vectoring, error_code, blocked, dr7 = self._exchange(_VECTORING)
         source = Source(self.vcpu.event.info >> 30 & 3)
         kind = vectoring >> 8 & 7 if source is Source.GATE and vectoring >> 31 & 1 else None
         regs = self.regs()
@@ -253,7 +252,7 @@ class VmxEngine(SwitchedEngine):
             self.sregs(),
             selector=self.vcpu.event.info & 0xFFFF,
             source=source,
-            next_rip=regs.rip + (0 if kind in _NOT_INSTRUCTIONS else length),
+            next_rip=regs.rip + self.vcpu.event.length,
             error_code=error_code if kind is not None and vectoring & _ERROR_CODE else None,
         )
         fault: tuple[int, int | None] | None = None

@@ -202,6 +202,33 @@ def interrupt_gate(engine: str) -> dict[str, object]:
     return switch(engine, old, STR + KEEP_32 + b"\xcf", {IDT_32 + 8 * 0x55: TASK_GATE})
 
 
+# What switches tasks and comes back. INTO follows what sets OF.
+SOURCES = {
+    "int": b"\xcd\x55",
+    "int with a prefix": b"\x66\xcd\x55",
+    "int3": b"\xcc",
+    "int of 3": b"\xcd\x03",
+    "into": move_32(b"\xb8", 0x7FFFFFFF) + SET_OVERFLOW + b"\xce",
+    "int1": b"\xf1",
+    "call": CALL,
+    "call of a gate": b"\x9a" + struct.pack("<IH", 0, DATA_ABSENT),
+    "call by memory": b"\xff\x1d" + struct.pack("<I", NEW_CODE + 0x100),
+}
+
+
+def task_sources(engine: str) -> dict[str, object]:
+    """Each way to a task, which returns by IRET and waits for the next; the old one counts them.
+
+    In QEMU an INT1 through a task gate comes back to itself.
+    """
+    sources = {name: code for name, code in SOURCES.items() if (engine, name) != ("svm", "int1")}
+    count = b"\xff\x05" + struct.pack("<I", RESULTS)  # incl
+    gates = {IDT_32 + 8 * vector: TASK_GATE for vector in (1, 3, 4, 0x55)}
+    new = (b"\xcf\xeb\xfd").ljust(0x100, b"\x90") + struct.pack("<IH", 0, TASK)
+    old = b"".join(code + count for code in sources.values())
+    return {**switch(engine, old, new, {**gates, GDT + DATA_ABSENT: TASK_GATE}), "names": list(sources)}
+
+
 def narrow_task(engine: str) -> dict[str, object]:
     """A TSS of 16 bits, with its code in a segment of 16 bits."""
     words = [0] * 22
@@ -251,6 +278,7 @@ CASES = {
     "task call": call_and_return,
     "task gate": gate,
     "task interrupt": interrupt_gate,
+    "task sources": task_sources,
     "task narrow": narrow_task,
     "task paged": paged,
     "task absent stack": absent_stack,

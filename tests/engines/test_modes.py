@@ -156,6 +156,36 @@ def test_a_level_sees_a_task_switch(found: dict[str, Any]) -> None:
     assert [event["info"] >> 30 for event in found["task interrupt"]["seen"][0]] == [3, 1]
 
 
+# Source as the exit qualification has it (CALL 0, IRET 1, a gate of the IDT 3), and the instruction's length. Of INT1
+# KVM makes an exception behind the instruction, as it looks at each #DB itself (is_icebp in handle_exception_nmi).
+LENGTHS = {
+    "int": (3, 2), "int with a prefix": (3, 3), "int3": (3, 1), "int of 3": (3, 2), "into": (3, 1), "int1": (3, 0),
+    "call": (0, 7), "call of a gate": (0, 7), "call by memory": (0, 6),
+}  # fmt: skip
+
+
+def test_each_way_to_a_task_goes_on_behind_it(vendor: str, found: dict[str, Any]) -> None:
+    case = found["task sources"]
+    assert (case["status"], case["message"], case["kept"]) == (0, "", [len(case["names"]), 0, 0])
+    assert len(case["seen"][0]) == (2 * len(case["names"]) if vendor == "vmx" else 0)
+
+
+@vmx_alone
+@pytest.mark.parametrize("name", LENGTHS)
+def test_a_task_switch_tells_the_length_of_its_instruction(name: str, found: dict[str, Any]) -> None:
+    """Of one by a gate of the IDT, too, if an instruction leads there (28.2.5)."""
+    case = found["task sources"]
+    number = 2 * case["names"].index(name)
+    told = [(event["info"] >> 30, event["length"]) for event in case["seen"][0][number : number + 2]]
+    assert told == [LENGTHS[name], (1, 1)]
+
+
+@vmx_alone
+def test_a_task_switch_by_an_exception_has_no_instruction(found: dict[str, Any]) -> None:
+    (event,) = found["task gate"]["seen"][0]
+    assert (event["info"] >> 30, event["length"]) == (3, 0)
+
+
 def test_a_new_task_without_a_stack_shuts_down(found: dict[str, Any]) -> None:
     case = found["task absent stack"]
     assert (case["status"], case["message"], case["kept"]) == (255, "guest at L2 died: triple fault", [0, 0, 0])

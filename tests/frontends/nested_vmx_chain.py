@@ -111,4 +111,51 @@ def true_bits() -> dict[str, object]:
     return chain(fields, level_1, level_2, level_3, (6, 13))
 
 
-CHAIN_CASES = {"true bits in a chain": true_bits, "masks in a chain": masks, "held in a chain": held}
+# Instructions whose operands are in R10 and R11, which level 1 leaves alone: they happen again after it.
+FIELD, VALUE = b"\x49\xba", b"\x49\xbb"
+VMREAD_AGAIN, VMWRITE_AGAIN, READ = b"\x45\x0f\x78\xd3", b"\x45\x0f\x79\xd3", b"\x4c\x89\xd8"
+STOP = b"\xe6\x80"  # out %al, $0x80, which is level 1's
+STORES, LOADS, ENTRY_LOADS = vmx.MSR_LIST, vmx.APIC_PAGE, vmx.GDT
+# The pages that level 1 takes, one at each stop.
+TAKEN = [vmx.REGION] * 5 + [STORES, ENTRY_LOADS, LOADS]
+
+
+def withdrawn() -> dict[str, object]:
+    """Level 1 takes pages from level 2 that its VMX needs, and gives each back when that is missing.
+
+    They are its VMCS, when level 3 exits, at VMREAD, VMWRITE, an instruction that fails, and VMRESUME; then the lists
+    of MSRs of an exit, of an entry, and of an exit.
+    """
+    pages = vmx.EPT + 0x3000
+    # mov $pages, %rdi; mov $HALF | 0x37, %rax; mov $512, %ecx; 1: stosq; add $0x1000, %rax; loop 1b
+    level_1 = keep_fields(0, vmx.REASON) + rdi(pages) + rax(HALF | 0x37) + rcx(512)
+    level_1 += b"\x48\xab\x48\x05\x00\x10\x00\x00\xe2\xf6" + store(vmx.EPT + 0x2000, pages | 7)
+    level_1 += store(vmx.PORTS + 0x80 // 8, 1, 1) + skip() + enter()
+    for number, page in enumerate(TAKEN):
+        entry = pages + 8 * (page >> 12)
+        level_1 += skip() + store(entry, 0) + rax(2) + rdi(vmx.POINTER) + vmx.INVEPT + enter()
+        level_1 += keep_fields(3 * number + 1, vmx.REASON, vmx.QUALIFICATION, vmx.PHYSICAL)
+        level_1 += store(entry, HALF + page | 0x37) + enter()
+    level_1 += keep_fields(3 * len(TAKEN) + 1, vmx.REASON)
+    level_2 = VMCALL + enable() + b"".join(store(one, 0xC0000082) for one in (STORES, LOADS, ENTRY_LOADS))
+    level_2 += make_block({vmx.VPID: 5}) + launch() + keep_fields(0, vmx.REASON, vmx.RIP)
+    level_2 += FIELD + struct.pack("<Q", vmx.VPID) + STOP + VMREAD_AGAIN + READ + keep(2)
+    level_2 += VALUE + struct.pack("<Q", 7) + STOP + VMWRITE_AGAIN + keep_fields(3, vmx.VPID)
+    level_2 += FIELD + struct.pack("<Q", 0x6C40) + STOP + VMREAD_AGAIN + keep_fields(4, vmx.ERROR) + skip()
+    for count, at, field in (
+        (vmx.STORE_COUNT, vmx.EXIT_STORES, STORES),
+        (vmx.LOAD_COUNT, vmx.EXIT_LOADS, LOADS),
+        (vmx.ENTRY_COUNT, vmx.ENTRY_LOADS, ENTRY_LOADS),
+    ):
+        level_2 += vmwrite(count, 1) + vmwrite(at, field)
+    level_2 += (enter(STOP + vmx.VMRESUME) + skip()) * 2 + keep_fields(5, vmx.REASON, vmx.RIP) + STOP
+    fields = {vmx.PRIMARY: SECONDARY_ON | USES_MSR_MAP | 1 << 25}
+    return chain(fields, level_1, level_2, (STOP + VMCALL) * 3, (3 * len(TAKEN) + 2, 7))
+
+
+CHAIN_CASES = {
+    "true bits in a chain": true_bits,
+    "masks in a chain": masks,
+    "held in a chain": held,
+    "withdrawn in a chain": withdrawn,
+}

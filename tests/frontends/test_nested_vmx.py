@@ -17,6 +17,7 @@ TPR_THRESHOLD = 43
 FAILED = 1 << 31
 INVALID, VALID = 1, 0x40  # CF, ZF
 FLAGS = 0x8D5  # CF, PF, AF, ZF, SF, OF: an instruction that fails sets one and clears the others (31.2)
+READ, WRITE = 1, 2  # of an EPT violation's exit qualification
 UNDEFINED, PROTECTION, PAGE_FAULT = 0x106, 0x10D, 0x10E
 
 
@@ -257,6 +258,23 @@ def test_what_a_machine_masks_stays_what_it_is(found: dict[str, Any]) -> None:
     assert rows({"kept": levels_told}, 3) == [[VMCALL, seen, seen_4], [VMCALL, seen, seen_4 | 4]]
     assert last == [seen, seen_4 | 4], "of level 2 itself, which level 1 shows the same"
     assert rows({"kept": level_1}, 3) == [[CR, 0x80000039, 0x2024], [VMCALL, 0x80000039, 0x2024]]
+
+
+def test_what_a_level_below_takes_away_is_its_ept_violation(found: dict[str, Any]) -> None:
+    """Of a VMCS, in use or not, and of lists of MSRs: once it gives that back the exit or instruction comes again."""
+    kept = found["withdrawn in a chain"]["kept"]
+    absent = 3 << 7  # and the address is of a linear one's page
+    region, stores, loads, entry_loads = 0x131000, 0x139000, 0x13A000, 0x13B000
+    assert kept[0] == VMCALL
+    assert rows({"kept": kept[1:25]}, 3) == [
+        *[[VIOLATION, absent | WRITE, region]] * 5,
+        [VIOLATION, absent | WRITE, stores],
+        [VIOLATION, absent | READ, entry_loads],
+        [VIOLATION, absent | READ, loads],
+    ]
+    assert kept[25] == IO
+    # level 2: its guest's exit, what it reads and wrote, an instruction's error, and the guest's last exit
+    assert kept[26:] == [VMCALL, GUEST + 2, 5, 7, 12, VMCALL, GUEST + 15]
 
 
 def test_windows_open_when_the_guest_can_take_what_comes(found: dict[str, Any]) -> None:
