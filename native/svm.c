@@ -194,6 +194,7 @@ static int svm_enter(struct nv_vcpu *vcpu)
 	if (result || !svm->switched.rung)
 		return result;
 	save_block(svm);
+	nv_nested_read_gif(svm->nested);
 	nv_svm_interrupted(svm);
 	return sort_exit(svm);
 }

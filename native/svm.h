@@ -84,6 +84,7 @@ struct nv_svm {
 	uint8_t synthetic_space; /* whose it is, as struct nv_event has it */
 	uint8_t soft_injected;   /* what level n takes is such an interrupt; without next-RIP save RIP is behind the instruction already */
 	uint8_t saves_next_rip;  /* the processor does */
+	uint8_t keeps_gif;       /* the processor does, for code that runs under a block, and no Python level asks for STGI or CLGI */
 	uint8_t window;          /* the block stops level n as soon as it can take an interrupt */
 	struct nv_svm_step step;
 	struct nv_event stopped; /* the port access that a step executes now: what its exit told of it */
