@@ -177,6 +177,8 @@ static int svm_enter(struct nv_vcpu *vcpu)
 		nv_nested_deliver(svm->nested);
 		if (nv_nested_is_due(svm->nested))
 			return 0;
+		if (svm->nested->ahead.armed && nv_nested_go_ahead(svm->nested))
+			return sort_exit(svm);
 		nv_svm_prepare(svm);
 		if (nv_nested_urgent(svm->nested)) {
 			result = nv_switched_summon(vcpu);
@@ -188,6 +190,7 @@ static int svm_enter(struct nv_vcpu *vcpu)
 		if (result)
 			return result;
 	}
+	svm->met[0] = 0;
 	result = nv_switched_enter(vcpu);
 	if (outside && (!result || !nv_switched_outside(&svm->switched)))
 		nv_svm_entered(svm);

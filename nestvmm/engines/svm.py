@@ -105,6 +105,7 @@ class SvmEngine(SwitchedEngine):
         others = [scope for scope in wanted if scope.reason not in _NOT_BY_VECTOR]
         for number, word in enumerate(vectors([*_ALWAYS, *others, *ports])):
             self._c.wanted[number] = word
+        self._c.looks_ahead = not wanted
         asked = vectors(others)
         self._c.keeps_gif = self._virtual_gif and not any(asked[code // 32] >> code % 32 & 1 for code in _GIF_CODES)
         msrs = [*self._own_msrs(), *msr_ranges(wanted), *self._config.l0_msrs]
