@@ -28,6 +28,11 @@ struct ahead {
 	uint8_t unused;              /* upper bits of a linear address that are copies */
 };
 
+static int is_canonical_here(const struct ahead *ahead, uint64_t linear)
+{
+	return (uint64_t)((int64_t)(linear << ahead->unused) >> ahead->unused) == linear;
+}
+
 /* The byte at an address; NULL: no plain memory of the machine's own, for such an access. */
 static uint8_t *reach(struct ahead *ahead, uint64_t linear, int access)
 {
@@ -35,8 +40,8 @@ static uint8_t *reach(struct ahead *ahead, uint64_t linear, int access)
 	uint8_t *host = NULL;
 	int place = page % PLACES;
 
-	if ((uint64_t)((int64_t)(linear << ahead->unused) >> ahead->unused) != linear)
-		return NULL; /* not canonical */
+	if (!is_canonical_here(ahead, linear))
+		return NULL;
 	if (ahead->places[access][place].page == page + 1)
 		return ahead->places[access][place].host + (linear & 0xfff);
 	if (!nv_paging_walk(ahead->paging, linear & ~0xfffull, access, &physical) && !ahead->paging->users)
@@ -164,7 +169,10 @@ static int execute(struct ahead *ahead)
 	default:
 		break;
 	}
-	ahead->regs[NV_REG_RIP] += length + jump;
+	if (!is_canonical_here(ahead, ahead->regs[NV_REG_RIP] + length + jump))
+		length = 0; /* a jump there is refused where it starts */
+	if (length)
+		ahead->regs[NV_REG_RIP] += length + jump;
 	return !!length;
 }
 
