@@ -7,19 +7,26 @@ from functools import partial
 
 import svm_code as svm
 from guest_code import (
+    END_OF_INTERRUPT,
     UD2,
+    add,
     cpuid,
     done,
+    handler,
     keep,
     keep_rbx,
     load,
+    out,
+    pic,
     rax,
     rbx,
     rcx,
     rdi,
     rdmsr,
     rdx,
+    repeat,
     store,
+    until,
     with_handlers,
     wrmsr,
 )
@@ -320,6 +327,14 @@ def outside_interrupts(vector: bytes, first: int) -> dict[str, object]:
     return run(whole, 6, [RINGING])
 
 
+def held_back() -> dict[str, object]:
+    """The timer's interrupts while GIF is clear and RFLAGS.IF set: none, until STGI."""
+    timer = out(0x43, 0x34) + out(0x40, 0xA9) + out(0x40, 4)  # each millisecond
+    code = enable() + pic(0xFE) + timer + svm.CLGI + b"\xfb" + repeat(3_000_000, b"\x90") + load(0x120000) + keep(1)
+    code += svm.STGI + until(0) + b"\xfa" + rax(1) + keep(2) + done()
+    return run(with_handlers(code, {32: handler(add(0) + END_OF_INTERRUPT)}), 3, machine="pc")
+
+
 SCRATCH, STACK = 0x170000, 0x172000
 KERNEL_GS, KERNEL_GS_FIELD = 0xC0000102, 0x620
 
@@ -368,6 +383,7 @@ CASES = {
     "paging": paging,
     "instructions": instructions,
     "live state": live_state,
+    "held back": held_back,
     "clusters": lambda: clusters([]),
     "clusters above Python": lambda: clusters([RINGING]),
     "virtual interrupts": virtual_interrupts,

@@ -148,6 +148,12 @@ def test_what_l0_does_between_svm_instructions_is_what_the_processor_does(
     assert found[name]["met"] == met
 
 
+def test_a_real_interrupt_waits_for_stgi_though_the_processor_does_it(found: dict[str, Any]) -> None:
+    taken, before, after = found["held back"]["kept"]
+    assert (before, after) == (0, 1)
+    assert taken >= 1
+
+
 def test_a_virtual_interrupt_waits_for_the_guests_flag_and_priority(found: dict[str, Any]) -> None:
     idle, asked = 0x41 << 32 | 0x109 << 16, 0x41 << 32 | 0x109 << 16 | 1 << 8
     kept = found["virtual interrupts"]["kept"]
