@@ -22,6 +22,7 @@
 #define NV_NESTED_DEPTH 16       /* machines in one chain, machine 0 included */
 #define NV_NESTED_MACHINES 128   /* that L0 remembers */
 #define NV_NESTED_SETS 16        /* of shadow tables: [0] is not used, and a chain needs one for each machine but the first */
+#define NV_NESTED_MISSED 61
 #define NV_NESTED_WALKS 0x40000  /* through nested page tables of machines for one exit: each machine's may lead through those below */
 
 /* The I/O and MSR permissions maps of one machine's guest. */
@@ -90,6 +91,13 @@ struct nv_nested_map_page {
 
 enum { NV_NESTED_MAP_EMPTY, NV_NESTED_MAP_READ, NV_NESTED_MAP_FULL };
 
+/* Code that starts here led to no instruction of SVM's: so many more times it is not tried. */
+struct nv_nested_missed {
+	uint64_t from;
+	uint32_t left;
+	uint32_t pad;
+};
+
 struct nv_nested_exit {
 	uint64_t code, info_1, info_2;
 	uint64_t next_rip;       /* 0: the exit is no instruction's */
@@ -148,6 +156,13 @@ struct nv_nested {
 	int32_t failed;                  /* why L0 could not go on, a negative errno; 0: it could */
 	uint8_t lost;                    /* a machine's memory for its block is gone while that runs its guest */
 	struct nv_nested_undo undo;
+	struct {
+		const uint8_t *stored;   /* the page that the next entry begins with storing in, by VMSAVE; NULL: none */
+		struct nv_nested_missed missed[NV_NESTED_MISSED]; /* by address */
+		uint8_t armed;           /* an instruction of SVM's may follow */
+		uint8_t done;            /* of them that L0 met, since the last entry */
+		uint64_t met;            /* and ever */
+	} ahead;                         /* svm: see nested_svm_ahead.c */
 	struct {
 		struct nv_machine *to;   /* NULL: there is none */
 		struct nv_nested_exit exit;

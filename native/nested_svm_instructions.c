@@ -40,10 +40,13 @@ static int use_block(struct nv_nested *nested, struct nv_event *event, uint64_t 
 		return nested->too_deep ? NV_DECLINED : NV_HANDLED;
 	}
 	nested->served[nested->active->depth]++;
-	if (code == VMLOAD)
+	if (code == VMLOAD) {
 		mailbox->load = place.leaf.to;
-	else
+	} else {
 		mailbox->store = place.leaf.to;
+		nested->ahead.stored = page;
+	}
+	nested->ahead.armed = 1;
 	*register_of(svm, NV_REG_RIP) = next_rip;
 	return NV_HANDLED;
 }

@@ -7,8 +7,6 @@
 
 /* Fields of virtual_interrupt (AMD APM vol. 2, 15.21). */
 #define V_PRIORITY(field) ((field) >> 16 & 15)
-#define V_GIF (1ull << 9)
-#define V_GIF_ENABLE (1ull << 25)
 #define V_VECTOR(field) ((uint8_t)((field) >> 32))
 
 #define EXIT_INVALID (~0ull)
@@ -99,6 +97,20 @@ int nv_nested_window(struct nv_nested *nested);
 int nv_nested_stops(struct nv_nested *nested);
 int nv_nested_waits(struct nv_nested *nested);
 int nv_nested_urgent(struct nv_nested *nested);
+
+/* Whether no machine has anything to take, or to wait for. */
+int nv_nested_idle(struct nv_nested *nested);
+
+/* nested_svm_gif.c: where the processor can keep the active machine's GIF it does STGI and CLGI itself, as long as nothing waits for GIF to change. An
+ * interrupt stops it then: L0 has that from there. compose: before an entry, of a block that is composed otherwise. read: after an exit.
+ * kept: L0 does not know the GIF. */
+void nv_nested_compose_gif(struct nv_nested *nested);
+void nv_nested_read_gif(struct nv_nested *nested);
+int nv_nested_gif_kept(const struct nv_nested *nested);
+
+/* nested_svm_ahead.c: the active machine, outside, goes on to an instruction of SVM's without being entered: the block tells of it as of an exit
+ * then. Gives 0 when it has to be entered. */
+int nv_nested_go_ahead(struct nv_nested *nested);
 
 /* nested_svm_compose.c: before an entry, after the block has what L0 wants. */
 void nv_nested_compose(struct nv_nested *nested);

@@ -217,16 +217,16 @@ int nv_nested_window(struct nv_nested *nested)
 
 int nv_nested_stops(struct nv_nested *nested)
 {
-	int masked = nested->switched->pending.nmi_masked;
+	int masked = nested->switched->pending.nmi_masked, kept = nv_nested_gif_kept(nested);
 
 	for (struct nv_machine *machine = nested->machines->child; machine; machine = machine->child) {
 		const struct nv_pending *pending = nv_nested_pending(nested, machine->depth);
 		int interrupts = pending->windows & NV_WINDOW_INTERRUPT || nv_pending_highest(pending) >= 0;
 		int nmis = pending->windows & NV_WINDOW_NMI || pending->nmi;
 
-		if (interrupts && !nested->svm->window && nv_nested_route(nested, machine, 0).turn != NV_TURN_BLOCKED)
+		if (interrupts && !nested->svm->window && (kept || nv_nested_route(nested, machine, 0).turn != NV_TURN_BLOCKED))
 			return 1;
-		if (nmis && !masked && nv_nested_route_nmi(nested, machine, 0).turn != NV_TURN_BLOCKED)
+		if (nmis && !masked && (kept || nv_nested_route_nmi(nested, machine, 0).turn != NV_TURN_BLOCKED))
 			return 1;
 	}
 	return 0;
@@ -239,6 +239,18 @@ int nv_nested_waits(struct nv_nested *nested)
 		    nv_nested_route(nested, machine, 0).turn != NV_TURN_BLOCKED)
 			return 1;
 	return 0;
+}
+
+int nv_nested_idle(struct nv_nested *nested)
+{
+	for (const struct nv_machine *machine = nested->machines; machine; machine = machine->child) {
+		const struct nv_pending *pending = nv_nested_pending(nested, machine->depth);
+
+		if (pending->windows || nv_pending_any(pending) || machine->held ||
+		    (machine->parent && machine->parent->guest.virtual_interrupt & V_IRQ))
+			return 0;
+	}
+	return 1;
 }
 
 int nv_nested_urgent(struct nv_nested *nested)

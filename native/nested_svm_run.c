@@ -296,5 +296,6 @@ void nv_nested_reflect(struct nv_nested *nested, struct nv_machine *to, const st
 	svm->switched.faulted = 0;
 	load_host(nested, to);
 	nested->reflected[to->depth]++;
+	nested->ahead.armed = 1;
 	nv_nested_activate(nested, to);
 }

@@ -26,7 +26,8 @@
 #define LEVELS_MAX 5
 
 struct walk {
-	uint64_t *entry[LEVELS_MAX + 1]; /* where accessed bits go: NULL where there are none, or level n may not write them */
+	const uint64_t *entry[LEVELS_MAX + 1]; /* NULL where there are no accessed bits */
+	uint64_t place[LEVELS_MAX + 1]; /* its physical address */
 	uint64_t rights;                 /* PTE_W and PTE_U of all levels, PTE_NX of any */
 	uint64_t physical;
 	int leaf;
@@ -118,7 +119,8 @@ static int walk_wide(struct nv_paging *paging, uint64_t linear, int access, stru
 			return fault(paging, access, ERROR_P | ERROR_RSVD);
 		walk->rights &= entry | ~(PTE_W | PTE_U);
 		walk->rights |= entry & PTE_NX;
-		walk->entry[level] = (uint64_t *)backing(paging, table + 8 * index, 1);
+		walk->entry[level] = at;
+		walk->place[level] = table + 8 * index;
 		if (level == 1 || entry & PTE_PS) {
 			uint64_t offset = (1ull << shift) - 1;
 
@@ -147,7 +149,8 @@ static int walk_narrow(struct nv_paging *paging, uint64_t linear, int access, st
 		if (!(entry & PTE_P))
 			return fault(paging, access, 0);
 		walk->rights &= entry | ~(PTE_W | PTE_U);
-		walk->entry[level] = (uint64_t *)backing(paging, place, 1);
+		walk->entry[level] = (const uint64_t *)at;
+		walk->place[level] = place;
 		if (level == 2 && entry & PTE_PS && paging->cr4 & CR4_PSE) {
 			if (entry & 1ull << 21)
 				return fault(paging, access, ERROR_P | ERROR_RSVD);
@@ -177,13 +180,18 @@ static int allowed(const struct nv_paging *paging, int access, uint64_t rights)
 	return access != NV_PAGING_WRITE || rights & PTE_W || !(paging->cr0 & CR0_WP);
 }
 
-static void mark(const struct walk *walk, int access)
+static int lacks(const struct walk *walk, int level, uint32_t bits)
+{
+	return walk->entry[level] && (*(const uint32_t *)walk->entry[level] & bits) != bits;
+}
+
+static void mark(const struct nv_paging *paging, const struct walk *walk, int access)
 {
 	for (int level = walk->leaf; level <= LEVELS_MAX; level++) {
 		uint32_t bits = level == walk->leaf && access == NV_PAGING_WRITE ? PTE_A | PTE_D : PTE_A;
-		uint32_t *entry = (uint32_t *)walk->entry[level];
+		uint32_t *entry = lacks(walk, level, bits) ? (uint32_t *)backing(paging, walk->place[level], 1) : NULL;
 
-		if (entry && (*entry & bits) != bits)
+		if (entry)
 			__atomic_fetch_or(entry, bits, __ATOMIC_RELAXED);
 	}
 }
@@ -205,11 +213,12 @@ int nv_paging_walk(struct nv_paging *paging, uint64_t linear, int access, uint64
 		return result;
 	if (!allowed(paging, access, walk.rights))
 		return fault(paging, access, ERROR_P);
-	mark(&walk, access);
+	mark(paging, &walk, access);
 	paging->leaf = walk.leaf;
-	paging->clean = walk.entry[walk.leaf] && !(*(uint32_t *)walk.entry[walk.leaf] & PTE_D);
+	paging->clean = lacks(&walk, walk.leaf, PTE_D) && backing(paging, walk.place[walk.leaf], 1);
 	paging->writable = !!(walk.rights & PTE_W);
 	paging->executable = !(walk.rights & PTE_NX);
+	paging->users = !!(walk.rights & PTE_U);
 	*physical = walk.physical;
 	return NV_PAGING_OK;
 }

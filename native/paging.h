@@ -32,6 +32,7 @@ struct nv_paging {
 	uint8_t leaf;            /* of the last walk that found an address: 1 is 4 KiB, 2 is 2 or 4 MiB, 3 is 1 GiB */
 	uint8_t clean;           /* its entry has no dirty bit */
 	uint8_t writable, executable; /* its tables allow it to the user */
+	uint8_t users;           /* they allow the user to read it */
 	void *context;           /* of `back` */
 	uint8_t *(*back)(void *context, uint64_t physical, int write); /* what physical memory is, in place of the slots; NULL: they */
 	uint32_t error;

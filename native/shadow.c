@@ -74,7 +74,7 @@ static uint32_t number_of(const struct nv_shadow *shadow, uint64_t entry)
 
 static uint64_t *slot_of(uint64_t *table, uint64_t address, unsigned int level)
 {
-	return &table[address / size_of(level) % ENTRIES];
+	return &table[address >> (12 + 9 * (level - 1)) & (ENTRIES - 1)];
 }
 
 static void took_away(struct nv_shadow *shadow)
@@ -254,12 +254,12 @@ int nv_shadow_fill(struct nv_shadow *shadow, uint64_t address, uint32_t access)
 
 int nv_shadow_look(const struct nv_shadow *shadow, uint64_t address, struct nv_shadow_leaf *leaf)
 {
-	const uint64_t *table = page_at(shadow, shadow->root);
+	uint64_t *table = page_at(shadow, shadow->root);
 
 	if (address >> NV_SHADOW_ADDRESS_BITS)
 		return 0;
 	for (unsigned int level = ROOT_LEVEL;; level--) {
-		uint64_t entry = table[address / size_of(level) % ENTRIES];
+		uint64_t entry = *slot_of(table, address, level);
 
 		if (!present(shadow, entry))
 			return 0;

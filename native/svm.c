@@ -163,6 +163,7 @@ static int needs_outside(const struct nv_svm *svm)
 static int stopped(struct nv_svm *svm)
 {
 	save_block(svm);
+	nv_nested_read_gif(svm->nested);
 	nv_svm_interrupted(svm);
 	return sort_exit(svm);
 }
@@ -185,6 +186,8 @@ static int svm_enter(struct nv_vcpu *vcpu)
 		nv_nested_deliver(svm->nested);
 		if (nv_nested_is_due(svm->nested) || svm->synthetic)
 			return 0;
+		if (svm->nested->ahead.armed && nv_nested_go_ahead(svm->nested))
+			return sort_exit(svm);
 		nv_svm_prepare(svm);
 		if (nv_svm_forbidden(svm)) {
 			nv_svm_entered(svm);
@@ -200,6 +203,7 @@ static int svm_enter(struct nv_vcpu *vcpu)
 		if (result)
 			return result;
 	}
+	svm->met[0] = 0;
 	result = nv_switched_enter(vcpu);
 	if (outside && (!result || !nv_switched_outside(&svm->switched)))
 		nv_svm_entered(svm);

@@ -85,6 +85,9 @@ struct nv_svm {
 	uint8_t synthetic_vector; /* of an interrupt */
 	uint8_t soft_injected;   /* what level n takes is such an interrupt; without next-RIP save RIP is behind the instruction already */
 	uint8_t saves_next_rip;  /* the processor does */
+	uint8_t met[3];          /* the instruction that L0 met without an exit of the processor: its bytes; the first 0: it was one */
+	uint8_t looks_ahead;     /* there is no Python level that could see what L0 does of the code between two exits */
+	uint8_t keeps_gif;       /* the processor does, for code that runs under a block, and no Python level asks for STGI or CLGI */
 	uint8_t window;          /* the block stops level n as soon as it can take an interrupt */
 	struct nv_svm_step step;
 	struct nv_event stopped; /* the port access that a step executes now: what its exit told of it */

@@ -232,6 +232,7 @@ void nv_svm_prepare(struct nv_svm *svm)
 	svm->switched.mailbox->acknowledge = intercepts(svm->wanted, EXIT_INTR) || svm->step.active;
 	svm->switched.mailbox->interrupt = NO_INTERRUPT;
 	nv_nested_compose(svm->nested);
+	nv_nested_compose_gif(svm->nested);
 	block->rax = *register_of(svm, NV_REG_RAX);
 	block->rsp = *register_of(svm, NV_REG_RSP);
 	block->rip = *register_of(svm, NV_REG_RIP);
@@ -251,4 +252,6 @@ void nv_svm_entered(struct nv_svm *svm)
 		svm->switched.pending.nmi_masked = 1;
 	svm->entering = svm->injection = svm->interrupted = svm->vectoring = 0;
 	svm->nested->flush = 0;
+	svm->nested->ahead.done = 0;
+	svm->nested->ahead.stored = NULL;
 }

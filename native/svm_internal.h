@@ -28,6 +28,10 @@ enum {
 	EXIT_TASK_SWITCH = 0x7d,
 	EXIT_SHUTDOWN = 0x7f,
 	EXIT_VMRUN = 0x80,
+	EXIT_VMLOAD = 0x82,
+	EXIT_VMSAVE = 0x83,
+	EXIT_STGI = 0x84,
+	EXIT_CLGI = 0x85,
 	EXIT_ICEBP = 0x88,
 	EXIT_NPF = 0x400,
 };
@@ -74,8 +78,10 @@ static inline int code_bits(const struct nv_vmcb *block)
 /* Fields of virtual_interrupt (AMD APM vol. 2, 15.21.4). */
 #define V_TPR 0xffull
 #define V_IRQ (1ull << 8)
+#define V_GIF (1ull << 9)
 #define V_IGNORES_TPR (1ull << 20)
 #define V_INTR_MASKING (1ull << 24)
+#define V_GIF_ENABLE (1ull << 25)
 
 /* svm_decode.c: the exit, or what svm->synthetic says, as an event. */
 void nv_svm_decode(struct nv_svm *svm, struct nv_event *event);

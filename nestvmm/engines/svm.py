@@ -32,6 +32,9 @@ __all__ = ["SvmEngine"]
 _CPUID_1G_PAGES: Final = (0x80000001, 1 << 26)
 _CPUID_FEATURES: Final = 0x8000000A
 _CPUID_NEXT_RIP: Final = 1 << 3
+_CPUID_VIRTUAL_GIF: Final = 1 << 16
+# STGI and CLGI, as exits.
+_GIF_CODES: Final = (0x84, 0x85)
 _MSR_HSAVE: Final = 0xC0010117
 _MSR_EFER: Final = 0xC0000080
 
@@ -78,6 +81,7 @@ class SvmEngine(SwitchedEngine):
         self._cr4 = ffi.addressof(self._block, "cr4")
         features = [entry.edx for entry in self._kvm.get_supported_cpuid() if entry.function == _CPUID_FEATURES]
         svm.saves_next_rip = any(word & _CPUID_NEXT_RIP for word in features)
+        self._virtual_gif = any(word & _CPUID_VIRTUAL_GIF for word in features)
         self._fill_block()
         sregs = switcher_sregs(self._vcpu.get_sregs())
         sregs.efer |= EFER_SVME
@@ -101,6 +105,9 @@ class SvmEngine(SwitchedEngine):
         others = [scope for scope in wanted if scope.reason not in _NOT_BY_VECTOR]
         for number, word in enumerate(vectors([*_ALWAYS, *others, *ports])):
             self._c.wanted[number] = word
+        self._c.looks_ahead = not wanted
+        asked = vectors(others)
+        self._c.keeps_gif = self._virtual_gif and not any(asked[code // 32] >> code % 32 & 1 for code in _GIF_CODES)
         msrs = [*self._own_msrs(), *msr_ranges(wanted), *self._config.l0_msrs]
         self._set_maps(port_map(ports), msr_map(msrs))
 

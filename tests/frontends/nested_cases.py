@@ -7,16 +7,26 @@ from functools import partial
 
 import svm_code as svm
 from guest_code import (
+    END_OF_INTERRUPT,
     UD2,
+    add,
     cpuid,
     done,
+    handler,
     keep,
+    keep_rbx,
     load,
+    out,
+    pic,
     rax,
+    rbx,
     rcx,
+    rdi,
     rdmsr,
     rdx,
+    repeat,
     store,
+    until,
     with_handlers,
     wrmsr,
 )
@@ -39,6 +49,8 @@ from svm_code import (
     skip,
     vmrun,
 )
+
+from nestvmm.nesting import LevelSpec
 
 run = partial(run_on, "svm")
 
@@ -315,6 +327,52 @@ def outside_interrupts(vector: bytes, first: int) -> dict[str, object]:
     return run(whole, 6, [RINGING])
 
 
+def held_back() -> dict[str, object]:
+    """The timer's interrupts while GIF is clear and RFLAGS.IF set: none, until STGI."""
+    timer = out(0x43, 0x34) + out(0x40, 0xA9) + out(0x40, 4)  # each millisecond
+    code = enable() + pic(0xFE) + timer + svm.CLGI + b"\xfb" + repeat(3_000_000, b"\x90") + load(0x120000) + keep(1)
+    code += svm.STGI + until(0) + b"\xfa" + rax(1) + keep(2) + done()
+    return run(with_handlers(code, {32: handler(add(0) + END_OF_INTERRUPT)}), 3, machine="pc")
+
+
+SCRATCH, STACK = 0x170000, 0x172000
+KERNEL_GS, KERNEL_GS_FIELD = 0xC0000102, 0x620
+
+
+def clusters(levels: list[LevelSpec]) -> dict[str, object]:
+    """Plain instructions between those of SVM: L0 may do them itself, and nobody can tell."""
+    load_field, store_field = (
+        b"\x48\x8b\x98\x20\x06\x00\x00",
+        b"\x48\x89\x98\x20\x06\x00\x00",
+    )  # between RBX and field(RAX)
+    code = enable() + wrmsr(KERNEL_GS, 0x1111) + store(BLOCK + KERNEL_GS_FIELD, 0)
+    code += svm.vmsave() + load_field + keep_rbx(0)  # what VMSAVE stores is there at once
+    code += (
+        store(BLOCK + KERNEL_GS_FIELD, 0x2222) + rbx(0x9999) + svm.vmload() + store_field
+    )  # what VMLOAD loads is changed
+    code += rdmsr(KERNEL_GS) + keep(1) + load(BLOCK + KERNEL_GS_FIELD) + keep(2)
+    # pop %rax; mov %rax, %r12; mov 0x620(%rax), %r13; nop; jmp over UD2
+    between = b"\x58\x49\x89\xc4\x4c\x8b\xa8\x20\x06\x00\x00\x90\xeb\x02\x0f\x0b"
+    cluster = svm.vmsave()[-3:] + between + svm.vmload()[-3:]
+    prepare = store(SCRATCH + KERNEL_GS_FIELD, 0x3333) + store(STACK, SCRATCH) + wrmsr(KERNEL_GS, 0x4444)
+    prepare += rsp(STACK) + rax(BLOCK)
+    for number in (3, 8):
+        if number == 8:
+            code = code.ljust(0x1000 - len(prepare) - 10, b"\x90")  # one of them goes on in another page
+        code += prepare + cluster + b"\x4c\x89\xeb" + keep_rbx(number) + b"\x4c\x89\xe3" + keep_rbx(number + 1)
+        code += b"\x48\x89\xe3" + keep_rbx(number + 2) + rdmsr(KERNEL_GS) + keep(number + 3)
+        code += load(BLOCK + KERNEL_GS_FIELD) + keep(number + 4)
+    code += rsp(0x30000000) + svm.vmsave() + b"\x5b" + keep_rbx(13) + rsp(STACK)  # pop %rbx, of no memory
+    code += make_block() + store(STACK + 8, 0x5555) + rdi(STACK)
+    # mov 8(%rdi), %rbx; mov %rax, %rsi
+    code += svm.vmload() + b"\x48\x8b\x5f\x08\x48\x89\xc6" + vmrun()[-3:] + keep_field(14, EXIT_CODE) + done()
+    return run(image(code, keep_rbx(15) + b"\x48\x89\xf3" + keep_rbx(16) + VMMCALL), 17, levels)
+
+
+def rsp(value: int) -> bytes:
+    return b"\x48\xbc" + value.to_bytes(8, "little")
+
+
 CASES = {
     "first": first,
     "invalid": invalid,
@@ -325,6 +383,9 @@ CASES = {
     "paging": paging,
     "instructions": instructions,
     "live state": live_state,
+    "held back": held_back,
+    "clusters": lambda: clusters([]),
+    "clusters above Python": lambda: clusters([RINGING]),
     "virtual interrupts": virtual_interrupts,
     "interrupt": lambda: outside_interrupts(b"\x10", 1),
     "nmi": lambda: outside_interrupts(b"\x11", 2),

@@ -41,6 +41,8 @@ def run_on(
                 "entered": list(nested.entered)[:4],
                 "reflected": list(nested.reflected)[:4],
                 "served": list(nested.served)[:4],
+                "met": int(nested.ahead.met),
+                "keeps_gif": bool(nested.svm and nested.svm.keeps_gif),
                 "renewed": sum(one.shadow.revision for one in nested.tables),
             }
 

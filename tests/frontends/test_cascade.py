@@ -39,10 +39,15 @@ def test_each_of_them_is_an_exit_to_level_1_while_level_2_has_no_svm(case: str, 
     assert found[case]["reflected"][:2] == [8, 0]
 
 
+def instructions(case: dict[str, Any]) -> int:
+    """What L0 does of the five that do not exit to anybody: a processor that keeps the GIF does two itself."""
+    return 3 if case["keeps_gif"] else 5
+
+
 def test_flat_l0_does_what_level_2_asks_and_level_1_hears_nothing(found: dict[str, Any]) -> None:
     case = found["enabled"]
     assert case["kept"] == [VMMCALL]
-    assert (case["reflected"][0], case["served"][1]) == (1, 5)
+    assert (case["reflected"][0], case["served"][1]) == (1, instructions(case))
 
 
 def test_designated_to_level_1_they_are_exits_to_it(found: dict[str, Any]) -> None:
@@ -54,7 +59,7 @@ def test_designated_to_level_1_they_are_exits_to_it(found: dict[str, Any]) -> No
 def test_level_1_alone_decides_what_level_2_sees_of_svm(found: dict[str, Any]) -> None:
     """VMRUN needs EFER.SVME in the block: that is what level 2 reads, and what nobody intercepts works."""
     assert found[f"not intercepted {L1}"]["kept"] == [0x1D00, VMMCALL, 0x77]
-    assert found[f"not intercepted {L1}"]["served"][1] == 5
+    assert found[f"not intercepted {L1}"]["served"][1] == instructions(found[f"not intercepted {L1}"])
     flat = found["not intercepted"]["kept"]
     assert flat == [0x1D00 & ~SVME, VMMCALL, 6], "level 2 has not enabled SVM: #UD, whose handler does VMMCALL"
 

@@ -135,6 +135,25 @@ def test_vmsave_and_vmload_move_what_vmrun_leaves(found: dict[str, Any]) -> None
     assert found["live state"]["kept"] == [0x1110, 0x1111, 0x1112, 0x1113, 0x2220, 0x2221, 0x1112, 0x1113]
 
 
+@pytest.mark.parametrize(("name", "met"), [("clusters", 3), ("clusters above Python", 0)])
+def test_what_l0_does_between_svm_instructions_is_what_the_processor_does(
+    name: str, met: int, found: dict[str, Any]
+) -> None:
+    """VMLOAD behind VMSAVE, twice, and VMRUN behind VMLOAD, without an exit; not where a Python level could look on."""
+    kept = found[name]["kept"]
+    assert kept[:3] == [0x1111, 0x2222, 0x9999]
+    scratch, stack = 0x170000, 0x172000
+    assert kept[3:8] == kept[8:13] == [0x3333, scratch, stack + 8, 0x3333, 0x4444]
+    assert kept[13:] == [(1 << 64) - 1, VMMCALL_EXIT, 0x5555, 0x130000]
+    assert found[name]["met"] == met
+
+
+def test_a_real_interrupt_waits_for_stgi_though_the_processor_does_it(found: dict[str, Any]) -> None:
+    taken, before, after = found["held back"]["kept"]
+    assert (before, after) == (0, 1)
+    assert taken >= 1
+
+
 def test_a_virtual_interrupt_waits_for_the_guests_flag_and_priority(found: dict[str, Any]) -> None:
     idle, asked = 0x41 << 32 | 0x109 << 16, 0x41 << 32 | 0x109 << 16 | 1 << 8
     kept = found["virtual interrupts"]["kept"]
