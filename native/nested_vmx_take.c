@@ -101,7 +101,7 @@ int nv_nested_vmx_take(void *device, uint64_t offset, struct nv_event *event)
 	if (result < 0)
 		nested->failed = result;
 	event->handler = nested->levels[to->depth];
-	event->retry = 1;
+	event->retry = nested->due.withheld ? NV_RETRY_UNSEEN : NV_RETRY;
 	return NV_HANDLED;
 }
 
