@@ -118,7 +118,9 @@ static int walk_wide(struct nv_paging *paging, uint64_t linear, int access, stru
 			return fault(paging, access, ERROR_P | ERROR_RSVD);
 		walk->rights &= entry | ~(PTE_W | PTE_U);
 		walk->rights |= entry & PTE_NX;
-		walk->entry[level] = (uint64_t *)backing(paging, table + 8 * index, 1);
+		/* tables have been accessed, most often, and are not dirtied */
+		if (level == 1 || entry & PTE_PS || !(entry & PTE_A))
+			walk->entry[level] = (uint64_t *)backing(paging, table + 8 * index, 1);
 		if (level == 1 || entry & PTE_PS) {
 			uint64_t offset = (1ull << shift) - 1;
 
