@@ -15,10 +15,10 @@ import exception_cases
 import mode_cases
 import reason_cases
 import state_cases
+import switcher_cases
 from guest_code import RESULTS, STI, done, keep, out, rdmsr, store, until, with_handlers
 from print_cases import print_cases
 from reason_cases import run, watch
-from svm_cases import switcher_memory
 
 from nestvmm.hypervisors import HANDLED, Event, ExitReason, Hypervisor, Result
 from nestvmm.hypervisors.base import HandlerClaim
@@ -90,7 +90,7 @@ def unprotected(engine: str) -> dict[str, object]:
 
 
 CASES = {
-    "switcher memory": switcher_memory,
+    **switcher_cases.CASES,
     "timer": lambda engine: timer(engine, 1 << 16),
     "fixed bits": fixed_bits,
     "cr0 writes": unprotected,
