@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import ClassVar
 
-from guest_code import Tower, done, inp, keep, load, rax, run_in, spec_of, store
+from guest_code import Tower, cpuid, done, inp, keep, load, rax, run_in, spec_of, store
 from reason_cases import run
 
 from nestvmm._native import lib
@@ -41,9 +41,9 @@ class Breaking(Hypervisor):
 
 
 def failure(engine: str) -> dict[str, object]:
-    """The entry after the access faults in the switcher."""
+    """The entry after CPUID, the first of the guest's exits that comes by the switcher then, faults there."""
     with tempfile.TemporaryDirectory() as folder:
-        spec = spec_of(Path(folder), inp(0x5000) + done(), [f"{Path(__file__)}:Breaking"], engine=engine)
+        spec = spec_of(Path(folder), inp(0x5000) + cpuid(0) + done(), [f"{Path(__file__)}:Breaking"], engine=engine)
         with Tower(spec) as tower:
             (level,) = tower.hypervisors
             level.switcher = tower.engine._switcher

@@ -68,7 +68,11 @@ class Timer(Hypervisor):
 
 
 def timer(engine: str, cycles: int) -> dict[str, object]:
-    """The guest waits until level 1 ends it; with interrupts on, for Bochs hangs where a guest of KVM spins without."""
+    """The guest waits until level 1 ends it.
+
+    With interrupts on: nothing from outside stops Bochs in a guest of KVM that it entered with them off, until that
+    guest itself sets or clears RFLAGS.IF; a loop around CLI does not hang.
+    """
     code = STI + out(0x5000, 0) + until(0) + done()
     return run(engine, code, [LevelSpec(HERE + "Timer", {"cycles": cycles})], 1)
 
