@@ -8,6 +8,10 @@
 #define NV_WRITE 1
 #define NV_EXECUTE 2
 
+/* Of `retry`. */
+#define NV_RETRY 1
+#define NV_RETRY_UNSEEN 2        /* and this time does not count: whoever the event was for has not seen it */
+
 #define NV_INSTRUCTION_MAX 15
 #define NV_SPACE_SHIFT 56        /* above all bits of a physical address */
 
@@ -32,7 +36,7 @@ struct nv_event {
 	uint8_t space;           /* whose physical address or window it is about: 0, or a machine's depth (nested.h) */
 	uint8_t advance;         /* bytes that its completion moves RIP by; direct: 0, KVM does that */
 	uint8_t fault;           /* answer: complete by #GP instead (MSR accesses) */
-	uint8_t retry;           /* answer: nothing moves, level n comes to it again; only of what an intercept stopped */
+	uint8_t retry;           /* answer: nothing moves, level n comes to it again (NV_RETRY); only of what an intercept stopped */
 	uint8_t served;          /* 1 when L0's C code handled it */
 	uint8_t handler;         /* the level that handles it */
 };

@@ -126,7 +126,7 @@ int nv_nested_take(void *device, uint64_t offset, struct nv_event *event)
 		ask_efer(nested, event);
 	nv_nested_reflect(nested, to, &exit);
 	event->handler = nested->levels[to->depth];
-	event->retry = 1;
+	event->retry = nested->due.withheld ? NV_RETRY_UNSEEN : NV_RETRY;
 	return NV_HANDLED;
 }
 

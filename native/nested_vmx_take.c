@@ -104,7 +104,7 @@ int nv_nested_vmx_take(void *device, uint64_t offset, struct nv_event *event)
 		nested->failed = result;
 	/* or one below it, which has taken its block away */
 	event->handler = nested->levels[nested->due.withheld ? to->depth : nested->active->depth];
-	event->retry = 1;
+	event->retry = nested->due.withheld ? NV_RETRY_UNSEEN : NV_RETRY;
 	return NV_HANDLED;
 }
 

@@ -279,6 +279,8 @@ static void svm_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 	}
 	if (svm->nested->due.told) {
 		nv_nested_settle(svm->nested);
+		if (svm->nested->due.withheld)
+			event->retry = NV_RETRY_UNSEEN;
 		return;
 	}
 	if (event->reason == NV_REASON_SMI || event->reason == NV_REASON_INIT)

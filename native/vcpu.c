@@ -167,6 +167,10 @@ static inline void finish(struct nv_vcpu *vcpu, int traced)
 	uint64_t handled = traced ? nv_ticks() : 0, now;
 
 	vcpu->ops->complete(vcpu, event);
+	if (unlikely(event->retry == NV_RETRY_UNSEEN)) {
+		vcpu->exits--;
+		return;
+	}
 	now = nv_ticks();
 	nv_counter_add(&vcpu->counters[event->slot], now - event->ticks, event->served);
 	if (unlikely(!event->claim))

@@ -15,10 +15,10 @@ import exception_cases
 import mode_cases
 import reason_cases
 import state_cases
+import switcher_cases
 from guest_code import RESULTS, STI, done, keep, out, rdmsr, store, until, with_handlers
 from print_cases import print_cases
 from reason_cases import run, watch
-from svm_cases import switcher_memory
 
 from nestvmm.hypervisors import HANDLED, Event, ExitReason, Hypervisor, Result
 from nestvmm.hypervisors.base import HandlerClaim
@@ -68,7 +68,11 @@ class Timer(Hypervisor):
 
 
 def timer(engine: str, cycles: int) -> dict[str, object]:
-    """The guest waits until level 1 ends it; with interrupts on, for Bochs hangs where a guest of KVM spins without."""
+    """The guest waits until level 1 ends it.
+
+    With interrupts on: nothing from outside stops Bochs in a guest of KVM that it entered with them off, until that
+    guest itself sets or clears RFLAGS.IF; a loop around CLI does not hang.
+    """
     code = STI + out(0x5000, 0) + until(0) + done()
     return run(engine, code, [LevelSpec(HERE + "Timer", {"cycles": cycles})], 1)
 
@@ -90,7 +94,7 @@ def unprotected(engine: str) -> dict[str, object]:
 
 
 CASES = {
-    "switcher memory": switcher_memory,
+    **switcher_cases.CASES,
     "timer": lambda engine: timer(engine, 1 << 16),
     "fixed bits": fixed_bits,
     "cr0 writes": unprotected,

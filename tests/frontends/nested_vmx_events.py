@@ -155,7 +155,7 @@ def windows() -> dict[str, object]:
 def timer() -> dict[str, object]:
     """The preemption timer: at once with 0, later with more, and what is left of it is saved.
 
-    Bochs hangs where a guest of KVM spins with interrupts off.
+    The one that spins does so with interrupts on, for Bochs: see `timer` of tests/engines/vmx_cases.py.
     """
     controls = {vmx.PIN: vmx.PIN_PLAIN | 1 << 6, vmx.EXIT: vmx.EXIT_PLAIN | 1 << 22, vmx.TIMER: 0}
     code = enable() + make_block(controls) + launch() + keep_fields(0, vmx.REASON, vmx.RIP)

@@ -275,6 +275,8 @@ def test_a_control_block_that_a_level_takes_away(where: str, image: int, found: 
     assert case["heard"][image - 2] == [[0]], "the fault is at the block itself"
     assert (image - 1, "nested-page-fault", 1) in handled(case, image - 1)
     assert images(case)[image] == (2, 3), "it sees its exits once"
+    assert handled(case, image) == [(image, "hypercall", 1), (image, "io", 1)], "and so does the account"
+    assert case["exits"] == sum(count for *_, count in case["rows"])
     why = f"a level below level {image + 1} has taken away the memory of the control block that it is run by"
     assert found[f"block taken {where}"] == {"refused": why}
 

@@ -2,7 +2,7 @@
 
 Left out in the VMX lab: self-modify, which stops the lab for good, under the direct engine too, so that it is no matter
 of ours. Seen there with a time limit of 1 s: the lab did not answer any more, and its watchdog started it again after
-120 s; a loop with interrupts off ended by its time limit under both engines.
+120 s; a loop with interrupts off, of CLI, ended by its time limit under both engines.
 """
 
 from __future__ import annotations
