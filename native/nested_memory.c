@@ -171,9 +171,10 @@ int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64
 	if (shadow->format == NV_SHADOW_NPT && !memory_at(nested, place->leaf.to, 0))
 		place->leaf.rights &= ~NV_RIGHT_EXECUTE; /* see nv_nested_fetches_nothing, which SVM has alone */
 	if (nv_shadow_place(shadow, address, &place->leaf)) {
-		nv_nested_drop(nested, machine); /* its guests may have what was there */
+		nv_nested_drop_guests(nested, machine); /* they may have what was there */
 		nested->flush = 1;
 	}
+	nv_shadow_look(shadow, address, &place->leaf); /* among smaller pages it is one: so is it for guests, which lose it with this one */
 	return NV_NESTED_MAPPED;
 }
 

@@ -90,8 +90,8 @@ static inline void write_table(uint64_t *table, const uint64_t *flags, uint64_t 
 			table[i] = (i % PAGES) * PAGE | plain;
 }
 
-/* Three tables lead everywhere, by pages of 2 MiB. */
-static inline void write_plain_tables(uint64_t first, uint64_t plain)
+/* Three tables lead everywhere, by pages of 2 MiB; small: but for the first ones, of 4 KiB, in a fourth. */
+static inline void write_plain_tables(uint64_t first, uint64_t plain, int small)
 {
 	uint64_t *table = (uint64_t *)(level + first * PAGE);
 
@@ -100,6 +100,11 @@ static inline void write_plain_tables(uint64_t first, uint64_t plain)
 	table[512] = (first + 2) * PAGE | 7;
 	for (int i = 0; i < 512; i++)
 		table[1024 + i] = ((uint64_t)i << 21) | 0x80 | plain;
+	if (!small)
+		return;
+	table[1024] = (first + 3) * PAGE | 7;
+	for (int i = 0; i < 512; i++)
+		table[1536 + i] = i * PAGE | plain;
 }
 
 /* Everything that comes is the seed's. It must not take for ever. write_table's words: of the tables. */

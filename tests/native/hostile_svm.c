@@ -1,11 +1,13 @@
 /* Levels that do what they like with software SVM: random control blocks, maps, page tables and exits, on a processor that is made up
- * here behind KVM_RUN. After each entry what L0 prepared is checked: no table leads anywhere but to the level's own memory.
+ * here behind KVM_RUN. After each entry what L0 prepared is checked: no table leads anywhere but to the level's own memory, or where
+ * the levels' tables do not.
  *
  * usage: hostile_svm SEED BLOCKS */
 #include <stdarg.h>
 
 #include "hostile.h"
-#include "nested_level_svm.h"
+#include "remap.h"
+#include "tables_model_npt.h"
 
 #define EFER 0xc0000080
 #define PLAIN 7ull                          /* of a page's entry */
@@ -13,6 +15,8 @@
 static const uint64_t flags[] = {7, 7, 7, 7, 0x87, 0xe7, 5, 1, 0, 0x107, 0x67, 1ull << 63 | 7, 1ull << 52 | 7, 1ull << 51 | 7};
 static uint64_t blocks_run, deepest;
 static int summoned, climbs;
+static const struct nv_machine *entering;   /* this machine's VMRUN was its last instruction; NULL: it was not */
+static uint64_t entered;                    /* VMRUNs of machines of its depth before */
 
 static void write_fields(struct nv_vmcb *to)
 {
@@ -20,6 +24,7 @@ static void write_fields(struct nv_vmcb *to)
 		.intercept = {any() & any(), once_in(2) ? any() & any() : 0, once_in(2) ? any() & any() : 0, 1u << 28 | 1u << 27, 3, 0},
 		.iopm = address(), .msrpm = once_in(2) ? address() : ZEROS * PAGE, .tsc_offset = any(), .asid = 1 + below(3),
 		.virtual_interrupt = any() & 0xff011f0100ull, .nested_paging = once_in(3) ? 0 : 1, .nested_cr3 = once_in(4) ? address() : BLOCKS * PAGE,
+		.tlb_control = once_in(4) ? below(8) : 0,
 		.event_injection = once_in(2) ? 0 : EVENT_VALID | below(5) << EVENT_KIND | below(256),
 		.interrupt_shadow = below(2),
 		.cs = {0x10, 0xa9b, ~0u, 0}, .ss = {0x18, 0xc93, ~0u, 0}, .es = {0x18, 0xc93, ~0u, 0}, .ds = {0x18, 0xc93, ~0u, 0},
@@ -49,7 +54,7 @@ static void write_block(uint8_t *at)
 static void change_memory(void)
 {
 	if (once_in(8))
-		write_plain_tables(BLOCKS, PLAIN);
+		write_plain_tables(BLOCKS, PLAIN, below(2));
 	for (uint64_t count = below(3); count; count--) {
 		if (once_in(2))
 			write_block(level + page_of(0, BLOCKS));
@@ -86,6 +91,19 @@ static void stop_with(uint64_t code)
 	ring(NV_SWITCHER_RINGING);
 }
 
+/* Where the machine's tables have changed. */
+static void stop_for_remap(void)
+{
+	static const struct remap_format format = {&npt_format, PLAIN, 5};
+	uint32_t access;
+	uint64_t address = remap(&format, &access);
+
+	stop_with(EXIT_NPF);
+	block->exit_info_1 = NPF_FINAL | NPF_USER | (access == NV_RIGHT_WRITE ? NPF_WRITE : 0);
+	if (address != ~0ull)
+		block->exit_info_2 = address;
+}
+
 static void change_state(void)
 {
 	block->rip = once_in(2) ? block->rip + below(16) : address();
@@ -104,6 +122,16 @@ static void change_state(void)
 			mailbox.regs[i] = address();
 }
 
+/* A VMRUN that has made the processor forget: of an ASID, or all. */
+static void note_flush(void)
+{
+	const struct nv_vmcb *guest = entering ? &entering->guest : NULL;
+
+	if (guest && entering->child && nested.entered[entering->depth] > entered && guest->tlb_control)
+		model_flush(entering, guest->tlb_control == TLB_FLUSH_ALL ? ~0ull : guest->asid);
+	entering = NULL;
+}
+
 /* The processor: enters level n, which writes its memory and stops for something. */
 static int run_kvm(void)
 {
@@ -111,6 +139,8 @@ static int run_kvm(void)
 					 0x10, 0x65, 0x23, 0x81, 0x85, 0x84, 0x86, 0x7a, 0x82, 0x83, ~0ull, 0x7d, 0x88};
 
 	check_entry();
+	note_flush();
+	model_check(&npt_format);
 	if (nested.active->depth > deepest)
 		deepest = nested.active->depth;
 	mailbox.load = mailbox.store = 0;
@@ -121,9 +151,13 @@ static int run_kvm(void)
 		stop_with(EXIT_NMI);
 	} else if (once_in(50)) {
 		stop_directly();
+	} else if (nested.active->depth && once_in(8)) {
+		stop_for_remap();
 	} else if (nested.active->svme && !once_in(4)) {
 		blocks_run++;
 		block->cpl = 0;
+		entering = nested.active;
+		entered = nested.entered[entering->depth];
 		stop_with(EXIT_VMRUN);
 	} else if (climbs && !nested.active->svme && !once_in(4)) {
 		stop_with(EXIT_MSR);
@@ -139,13 +173,20 @@ static int run_kvm(void)
 	return 0;
 }
 
+/* KVM starts afresh. */
+static void restart(void)
+{
+	memset(remembered, 0, sizeof remembered);
+	model_forget();
+}
+
 int ioctl(int fd, unsigned long request, ...)
 {
 	(void)fd;
 	if (request == KVM_NMI)
 		summoned = 1;
 	if (request == KVM_SET_USER_MEMORY_REGION)
-		memset(remembered, 0, sizeof remembered); /* KVM starts afresh */
+		restart();
 	return request == KVM_RUN ? run_kvm() : 0;
 }
 
@@ -199,6 +240,7 @@ int main(int count, char **words)
 	begin(words[1], write_block, flags, sizeof flags / sizeof flags[0], PLAIN);
 	while (blocks_run < blocks) {
 		start();
+		model_start();
 		svm.saves_next_rip = below(2);
 		climbs = !climbs;
 		svm.limits.physical_reserved = ~0ull << (once_in(2) ? PHYSICAL_BITS : 52);
@@ -212,6 +254,7 @@ int main(int count, char **words)
 	}
 	check_canaries();
 	/* otherwise the levels did too little, or L0 too much */
+	model_end(blocks);
 	CHECK(deepest > 4 && 2 * unflushed > blocks);
 	puts("done");
 	return 0;

@@ -11,6 +11,12 @@
 #define GUEST_TABLES (BLOCKS + 3)
 #define OPERANDS (ZEROS + 8)                /* a page that instructions have their operands in */
 
+#define LIST (OPERANDS + 8)                 /* pages with a list of MSRs that is longer than L0 reads */
+#define LIST_READ 4096u                     /* elements that it does: no processor recommends more */
+#define LIST_LENGTH 5000u
+#define LISTED 0xc0000084                   /* an MSR that is there, and one behind those */
+#define BEYOND 0xc0000083
+
 static const uint64_t flags[] = {7, 7, 7, 7, 0xb7, 0x37, 0x35, 0x31, 0, 0x107, 0x32, 0x27, 1ull << 52 | 7, 1ull << 51 | 7};
 static int climbs;                          /* few changes, so that levels come on top of each other */
 
@@ -73,8 +79,11 @@ static inline void write_addresses(struct nv_virtual_vmcs *to)
 	set_field(to, NV_VMCS_MSR_BITMAP, !climbs && once_in(2) ? good_address() : ZEROS * PAGE);
 	set_field(to, NV_VMCS_EPT_POINTER, (once_in(4) ? good_address() : GUEST_TABLES * PAGE) | NV_VMX_EPT_POINTER);
 	for (int i = 0; i < 3; i++) {
-		set_field(to, lists[i][0], once_in(climbs ? 32 : 3) ? once_in(8) ? 5000 : below(6) : 0);
-		set_field(to, lists[i][1], (once_in(2) ? good_address() : OPERANDS * PAGE) + 16 * below(256));
+		uint64_t length = once_in(climbs ? 32 : 3) ? once_in(8) ? LIST_LENGTH : below(6) : 0;
+		uint64_t list = length == LIST_LENGTH ? LIST * PAGE : (once_in(2) ? good_address() : OPERANDS * PAGE) + 16 * below(256);
+
+		set_field(to, lists[i][0], length);
+		set_field(to, lists[i][1], list);
 	}
 }
 
@@ -131,6 +140,14 @@ static inline void write_block(uint8_t *at)
 		to->field[below(NV_VIRTUAL_VMCS_FIELDS)] ^= once_in(2) ? any() : 1ull << below(64);
 }
 
+static inline void write_list(void)
+{
+	uint64_t *at = (uint64_t *)(level + LIST * PAGE);
+
+	for (unsigned int i = 0; i < LIST_LENGTH; i++)
+		at[2 * i] = i < LIST_READ ? LISTED : BEYOND;
+}
+
 /* Pointers for VMXON, VMPTRLD and VMCLEAR, and lists of MSRs. */
 static inline void write_operands(void)
 {
@@ -147,18 +164,18 @@ static inline void write_operands(void)
 /* A guest may get less than all, and its first 2 MiB somewhere else: where the shadow has what was there before. */
 static inline void write_guest_tables(void)
 {
-	int plain = !once_in(climbs ? 32 : 2);
+	int plain = !once_in(climbs ? 32 : 2), small = below(2);
 
-	write_plain_tables(GUEST_TABLES, plain ? PLAIN : READ_ONLY);
-	if (!plain)
+	write_plain_tables(GUEST_TABLES, plain ? PLAIN : READ_ONLY, small);
+	if (!plain && !small)
 		((uint64_t *)(level + (GUEST_TABLES + 2) * PAGE))[0] |= below(2) << 21;
 }
 
 static inline void change_memory(void)
 {
 	if (once_in(8))
-		write_plain_tables(PAGE_TABLES, PLAIN);
-	if (once_in(8))
+		write_plain_tables(PAGE_TABLES, PLAIN, 0);
+	if (once_in(climbs ? 64 : 8))
 		write_guest_tables();
 	write_operands();
 	for (uint64_t count = climbs && !once_in(16) ? 0 : below(3); count; count--) {

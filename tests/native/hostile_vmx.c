@@ -1,17 +1,22 @@
 /* Levels that do what they like with software VMX: random VMCSs, maps, lists, page tables, instructions and exits, on a processor that is
- * made up here behind KVM_RUN. At each entry what L0 prepared is checked: no table leads anywhere but to the level's own memory, nothing
- * that L0 wants to hear of is missing, and no field is another one than L0 may write.
+ * made up here behind KVM_RUN. At each entry what L0 prepared is checked: no table leads anywhere but to the level's own memory, or where
+ * the levels' tables do not, nothing that L0 wants to hear of is missing, and no field is another one than L0 may write.
  *
  * usage: hostile_vmx SEED BLOCKS */
 #include <errno.h>
 #include <stdarg.h>
 
 #include "hostile_vmcs.h"
+#include "remap.h"
+#include "tables_model_ept.h"
 
 #define FEATURE_CONTROL 0x3a
 
 static uint64_t blocks_run, deepest, exits_run, exits_taken, untold;
+static uint64_t listed, lists_ended;        /* MSRs of the long list that were moved */
 static int summoned, refuses;
+static const struct nv_machine *invalidates; /* this machine's INVEPT was its last instruction, of all; NULL: it was not */
+static uint64_t invalidated;                /* VMX instructions of machines of its depth before */
 
 static void put(uint32_t encoding, uint64_t value)
 {
@@ -89,7 +94,20 @@ static void stop_for_vmx(void)
 		if (once_in(4))
 			mailbox.regs[i] = basic == BASIC_INVEPT || basic == BASIC_INVVPID ? below(4) : random_field();
 	put(NV_VMCS_EXIT_LENGTH, 3);
+	if (basic == BASIC_INVEPT && mailbox.regs[field(NV_VMCS_EXIT_INSTRUCTION) >> 28 & 15] == 2) {
+		invalidates = nested.active;
+		invalidated = nested.served[nested.active->depth];
+	}
 	stop_with(basic);
+}
+
+/* An INVEPT that has succeeded. */
+static void note_invalidation(void)
+{
+	if (invalidates && nested.active == invalidates && nested.served[invalidates->depth] > invalidated &&
+	    !(mailbox.regs[NV_REG_RFLAGS] & 0x41))
+		model_flush(invalidates, ~0ull);
+	invalidates = NULL;
 }
 
 /* Often one that the processor has had before. */
@@ -132,6 +150,21 @@ static void stop_for_event(uint32_t basic)
 	if (basic == BASIC_INTERRUPT && !(field(NV_VMCS_EXIT_CONTROLS) & EXIT_ACKNOWLEDGES))
 		put(NV_VMCS_EXIT_INTERRUPTION, 0);
 	stop_with(basic);
+}
+
+/* Where the machine's tables have changed. */
+static void stop_for_remap(void)
+{
+	static const struct remap_format format = {&ept_format, PLAIN, READ_ONLY};
+	uint32_t access;
+	uint64_t address = remap(&format, &access);
+
+	stop_for_event(BASIC_EPT_VIOLATION);
+	if (address == ~0ull)
+		return;
+	put(NV_VMCS_GUEST_PHYSICAL_ADDRESS, address);
+	put(NV_VMCS_EXIT_QUALIFICATION, access | 0x180);
+	stop_with(BASIC_EPT_VIOLATION);
 }
 
 static void change_state(void)
@@ -193,6 +226,8 @@ static int run_kvm(void)
 	if (enters && exchange())
 		return 0;
 	check_entry(once_in(2) ? address() : field(NV_VMCS_GUEST_PHYSICAL_ADDRESS));
+	note_invalidation();
+	model_check(&ept_format);
 	if (active->depth > deepest)
 		deepest = active->depth;
 	if (!(++exits_run % 64))
@@ -219,6 +254,8 @@ static int run_kvm(void)
 	} else if (!active->vmx.feature_control && !once_in(4)) {
 		stop_for_event(BASIC_WRMSR);
 		mailbox.regs[NV_REG_RCX] = FEATURE_CONTROL;
+	} else if (active->depth && once_in(8)) {
+		stop_for_remap();
 	} else if (active->depth && once_in(4)) {
 		stop_for_event(BASIC_EPT_VIOLATION);
 	} else if (!once_in(climbs ? 12 : 3)) {
@@ -229,13 +266,14 @@ static int run_kvm(void)
 	return 0;
 }
 
-/* No list of a level's may name an MSR by which KVM writes memory, or one that is L0's. */
+/* No list of a level's may name an MSR by which KVM writes memory, or one that is L0's; or go on for ever. */
 static int move_msrs(const struct kvm_msrs *msrs)
 {
 	CHECK(msrs->nmsrs == 1);
 	CHECK(msrs->entries[0].index - 0x4b564d00 > 0xff && msrs->entries[0].index != 0x11 && msrs->entries[0].index != 0x12);
-	CHECK(msrs->entries[0].index != FEATURE_CONTROL && msrs->entries[0].index != 0x1b);
-	if (!once_in(8))
+	CHECK(msrs->entries[0].index != FEATURE_CONTROL && msrs->entries[0].index != 0x1b && msrs->entries[0].index != BEYOND);
+	lists_ended += msrs->entries[0].index == LISTED && !(++listed % LIST_READ);
+	if (msrs->entries[0].index == LISTED || !once_in(8))
 		return 1;
 	errno = EINVAL;
 	return once_in(2) ? 0 : -1;
@@ -256,6 +294,7 @@ int ioctl(int fd, unsigned long request, ...)
 		return 0;
 	case KVM_SET_USER_MEMORY_REGION:
 		memset(known, 0, sizeof known); /* KVM starts afresh */
+		model_forget();
 		return 0;
 	case KVM_GET_MSRS:
 	case KVM_SET_MSRS:
@@ -329,11 +368,13 @@ int main(int count, char **words)
 	blocks = strtoull(words[2], NULL, 0);
 	prepare();
 	begin(words[1], write_block, flags, sizeof flags / sizeof flags[0], PLAIN);
+	write_list();
 	while (blocks_run < blocks) {
 		climbs = !climbs;
 		refuses = once_in(4);
 		disguise = once_in(4) ? 0x5a5a5a5a5a5a5a5a : 0;
 		start(once_in(2) ? 1u << UD : 0, once_in(2));
+		model_start();
 		vmx.halts = below(2);
 		run_with(make_table());
 		for (uint64_t end = exits_run + (climbs ? 8000 : 1500); exits_run < end && !nested.too_deep && !nested.lost && !nested.endless;) {
@@ -350,7 +391,8 @@ int main(int count, char **words)
 	}
 	check_canaries();
 	/* otherwise the levels did too little */
-	CHECK(deepest > 2 && checked > blocks && 16 * exits_taken > blocks);
+	model_end(blocks);
+	CHECK(deepest > 2 && checked > blocks && 16 * exits_taken > blocks && lists_ended > 10);
 	puts("done");
 	return 0;
 }
