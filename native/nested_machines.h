@@ -94,8 +94,16 @@ uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
  * comes first. claim: that of the last one, 0 to begin. NULL: there is none any more. */
 const struct nv_nested_claim *nv_nested_next_claim(const struct nv_nested *nested, const struct nv_event *event, uint16_t *claim);
 
+/* Whether Python levels have what comes to the machine from below, of NV_WINDOW_INTERRUPT or NV_WINDOW_NMI; machine 0's are the engine's to ask. */
+static inline int nv_nested_claimed(const struct nv_nested *nested, const struct nv_machine *machine, uint8_t kind)
+{
+	return machine->depth && nested->pending[machine->depth].claimed & kind;
+}
+
 /* nested_machines.c: the machine of the parent's block at this address, made if need be. restart:
- * its guest was given up. */
+ * its guest was given up. pass: 1 when the event is of an interrupt or NMI that Python levels above an image were told of, which the machine takes, or of a
+ * timer of theirs. */
+int nv_nested_pass(struct nv_nested *nested, const struct nv_event *event);
 struct nv_machine *nv_nested_take_guest(struct nv_nested *nested, struct nv_machine *parent, uint64_t address);
 void nv_nested_restart(struct nv_machine *machine);
 

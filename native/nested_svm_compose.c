@@ -41,7 +41,7 @@ static void compose_interrupts(struct nv_nested *nested)
 {
 	struct nv_svm *svm = nested->svm;
 	struct nv_vmcb *block = svm->block;
-	struct nv_nested_route route = nv_nested_route(nested, nested->machines);
+	struct nv_nested_route route = nv_nested_route(nested, nested->machines, 0);
 	uint32_t bit = 1u << EXIT_INTR % 32;
 	int own = intercepts(svm->wanted, EXIT_INTR) || svm->step.active;
 
@@ -55,7 +55,7 @@ static void compose_interrupts(struct nv_nested *nested)
 		return;
 	}
 	block->intercept[EXIT_INTR / 32] &= ~bit;
-	if (route.turn == NV_TURN_BLOCKED) {
+	if (route.turn == NV_TURN_BLOCKED || route.told) {
 		/* L0 takes it and keeps it. RFLAGS.IF outside would hold it back, too, but where KVM waits for such an interrupt's window
 		 * it gives level n vector 0 (Linux 6.1) */
 		block->intercept[EXIT_INTR / 32] |= bit;

@@ -119,7 +119,7 @@ static void inject(struct nv_nested *nested, struct nv_machine *machine, uint64_
 	int soft = kind == NV_EVENT_SOFTWARE_INTERRUPT || (kind == NV_EVENT_EXCEPTION && (vector == BP || vector == OF));
 
 	machine->soft_next = 0;
-	if (!(event & EVENT_VALID))
+	if (!(event & EVENT_VALID) || nv_nested_tell(nested, machine, event))
 		return;
 	svm->injection = event;
 	svm->soft_injected = soft;
@@ -231,7 +231,7 @@ void nv_nested_run(struct nv_nested *nested, struct nv_vmcb *block, uint64_t add
 static void show_flag(struct nv_nested *nested, struct nv_machine *machine)
 {
 	uint64_t *rflags = register_of(nested->svm, NV_REG_RFLAGS);
-	struct nv_nested_route route = nv_nested_route(nested, machine);
+	struct nv_nested_route route = nv_nested_route(nested, machine, 0);
 
 	machine->true_flag = !!(*rflags & RFLAGS_IF);
 	machine->shown_flag = route.masked ? route.turn != NV_TURN_BLOCKED : machine->true_flag;

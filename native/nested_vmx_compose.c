@@ -43,58 +43,16 @@ void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *mac
 		machine->tsc_offset += field_of(block, NV_VMCS_TSC_OFFSET);
 }
 
-/* When the first of the machines' preemption timers ends; 0: none runs. */
-static uint64_t first_deadline(const struct nv_nested *nested)
-{
-	uint64_t first = 0;
-
-	for (const struct nv_machine *machine = nested->machines; machine->child; machine = machine->child)
-		if (machine->vmx.deadline && (!first || machine->vmx.deadline < first))
-			first = machine->vmx.deadline;
-	return first;
-}
-
-int nv_nested_vmx_read_timer(struct nv_nested *nested)
-{
-	struct nv_vmx *vmx = nested->vmx;
-	struct nv_vmx_field left = {NV_VMCS_PREEMPTION_TIMER, 0};
-	int result;
-
-	if (!vmx->timer_armed || vmx->timer || (!vmx->timer_beyond && !first_deadline(nested)))
-		return 0;
-	result = nv_vmx_exchange(nested->vcpu, &left, 1);
-	vmx->timer_left = (uint32_t)left.value + vmx->timer_beyond;
-	return result;
-}
-
-/* The processor's is the one that ends first: a machine's, or L0's own. */
-static void compose_timer(struct nv_nested *nested, struct nv_vmx_controls *wanted)
-{
-	struct nv_vmx *vmx = nested->vmx;
-	uint64_t first = first_deadline(nested), now = nv_ticks(), value = 0xffffffff, left;
-
-	if (!first && (!vmx->timer_armed || !vmx->timer_beyond))
-		return;
-	if (first) {
-		left = first > now ? ((first - now) >> (nested->vmx_limits.msr[VMX_MISC] & 31)) + 1 : 0;
-		value = left < value ? left : value;
-	}
-	if (vmx->timer_armed) {
-		value = vmx->timer_left < value ? vmx->timer_left : value;
-		vmx->timer_beyond = vmx->timer_left - value;
-	}
-	nv_vmx_put(vmx, NV_VMCS_PREEMPTION_TIMER, value);
-	wanted->pin |= PIN_TIMER;
-}
-
 /* How the processor treats external interrupts, which are machine 0's. */
 static void compose_interrupts(struct nv_nested *nested, struct nv_vmx_controls *wanted)
 {
-	struct nv_nested_vmx_route route = nv_nested_vmx_route(nested, nested->machines);
+	struct nv_nested_vmx_route route = nv_nested_vmx_route(nested, nested->machines, 0);
 
-	if (wanted->pin & PIN_INTERRUPTS || route.turn != NV_VMX_TURN_EXITS)
+	if (wanted->pin & PIN_INTERRUPTS || (route.turn != NV_VMX_TURN_EXITS && !route.told))
 		return;
 	wanted->pin |= PIN_INTERRUPTS;
+	if (route.told)
+		return; /* acknowledged when that can be told */
 	wanted->exit |= field_of(&route.machine->vmx.block, NV_VMCS_EXIT_CONTROLS) & EXIT_ACKNOWLEDGES;
 }
 
@@ -128,7 +86,7 @@ void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wan
 
 	nested->walked = 0;
 	nv_nested_follow(nested);
-	compose_timer(nested, wanted);
+	nv_nested_vmx_compose_timer(nested, wanted);
 	if (!parent) {
 		wanted->cr0_mask |= held;
 		return;

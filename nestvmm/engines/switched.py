@@ -231,6 +231,14 @@ class SwitchedEngine(DirectEngine):
         """What Python levels above an image give of its guest's memory."""
         self.nested.given.set(space, slots, devices)
 
+    def intercept_above(self, space: int, reasons: frozenset[ExitReason]) -> None:
+        """Takes note of it."""
+        self.nested.intercept(space, interrupts=ExitReason.INTERRUPT in reasons, nmis=ExitReason.NMI in reasons)
+
+    def request_timer_above(self, space: int, cycles: int) -> None:
+        """Refused: without VMX there is none."""
+        self.request_timer(cycles)
+
     def inject_above(self, space: int, vector: int | None) -> None:
         """Queues it."""
         self.nested.inject(space, vector)
