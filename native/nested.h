@@ -157,7 +157,7 @@ struct nv_nested {
 	uint8_t lost;                    /* a machine's memory for its block is gone while that runs its guest */
 	struct nv_nested_undo undo;
 	struct {
-		const uint8_t *stored;   /* the page that the next entry begins with storing in, by VMSAVE; NULL: none */
+		const uint8_t *stored;   /* the page that the next entry begins with storing in, if VMSAVE is to store anything */
 		struct nv_nested_missed missed[NV_NESTED_MISSED]; /* by address */
 		uint8_t armed;           /* an instruction of SVM's may follow */
 		uint8_t done;            /* of them that L0 met, since the last entry */

@@ -46,7 +46,7 @@ static uint8_t *reach(struct ahead *ahead, uint64_t linear, int access)
 		return ahead->places[access][place].host + (linear & 0xfff);
 	if (!nv_paging_walk(ahead->paging, linear & ~0xfffull, access, &physical) && !ahead->paging->users)
 		host = ahead->paging->back(ahead->paging->context, physical, access == NV_PAGING_WRITE);
-	if (!host || host == ahead->nested->ahead.stored)
+	if (!host || (ahead->nested->switched->mailbox->store && host == ahead->nested->ahead.stored))
 		return NULL;
 	ahead->places[access][place].page = page + 1;
 	ahead->places[access][place].host = host;

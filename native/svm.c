@@ -173,6 +173,7 @@ static int svm_enter(struct nv_vcpu *vcpu)
 	struct nv_svm *svm = vcpu->engine;
 	int outside = nv_switched_outside(&svm->switched), result = 0;
 
+	svm->met[0] = 0;
 	if (outside) {
 		if (__atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST))
 			return -EINTR;
@@ -203,7 +204,6 @@ static int svm_enter(struct nv_vcpu *vcpu)
 		if (result)
 			return result;
 	}
-	svm->met[0] = 0;
 	result = nv_switched_enter(vcpu);
 	if (outside && (!result || !nv_switched_outside(&svm->switched)))
 		nv_svm_entered(svm);

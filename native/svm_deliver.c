@@ -253,5 +253,4 @@ void nv_svm_entered(struct nv_svm *svm)
 	svm->entering = svm->injection = svm->interrupted = svm->vectoring = 0;
 	svm->nested->flush = 0;
 	svm->nested->ahead.done = 0;
-	svm->nested->ahead.stored = NULL;
 }

@@ -32,6 +32,7 @@ from guest_code import (
 )
 from nested_run import RINGING, run_on
 from print_cases import print_cases
+from random_moves import KEPT, random_moves
 from svm_code import (
     BLOCK,
     EXIT_CODE,
@@ -386,6 +387,8 @@ CASES = {
     "held back": held_back,
     "clusters": lambda: clusters([]),
     "clusters above Python": lambda: clusters([RINGING]),
+    "random moves": lambda: run(random_moves(), KEPT),
+    "random moves above Python": lambda: run(random_moves(), KEPT, [RINGING]),
     "virtual interrupts": virtual_interrupts,
     "interrupt": lambda: outside_interrupts(b"\x10", 1),
     "nmi": lambda: outside_interrupts(b"\x11", 2),

@@ -148,6 +148,13 @@ def test_what_l0_does_between_svm_instructions_is_what_the_processor_does(
     assert found[name]["met"] == met
 
 
+def test_random_instructions_between_them_are_done_alike(found: dict[str, Any]) -> None:
+    """By L0 where it may, and by the processor alone: registers and memory are the same."""
+    by_l0, by_processor = found["random moves"], found["random moves above Python"]
+    assert by_l0["kept"] == by_processor["kept"]
+    assert (by_l0["met"] > 50, by_processor["met"]) == (True, 0)
+
+
 def test_a_real_interrupt_waits_for_stgi_though_the_processor_does_it(found: dict[str, Any]) -> None:
     taken, before, after = found["held back"]["kept"]
     assert (before, after) == (0, 1)
