@@ -17,6 +17,10 @@
 #define EVENT_VECTOR(event) ((uint8_t)(event))
 #define EVENT_KIND_OF(event) ((int)((event) >> EVENT_KIND & 7))
 
+/* Of an error code that names a selector (AMD APM vol. 2, 8.4.1). */
+#define ERROR_EXTERNAL 1ull
+#define ERROR_IDT 2
+
 /* What an exception makes of one that was being delivered. */
 enum nv_combined { NV_COMBINED_SECOND, NV_COMBINED_DOUBLE_FAULT, NV_COMBINED_SHUTDOWN };
 

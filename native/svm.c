@@ -159,6 +159,14 @@ static int needs_outside(const struct nv_svm *svm)
 	return !svm->window && (pending->windows & NV_WINDOW_INTERRUPT || nv_pending_highest(pending) >= 0);
 }
 
+/* Level n has stopped, or takes an exception before it runs at all. */
+static int stopped(struct nv_svm *svm)
+{
+	save_block(svm);
+	nv_svm_interrupted(svm);
+	return sort_exit(svm);
+}
+
 static int svm_enter(struct nv_vcpu *vcpu)
 {
 	struct nv_svm *svm = vcpu->engine;
@@ -175,9 +183,13 @@ static int svm_enter(struct nv_vcpu *vcpu)
 		if (nv_nested_is_due(svm->nested) || svm->synthetic || nmi_window(svm) || nv_nested_window(svm->nested))
 			return 0;
 		nv_nested_deliver(svm->nested);
-		if (nv_nested_is_due(svm->nested))
+		if (nv_nested_is_due(svm->nested) || svm->synthetic)
 			return 0;
 		nv_svm_prepare(svm);
+		if (nv_svm_forbidden(svm)) {
+			nv_svm_entered(svm);
+			return stopped(svm);
+		}
 		if (nv_nested_urgent(svm->nested)) {
 			result = nv_switched_summon(vcpu);
 			if (result)
@@ -191,11 +203,7 @@ static int svm_enter(struct nv_vcpu *vcpu)
 	result = nv_switched_enter(vcpu);
 	if (outside && (!result || !nv_switched_outside(&svm->switched)))
 		nv_svm_entered(svm);
-	if (result || !svm->switched.rung)
-		return result;
-	save_block(svm);
-	nv_svm_interrupted(svm);
-	return sort_exit(svm);
+	return result || !svm->switched.rung ? result : stopped(svm);
 }
 
 static void svm_decode(struct nv_vcpu *vcpu, struct nv_event *event)

@@ -2,8 +2,10 @@
 
 #include <string.h>
 
-/* KVM forgets a software interrupt, and INT3 and INTO, when a nested page fault comes of its delivery (Linux 6.1 without next-RIP save). Where
- * no gate can forbid one it is delivered as an external interrupt. */
+#define GATE_PRIVILEGE 5 /* the byte of an IDT's gate that has its DPL */
+
+/* KVM forgets a software interrupt, and INT3 and INTO, when a nested page fault comes of its delivery (Linux 6.1 without next-RIP save). So
+ * it is delivered as an external interrupt, and what that lacks is L0's: see nv_svm_forbidden. */
 static uint64_t as_interrupt(uint64_t event)
 {
 	return EVENT_VALID | EVENT_VECTOR(event);
@@ -106,9 +108,40 @@ void nv_svm_interrupted(struct nv_svm *svm)
 	svm->interrupted = event & EVENT_VALID && (!soft || svm->soft_injected) && svm->block->exit_code != EXIT_SHUTDOWN ? event : 0;
 	if (!svm->interrupted)
 		svm->soft_injected = 0;
-	/* an exception that came out of its delivery is the instruction's fault */
-	if (svm->soft_injected && svm->block->exit_code - EXIT_EXCEPTION < 32)
+	/* an exception that came out of its delivery is the instruction's fault, not an external event's */
+	if (svm->soft_injected && svm->block->exit_code - EXIT_EXCEPTION < 32) {
 		*register_of(svm, NV_REG_RIP) = svm->soft_rip;
+		if (svm->block->exit_code != EXIT_EXCEPTION + PF)
+			svm->block->exit_info_1 &= ~ERROR_EXTERNAL;
+	}
+}
+
+/* The gate's DPL; 3, which forbids nothing, where the processor cannot read the gate either. */
+static int gate_privilege(struct nv_svm *svm, uint8_t vector)
+{
+	const struct nv_vmcb *block = svm->block;
+	uint64_t size = block->efer & EFER_LMA ? 16 : 8;
+	uint8_t *gate;
+
+	if (size * (vector + 1) > block->idtr.limit + 1ull ||
+	    nv_paging_translate(nv_svm_paging(svm, 0, 0), block->idtr.base + size * vector + GATE_PRIVILEGE, NV_PAGING_READ, &gate))
+		return 3;
+	return *gate >> 5 & 3;
+}
+
+int nv_svm_forbidden(struct nv_svm *svm)
+{
+	struct nv_vmcb *block = svm->block;
+	uint8_t vector = EVENT_VECTOR(svm->soft_event);
+
+	if (!svm->soft_event || gate_privilege(svm, vector) >= block->cpl)
+		return 0;
+	block->exit_code = EXIT_EXCEPTION + GP;
+	block->exit_info_1 = vector * 8 + ERROR_IDT;
+	block->exit_info_2 = 0;
+	block->exit_interrupt_info = block->event_injection;
+	block->event_injection = 0;
+	return 1;
 }
 
 /* Level n takes one event at an entry. A step comes before what is pending. */
@@ -123,7 +156,7 @@ static uint64_t next_event(struct nv_svm *svm)
 	if (svm->step.active)
 		return 0;
 	if (svm->switched.pending.nmi && !svm->switched.pending.nmi_masked) {
-		enum nv_nested_turn turn = nv_nested_route_nmi(svm->nested, svm->nested->machines).turn;
+		enum nv_nested_turn turn = nv_nested_route_nmi(svm->nested, svm->nested->machines, 0).turn;
 
 		if (turn == NV_TURN_TAKES)
 			return event_of(NV_EVENT_NMI, 2, 0, 0);
@@ -133,7 +166,7 @@ static uint64_t next_event(struct nv_svm *svm)
 			return 0;
 	}
 	vector = nv_pending_highest(&svm->switched.pending);
-	if (vector < 0 || nv_nested_route(svm->nested, svm->nested->machines).turn != NV_TURN_TAKES)
+	if (vector < 0 || nv_nested_route(svm->nested, svm->nested->machines, 0).turn != NV_TURN_TAKES)
 		return 0;
 	return event_of(NV_EVENT_INTERRUPT, vector, 0, 0);
 }
@@ -179,7 +212,7 @@ static int wants_window(struct nv_svm *svm)
 	if (svm->step.active)
 		return 0;
 	if ((pending->windows & NV_WINDOW_INTERRUPT || nv_pending_another(pending, offered(svm, NV_EVENT_INTERRUPT))) &&
-	    nv_nested_route(svm->nested, svm->nested->machines).turn != NV_TURN_BLOCKED)
+	    nv_nested_route(svm->nested, svm->nested->machines, 0).turn != NV_TURN_BLOCKED)
 		return 1;
 	return nv_nested_waits(svm->nested);
 }
@@ -189,7 +222,7 @@ void nv_svm_prepare(struct nv_svm *svm)
 	struct nv_vmcb *block = svm->block;
 
 	svm->entering = next_event(svm);
-	svm->soft_event = svm->soft_injected && svm->entering && !svm->saves_next_rip && !block->cpl ? svm->entering : 0;
+	svm->soft_event = svm->soft_injected && !svm->saves_next_rip ? svm->entering : 0;
 	block->event_injection = svm->soft_event ? as_interrupt(svm->soft_event) : svm->entering;
 	svm->window = wants_window(svm);
 	block->virtual_interrupt &= V_TPR;

@@ -90,6 +90,9 @@ void nv_svm_skip(struct nv_svm *svm, const struct nv_event *event);
 /* Where level n executes. */
 struct nv_code nv_svm_code(const struct nv_svm *svm);
 
+/* Its linear addresses, for accesses of the user's or the processor's own; ac: which RFLAGS.AC lets through. */
+struct nv_paging *nv_svm_paging(struct nv_svm *svm, int user, int ac);
+
 /* #UD, decoded: nv_undefined's part of it. */
 void nv_svm_decode_undefined(struct nv_svm *svm, const struct nv_table *table, struct nv_event *event);
 
@@ -98,9 +101,11 @@ void nv_svm_step_begin(struct nv_svm *svm, uint32_t code, int traps, uint8_t len
 void nv_svm_step_end(struct nv_svm *svm, int executed);
 
 /* svm_deliver.c. prepare: what level n takes at its next entry, and what stops it, goes to the block; happens again when a kick comes
- * before level n runs. entered: it ran. interrupted: what the exit says of an event that was being delivered. raise: reinjects the
+ * before level n runs. forbidden: that event is a software interrupt which its gate keeps from level n's privilege: the block has the exit
+ * for the #GP that comes of it. entered: it ran. interrupted: what the exit says of an event that was being delivered. raise: reinjects the
  * exception that the exit stopped. */
 void nv_svm_prepare(struct nv_svm *svm);
+int nv_svm_forbidden(struct nv_svm *svm);
 void nv_svm_entered(struct nv_svm *svm);
 void nv_svm_interrupted(struct nv_svm *svm);
 void nv_svm_raise(struct nv_svm *svm);

@@ -1,4 +1,4 @@
-#include "svm_internal.h"
+#include "nested_svm_internal.h"
 
 void nv_svm_step_begin(struct nv_svm *svm, uint32_t code, int traps, uint8_t length)
 {
@@ -22,7 +22,6 @@ void nv_svm_step_begin(struct nv_svm *svm, uint32_t code, int traps, uint8_t len
 static void clean_pushed_flags(struct nv_svm *svm)
 {
 	const struct nv_vmcb *block = svm->block;
-	struct nv_paging *paging = svm->switched.paging;
 	uint64_t stack = *register_of(svm, NV_REG_RSP) + 1; /* the flag is in the second byte */
 	uint8_t *host;
 
@@ -31,14 +30,7 @@ static void clean_pushed_flags(struct nv_svm *svm)
 			stack &= 0xffff;
 		stack = (uint32_t)(stack + block->ss.base);
 	}
-	paging->cr0 = block->cr0;
-	paging->cr3 = block->cr3;
-	paging->cr4 = block->cr4;
-	paging->efer = block->efer;
-	paging->user = block->cpl == 3;
-	paging->ac = 1;
-	nv_paging_flush(paging);
-	if (nv_paging_translate(paging, stack, NV_PAGING_WRITE, &host) == NV_PAGING_OK)
+	if (nv_paging_translate(nv_svm_paging(svm, block->cpl == 3, 1), stack, NV_PAGING_WRITE, &host) == NV_PAGING_OK)
 		*host &= ~(RFLAGS_TF >> 8);
 }
 
@@ -77,6 +69,8 @@ void nv_svm_pass(struct nv_svm *svm, struct nv_event *event)
 	uint8_t length = event->advance;
 
 	event->retry = 1;
+	if (nv_nested_pass(svm->nested, event))
+		return;
 	if (event->raw != (uint32_t)code)
 		return; /* no exit of the processor told of it */
 	if (code >= EXIT_EXCEPTION && code <= EXIT_EXCEPTION_LAST) {

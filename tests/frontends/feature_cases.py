@@ -87,6 +87,42 @@ def own_interrupts_on_the_way() -> dict[str, object]:
     return run(image(code, b"\xcd\x80\x0f\x0b"), 8)
 
 
+TSS, STACK = 0x190000, 0x1A0000
+STACK_ENTRY = 0x173000 + 8 * (STACK - 1 >> 12)
+# Of a guest at CPL 3: software interrupts and INT3 by gates for it, and by one for CPL 0.
+USER_EVENTS = [event(4, 0x80), event(3, 3), event(4, 0x81)]
+
+
+def as_user() -> bytes:
+    """Makes the block's guest one at CPL 3, with a stack for CPL 0; what level 1 maps is the user's, too."""
+    code = b"".join(b"\x80\x0c\x25" + table.to_bytes(4, "little") + b"\4" for table in (0x2000, 0x3000, 0x4000))
+    code += store(BLOCK + svm.TR, 0x30 | 0x8B << 16 | 0x67 << 32) + store(BLOCK + svm.TR + 8, TSS) + svm.vmload()
+    code += store(BLOCK + svm.CS, 0x33 | 0xAFB << 16 | 0xFFFFFFFF << 32) + store(BLOCK + svm.CPL, 3, 1)
+    code += store(BLOCK + svm.SS, 0x2B | 0xCF3 << 16 | 0xFFFFFFFF << 32) + store(TSS + 4, STACK)
+    return code + b"".join(store(svm.GUEST_IDT + 16 * vector + 5, 0xEE, 1) for vector in (0x80, 3))
+
+
+def user_interrupts_on_the_way() -> dict[str, object]:
+    """The stack for CPL 0, then the IDT, have no memory when the event is delivered; then they have."""
+    code = enable() + nested_tables() + make_block(NESTED_PAGING) + own_gdt() + as_user()
+    flush = store(BLOCK + svm.TLB_CONTROL, 1, 1)
+    for number, one in enumerate(USER_EVENTS):
+        code += AGAIN + store(BLOCK + svm.CPL, 3, 1) + store(BLOCK + svm.RAX, 0x99)
+        code += store(BLOCK + svm.CS, 0x33 | 0xAFB << 16 | 0xFFFFFFFF << 32)
+        code += store(BLOCK + svm.SS, 0x2B | 0xCF3 << 16 | 0xFFFFFFFF << 32)
+        code += store(BLOCK + NEXT_RIP, svm.GUEST + 5) + store(BLOCK + INJECTION, one)
+        for half, (entry, page) in enumerate(((IDT_ENTRY, svm.GUEST_IDT), (STACK_ENTRY, STACK - 0x1000))):
+            code += store(entry, 0) + flush + vmrun()
+            for i, field in enumerate((EXIT_CODE, svm.INTERRUPTED, INFO_2, RIP)):
+                code += keep_at(11 * number + 4 * half + i, field)
+            code += store(entry, page | 7) + load(BLOCK + svm.INTERRUPTED) + svm.store_rax(BLOCK + INJECTION)
+        # the vector in RAX, and what is on top of the stack
+        code += vmrun() + keep_at(11 * number + 8, svm.RAX)
+        for word in (0, 1):
+            code += load(BLOCK + svm.RSP) + b"\x48\x8b\x40" + bytes([8 * word]) + keep(11 * number + 9 + word)
+    return run(image(code + done(), b"\x90" * 5 + VMMCALL), 11 * len(USER_EVENTS))
+
+
 def shadow() -> dict[str, object]:
     """The block tells that an exit came behind STI, and that the next one did not."""
     code = enable() + make_block() + vmrun() + keep_at(0, svm.SHADOW) + skip()
@@ -295,6 +331,7 @@ CASES = {
     "faults on the way": faults_on_the_way,
     "exceptions on the way": exceptions_on_the_way,
     "own interrupts on the way": own_interrupts_on_the_way,
+    "user interrupts on the way": user_interrupts_on_the_way,
     "shadow": shadow,
     "shadowed interrupt": shadowed_interrupt,
     "task priority": task_priority,

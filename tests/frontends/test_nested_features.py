@@ -79,6 +79,19 @@ def test_the_guests_own_interrupts_are_told_too(found: dict[str, Any]) -> None:
     ]
 
 
+def test_a_software_interrupt_at_cpl_3_that_nested_page_faults_stop_comes_in_the_end(found: dict[str, Any]) -> None:
+    """First the IDT is missing, then the stack; where the gate is for CPL 0 it is a #GP at the instruction."""
+    by_gate, by_int3, forbidden = rows(found["user interrupts on the way"], 11)
+    stack = 0x1A0000 - 8
+    for row, kind, vector in ((by_gate, 4, 0x80), (by_int3, 3, 3)):
+        assert row[:4] == [NPF, told(kind, vector, None), IDT + 16 * vector, GUEST]
+        assert row[4:8] == [NPF, told(kind, vector, None), stack, GUEST]
+        assert row[8:10] == [vector, GUEST + 5]
+    assert forbidden[:4] == [NPF, told(4, 0x81, None), IDT + 0x810, GUEST]
+    assert forbidden[4:8] == [NPF, told(3, 13, 8 * 0x81 + 2), stack, GUEST]
+    assert forbidden[8:] == [13, 8 * 0x81 + 2, GUEST]
+
+
 def test_an_exit_tells_of_the_interrupt_shadow(found: dict[str, Any]) -> None:
     assert found["shadow"]["kept"] == [1, 0]
 
