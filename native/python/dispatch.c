@@ -70,13 +70,10 @@ static int ask(struct dispatch *self)
 		PyErr_SetString(PyExc_RuntimeError, "no handler in Python has the pending event");
 		return -1;
 	}
-	self->event = nv_present(&self->presenter, &self->vcpu->event, self->vcpu->event.handler);
-	if (self->event) {
-		/* its own reference: a handler may go on to run something else */
-		arguments[1] = Py_NewRef(self->event);
+	/* the event stays while its handler runs: `running` sees to that */
+	arguments[1] = self->event = nv_present(&self->presenter, &self->vcpu->event, self->vcpu->event.handler);
+	if (self->event)
 		self->result = PyObject_Vectorcall(handler, &arguments[1], 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-		Py_DECREF(arguments[1]);
-	}
 	Py_DECREF(handler);
 	return self->result ? 0 : -1;
 }
