@@ -4,6 +4,7 @@
 #include <structmember.h>
 
 #include "effects.h"
+#include "object.h"
 #include "presenter.h"
 #include "state.h"
 #include "vcpu.h"
@@ -310,12 +311,9 @@ static int clear(PyObject *self)
 
 static void release(PyObject *self)
 {
-	PyTypeObject *type = Py_TYPE(self);
-
 	PyObject_GC_UnTrack(self);
 	clear(self);
-	type->tp_free(self);
-	Py_DECREF(type);
+	nv_free(self);
 }
 
 static PyMethodDef methods[] = {
@@ -374,9 +372,8 @@ static PyType_Spec spec = {
 
 int nv_dispatch_add(PyObject *module)
 {
-	PyObject *type = PyType_FromSpec(&spec);
-	int result = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
+	PyTypeObject *type = nv_type_add(module, &spec);
 
 	Py_XDECREF(type);
-	return result;
+	return type ? 0 : -1;
 }

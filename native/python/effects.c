@@ -1,5 +1,7 @@
 #include "effects.h"
 
+#include "object.h"
+
 PyTypeObject *nv_effects_type;
 
 static uint32_t hash(const struct nv_effect_key *key)
@@ -112,11 +114,8 @@ static PyObject *make(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *P
 
 static void release(PyObject *self)
 {
-	PyTypeObject *type = Py_TYPE(self);
-
 	PyMem_Free(((struct nv_effects *)self)->kept);
-	type->tp_free(self);
-	Py_DECREF(type);
+	nv_free(self);
 }
 
 static PyMethodDef methods[] = {
@@ -144,6 +143,6 @@ static PyType_Spec spec = {
 
 int nv_effects_add(PyObject *module)
 {
-	nv_effects_type = (PyTypeObject *)PyType_FromSpec(&spec);
-	return nv_effects_type ? PyModule_AddType(module, nv_effects_type) : -1;
+	nv_effects_type = nv_type_add(module, &spec);
+	return nv_effects_type ? 0 : -1;
 }

@@ -4,6 +4,8 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "object.h"
+
 PyTypeObject *nv_registers_type;
 
 static const char *const names[NV_REGS] = {
@@ -127,14 +129,6 @@ static PyObject *compare(PyObject *self, PyObject *other, int how)
 	return PyBool_FromLong(same == (how == Py_EQ));
 }
 
-static void release(PyObject *self)
-{
-	PyTypeObject *type = Py_TYPE(self);
-
-	type->tp_free(self);
-	Py_DECREF(type);
-}
-
 static PyMethodDef methods[] = {
 	{"copy", copy, METH_NOARGS, "Another one with the same values."},
 	{"pack", pack, METH_NOARGS, "The bytes of a struct kvm_regs."},
@@ -144,7 +138,7 @@ static PyMethodDef methods[] = {
 
 static PyType_Slot slots[] = {
 	{Py_tp_doc, "The general registers, 64 bits each, under their names. Raises ValueError for a value that does not fit."},
-	{Py_tp_dealloc, release},
+	{Py_tp_dealloc, nv_free},
 	{Py_tp_richcompare, compare},
 	{Py_tp_getset, words},
 	{Py_tp_methods, methods},
@@ -160,6 +154,6 @@ static PyType_Spec spec = {
 
 int nv_registers_add(PyObject *module)
 {
-	nv_registers_type = (PyTypeObject *)PyType_FromSpec(&spec);
-	return nv_registers_type ? PyModule_AddType(module, nv_registers_type) : -1;
+	nv_registers_type = nv_type_add(module, &spec);
+	return nv_registers_type ? 0 : -1;
 }

@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <structmember.h>
 
+#include "object.h"
 #include "registers.h"
 
 PyTypeObject *nv_state_type;
@@ -200,13 +201,10 @@ static int clear(PyObject *self)
 
 static void release(PyObject *self)
 {
-	PyTypeObject *type = Py_TYPE(self);
-
 	PyObject_GC_UnTrack(self);
 	clear(self);
 	Py_CLEAR(((struct nv_state *)self)->kind);
-	type->tp_free(self);
-	Py_DECREF(type);
+	nv_free(self);
 }
 
 static PyMethodDef methods[] = {
@@ -251,6 +249,6 @@ static PyType_Spec spec = {
 
 int nv_state_add(PyObject *module)
 {
-	nv_state_type = (PyTypeObject *)PyType_FromSpec(&spec);
-	return nv_state_type ? PyModule_AddType(module, nv_state_type) : -1;
+	nv_state_type = nv_type_add(module, &spec);
+	return nv_state_type ? 0 : -1;
 }

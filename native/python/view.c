@@ -1,5 +1,6 @@
 #include "view.h"
 
+#include "object.h"
 #include "state.h"
 
 /* Every level has the registers of level n: a view only leads to them, without a call in Python. */
@@ -57,12 +58,9 @@ static int clear(PyObject *self)
 
 static void release(PyObject *self)
 {
-	PyTypeObject *type = Py_TYPE(self);
-
 	PyObject_GC_UnTrack(self);
 	clear(self);
-	type->tp_free(self);
-	Py_DECREF(type);
+	nv_free(self);
 }
 
 static PyGetSetDef getters[] = {
@@ -95,9 +93,8 @@ static PyType_Spec spec = {
 
 int nv_view_add(PyObject *module)
 {
-	PyObject *type = PyType_FromSpec(&spec);
-	int result = type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
+	PyTypeObject *type = nv_type_add(module, &spec);
 
 	Py_XDECREF(type);
-	return result;
+	return type ? 0 : -1;
 }
