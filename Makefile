@@ -47,6 +47,7 @@ lint: build guests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(CC) -std=gnu11 -Wall -Wextra -Werror -fsyntax-only $(wildcard native/*.c)
+	$(CC) -std=gnu11 -Wall -Wextra -Werror -fsyntax-only -Inative -I$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))') $(wildcard native/python/*.c)
 
 guests: packages
 	$(MAKE) -C guests
@@ -64,5 +65,5 @@ packages:
 
 clean:
 	-$(MAKE) -C guests clean
-	rm -rf .venv build dist *.egg-info nestvmm/_native.*.so nestvmm/engines/switcher_*.bin nestvmm/lab/*.bin .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist *.egg-info nestvmm/_native.*.so nestvmm/_dispatch.*.so nestvmm/engines/switcher_*.bin nestvmm/lab/*.bin .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find nestvmm native tests -name __pycache__ -type d -prune -exec rm -rf {} +

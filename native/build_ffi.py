@@ -1,18 +1,23 @@
-"""Builds `nestvmm._native`, the one cffi extension: the KVM API and the hot path.
+"""Builds `nestvmm._native`, the one cffi extension: the KVM API and the hot path; and `nestvmm._dispatch` beside it.
 
 `pip install` runs `BuildNative` (pyproject.toml, tool.setuptools.cmdclass). The declarations that Python sees are the
 headers themselves: every struct, enum and prototype has one source. `kvm.cdef` declares what <linux/kvm.h> defines.
+What makes Python objects is in `python/`, and an extension by the API of the interpreter.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from cffi import FFI
+from setuptools import Extension
 from setuptools.command.build_ext import build_ext
 
 NATIVE = Path(__file__).resolve().parent
+PYTHON = NATIVE / "python"
 SWITCHER = NATIVE / "switcher"
 BOOT_SECTOR = NATIVE / "lab" / "boot_sector.S"
 
@@ -56,6 +61,20 @@ HEADERS = (
 )
 
 
+def relative(paths: Iterable[Path]) -> list[str]:
+    """Paths as an extension has them: of the checkout, in order."""
+    return sorted(str(path.relative_to(NATIVE.parent)) for path in paths)
+
+
+# -flto: the path of an exit goes through five files, and is one function then
+COMMON: dict[str, Any] = {
+    "depends": relative(NATIVE.rglob("*.h")),
+    "include_dirs": relative([NATIVE]),
+    "extra_compile_args": ["-std=gnu11", "-O2", "-flto", "-Wall", "-Wextra", "-fvisibility=hidden"],
+    "extra_link_args": ["-O2", "-flto"],
+}
+
+
 def declarations() -> str:
     """The text for `FFI.cdef`: kvm.cdef, then the headers without what only the C preprocessor reads."""
     texts = [(NATIVE / "kvm.cdef").read_text()]
@@ -74,15 +93,16 @@ def builder() -> FFI:
     ffi.set_source(
         "nestvmm._native",
         prelude + "".join(f'#include "{header}"\n' for header in HEADERS),
-        sources=sorted(str(path.relative_to(NATIVE.parent)) for path in NATIVE.glob("*.c")),
-        depends=sorted(str(path.relative_to(NATIVE.parent)) for path in NATIVE.rglob("*.h")),
-        include_dirs=[str(NATIVE.relative_to(NATIVE.parent))],
-        # -flto: the path of an exit goes through five files, and is one function then
-        extra_compile_args=["-std=gnu11", "-O2", "-flto", "-Wall", "-Wextra", "-fvisibility=hidden"],
-        extra_link_args=["-O2", "-flto"],
+        sources=relative(NATIVE.glob("*.c")),
+        **COMMON,
         libraries=["pthread"],
     )
     return ffi
+
+
+def dispatch() -> Extension:
+    """The loop that calls Python handlers: no part of the cffi extension, whose C code knows no interpreter."""
+    return Extension("nestvmm._dispatch", relative(PYTHON.glob("*.c")), **COMMON)
 
 
 def switcher_base() -> str:
@@ -94,15 +114,15 @@ def switcher_base() -> str:
 
 
 class BuildNative(build_ext):
-    """Generates the extension's C source, compiles it with the files of `native/`, and links the flat images."""
+    """Generates the cffi extension's C source, compiles it with the files of `native/`, and links the flat images."""
 
     def finalize_options(self) -> None:
-        """Put the cffi extension in the place of the one that pyproject.toml only names."""
-        self.distribution.ext_modules = [builder().distutils_extension(tmpdir="build/native")]
+        """Put the extensions in the place of those that pyproject.toml only names."""
+        self.distribution.ext_modules = [builder().distutils_extension(tmpdir="build/native"), dispatch()]
         super().finalize_options()
 
     def run(self) -> None:
-        """Build the extension, then the flat images as package data beside what uses them."""
+        """Build the extensions, then the flat images as package data beside what uses them."""
         super().run()
         package = Path(self.get_ext_fullpath("nestvmm._native")).parent
         for source in sorted(SWITCHER.glob("*.S")):

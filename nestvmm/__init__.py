@@ -10,5 +10,6 @@
     x86          exit reasons, events, vCPU state
     kvm          the thin layer over /dev/kvm, usable alone
 
-Imports point down only. `nestvmm._native` is the C of `native/`: the KVM ioctls and the hot path.
+Imports point down only. `nestvmm._native` is the C of `native/`: the KVM ioctls and the hot path; `nestvmm._dispatch`
+is that of `native/python/`: the loop that has Python handle events, and the registers.
 """

@@ -85,6 +85,7 @@ class FakeEngine(NoImages):
     name: ClassVar[str] = "fake"
     emulates: ClassVar[frozenset[str]] = frozenset()
     refused: ClassVar[frozenset[ExitReason]] = frozenset()
+    mailbox = 0
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -177,8 +178,8 @@ class FakeEngine(NoImages):
     def shown_cpuid(self) -> list[CpuidEntry]:
         return self.cpuid
 
-    def run(self) -> int:
-        status = int(lib.nv_vcpu_run(self.vcpu))
+    def run(self, enter: Callable[[], int] | None = None) -> int:
+        status = int(lib.nv_vcpu_run(self.vcpu)) if enter is None else enter()
         if status < 0:
             raise HostError(f"the fake engine failed: {-status}")
         return status

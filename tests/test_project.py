@@ -80,7 +80,7 @@ def importable(importer: str) -> set[str]:
     if importer != "kvm":
         allowed.add("errors")
     if importer in NATIVE_USERS:
-        allowed.add("_native")
+        allowed |= {"_native", "_dispatch"}
     return allowed
 
 
@@ -88,7 +88,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 MODULES = sorted(
     info.name
     for info in pkgutil.walk_packages(nestvmm.__path__, "nestvmm.")
-    if info.name.split(".")[-1] not in {"_native", "__main__"}
+    if info.name.split(".")[-1] not in {"_native", "_dispatch", "__main__"}
 )
 
 

@@ -54,6 +54,7 @@ class DirectEngine(NoImages):
 
     name: ClassVar[str] = "direct"
     emulates: ClassVar[frozenset[str]] = frozenset()
+    mailbox = 0
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
@@ -61,7 +62,7 @@ class DirectEngine(NoImages):
         self._interrupts: deque[int] = deque()
         self._wake = threading.Condition()
         self._kicked = False
-        self._fresh = False
+        self._changed_at = 0
         self._debugged: frozenset[int] = frozenset()
         self._filters = False
         self._cpuid: list[CpuidEntry] = []
@@ -189,12 +190,11 @@ class DirectEngine(NoImages):
         """KVM-PVM shows features of the processor's that it runs natively at CPL 3 whatever was set."""
         return self._vcpu.get_cpuid()
 
-    def run(self) -> int:
+    def run(self, enter: Callable[[], int] | None = None) -> int:
         """Runs level n until a RunStatus."""
         if self._interrupts:
             self._deliver()
-        status: int = lib.nv_vcpu_run(self.vcpu)
-        self._fresh = True
+        status: int = lib.nv_vcpu_run(self.vcpu) if enter is None else enter()
         if status != _EVENT:
             self._check(status)
             if status == RunStatus.KICKED:
@@ -240,7 +240,7 @@ class DirectEngine(NoImages):
     def settle(self) -> None:
         """KVM takes the answer to an exit when it is entered again: enter, and leave before the next instruction."""
         self._check(lib.nv_vcpu_settle(self.vcpu))
-        self._fresh = False
+        self._changed_at = self.vcpu.exits
 
     def _apply(self) -> None:
         """Lets KVM take the registers that a completion left for its next entry."""
@@ -255,7 +255,7 @@ class DirectEngine(NoImages):
     def set_regs(self, regs: Regs) -> None:
         """Sets the general registers."""
         self._apply()
-        self._fresh = False
+        self._changed_at = self.vcpu.exits
         self._vcpu.set_regs(regs)
 
     def change_regs(self, changes: Mapping[str, int]) -> None:
@@ -271,7 +271,7 @@ class DirectEngine(NoImages):
 
     def set_sregs(self, sregs: Sregs) -> None:
         """Sets the segment and control registers."""
-        self._fresh = False
+        self._changed_at = self.vcpu.exits
         self._vcpu.set_sregs(sregs)
 
     def get_msr(self, index: int) -> int | None:
@@ -315,7 +315,7 @@ class DirectEngine(NoImages):
 
     def complete(self) -> Result:
         """Does the instruction that KVM could not emulate, and those behind it that need no KVM."""
-        return self.completer.complete(self._fresh)
+        return self.completer.complete(self.vcpu.exits != self._changed_at)
 
     def interrupt(self, vector: int) -> None:
         """Queues an external interrupt."""

@@ -116,6 +116,9 @@ class Engine(Protocol):
     #: it alone, unless KVM failed at it and all of them declined.
     claimed: Callable[[bytes], bool]
 
+    #: Address of the `struct nv_mailbox` that has level n's registers while level n is outside; 0: they are KVM's.
+    mailbox: int
+
     #: Descriptor of the VM with an in-kernel irqchip, else -1.
     irqchip_fd: int
 
@@ -206,8 +209,11 @@ class Engine(Protocol):
         """What level n's CPUID does report at CPL 0: some engines do not let everything be hidden."""
         ...
 
-    def run(self) -> int:
-        """Runs level n until a RunStatus; raises HostError when the engine cannot go on."""
+    def run(self, enter: Callable[[], int] | None = None) -> int:
+        """Runs level n until a RunStatus; raises HostError when the engine cannot go on.
+
+        enter:  what does so in the place of nv_vcpu_run, and may handle events: those of `vcpu`
+        """
         ...
 
     def kick(self) -> None:

@@ -7,10 +7,8 @@ to userspace directly KVM holds them, its vCPU being in guest mode.
 
 from __future__ import annotations
 
-import struct
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from operator import attrgetter
 from typing import Any, ClassVar
 
 from nestvmm._native import ffi, lib
@@ -25,7 +23,7 @@ from nestvmm.engines.switcher import Switcher
 from nestvmm.engines.trial import Trial
 from nestvmm.engines.virtualization import Virtualization
 from nestvmm.errors import HostError
-from nestvmm.kvm import CpuidEntry, Kvm, KvmError, PackedRegs, Regs, Sregs
+from nestvmm.kvm import CpuidEntry, Kvm, KvmError, Regs, Sregs
 from nestvmm.x86.control import RFLAGS_TF
 from nestvmm.x86.event import Direction, Outcome, Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason
@@ -43,15 +41,6 @@ _UD = 6
 # The mailbox's order: the numbers of the instruction encoding.
 _ORDER = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *Regs.__match_args__[8:])
 _NUMBERS = {name: number for number, name in enumerate(_ORDER)}
-_TO_MAILBOX = attrgetter(*_ORDER)
-_REGISTERS = struct.Struct(f"<{lib.NV_REGS}Q")
-# The mailbox in words: by cffi a look costs as much as a handler.
-_STATE: int = lib.NV_MAILBOX_STATE // 8
-_OUTSIDE: int = lib.NV_SWITCHER_OUTSIDE
-
-
-class _MailboxRegs(PackedRegs, names=_ORDER):
-    """Those of the mailbox."""
 
 
 class SwitchedEngine(DirectEngine):
@@ -149,8 +138,7 @@ class SwitchedEngine(DirectEngine):
             raise HostError(f"engine {self.name} needs {self.needs}; `nestvmm doctor` says more")
         self._vcpu.set_cpuid(offered)
         self._mailbox: Any = self._switcher.place(lib.NV_SWITCHER_MAILBOX, "struct nv_mailbox *")
-        self._registers = ffi.buffer(self._mailbox.regs)
-        self._words: memoryview[int] = memoryview(ffi.buffer(self._mailbox)).cast("Q")
+        self.mailbox = int(ffi.cast("uintptr_t", self._mailbox))
         self._mailbox.state = lib.NV_SWITCHER_OUTSIDE
         self._mailbox.block = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_BLOCK
         self.nested = self._open.enter_context(
@@ -208,7 +196,7 @@ class SwitchedEngine(DirectEngine):
 
     def _outside(self) -> bool:
         """Whether level n's state is in the block and the mailbox."""
-        return self._words[_STATE] == _OUTSIDE
+        return bool(self._mailbox.state == lib.NV_SWITCHER_OUTSIDE)
 
     def _recall(self) -> None:
         """Makes level n be outside. What KVM served to userspace directly must be settled."""
@@ -382,7 +370,7 @@ class SwitchedEngine(DirectEngine):
             if self._stepping():
                 regs.rflags &= ~RFLAGS_TF
             return regs
-        return _MailboxRegs.on(bytes(self._registers))
+        return Regs(**{name: self._mailbox.regs[number] for number, name in enumerate(_ORDER)})
 
     def _in_mailbox(self) -> bool:
         """Whether level n's registers are in the mailbox; those of a level that L0 steps are brought there."""
@@ -392,18 +380,21 @@ class SwitchedEngine(DirectEngine):
 
     def set_regs(self, regs: Regs) -> None:
         """Sets the general registers."""
-        if not self._in_mailbox():
+        if self._in_mailbox():
+            self._put({name: getattr(regs, name) for name in _ORDER})
+        else:
             self._vcpu.set_regs(regs)
-            return
-        _REGISTERS.pack_into(self._registers, 0, *_TO_MAILBOX(regs))
 
     def change_regs(self, changes: Mapping[str, int]) -> None:
         """Sets some of the general registers."""
-        if not self._in_mailbox():
+        if self._in_mailbox():
+            self._put(changes)
+        else:
             super().change_regs(changes)
-            return
-        for name, value in changes.items():
-            self._words[_NUMBERS[name]] = value
+
+    def _put(self, values: Mapping[str, int]) -> None:
+        for name, value in values.items():
+            self._mailbox.regs[_NUMBERS[name]] = value
 
     def sregs(self) -> Sregs:
         """Segment and control registers."""

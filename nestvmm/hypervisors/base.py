@@ -32,7 +32,7 @@ class Guest(Protocol):
 
     @property
     def regs(self) -> Regs:
-        """General registers: a copy."""
+        """General registers: a copy, whose values wrap at 64 bits."""
         ...
 
     def set_regs(self, regs: Regs) -> None:

@@ -6,7 +6,6 @@
 
     exits.py     why a run ended: a type per KVM_EXIT_*          replies.py   the answers that exits await
     structs.py   registers and other states as plain values      record.py    how those value classes are made
-    packed_regs.py                                               registers that are unpacked one by one
     memory.py    memory to give a guest                          stats.py     KVM's binary statistics
     ioctls.py    every ioctl and the capability that it needs    caps.py      capabilities
     handle.py    what Kvm, Vm and Vcpu share                     errors.py    KvmError
@@ -69,7 +68,6 @@ from nestvmm.kvm.exits import (
 from nestvmm.kvm.irq import IrqchipRoute, MsiRoute
 from nestvmm.kvm.memory import HostMemory
 from nestvmm.kvm.msrs import MsrFilterRange
-from nestvmm.kvm.packed_regs import PackedRegs
 from nestvmm.kvm.stats import StatDescriptor, Stats, StatsHeader
 from nestvmm.kvm.structs import (
     ClockData,
@@ -146,7 +144,6 @@ __all__ = [
     "NmiEvent",
     "NmiExit",
     "NotifyExit",
-    "PackedRegs",
     "PicState",
     "PitChannel",
     "PitState",

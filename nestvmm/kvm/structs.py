@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import IntEnum
-from itertools import compress
-from operator import attrgetter, ne
+from typing import Any, Self
 
+from nestvmm._dispatch import Registers
+from nestvmm._native import ffi, lib
 from nestvmm.kvm.record import Struct
 
 __all__ = [
@@ -35,8 +35,8 @@ __all__ = [
 ]
 
 
-class Regs(Struct, c="struct kvm_regs"):
-    """The general registers; 64 bits each."""
+class Regs(Registers, Struct, c="struct kvm_regs"):
+    """The general registers; 64 bits each. Raises ValueError for a value that does not fit."""
 
     rax: int = 0
     rbx: int = 0
@@ -57,57 +57,15 @@ class Regs(Struct, c="struct kvm_regs"):
     rip: int = 0
     rflags: int = 2  # bit 1 is always set
 
-    # written out: handlers of exits copy registers, and the general constructor takes ten times as long
-    def __init__(
-        self,
-        rax: int = 0,
-        rbx: int = 0,
-        rcx: int = 0,
-        rdx: int = 0,
-        rsi: int = 0,
-        rdi: int = 0,
-        rsp: int = 0,
-        rbp: int = 0,
-        r8: int = 0,
-        r9: int = 0,
-        r10: int = 0,
-        r11: int = 0,
-        r12: int = 0,
-        r13: int = 0,
-        r14: int = 0,
-        r15: int = 0,
-        rip: int = 0,
-        rflags: int = 2,
-    ) -> None:
-        self.rax = rax
-        self.rbx = rbx
-        self.rcx = rcx
-        self.rdx = rdx
-        self.rsi = rsi
-        self.rdi = rdi
-        self.rsp = rsp
-        self.rbp = rbp
-        self.r8 = r8
-        self.r9 = r9
-        self.r10 = r10
-        self.r11 = r11
-        self.r12 = r12
-        self.r13 = r13
-        self.r14 = r14
-        self.r15 = r15
-        self.rip = rip
-        self.rflags = rflags
+    @classmethod
+    def of(cls, c: Any) -> Self:
+        """Those of a cffi `struct kvm_regs`."""
+        return cls.unpack(ffi.buffer(c))
 
-    def copy(self) -> Regs:
-        """Another one with the same values."""
-        return Regs(*_values(self))
-
-    def changed_from(self, other: Regs) -> Iterable[str]:
-        """The names of those that differ."""
-        return compress(Regs.__match_args__, map(ne, _values(self), _values(other)))
-
-
-_values = attrgetter(*Regs.__match_args__)
+    def fill(self, c: Any) -> Any:
+        """Copies them into a cffi `struct kvm_regs` and gives it back."""
+        ffi.memmove(c, self.pack(), lib.NV_REGS * 8)
+        return c
 
 
 class Segment(Struct, c="struct kvm_segment"):

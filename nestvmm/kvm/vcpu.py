@@ -17,7 +17,6 @@ from nestvmm.kvm.handle import Handle
 from nestvmm.kvm.ioctls import Ioctl
 from nestvmm.kvm.msrs import read_msrs, write_msrs
 from nestvmm.kvm.nested import read_nested_state, write_nested_state
-from nestvmm.kvm.packed_regs import VcpuRegs
 from nestvmm.kvm.stats import Stats
 from nestvmm.kvm.structs import (
     CpuidEntry,
@@ -114,7 +113,7 @@ class Vcpu(Handle):
 
     def get_regs(self) -> Regs:
         """KVM_GET_REGS."""
-        return self._get(ioctls.GET_REGS, VcpuRegs)
+        return self._get(ioctls.GET_REGS, Regs)
 
     def set_regs(self, regs: Regs) -> None:
         """KVM_SET_REGS."""

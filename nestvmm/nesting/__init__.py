@@ -9,14 +9,14 @@
     flat                                 the same as the table that C looks up
     runner                               each event to its level, its effects to the levels above, level n resumed
     attend                               meanwhile: console input, the timeout
-    native_event                         reads the C event
+    dispatch                             makes the loop of native/python/dispatch.c, which calls handlers
     features/                            what each level has, and L0's emulators of what the hardware lacks
     guest_view, propagation              what a hypervisor sees of the level above it
     monitor                              what L0 does itself
     account                              who handled how many, and how fast
 
-An exit's way: native/vcpu.c (run, decode, look up, serve in C) -> runner -> a hypervisor's handler -> runner ->
-native/vcpu.c.
+An exit's way: native/vcpu.c (run, decode, look up, serve in C) -> native/python/dispatch.c -> a hypervisor's handler ->
+dispatch.c -> vcpu.c; and through the runner where the handler did not just handle it.
 """
 
 from nestvmm.nesting.account import Account, Clock

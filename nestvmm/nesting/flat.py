@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.errors import UsageError
-from nestvmm.nesting.designation import QUALIFIER_MAX, Claim, DesignationTable, Scope, in_turn
+from nestvmm.nesting.designation import QUALIFIER_MAX, Claim, DesignationTable, Handler, Scope, in_turn
 from nestvmm.x86.event import Direction
 from nestvmm.x86.exit_reason import ExitReason
 
@@ -57,6 +57,12 @@ class FlatTable:
     def by_slot(self) -> list[Claim | None]:
         """The claim of each counter slot."""
         return [self.claim(slot) for slot in range(self.slots)]
+
+    def handlers(self) -> tuple[Handler | None, ...]:
+        """The handler of each counter slot; None: there is none in Python."""
+        return tuple(
+            None if claim is None or isinstance(claim.handler, Server) else claim.handler for claim in self.by_slot()
+        )
 
     def _fill(self) -> None:
         claims, ceilings = (_by_reason(entries) for entries in (self.designation.claims, self.designation.ceilings))

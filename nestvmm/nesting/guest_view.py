@@ -6,6 +6,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import TYPE_CHECKING, Protocol
 
+from nestvmm._dispatch import RegisterState, RegisterView
 from nestvmm.engines import Engine
 from nestvmm.kvm import Regs, Sregs
 from nestvmm.nesting.exception import wrong_exception
@@ -35,7 +36,7 @@ class PhysicalMemory(Protocol):
         ...
 
 
-class VcpuState:
+class VcpuState(RegisterState):
     """Level n's registers during one event: read once when a handler asks, written back once when it is done.
 
     Only the fields that a handler changed are written: the answer to the event itself, such as IN's result in RAX, is
@@ -43,34 +44,10 @@ class VcpuState:
     """
 
     def __init__(self, engine: Engine) -> None:
+        super().__init__(engine, Regs, engine.mailbox)
         self._engine = engine
-        self._seen: Regs | None = None
-        self._new_regs: dict[str, int] = {}
         self._new_sregs: Sregs | None = None
         self._exception: tuple[int, int | None] | None = None
-        self.touched = False
-        self.changed = False
-
-    def regs(self) -> Regs:
-        """General registers with the changes so far; a copy."""
-        seen = self._seen
-        if seen is None:
-            self.touched = True
-            seen = self._seen = self._engine.regs()
-        regs = seen.copy()
-        for name, value in self._new_regs.items():
-            setattr(regs, name, value)
-        return regs
-
-    def set_regs(self, regs: Regs) -> None:
-        """Keeps what differs from the registers at the exit."""
-        if self._seen is None:
-            self.touched = True
-            self._seen = self._engine.regs()
-        # those of before may be as they were again
-        for name in (*self._new_regs, *regs.changed_from(self._seen)):
-            self._new_regs[name] = getattr(regs, name) & 0xFFFFFFFFFFFFFFFF
-            self.changed = True
 
     def sregs(self) -> Sregs:
         """Segment and control registers with the changes so far."""
@@ -79,34 +56,27 @@ class VcpuState:
     def set_sregs(self, sregs: Sregs) -> None:
         """Keeps new segment and control registers."""
         self._new_sregs = deepcopy(sregs)
-        self.touched = self.changed = True
+        self.more = True
 
     def inject(self, vector: int, error_code: int | None) -> None:
         """Keeps an exception that level n takes after everything else."""
         self._exception = vector, error_code
-        self.touched = self.changed = True
+        self.more = True
 
     def flush(self) -> None:
         """Writes the changes to level n, after the engine gave the event's own answer, and forgets all."""
-        if self.changed:
-            if self._new_regs:
-                self._engine.change_regs(self._new_regs)
-            if self._new_sregs is not None:
-                self._engine.set_sregs(self._new_sregs)
-            if self._exception is not None:
-                self._engine.exception(*self._exception)
-        self.forget()
-
-    def forget(self) -> None:
-        """Drops what was read and what was to be written: the next event starts afresh."""
-        self._seen = None
+        if changes := self.changes():
+            self._engine.change_regs(changes)
+        if self._new_sregs is not None:
+            self._engine.set_sregs(self._new_sregs)
+        if self._exception is not None:
+            self._engine.exception(*self._exception)
         self._new_sregs = None
         self._exception = None
-        self._new_regs.clear()
-        self.touched = self.changed = False
+        self.forget()
 
 
-class GuestView:
+class GuestView(RegisterView):
     """Level `level` for the hypervisor below it; see nestvmm.hypervisors.Guest."""
 
     def __init__(
@@ -120,6 +90,7 @@ class GuestView:
         remap: Callable[[int, MemoryMap, int, int], None],
         reclaim: Callable[[], None],
     ) -> None:
+        super().__init__(state)
         self.level = level
         self._engine = engine
         self._state = state
@@ -128,15 +99,6 @@ class GuestView:
         self._effects = effects
         self._remap = remap
         self._reclaim = reclaim
-
-    @property
-    def regs(self) -> Regs:
-        """General registers: a copy."""
-        return self._state.regs()
-
-    def set_regs(self, regs: Regs) -> None:
-        """Replaces the general registers, RIP and RFLAGS."""
-        self._state.set_regs(regs)
 
     @property
     def sregs(self) -> Sregs:
@@ -151,9 +113,9 @@ class GuestView:
         """Moves RIP behind an instruction."""
         if not 1 <= length <= 15:
             raise ValueError(f"an instruction has 1 to 15 bytes, not {length}")
-        regs = self._state.regs()
-        regs.rip = (regs.rip + length) & 0xFFFFFFFFFFFFFFFF
-        self._state.set_regs(regs)
+        regs = self.regs
+        regs.rip += length
+        self.set_regs(regs)
 
     def read(self, address: int, size: int) -> bytes:
         """Bytes of its physical memory."""

@@ -2,9 +2,10 @@
 
     engine.run ──event──> claim whose turn it is ──in its coordinates──> handler ──Result──> completed, propagated,
     resumed
-       (C)                     │ declined, reflected: the next turn
+                               │ declined, reflected: the next turn
 
-The vCPU has a thread of its own; the thread that calls `run` attends to it (attend.py).
+native/python/dispatch.c goes round as long as handlers have handled what they were asked; the rest is here. The vCPU
+has a thread of its own; the thread that calls `run` attends to it (attend.py).
 """
 
 from __future__ import annotations
@@ -15,10 +16,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from nestvmm._native import ffi, lib
-from nestvmm.devices import Server
 from nestvmm.engines import RunStatus
 from nestvmm.errors import HypervisorError
 from nestvmm.hypervisors import Hypervisor
@@ -26,7 +25,6 @@ from nestvmm.hypervisors.blame import FAULTS, blame, blaming
 from nestvmm.nesting.attend import TIMED_OUT, UNREAD, attend
 from nestvmm.nesting.designation import Claim
 from nestvmm.nesting.exception import wrong_exception
-from nestvmm.nesting.native_event import event_reader
 from nestvmm.nesting.tower import Tower
 from nestvmm.x86.event import Direction, Event, Outcome, Result
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
@@ -38,16 +36,9 @@ STOPPED = 128 + signal.SIGINT
 
 _U64 = 0xFFFFFFFFFFFFFFFF
 _GP = 13
-# What an element of so many bytes can hold; 0: nothing moves.
-_MASKS = tuple((1 << 8 * size) - 1 for size in range(9))
 # By number; and names for members of enums, whose look-up by attribute costs as much as a handler.
 _REASONS = tuple(ExitReason)
-_PHYSICAL = tuple(REASONS[reason].qualifier is Qualifier.PHYSICAL for reason in _REASONS)
-_SPACE_SHIFT = lib.NV_SPACE_SHIFT
 _EVENT = int(RunStatus.EVENT)
-# Of what event_reader gives.
-_SLOT, _LEVEL = 6, 9
-_new_tuple = tuple.__new__
 _HANDLED = Outcome.HANDLED
 _WRITE = int(Direction.WRITE)
 # How often a kick is repeated until the vCPU's thread has stopped, in seconds.
@@ -75,15 +66,12 @@ class Runner:
         self._engine = tower.engine
         self._vcpu = tower.engine.vcpu
         self._event = tower.engine.vcpu.event
-        self._fields = event_reader(self._event)
-        self._record = tower.effects.record
+        self._dispatch = tower.dispatch
+        self._dispatch.in_parts = False
         self._drain = drain
-        self._claims = tower.flat.by_slot()
         self._result: RunResult | None = None
         self._error: BaseException | None = None
         self._state = tower.state
-        self._in_parts = False
-        self._key = 0  # what the pending event is about, as effects are kept
         self._done_read, self._done_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._stopping = threading.Event()
         # levels whose hypervisor wants to hear of effects that reach it
@@ -92,6 +80,7 @@ class Runner:
             for level, hypervisor in enumerate(tower.hypervisors, start=1)
             if type(hypervisor).propagated is not Hypervisor.propagated
         ]
+        self._dispatch.listened = bool(self._listeners)
 
     def run(self, *, stdin: int | None = None, stdout: int | None = None) -> RunResult:
         """Runs until the guest or a handler ends it, its timeout passes, or `stop` is called.
@@ -145,7 +134,7 @@ class Runner:
 
     def _asked(self) -> str:
         """The handler that has the pending event."""
-        claim = self._claims[self._event.slot]
+        claim = self._claim()
         reason = _REASONS[self._event.reason].label
         return f"the handler of {reason}" if claim is None else f"L{claim.level} {claim.who}'s handler of {reason}"
 
@@ -158,17 +147,20 @@ class Runner:
             lib.nv_vcpu_finish(self._vcpu)
             os.write(self._done_write, b".")
 
+    def _claim(self) -> Claim | None:
+        """Whose turn it is at the pending event."""
+        return self._tower.flat.claim(self._event.slot)
+
     def _loop(self) -> RunResult | None:
         run, tower = self._engine.run, self._tower
         while True:
-            status = run()
+            status = run(self._run)
             if status == _EVENT:
                 result = self._handle()
                 if result is not None:
                     return result
-                if tower.stale:
+                if self._dispatch.stale:
                     tower.renew()
-                    self._claims = tower.flat.by_slot()
             elif status == RunStatus.ANSWERED:
                 tower.amend_cpuid()
             elif status == RunStatus.DRAIN:
@@ -176,21 +168,53 @@ class Runner:
             elif self._stopping.is_set():
                 return None
 
+    def _run(self) -> int:
+        """Runs level n until something else is to be done than what a handler did."""
+        try:
+            return self._dispatch.run()
+        except FAULTS as error:
+            self._blame(error)
+            raise
+
+    def _ask(self) -> None:
+        """Asks the claim whose turn it is; raises HypervisorError when its handler raises."""
+        try:
+            self._dispatch.ask()
+        except FAULTS as error:
+            self._blame(error)
+            raise
+
+    def _blame(self, error: Exception | SystemExit) -> None:
+        """Raises HypervisorError for what a handler raised; nothing else is its fault."""
+        event, claim = self._dispatch.event, self._claim()
+        if event is not None and claim is not None:
+            raise blame(claim.level, claim.who, f"on {event!r}", error) from error
+
     def _handle(self) -> RunResult | None:
-        """Gives the pending event to the claims whose turn it is until one of them has done with it."""
-        if self._in_parts and lib.nv_vcpu_serve(self._vcpu):
+        """Gives the pending event to the claims whose turn it is until one of them has done with it.
+
+        The first one may have been asked already.
+        """
+        dispatch = self._dispatch
+        if dispatch.in_parts and lib.nv_vcpu_serve(self._vcpu):
             self._settle()
             return None
+        asked = dispatch.event is not None
         while True:
-            fields = self._fields()
-            claim = self._claims[fields[_SLOT]]
+            claim = self._claim()
             if claim is None:
                 return self._nobody()
-            event = self._present(claim.level, fields)
-            result = self._ask(claim, event)
+            if not asked:
+                self._ask()
+            asked = False
+            event, result = dispatch.event, dispatch.result
+            if type(result) is not Result:
+                raise HypervisorError(
+                    f"L{claim.level} {claim.who} answered {result!r} to {event!r}; a handler must return a Result"
+                )
             outcome = result.outcome
             if outcome is _HANDLED:
-                self._complete(claim.level, event, result, fields)
+                self._complete(claim.level, event, result)
                 return None
             if outcome is Outcome.STOPPED:
                 return self._stopped(claim, result)
@@ -209,70 +233,30 @@ class Runner:
             )
         return RunResult(result.status, result.message)
 
-    def _present(self, level: int, fields: tuple[Any, ...]) -> Event:
-        """The pending event as caused by level `level` + 1, in the coordinates of the hypervisor at `level`."""
-        qualifier, value, info, raw, count, number, _, direction, size, _, known, instruction, length, space = fields
-        self._key = qualifier
-        if _PHYSICAL[number]:
-            self._key |= space << _SPACE_SHIFT
-            carried = self._tower.maps.carry(space, qualifier, level + 1)
-            qualifier = qualifier if carried is None else carried
-        data = b""
-        if direction == _WRITE:
-            data = value.to_bytes(8, "little")[:size] if count == 1 else self._elements(size * count)
-        known_bytes = instruction[:known] if known else b""
-        reason = _REASONS[number]
-        # the tuple itself: the constructor, which fills in defaults, takes twice as long
-        return _new_tuple(
-            Event,
-            (reason, level + 1, qualifier, direction, size, count, value, data, info, raw, known_bytes, length),
-        )
-
-    def _elements(self, length: int) -> bytes:
-        return bytes(ffi.buffer(self._event.data, length))
-
-    def _ask(self, claim: Claim, event: Event) -> Result:
-        """The handler's answer; raises HypervisorError when it raises or gives no Result."""
-        handler = claim.handler
-        if isinstance(handler, Server):
-            raise TypeError(f"{claim.who} is served in C and cannot be asked")
-        try:
-            result = handler(event)
-        except FAULTS as error:
-            raise blame(claim.level, claim.who, f"on {event!r}", error) from error
-        if type(result) is not Result:
-            raise HypervisorError(
-                f"L{claim.level} {claim.who} answered {result!r} to {event!r}; a handler must return a Result"
-            )
-        return result
-
-    def _complete(self, level: int, event: Event, result: Result, fields: tuple[Any, ...]) -> None:
+    def _complete(self, level: int, event: Event, result: Result) -> None:
         """Gives the answer to level n and propagates it to the levels above the handler's."""
-        if size := event.size:
+        if event.size:
+            value = self._dispatch.complete(result.value if event.count == 1 else self._last_of(event, result))
             native = self._event
-            write = event.direction == _WRITE
-            if event.count != 1:
-                data = event.data if write else self._fill(size * event.count, size, result)
-                value = int.from_bytes(data[-size:], "little")
-            elif write:
-                value = event.value
-            else:
-                native.value = value = result.value & _MASKS[size]
             if not native.retry:
-                cause = fields[_LEVEL]
-                self._record(event.reason, self._key, write, level, cause, value)
                 for above, hypervisor in self._listeners:
-                    if level < above < cause:
+                    if level < above < native.level:
                         self._propagate(above, hypervisor, value)
-        if self._state.touched:
-            self._settle()
+        self._settle()
 
     def _propagate(self, level: int, hypervisor: Hypervisor, value: int) -> None:
-        if _PHYSICAL[self._event.reason] and self._tower.maps.space(level + 1) != self._event.space:
+        native = self._event
+        if REASONS[native.reason].qualifier is Qualifier.PHYSICAL and self._tower.maps.space(level + 1) != native.space:
             return  # an image between knows where that is for the level above it
-        event = self._present(level, self._fields())
+        event = self._dispatch.present(level)
         with blaming(level, type(hypervisor).__name__, f"propagated({event!r})"):
             hypervisor.propagated(event, value)
+
+    def _last_of(self, event: Event, result: Result) -> int:
+        """The last element of a string, which a read fills in."""
+        length = event.size * event.count
+        data = event.data if event.direction == _WRITE else self._fill(length, event.size, result)
+        return int.from_bytes(data[-event.size :], "little")
 
     def _fill(self, length: int, size: int, result: Result) -> bytes:
         """The elements of a string read."""
@@ -289,8 +273,8 @@ class Runner:
         if state.changed:
             self._engine.settle()
             # KVM loses the rest of an access in parts when its registers change in between
-            self._in_parts = bool(self._vcpu.exited)
-            if not self._in_parts:
+            self._dispatch.in_parts = bool(self._vcpu.exited)
+            if not self._dispatch.in_parts:
                 state.flush()
         else:
             state.forget()
@@ -327,7 +311,7 @@ class Runner:
             # the rest of an access in parts does not happen any more
             self._vcpu.exited = 0
             self._engine.settle()
-        self._in_parts = False
+        self._dispatch.in_parts = False
         self._engine.set_regs(before)
         self._state.flush()
         self._engine.exception(result.vector, result.error_code)
@@ -362,7 +346,7 @@ class Runner:
         if not native.claim and not self._vcpu.strict and lib.nv_vcpu_default(self._vcpu):
             self._settle()
             return None
-        event = self._present(0, self._fields())
+        event = self._dispatch.present(0)
         return RunResult(HypervisorError.status, f"nobody claims {event!r} (unclaimed = error)")
 
     def _drain_trace(self) -> None:

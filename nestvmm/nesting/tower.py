@@ -22,6 +22,7 @@ from nestvmm.kvm import HostMemory, KvmError
 from nestvmm.loaders import Image, MemoryRange, load, read_file
 from nestvmm.nesting.answered import amend_answer, asking_claims
 from nestvmm.nesting.designation import Claim
+from nestvmm.nesting.dispatch import dispatch_of
 from nestvmm.nesting.features import (
     Cpu,
     Refusal,
@@ -195,7 +196,8 @@ class Tower:
         engine.set_regs(regs)
         self.effects = Effects(self.spec.code)
         self.state = VcpuState(engine)
-        self.stale = self._reclaimed = False
+        self.dispatch = dispatch_of(engine, self.state, self.effects, self.maps.carry)
+        self._reclaimed = False
         for level, hypervisor in enumerate(self.hypervisors, start=1):
             guest = self._guest_of(level)
             self._open.callback(self._stop, level, hypervisor)
@@ -251,7 +253,7 @@ class Tower:
             # before anyone who reads them while level n runs can see the new ones
             ffi.memmove(counters, self.counters, self.flat.slots * ffi.sizeof("struct nv_counter"))
         self.flat, self.counters = flat, counters
-        self.stale = False
+        self.dispatch.stale = False
 
     def _remap(self, level: int, new: MemoryMap, first: int, last: int) -> None:
         """The hypervisor at `level` maps its guest's addresses first to last anew."""
@@ -269,7 +271,7 @@ class Tower:
             raise
         for number in range(part.lowest, part.height + 1):
             self.memory[number].to_host = part.to_host(number)
-        self.stale = self.stale or self.policy.follows(level)
+        self.dispatch.stale |= self.policy.follows(level)
 
     def amend_cpuid(self) -> None:
         """A CPUID above an image is answered: levels that override `cpuid()` have their turn."""
@@ -278,7 +280,7 @@ class Tower:
 
     def _reclaim(self) -> None:
         """A hypervisor claims other events than it did."""
-        self.stale = self._reclaimed = True
+        self.dispatch.stale = self._reclaimed = True
 
     def renew(self) -> None:
         """Makes the table that of changed maps and claims; when a handler is done with its event.
@@ -315,6 +317,7 @@ class Tower:
         vcpu.counters = self.counters
         vcpu.unclaimed = self.unclaimed
         vcpu.strict = self.spec.unclaimed == "error"
+        self.dispatch.handlers = self.flat.handlers()
 
     def _claims_instruction(self, code: bytes) -> bool:
         """Whether an instruction that KVM failed to emulate goes to a level, or to L0's refusal of a hidden feature."""

@@ -83,24 +83,24 @@ class Result(NamedTuple):
     status: int = 0
     message: str = ""
 
-    @classmethod
-    def handled(cls) -> Result:
+    @staticmethod
+    def handled() -> Result:
         """The event is done; nothing goes back. A read gets zeros."""
         return HANDLED
 
-    @classmethod
-    def read(cls, value: int) -> Result:
+    @staticmethod
+    def read(value: int) -> Result:
         """The event is done and the guest reads this value, truncated to the event's size, repeated per element."""
         # the tuple itself: the constructor, which fills in defaults, takes three times as long
-        return _new_tuple(cls, (_HANDLED_OUTCOME, value, b"", 0, 0, None, 0, ""))
+        return _new_tuple(Result, (_HANDLED_OUTCOME, value, b"", 0, 0, None, 0, ""))
 
     @classmethod
     def read_bytes(cls, data: bytes) -> Result:
         """The event is done and the guest reads these bytes, size * count of them (padded with zeros)."""
         return cls(Outcome.HANDLED, int.from_bytes(data[:8], "little"), data)
 
-    @classmethod
-    def declined(cls) -> Result:
+    @staticmethod
+    def declined() -> Result:
         """Not for this hypervisor: the next level below that claims the event gets it, at last L0."""
         return _DECLINED
 
@@ -114,8 +114,8 @@ class Result(NamedTuple):
         """The guest takes an exception instead: 0 to 31 without 2, with an error code where the vector has one."""
         return cls(Outcome.FAULTED, vector=vector, error_code=error_code)
 
-    @classmethod
-    def retry(cls) -> Result:
+    @staticmethod
+    def retry() -> Result:
         """The guest comes to the instruction again, after whatever the handler repaired.
 
         Only of events that an intercept stopped before they happened: the svm and vmx engines' own. A handler that sets

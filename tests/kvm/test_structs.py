@@ -94,10 +94,8 @@ def test_nested_structs_pass_through_c() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (Regs(rax=2**64), r"Regs\.rax: "),
-        (Regs(rip=-1), r"Regs\.rip: "),
         (Segment(type=256), r"Segment\.type: "),
-        (Regs(rax="1"), r"Regs\.rax: a str cannot be stored"),
+        (Segment(limit="1"), r"Segment\.limit: a str cannot be stored"),
         (Sregs(interrupt_bitmap=bytes(31)), r"Sregs\.interrupt_bitmap: 31 bytes were given, 32 are needed"),
         (DebugRegs(db=(1, 2, 3)), r"DebugRegs\.db: 3 values were given, 4 are needed"),
         (Sregs(cs=5), r"Sregs\.cs: "),

@@ -267,7 +267,7 @@ def test_cpuid_goes_up_through_every_level(make: Callable[..., Run]) -> None:
 
 def test_an_engine_that_fails_is_an_error_of_the_host(make: Callable[..., Run]) -> None:
     run = make()
-    run.engine.run = lambda: (_ for _ in ()).throw(HostError("no more"))  # type: ignore[method-assign]
+    run.engine.run = lambda enter: (_ for _ in ()).throw(HostError("no more"))  # type: ignore[method-assign]
     with pytest.raises(HostError, match="no more"):
         run.go()
 

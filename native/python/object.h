@@ -1,0 +1,26 @@
+/* What the types have in common: they are made of a spec, so that each object counts as a reference to its type. */
+#ifndef NV_PYTHON_OBJECT_H
+#define NV_PYTHON_OBJECT_H
+
+#include <Python.h>
+
+/* Makes a type and gives it to the module. NULL: an exception is set. The reference is the caller's to keep. */
+static inline PyTypeObject *nv_type_add(PyObject *module, PyType_Spec *spec)
+{
+	PyTypeObject *type = (PyTypeObject *)PyType_FromSpec(spec);
+
+	if (type && PyModule_AddType(module, type))
+		Py_CLEAR(type);
+	return type;
+}
+
+/* The end of an object that holds nothing any more. */
+static inline void nv_free(PyObject *self)
+{
+	PyTypeObject *type = Py_TYPE(self);
+
+	type->tp_free(self);
+	Py_DECREF(type);
+}
+
+#endif

@@ -1,0 +1,405 @@
+"""The loop in C that has handlers handle events: what it presents, what it leaves to Python, and what it holds."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import tracemalloc
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_engine import Exit, FakeEngine, reads, writes
+from hypothesis import given
+from hypothesis import strategies as st
+from scripted import Run, Scripted, scripted
+
+from nestvmm._dispatch import Dispatch, RegisterState, RegisterView
+from nestvmm._native import ffi, lib
+from nestvmm.errors import HypervisorError
+from nestvmm.hypervisors import HANDLED, Direction, Event, ExitReason, Result
+from nestvmm.kvm import Regs
+from nestvmm.nesting import RunResult
+from nestvmm.nesting.dispatch import dispatch_of
+from nestvmm.nesting.guest_view import VcpuState
+from nestvmm.nesting.propagation import Effects
+from nestvmm.x86.event import Outcome
+from nestvmm.x86.exit_reason import REASONS, Qualifier
+
+ROOT = Path(__file__).resolve().parents[2]
+IO, CPUID = ExitReason.IO, ExitReason.CPUID
+SIZE = ffi.sizeof("struct nv_event")
+PHYSICAL = {reason for reason in ExitReason if REASONS[reason].qualifier is Qualifier.PHYSICAL}
+# Where the mailbox has registers: the numbers of the instruction encoding.
+ORDER = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *Regs.__match_args__[8:])
+
+
+class Bare:
+    """What a loop needs of an engine."""
+
+    mailbox = 0
+
+    def __init__(self) -> None:
+        self.vcpu = ffi.new("struct nv_vcpu *")
+
+    def regs(self) -> Regs:
+        return Regs()
+
+
+def loop(engine: Any, carry: Callable[[int, int, int], int | None] = lambda space, address, level: None) -> Dispatch:
+    return dispatch_of(engine, VcpuState(engine), Effects((2,)), carry)
+
+
+@pytest.fixture
+def mailbox(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """That of a fake engine whose level n is outside."""
+    box = ffi.new("struct nv_mailbox *")
+    box.state = lib.NV_SWITCHER_OUTSIDE
+    box.regs = list(range(100, 118))
+    monkeypatch.setattr(FakeEngine, "mailbox", int(ffi.cast("uintptr_t", box)))
+    return box
+
+
+# what is presented
+
+
+@given(st.binary(min_size=SIZE, max_size=SIZE), st.sampled_from(ExitReason), st.integers(0, 2), st.integers(0, 254))
+def test_each_field_is_the_events(content: bytes, reason: ExitReason, direction: int, level: int) -> None:
+    engine = Bare()
+    event = engine.vcpu.event
+    ffi.memmove(ffi.addressof(event), content, SIZE)
+    event.reason, event.direction, event.count = reason, direction, 1
+    value = int(event.value).to_bytes(8, "little")
+    carried = []
+
+    def carry(space: int, address: int, to: int) -> int:
+        carried.append((space, address, to))
+        return 77
+
+    assert loop(engine, carry).present(level) == Event(
+        reason=reason,
+        level=level + 1,
+        qualifier=77 if reason in PHYSICAL else event.qualifier,
+        direction=direction,
+        size=event.size,
+        count=1,
+        value=event.value,
+        data=value[: event.size] if direction == Direction.WRITE else b"",
+        info=event.info,
+        raw=event.raw,
+        instruction=bytes(event.instruction)[: event.instruction_length],
+        length=event.length,
+    )
+    assert carried == [(event.space, event.qualifier, level + 1)] * (reason in PHYSICAL)
+
+
+def test_an_address_that_a_level_does_not_have_is_level_ns() -> None:
+    engine = Bare()
+    engine.vcpu.event.reason, engine.vcpu.event.qualifier, engine.vcpu.event.count = ExitReason.MMIO, 0x5000, 1
+    assert loop(engine).present(1).qualifier == 0x5000
+
+
+def test_what_carries_an_address_may_fail() -> None:
+    def carry(space: int, address: int, level: int) -> int:
+        raise KeyError(address)
+
+    engine = Bare()
+    engine.vcpu.event.reason = ExitReason.MMIO
+    with pytest.raises(KeyError):
+        loop(engine, carry).present(1)
+
+
+def test_there_is_no_such_reason_or_level() -> None:
+    engine = Bare()
+    one = loop(engine)
+    for level in (-1, 255, 1 << 70):
+        with pytest.raises((ValueError, OverflowError)):
+            one.present(level)
+    engine.vcpu.event.reason = len(ExitReason)
+    with pytest.raises(ValueError, match=f"there is no reason {len(ExitReason)}"):
+        one.present(1)
+
+
+def test_events_that_are_kept_stay_as_they_are(make: Callable[..., Run]) -> None:
+    run = make(scripted())
+    exits = [writes(0x5000 + n, n, 2) for n in range(50)]
+    assert run.go(*exits) == RunResult(0)
+    seen = run.hypervisor(1).seen
+    assert [(event.qualifier, event.value, event.data) for event in seen] == [
+        (0x5000 + n, n, n.to_bytes(2, "little")) for n in range(50)
+    ]
+    assert all(type(event) is Event for event in seen)
+    assert len({hash(event) for event in seen}) == 50
+
+
+def test_events_that_nobody_keeps_are_told_apart(make: Callable[..., Run]) -> None:
+    run = make(scripted())
+    texts: list[str] = []
+    hypervisor = run.hypervisor(1)
+
+    def note(_: Scripted, event: Event) -> Result:
+        hypervisor.seen.clear()
+        texts.append(f"{event!r} {hash(event) == hash(Event(*event))}")
+        return HANDLED
+
+    hypervisor.behave = note
+    assert run.go(*(writes(0x5000 + n, n) for n in range(5))) == RunResult(0)
+    assert texts == [f"<io write {0x5000 + n:#x} size 1 count 1 value {n:#x} from L2> True" for n in range(5)]
+
+
+# registers
+
+
+def test_registers_come_from_the_mailbox_and_go_there_behind_the_answer(make: Callable[..., Run], mailbox: Any) -> None:
+    run = make(scripted("cpuid", 0, 99))
+    seen: list[Regs] = []
+
+    def change(hypervisor: Scripted, event: Event) -> Result:
+        regs = hypervisor.guest.regs
+        seen.append(regs.copy())
+        regs.rsi, regs.rip = 7, regs.rip + 2
+        hypervisor.guest.set_regs(regs)
+        assert mailbox.regs[ORDER.index("rsi")] == 100 + ORDER.index("rsi"), "not before the event is done"
+        return HANDLED
+
+    def answer(event: Any) -> None:
+        if event.reason == CPUID:
+            assert mailbox.regs[16] == 116, "nor before the event's own answer"
+            mailbox.regs[0] = 0xA
+
+    run.hypervisor(1).behave = change
+    run.engine.note = answer
+    assert run.go(Exit(CPUID)) == RunResult(0)
+    assert seen == [Regs(**dict(zip(ORDER, range(100, 118), strict=True)))]
+    expected = dict(zip(ORDER, range(100, 118), strict=True)) | {"rsi": 7, "rip": 118, "rax": 0xA}
+    assert list(mailbox.regs) == list(expected.values())
+    assert run.engine.log == []
+
+
+def test_registers_that_kvm_holds_are_asked_of_the_engine(make: Callable[..., Run], mailbox: Any) -> None:
+    mailbox.state = lib.NV_SWITCHER_RUNNING
+    run = make(scripted("cpuid", 0, 99))
+
+    def change(hypervisor: Scripted, event: Event) -> Result:
+        regs = hypervisor.guest.regs
+        regs.rbx += 1
+        hypervisor.guest.set_regs(regs)
+        return HANDLED
+
+    run.hypervisor(1).behave = change
+    before = run.engine.regs()
+    assert run.go(Exit(CPUID)) == RunResult(0)
+    assert run.engine.log == [("settle",), ("regs", {"rbx": before.rbx + 1})]
+    assert list(mailbox.regs) == list(range(100, 118))
+
+
+def test_other_state_is_written_by_python(make: Callable[..., Run], mailbox: Any) -> None:
+    run = make(scripted("cpuid", 0, 99))
+
+    def change(hypervisor: Scripted, event: Event) -> Result:
+        sregs = hypervisor.guest.sregs
+        sregs.cr3 = 0x5000
+        hypervisor.guest.set_sregs(sregs)
+        return HANDLED
+
+    run.hypervisor(1).behave = change
+    assert run.go(Exit(CPUID)) == RunResult(0)
+    assert run.engine.log == [("settle",), ("sregs", 0x5000)]
+
+
+def test_a_guests_registers_wrap_and_are_the_handlers_own(make: Callable[..., Run], mailbox: Any) -> None:
+    run = make(scripted("cpuid", 0, 99))
+    kept: list[Regs] = []
+
+    def change(hypervisor: Scripted, event: Event) -> Result:
+        guest = hypervisor.guest
+        kept.append(guest.regs)
+        regs, others = guest.regs, guest.regs
+        regs.rax = -1
+        assert (regs.rax, regs.copy().rax, others.rax, guest.regs.rax) == ((1 << 64) - 1, (1 << 64) - 1, 100, 100)
+        regs.rbx = 5
+        guest.set_regs(regs)
+        others.rcx = 6
+        assert (guest.regs.rbx, guest.regs.rcx) == (5, 101)
+        guest.set_regs(others)
+        return HANDLED
+
+    run.hypervisor(1).behave = change
+    assert run.go(Exit(CPUID)) == RunResult(0)
+    assert kept == [Regs(**dict(zip(ORDER, range(100, 118), strict=True)))]
+    # the second set took the first one's changes back, and these are written, too
+    assert list(mailbox.regs) == [100, 6, *range(102, 118)]
+
+
+def test_registers_are_regs(make: Callable[..., Run]) -> None:
+    run = make(scripted())
+    run.hypervisor(1).behave = lambda hypervisor, _: hypervisor.guest.set_regs(3)
+    with pytest.raises(HypervisorError, match=r"TypeError: registers are a nestvmm.kvm.Regs, not a int$"):
+        run.go(reads(0x5000))
+
+
+def test_an_engine_gives_regs() -> None:
+    class Odd(Bare):
+        def regs(self) -> Any:
+            return 5
+
+    with pytest.raises(TypeError, match=r"an engine's registers are a nestvmm\.kvm\.Regs, not a int"):
+        VcpuState(Odd()).regs()  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="this state is of no engine"):
+        RegisterState.__new__(RegisterState).regs()
+    with pytest.raises(RuntimeError, match="this view is of no registers"):
+        _ = RegisterView.__new__(RegisterView).regs
+    with pytest.raises(RuntimeError, match="no vCPU is given"):
+        Dispatch.__new__(Dispatch).run()
+
+
+# what a handler does
+
+
+def test_a_handler_that_runs_what_runs_it_is_refused(make: Callable[..., Run]) -> None:
+    run = make(scripted())
+    run.hypervisor(1).behave = lambda hypervisor, _: run.tower.dispatch.run()
+    with pytest.raises(HypervisorError, match=r"RuntimeError: a handler cannot run what runs it$"):
+        run.go(reads(0x5000))
+    run.hypervisor(1).behave = lambda hypervisor, _: run.tower.dispatch.ask()
+    with pytest.raises(HypervisorError, match=r"RuntimeError: a handler cannot run what runs it$"):
+        run.go(reads(0x5000))
+    run.hypervisor(1).behave = lambda hypervisor, _: Result.read(9)
+    assert run.go(reads(0x5000)) == RunResult(0), "and nothing of it stays"
+    assert run.engine.answers[-1].value == 9
+
+
+def test_a_result_without_fields_is_no_answer(make: Callable[..., Run]) -> None:
+    run = make(scripted())
+    run.hypervisor(1).behave = lambda hypervisor, _: tuple.__new__(Result, ())
+    with pytest.raises(IndexError):
+        run.go(reads(0x5000))
+    run.hypervisor(1).behave = lambda hypervisor, _: tuple.__new__(Result, (Outcome.HANDLED,))
+    with pytest.raises(IndexError):
+        run.go(reads(0x5000))
+
+
+def test_a_value_that_is_no_number_is_the_handlers_fault(make: Callable[..., Run]) -> None:
+    run = make(scripted())
+    run.hypervisor(1).behave = lambda hypervisor, _: Result.read("7")  # type: ignore[arg-type]
+    with pytest.raises(HypervisorError, match=r"^L1 Scripted raised TypeError on <io read 0x5000"):
+        run.go(reads(0x5000))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
+def test_what_is_no_fault_goes_through(make: Callable[..., Run], error: type[BaseException]) -> None:
+    run = make(scripted())
+
+    def interrupted(hypervisor: Scripted, event: Event) -> Result:
+        raise error
+
+    run.hypervisor(1).behave = interrupted
+    with pytest.raises(error):
+        run.go(reads(0x5000))
+
+
+def test_sys_exit_is_a_fault(make: Callable[..., Run]) -> None:
+    run = make(scripted())
+    run.hypervisor(1).behave = lambda hypervisor, _: sys.exit(3)
+    with pytest.raises(HypervisorError, match=r"^L1 Scripted raised SystemExit on <io read 0x5000"):
+        run.go(reads(0x5000))
+
+
+def test_a_handler_may_drop_itself(make: Callable[..., Run]) -> None:
+    run = make(scripted())
+    dispatch = run.tower.dispatch
+    (slot,) = (slot for slot, claim in run.claims() if claim.level == 1)
+
+    def put(handler: Callable[[Event], Result]) -> None:
+        dispatch.handlers = (*dispatch.handlers[:slot], handler, *dispatch.handlers[slot + 1 :])
+
+    class Once:
+        def __init__(self) -> None:
+            self.word = "last"
+
+        def __call__(self, event: Event) -> Result:
+            put(lambda _: Result.read(6))
+            gc.collect()
+            return Result.read_bytes(self.word.encode())
+
+    put(Once())
+    gone = weakref.ref(dispatch.handlers[slot])
+    assert run.go(reads(0x5000, 4), reads(0x5000)) == RunResult(0)
+    assert [answer.value for answer in run.engine.answers] == [int.from_bytes(b"last", "little"), 6]
+    assert gone() is None
+
+
+def test_handlers_are_a_tuple() -> None:
+    one = loop(Bare())
+    with pytest.raises(TypeError, match="the handlers by slot are a tuple"):
+        one.handlers = [None]  # type: ignore[assignment]
+    assert one.handlers == ()
+    with pytest.raises(RuntimeError, match="no handler in Python has the pending event"):
+        one.ask()
+
+
+def test_nothing_is_left_behind_by_a_hundred_thousand_events(make: Callable[..., Run], mailbox: Any) -> None:
+    run = make(scripted("cpuid", 0, (1 << 32) - 1), scripted())
+    for level in (1, 2):
+        run.hypervisor(level).seen = type("Nothing", (), {"append": lambda self, event: None})()
+
+    def change(hypervisor: Scripted, event: Event) -> Result:
+        regs = hypervisor.guest.regs
+        regs.rax = event.qualifier << 20
+        hypervisor.guest.set_regs(regs)
+        return Result.handled()
+
+    run.hypervisor(1).behave = change
+    run.hypervisor(2).behave = lambda hypervisor, event: Result.read(event.qualifier << 40)
+
+    def some(count: int) -> Iterator[Exit]:
+        for n in range(count // 2):
+            yield Exit(CPUID, 0x40000000 + n)
+            yield reads(0x5000 + n % 0x100, 8)
+
+    def go(count: int) -> None:
+        left = some(count)
+
+        def more(_: Any) -> None:
+            run.engine.exits.extend(exit_ for exit_ in (next(left, None),) if exit_ is not None)
+            run.engine.answers.clear()
+
+        run.engine.note = more
+        assert run.go(next(left)) == RunResult(0)
+
+    objects = (HANDLED, Outcome.HANDLED, CPUID, IO, Event, Result, Regs, run.hypervisor(1), run.tower.dispatch)
+    go(1000)
+    tracemalloc.start()
+    try:
+        before, counts = tracemalloc.get_traced_memory()[0], [sys.getrefcount(one) for one in objects]
+        go(100_000)
+        after = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert after - before < 20_000
+    assert [sys.getrefcount(one) for one in objects] == counts
+    assert mailbox.regs[0] == (0x40000000 + 49_999) << 20
+
+
+def test_an_interpreter_ends_while_level_n_runs() -> None:
+    script = """
+import ctypes, sys, threading, time
+sys.path[:0] = ["tests", "tests/nesting"]
+from test_dispatch import Bare, loop
+from nestvmm._native import ffi, lib
+engine = Bare()
+ops = ffi.new("struct nv_engine_ops *")
+pause = ctypes.cast(ctypes.CDLL(None).pause, ctypes.c_void_p).value
+ops.enter = ffi.cast("int(*)(struct nv_vcpu *)", pause)
+engine.vcpu.ops = ops
+threading.Thread(target=loop(engine).run, daemon=True).start()
+time.sleep(0.2)
+print("ended")
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "ended\n", "")
