@@ -28,6 +28,7 @@ HEADERS = (
     "direct.h",
     "paging.h",
     "fetch.h",
+    "trap_flag.h",
     "undefined.h",
     "completion.h",
     "switcher/mailbox.h",
