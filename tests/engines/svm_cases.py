@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 
+import debug_cases
 import event_cases
 import exception_cases
 import mode_cases
@@ -32,7 +33,7 @@ def switcher_memory(engine: str) -> dict[str, object]:
 
 GROUPS = {
     "instructions": {**reason_cases.possible("svm"), **state_cases.CASES, "switcher memory": switcher_memory},
-    "events": {**exception_cases.CASES, **event_cases.CASES},
+    "events": {**exception_cases.CASES, **event_cases.CASES, **debug_cases.CASES},
     "modes": mode_cases.possible("svm"),
 }
 
