@@ -33,6 +33,7 @@ HEADERS = (
     "direct.h",
     "paging.h",
     "fetch.h",
+    "trap_flag.h",
     "undefined.h",
     "completion.h",
     "switcher/mailbox.h",

@@ -10,6 +10,7 @@
 #define NV_EVENT_NMI 2
 #define NV_EVENT_EXCEPTION 3
 #define NV_EVENT_SOFTWARE_INTERRUPT 4
+#define NV_EVENT_INT1 5         /* VMX's: INT1's #DB */
 
 #define EVENT_VALID (1ull << 31)
 #define EVENT_ERROR_CODE (1ull << 11)

@@ -4,6 +4,11 @@
 
 #include "length.h"
 
+uint64_t nv_code_linear(const struct nv_code *code)
+{
+	return code->bits == 64 ? code->rip : (uint32_t)(code->base + (uint32_t)code->rip);
+}
+
 /* Adds bytes to the event's, up to the end of a page. */
 static void fetch_more(struct nv_paging *paging, const struct nv_code *code, struct nv_event *event)
 {
@@ -17,13 +22,18 @@ static void fetch_more(struct nv_paging *paging, const struct nv_code *code, str
 	event->instruction_length += nv_paging_fetch(paging, linear, event->instruction + have, NV_INSTRUCTION_MAX - have);
 }
 
-static void fetch_first(struct nv_paging *paging, const struct nv_code *code, struct nv_event *event)
+void nv_code_paging(struct nv_paging *paging, const struct nv_code *code)
 {
 	paging->cr0 = code->cr0;
 	paging->cr3 = code->cr3;
 	paging->cr4 = code->cr4;
 	paging->efer = code->efer;
 	paging->user = code->user;
+}
+
+static void fetch_first(struct nv_paging *paging, const struct nv_code *code, struct nv_event *event)
+{
+	nv_code_paging(paging, code);
 	event->instruction_length = 0;
 	fetch_more(paging, code, event);
 }

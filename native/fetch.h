@@ -14,7 +14,13 @@ struct nv_code {
 	uint8_t user;            /* CPL 3 */
 };
 
-/* The instruction at RIP, one that can be intercepted: its bytes go to the event. Gives its length, or 0: it cannot be read, or is
+/* Walks are through its page tables from now on, by its rights. */
+void nv_code_paging(struct nv_paging *paging, const struct nv_code *code);
+
+/* RIP as a linear address. */
+uint64_t nv_code_linear(const struct nv_code *code);
+
+/* The instruction at RIP, one that nv_instruction_length knows: its bytes go to the event. Gives its length, or 0: it cannot be read, or is
  * another one; the event then has as many bytes as there are, up to 15. */
 uint32_t nv_fetch_instruction(struct nv_paging *paging, const struct nv_code *code, struct nv_event *event);
 

@@ -9,4 +9,8 @@
  * it makes most instructions undefined. nestvmm/x86/instruction.py is the same in Python. */
 uint64_t nv_instruction_key(const uint8_t *bytes, unsigned int length);
 
+/* What stands behind the prefixes of an instruction in code of this many bits; NULL: no byte of it is there. Its REX prefix, or 0, goes to
+ * `rex`. */
+const uint8_t *nv_opcode(const uint8_t *bytes, unsigned int length, int bits, uint8_t *rex);
+
 #endif

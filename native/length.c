@@ -9,7 +9,9 @@
 enum form { NONE = 1, IMMEDIATE_8, MODRM, REGISTERS }; /* REGISTERS: a ModRM byte that never names memory; 0: not ours */
 
 static const uint8_t one_byte[256] = {
+	[0x17] = NONE,                 /* POP SS */
 	[0x6c ... 0x6f] = NONE,        /* INS, OUTS */
+	[0x8e] = MODRM,                /* MOV to a segment register */
 	[0x90] = NONE,                 /* PAUSE */
 	[0x9c ... 0x9d] = NONE,        /* PUSHF, POPF */
 	[0xcc] = NONE,                 /* INT3 */
@@ -19,13 +21,16 @@ static const uint8_t one_byte[256] = {
 	[0xec ... 0xef] = NONE,
 	[0xf1] = NONE,                 /* INT1 */
 	[0xf4] = NONE,                 /* HLT */
+	[0xfb] = NONE,                 /* STI */
 };
 
 /* Behind 0F. */
 static const uint8_t two_bytes[256] = {
 	[0x00] = MODRM,                /* SLDT, STR, LLDT, LTR */
 	[0x01] = MODRM,                /* SGDT, SIDT, LGDT, LIDT, SMSW, LMSW, INVLPG, and those that are all ModRM: MONITOR, VMRUN, XSETBV ... */
+	[0x05] = NONE,                 /* SYSCALL */
 	[0x06] = NONE,                 /* CLTS */
+	[0x07] = NONE,                 /* SYSRET */
 	[0x08 ... 0x09] = NONE,        /* INVD, WBINVD, WBNOINVD */
 	[0x20 ... 0x23] = REGISTERS,   /* MOV to and from control and debug registers */
 	[0x30 ... 0x33] = NONE,        /* WRMSR, RDTSC, RDMSR, RDPMC */

@@ -1,4 +1,5 @@
-/* How long an instruction is that SVM can intercept: for processors that do not save the next RIP. AMD APM vol. 3, 1.2 to 1.4. */
+/* How long an instruction is that SVM can intercept, for processors that do not save the next RIP, or that a step by the trap flag is not
+ * all of (trap_flag.h). AMD APM vol. 3, 1.2 to 1.4. */
 #ifndef NV_LENGTH_H
 #define NV_LENGTH_H
 

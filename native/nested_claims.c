@@ -16,3 +16,17 @@ const struct nv_nested_claim *nv_nested_next_claim(const struct nv_nested *neste
 	}
 	return NULL;
 }
+
+int nv_nested_debugged(const struct nv_nested *nested, uint8_t vector)
+{
+	const struct nv_table *table = nested->vcpu->table;
+	struct nv_event event = {.reason = NV_REASON_DEBUG, .qualifier = vector};
+
+	for (uint16_t claim = nv_table_lookup(table, &event); claim; claim = table->claims[claim].next) {
+		const struct nv_claim *entry = &table->claims[claim];
+
+		if (!entry->fallback && !entry->server && entry->level < nested->vcpu->level)
+			return 1;
+	}
+	return 0;
+}

@@ -3,6 +3,7 @@
 #define NV_NESTED_MACHINES_H
 
 #include "nested.h"
+#include "registers.h"
 
 /* Whether the claim is for the machine of this depth. */
 static inline int nv_nested_covers(const struct nv_nested_claim *claim, unsigned int depth)
@@ -93,6 +94,15 @@ uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
 /* nested_claims.c: of the claims on an event of the active machine's code those of machines, from the highest on, as long as no Python level's
  * comes first. claim: that of the last one, 0 to begin. NULL: there is none any more. */
 const struct nv_nested_claim *nv_nested_next_claim(const struct nv_nested *nested, const struct nv_event *event, uint16_t *claim);
+
+/* Whether a Python level below the active machine's code claims its debug events of this vector. */
+int nv_nested_debugged(const struct nv_nested *nested, uint8_t vector);
+
+/* L0's own step, which is no exit. */
+static inline int nv_nested_is_step(const struct nv_event *event)
+{
+	return event->reason == NV_REASON_DEBUG && event->qualifier == DB;
+}
 
 /* Whether Python levels have what comes to the machine from below, of NV_WINDOW_INTERRUPT or NV_WINDOW_NMI; machine 0's are the engine's to ask. */
 static inline int nv_nested_claimed(const struct nv_nested *nested, const struct nv_machine *machine, uint8_t kind)

@@ -104,7 +104,7 @@ int nv_nested_take(void *device, uint64_t offset, struct nv_event *event)
 	struct nv_machine *to;
 
 	(void)offset;
-	if (nested->due.withheld || event->space || event->reason == NV_REASON_NMI_WINDOW)
+	if (nested->due.withheld || event->space || event->reason == NV_REASON_NMI_WINDOW || nv_nested_is_step(event))
 		return NV_DECLINED; /* what is one space's own, or L0's, is no exit of a block */
 	to = nested->due.to;
 	if (to) {

@@ -90,7 +90,7 @@ int nv_nested_vmx_take(void *device, uint64_t offset, struct nv_event *event)
 	(void)offset;
 	if (nested->gone_told)
 		return nv_nested_vmx_take_gone(claim, event);
-	if (nested->due.withheld || event->space || !nested->active->depth)
+	if (nested->due.withheld || event->space || !nested->active->depth || nv_nested_is_step(event))
 		return NV_DECLINED; /* what is one space's own is no exit of a block */
 	if (!nested->switched->rung)
 		return take_later(nested, claim, event);

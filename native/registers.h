@@ -33,6 +33,7 @@
 
 #define RFLAGS_TF (1ull << 8)
 #define RFLAGS_IF (1ull << 9)
+#define RFLAGS_IOPL 12           /* the lower of its two bits */
 #define RFLAGS_RF (1ull << 16)
 #define RFLAGS_VM (1ull << 17)
 #define RFLAGS_AC (1ull << 18)
@@ -40,6 +41,7 @@
 #define DR6_CAUSES 0x200full     /* breakpoints and access to debug registers */
 #define DR6_BD (1ull << 13)
 #define DR6_BS (1ull << 14)
+#define DR6_STEPPED 0xffff4ff0ull /* BS, and the bits that are always set */
 
 enum { DB = 1, NMI = 2, BP = 3, OF = 4, UD = 6, NM = 7, DF = 8, GP = 13, PF = 14 };
 

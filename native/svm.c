@@ -38,6 +38,7 @@ static uint32_t access_of(uint64_t error_code)
 static int own_exit(struct nv_svm *svm)
 {
 	uint64_t code = svm->block->exit_code;
+	struct nv_event event = {0};
 
 	if (code >= EXIT_EXCEPTION && code <= EXIT_EXCEPTION_LAST) {
 		nv_svm_raise(svm);
@@ -59,6 +60,13 @@ static int own_exit(struct nv_svm *svm)
 	case EXIT_IRET:
 		nv_svm_step_begin(svm, EXIT_IRET, 1, 0);
 		return -EAGAIN;
+	case EXIT_SWINT:
+	case EXIT_ICEBP:
+		nv_svm_decode(svm, &event);
+		if (event.reason == NV_REASON_DEBUG)
+			return 0;
+		nv_svm_pass(svm, &event);
+		return -EAGAIN;
 	default:
 		return 0;
 	}
@@ -74,7 +82,7 @@ static int step_exit(struct nv_svm *svm)
 	if (step->traps && (code == EXIT_INTR || code == EXIT_NMI) && !intercepts(svm->wanted, code))
 		return 0; /* kept for later: the step goes on */
 	nv_svm_step_end(svm, step->traps ? trapped : code != EXIT_NPF);
-	return trapped && step->traps && !step->own_trap ? -EAGAIN : 0;
+	return trapped && step->traps && !step->trap.own ? -EAGAIN : 0;
 }
 
 /* Whether the tables of level n, or of the machine above it that is active, allow the access now; or another machine hears of it. */
@@ -92,7 +100,8 @@ static int interrupt_step(struct nv_svm *svm)
 {
 	if (!svm->step.active)
 		return 0;
-	nv_svm_step_end(svm, !svm->step.traps);
+	/* KVM raises no trap for a store that it emulates */
+	nv_svm_step_end(svm, !svm->step.traps || *register_of(svm, NV_REG_RIP) != svm->step.rip);
 	return nv_nested_undo(svm->nested);
 }
 
@@ -147,6 +156,38 @@ static int nmi_window(struct nv_svm *svm)
 	return 1;
 }
 
+/* Likewise for an interrupt window, of a level n that is stepped: no instruction runs without L0's looking. */
+static int interrupt_window(struct nv_svm *svm)
+{
+	const struct nv_pending *pending = &svm->switched.pending;
+
+	if (!(pending->windows & NV_WINDOW_INTERRUPT) || !nv_svm_steps(svm) || nv_pending_highest(pending) >= 0 || svm->step.active ||
+	    svm->injection || svm->interrupted || nv_nested_route(svm->nested, svm->nested->machines, 0).turn != NV_TURN_TAKES)
+		return 0;
+	svm->switched.pending.windows &= ~NV_WINDOW_INTERRUPT;
+	svm->synthetic = NV_REASON_INTERRUPT_WINDOW;
+	return 1;
+}
+
+/* The handler's first instruction is to be stepped as well, and what pushes level n's flags must not find L0's. */
+static int stops_behind_delivery(const struct nv_svm *svm)
+{
+	return svm->entering && nv_svm_steps(svm);
+}
+
+/* A level sees that level n is behind an instruction. */
+static int debug_step(struct nv_svm *svm)
+{
+	if (!svm->switched.stepped)
+		return 0;
+	svm->switched.stepped = 0;
+	if (!nv_svm_steps(svm))
+		return 0;
+	svm->synthetic = NV_REASON_DEBUG;
+	svm->synthetic_space = 0;
+	return 1;
+}
+
 /* Something waits that the block which level n runs under knows nothing of. */
 static int needs_outside(const struct nv_svm *svm)
 {
@@ -182,24 +223,30 @@ static int svm_enter(struct nv_vcpu *vcpu)
 			return -EIO;
 		if (nv_nested_answered_cpuid(svm->nested))
 			return NV_RUN_ANSWERED;
-		if (nv_nested_is_due(svm->nested) || svm->synthetic || nmi_window(svm) || nv_nested_window(svm->nested))
+		if (nv_nested_is_due(svm->nested) || svm->synthetic)
+			return 0;
+		/* an NMI that is to bring level n outside comes first */
+		if (!svm->switched.recalling &&
+		    (debug_step(svm) || nmi_window(svm) || interrupt_window(svm) || nv_nested_window(svm->nested)))
 			return 0;
 		nv_nested_deliver(svm->nested);
 		if (nv_nested_is_due(svm->nested) || svm->synthetic)
 			return 0;
 		if (svm->nested->ahead.armed && nv_nested_go_ahead(svm->nested))
 			return sort_exit(svm);
+		if (nv_svm_step_debug(svm))
+			return -EAGAIN;
 		nv_svm_prepare(svm);
 		if (nv_svm_forbidden(svm)) {
 			nv_svm_entered(svm);
 			return stopped(svm);
 		}
-		if (nv_nested_urgent(svm->nested)) {
+		if (stops_behind_delivery(svm) || nv_nested_urgent(svm->nested)) {
 			result = nv_switched_summon(vcpu);
 			if (result)
 				return result;
 		}
-	} else if (needs_outside(svm)) {
+	} else if (needs_outside(svm) || (svm->step.active && nv_svm_steps(svm) && nv_switched_stores(vcpu))) {
 		result = nv_switched_summon(vcpu);
 		if (result)
 			return result;
@@ -261,9 +308,10 @@ void nv_svm_skip(struct nv_svm *svm, const struct nv_event *event)
 	if (code_bits(block) != 64)
 		*rip = (uint32_t)*rip;
 	block->interrupt_shadow &= ~SHADOWED;
+	svm->switched.stepped = nv_svm_steps(svm);
 	if (event->reason == NV_REASON_IRET)
 		svm->switched.pending.nmi_masked = 0;
-	if (block->rflags & RFLAGS_TF && !svm->injection) {
+	if (*register_of(svm, NV_REG_RFLAGS) & RFLAGS_TF && !svm->injection) {
 		block->dr6 |= DR6_BS;
 		nv_svm_inject(svm, NV_EVENT_EXCEPTION, DB, 0, 0);
 	}

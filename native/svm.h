@@ -53,10 +53,10 @@ struct nv_svm_step {
 	uint32_t code;           /* the intercept that is off; NV_SVM_NO_CODE: none */
 	uint8_t active;
 	uint8_t traps;           /* by RFLAGS.TF; else it lasts until level n stops for anything, as HLT does */
-	uint8_t own_trap;        /* level n had RFLAGS.TF set itself */
 	uint8_t shadowed;        /* no interrupt comes before it, as behind STI */
 	uint8_t length;
 	uint64_t rip, dr6;       /* before it */
+	struct nv_trap_flag trap;
 };
 
 struct nv_nested;

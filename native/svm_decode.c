@@ -1,8 +1,9 @@
-#include "svm_internal.h"
+#include "nested_svm_internal.h"
 
 #include <string.h>
 
 #include "fetch.h"
+#include "instruction.h"
 #include "svm_exits.h"
 #include "undefined.h"
 
@@ -58,25 +59,9 @@ static void decode_instruction(struct nv_svm *svm, const struct nv_exit_row *row
 
 const uint8_t *nv_svm_opcode(const struct nv_svm *svm, const struct nv_event *event, int count, uint8_t *rex)
 {
-	const uint8_t *byte = event->instruction, *end = byte + event->instruction_length;
+	const uint8_t *opcode = nv_opcode(event->instruction, event->instruction_length, code_bits(svm->block), rex);
 
-	*rex = 0;
-	for (; byte < end; byte++) {
-		switch (*byte) {
-		case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65: case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3:
-			*rex = 0;
-			break;
-		case 0x40 ... 0x4f:
-			if (code_bits(svm->block) == 64) {
-				*rex = *byte;
-				break;
-			}
-			return end - byte < count ? NULL : byte;
-		default:
-			return end - byte < count ? NULL : byte;
-		}
-	}
-	return NULL;
+	return opcode && event->instruction + event->instruction_length - opcode >= count ? opcode : NULL;
 }
 
 /* MOV to and from a control or debug register moves a general register, whose number goes to the event's `operand`. SMSW, LMSW and
@@ -109,6 +94,40 @@ static uint8_t vector_of(struct nv_svm *svm, const struct nv_event *event)
 		return OF;
 	opcode = nv_svm_opcode(svm, event, 2, &rex);
 	return opcode && *opcode == 0xcd ? opcode[1] : event->info;
+}
+
+/* INT3, of which a level wants to hear. Some processors look at it as INTn. */
+static int is_breakpoint(const struct nv_svm *svm, const struct nv_event *event)
+{
+	uint8_t rex;
+	const uint8_t *opcode;
+
+	if (!(svm->switched.debug & NV_DEBUG_BREAKS) || event->qualifier != BP || !nv_nested_debugged(svm->nested, BP))
+		return 0;
+	if (event->reason == NV_REASON_EXCEPTION)
+		return 1;
+	opcode = nv_svm_opcode(svm, event, 1, &rex);
+	return event->reason == NV_REASON_SOFTWARE_INTERRUPT && opcode && *opcode == 0xcc;
+}
+
+static uint64_t linear_rip(const struct nv_svm *svm)
+{
+	struct nv_code code = nv_svm_code(svm);
+
+	code.rip = svm->switched.mailbox->regs[NV_REG_RIP];
+	return nv_code_linear(&code);
+}
+
+/* The instruction is still to be executed, unless a level says otherwise. */
+static void decode_breakpoint(struct nv_svm *svm, struct nv_event *event)
+{
+	event->reason = NV_REASON_DEBUG;
+	event->direction = NV_READ;
+	event->value = linear_rip(svm);
+	event->info = 0;
+	if (!event->length)
+		event->length = 1;
+	event->advance = 0;
 }
 
 static uint64_t qualifier_of(const struct nv_svm *svm, const struct nv_exit_row *row)
@@ -159,6 +178,8 @@ static uint32_t code_of(uint32_t reason)
 	switch (reason) {
 	case NV_REASON_SHUTDOWN:
 		return EXIT_SHUTDOWN;
+	case NV_REASON_DEBUG:
+		return EXIT_DB;
 	case NV_REASON_NMI_WINDOW:
 		return EXIT_IRET;
 	case NV_REASON_INTERRUPT:
@@ -177,6 +198,12 @@ static void decode_synthetic(struct nv_svm *svm, struct nv_event *event)
 	event->qualifier = svm->synthetic == NV_REASON_INTERRUPT ? svm->synthetic_vector : 0;
 	event->info = 0;
 	event->space = svm->synthetic_space;
+	if (svm->synthetic == NV_REASON_DEBUG) {
+		event->direction = NV_READ;
+		event->qualifier = DB;
+		event->info = DR6_STEPPED;
+		event->value = linear_rip(svm);
+	}
 	svm->synthetic = svm->synthetic_space = 0;
 }
 
@@ -234,6 +261,8 @@ void nv_svm_decode(struct nv_svm *svm, struct nv_event *event)
 	default:
 		break;
 	}
+	if (is_breakpoint(svm, event))
+		decode_breakpoint(svm, event);
 }
 
 void nv_svm_decode_undefined(struct nv_svm *svm, const struct nv_table *table, struct nv_event *event)

@@ -145,7 +145,7 @@ int nv_svm_forbidden(struct nv_svm *svm)
 }
 
 /* Level n takes one event at an entry. A step comes before what is pending. */
-static uint64_t next_event(struct nv_svm *svm)
+uint64_t nv_svm_next_event(struct nv_svm *svm)
 {
 	int vector;
 
@@ -194,11 +194,16 @@ static void set_intercepts(struct nv_svm *svm)
 	/* to set RIP back */
 	if (svm->soft_injected && !svm->saves_next_rip)
 		vectors[EXIT_EXCEPTION / 32] = ~0u;
+	if (svm->switched.debug & NV_DEBUG_BREAKS && nv_nested_debugged(svm->nested, BP))
+		vectors[EXIT_SWINT / 32] |= 1u << EXIT_SWINT % 32;
 	if (!step->active)
 		return;
 	/* an exception must not find the trap flag, and an interrupt must not run its handler without the intercept */
-	if (step->traps)
+	if (step->traps) {
 		vectors[EXIT_EXCEPTION / 32] = ~0u;
+		vectors[EXIT_SWINT / 32] |= 1u << EXIT_SWINT % 32;
+		vectors[EXIT_ICEBP / 32] |= 1u << EXIT_ICEBP % 32;
+	}
 	vectors[EXIT_INTR / 32] |= 1u << EXIT_INTR % 32;
 	if (step->code != NV_SVM_NO_CODE)
 		vectors[step->code / 32] &= ~(1u << step->code % 32);
@@ -221,7 +226,7 @@ void nv_svm_prepare(struct nv_svm *svm)
 {
 	struct nv_vmcb *block = svm->block;
 
-	svm->entering = next_event(svm);
+	svm->entering = nv_svm_next_event(svm);
 	svm->soft_event = svm->soft_injected && !svm->saves_next_rip ? svm->entering : 0;
 	block->event_injection = svm->soft_event ? as_interrupt(svm->soft_event) : svm->entering;
 	svm->window = wants_window(svm);

@@ -102,14 +102,18 @@ struct nv_paging *nv_svm_paging(struct nv_svm *svm, int user, int ac);
 /* #UD, decoded: nv_undefined's part of it. */
 void nv_svm_decode_undefined(struct nv_svm *svm, const struct nv_table *table, struct nv_event *event);
 
-/* svm_step.c. end: executed says whether the instruction is behind level n. */
+/* svm_step.c. end: executed says whether the instruction is behind level n. debug: begins the next one of those that levels
+ * want to see, unless something comes first; 1: the instruction is done. steps: they do. */
 void nv_svm_step_begin(struct nv_svm *svm, uint32_t code, int traps, uint8_t length);
 void nv_svm_step_end(struct nv_svm *svm, int executed);
+int nv_svm_step_debug(struct nv_svm *svm);
+int nv_svm_steps(const struct nv_svm *svm);
 
 /* svm_deliver.c. prepare: what level n takes at its next entry, and what stops it, goes to the block; happens again when a kick comes
  * before level n runs. forbidden: that event is a software interrupt which its gate keeps from level n's privilege: the block has the exit
  * for the #GP that comes of it. entered: it ran. interrupted: what the exit says of an event that was being delivered. raise: reinjects the
  * exception that the exit stopped. */
+uint64_t nv_svm_next_event(struct nv_svm *svm); /* what level n would take now, as EVENTINJ; 0: nothing */
 void nv_svm_prepare(struct nv_svm *svm);
 int nv_svm_forbidden(struct nv_svm *svm);
 void nv_svm_entered(struct nv_svm *svm);

@@ -122,6 +122,11 @@ int nv_switched_rang(const struct nv_vcpu *vcpu)
 	       switched->mailbox->state != NV_SWITCHER_RUNNING;
 }
 
+int nv_switched_stores(const struct nv_vcpu *vcpu)
+{
+	return vcpu->run->exit_reason == KVM_EXIT_MMIO && vcpu->run->mmio.is_write;
+}
+
 int nv_switched_summon(struct nv_vcpu *vcpu)
 {
 	struct nv_switched *switched = vcpu->engine;

@@ -10,7 +10,12 @@
 #include "pending.h"
 #include "shadow.h"
 #include "switcher/mailbox.h"
+#include "trap_flag.h"
 #include "vcpu.h"
+
+/* The debug events that levels claim of level n: behind each instruction, also those of its handlers; INT3. */
+#define NV_DEBUG_STEPS 1
+#define NV_DEBUG_BREAKS 2
 
 struct nv_switched {
 	struct nv_mailbox *mailbox;
@@ -23,6 +28,8 @@ struct nv_switched {
 	uint64_t fault_address;
 	uint8_t operand;         /* general register that the pending access to a control or debug register moves */
 	uint8_t rung;            /* the last exit came by the doorbell */
+	uint8_t debug;           /* NV_DEBUG_* */
+	uint8_t stepped;         /* level n is behind an instruction: an event, with NV_DEBUG_STEPS */
 	uint8_t recalling;       /* the next NMI is nv_switched_summon's; one of level n's that comes with it is lost */
 };
 
@@ -47,6 +54,9 @@ int nv_switched_outside(const struct nv_switched *switched);
 
 /* Whether the exit that KVM_RUN just gave is the doorbell; level n's own access to that port is not. */
 int nv_switched_rang(const struct nv_vcpu *vcpu);
+
+/* The exit that KVM_RUN just gave is a store to a device: KVM has done the instruction, or an element of it. */
+int nv_switched_stores(const struct nv_vcpu *vcpu);
 
 /* Level n is outside before its next instruction: its next entry ends by an NMI, which the control block always intercepts. */
 int nv_switched_summon(struct nv_vcpu *vcpu);

@@ -179,7 +179,7 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 			return result;
 		if (nv_nested_answered_cpuid(vmx->nested))
 			return NV_RUN_ANSWERED;
-		if (nv_nested_is_due(vmx->nested) || nv_nested_vmx_window(vmx->nested))
+		if (nv_nested_is_due(vmx->nested) || nv_vmx_debug_due(vmx) || nv_nested_vmx_window(vmx->nested))
 			return 0;
 		result = nv_nested_vmx_deliver(vmx->nested);
 		if (result || nv_nested_is_due(vmx->nested) || nv_nested_vmx_waits(vmx->nested))
@@ -187,6 +187,8 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 		if (vmx->synthetic)
 			return 0;
 		result = nv_nested_vmx_read_timer(vmx->nested);
+		if (!result)
+			result = nv_vmx_debug_step(vcpu);
 		if (result)
 			return result;
 		nv_vmx_prepare(vmx);
@@ -197,7 +199,7 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 			result = nv_switched_summon(vcpu);
 		if (result)
 			return result;
-	} else if (needs_outside(vmx)) {
+	} else if (needs_outside(vmx) || (vmx->step.active && nv_vmx_steps(vmx) && nv_switched_stores(vcpu))) {
 		result = nv_switched_summon(vcpu);
 		if (result)
 			return result;
@@ -223,6 +225,7 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 static void vmx_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 {
 	struct nv_vmx *vmx = vcpu->engine;
+	struct nv_code code;
 
 	if (nv_nested_vmx_decode_gone(vmx->nested, event))
 		return;
@@ -232,6 +235,8 @@ static void vmx_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 	}
 	if (vmx->switched.rung) {
 		nv_vmx_decode(vmx, event);
+		if (event->reason == NV_REASON_DEBUG && !nv_vmx_code(vcpu, &code))
+			event->value = nv_code_linear(&code);
 		if (event->reason == NV_REASON_EXCEPTION && event->qualifier == UD)
 			nv_vmx_decode_undefined(vcpu, event);
 		else
@@ -246,8 +251,7 @@ static void vmx_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 	}
 }
 
-/* The instruction is done, and level n stands behind it. */
-static void skip(struct nv_vcpu *vcpu, const struct nv_event *event)
+int nv_vmx_skip(struct nv_vcpu *vcpu, const struct nv_event *event)
 {
 	struct nv_vmx *vmx = vcpu->engine;
 	struct nv_vmx_field rights = {NV_VMCS_GUEST_CS_RIGHTS, 0};
@@ -258,8 +262,20 @@ static void skip(struct nv_vcpu *vcpu, const struct nv_event *event)
 	if ((*rip ^ before) >> 32 && !nv_vmx_exchange(vcpu, &rights, 1) && !(rights.value & CS_LONG))
 		*rip = (uint32_t)*rip;
 	nv_vmx_end_shadow(vmx);
-	if (*register_of(vmx, NV_REG_RFLAGS) & RFLAGS_TF && !vmx->injection)
-		nv_vmx_put(vmx, NV_VMCS_GUEST_PENDING_DEBUG, DR6_BS);
+	vmx->switched.stepped = nv_vmx_steps(vmx);
+	if (!(*register_of(vmx, NV_REG_RFLAGS) & RFLAGS_TF) || vmx->injection)
+		return 0;
+	if (nv_vmx_steps(vmx))
+		return nv_vmx_trap_own(vcpu); /* the next step has the trap that is pending to itself */
+	nv_vmx_put(vmx, NV_VMCS_GUEST_PENDING_DEBUG, DR6_BS);
+	return 0;
+}
+
+/* The next entry gives the error. */
+static void fail(struct nv_nested *nested, int result)
+{
+	if (result)
+		nested->failed = result;
 }
 
 static void vmx_complete(struct nv_vcpu *vcpu, struct nv_event *event)
@@ -285,7 +301,7 @@ static void vmx_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 	if (event->size)
 		nv_switched_answer(&vmx->switched, event);
 	if (event->advance)
-		skip(vcpu, event);
+		fail(vmx->nested, nv_vmx_skip(vcpu, event));
 	else if (event->reason == NV_REASON_EMULATION_FAILURE)
 		nv_vmx_end_shadow(vmx);
 }

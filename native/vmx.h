@@ -25,14 +25,16 @@ struct nv_vmx_controls {
 /* An instruction that was stopped executes after all, its control off for that long; see native/vmx_step.c. */
 struct nv_vmx_step {
 	struct nv_vmx_controls off; /* the bits that are off meanwhile; of the masks, those that are left */
-	uint64_t rip, behind;    /* of the instruction, and of the next one */
+	uint64_t rip;            /* of the instruction */
+	uint64_t count;          /* RCX before it */
 	uint64_t cr0_shadow;     /* CR0's read shadow before it */
 	uint8_t active;
-	uint8_t traps;           /* it ends by the trap flag */
-	uint8_t own_trap;        /* which level n had set itself */
+	uint8_t traps;           /* it ends by the trap flag; else, as of HLT, when level n stops for anything */
+	uint8_t early;           /* traps that may have come before it was done */
 	uint8_t moves_cr;        /* it writes CR0 or CR4 */
 	uint8_t vmxe;            /* CR4.VMXE as level n saw it before it */
 	uint8_t ports;           /* it accesses a port, which is KVM's exit */
+	struct nv_trap_flag trap;
 };
 
 struct nv_nested;

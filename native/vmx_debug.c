@@ -31,6 +31,18 @@ int nv_vmx_set_fault_registers(struct nv_vcpu *vcpu, int vector)
 	return 0;
 }
 
+int nv_vmx_trap_own(struct nv_vcpu *vcpu)
+{
+	struct kvm_debugregs debug;
+
+	if (ioctl(vcpu->fd, KVM_GET_DEBUGREGS, &debug))
+		return -errno;
+	debug.dr6 |= DR6_BS;
+	if (ioctl(vcpu->fd, KVM_SET_DEBUGREGS, &debug))
+		return -errno;
+	return nv_vmx_inject(vcpu, NV_EVENT_EXCEPTION, DB, 0);
+}
+
 /* Level n's #DB or #GP instead. */
 static int faults(struct nv_vcpu *vcpu, uint8_t vector)
 {

@@ -1,4 +1,4 @@
-#include "vmx_internal.h"
+#include "nested_vmx_internal.h"
 
 #include <string.h>
 
@@ -137,6 +137,8 @@ static uint32_t basic_of_reason(uint32_t reason)
 		return BASIC_EXCEPTION;
 	case NV_REASON_PREEMPTION_TIMER:
 		return BASIC_PREEMPTION_TIMER;
+	case NV_REASON_DEBUG:
+		return BASIC_EXCEPTION;
 	default:
 		return BASIC_TRIPLE_FAULT;
 	}
@@ -162,6 +164,11 @@ static void decode_synthetic(struct nv_vmx *vmx, struct nv_event *event)
 		if (vmx->synthetic == NV_REASON_INTERRUPT)
 			event->qualifier = vmx->synthetic_vector;
 		event->space = vmx->synthetic_space;
+	}
+	if (event->reason == NV_REASON_DEBUG) {
+		event->direction = NV_READ;
+		event->qualifier = DB;
+		event->info = DR6_STEPPED;
 	}
 	vmx->synthetic = vmx->synthetic_space = vmx->refused = 0;
 }
@@ -201,6 +208,11 @@ void nv_vmx_decode(struct nv_vmx *vmx, struct nv_event *event)
 	case NV_REASON_EXCEPTION:
 		event->info = got(vmx, GOT_INTERRUPTION) & EVENT_ERROR_CODE ? got(vmx, GOT_INTERRUPTION_ERROR) : 0;
 		event->value = event->qualifier == PF || event->qualifier == DB ? got(vmx, GOT_QUALIFICATION) : 0;
+		if (event->qualifier == BP && vmx->switched.debug & NV_DEBUG_BREAKS && nv_nested_debugged(vmx->nested, BP)) {
+			event->reason = NV_REASON_DEBUG;
+			event->direction = NV_READ;
+			event->length = got(vmx, GOT_LENGTH);
+		}
 		break;
 	case NV_REASON_TASK_SWITCH:
 		/* it is not done, so level n goes on where the handler says */

@@ -20,6 +20,11 @@ void nv_vmx_end_shadow(struct nv_vmx *vmx)
 	set_interruptibility(vmx, vmx->interruptibility & ~SHADOWED);
 }
 
+void nv_vmx_shadow(struct nv_vmx *vmx)
+{
+	set_interruptibility(vmx, vmx->interruptibility | SHADOWED_BY_STI);
+}
+
 /* What was interrupted comes later, when something else comes first. Exceptions are raised again by their instruction. */
 static void postpone(struct nv_vmx *vmx)
 {
@@ -80,6 +85,11 @@ int nv_vmx_inject(struct nv_vcpu *vcpu, int kind, uint8_t vector, uint32_t error
 	return 0;
 }
 
+void nv_vmx_inject_soft(struct nv_vmx *vmx, int kind, uint8_t vector, uint8_t length)
+{
+	inject(vmx, event_of(kind, vector), 0, length);
+}
+
 int nv_vmx_raise(struct nv_vcpu *vcpu)
 {
 	struct nv_vmx *vmx = vcpu->engine;
@@ -123,7 +133,7 @@ void nv_vmx_interrupted(struct nv_vmx *vmx)
 }
 
 /* Level n takes one event at an entry. A step comes before what is pending. */
-static uint64_t next_event(struct nv_vmx *vmx)
+uint64_t nv_vmx_next_event(struct nv_vmx *vmx)
 {
 	const struct nv_pending *pending = &vmx->switched.pending;
 	int vector;
@@ -199,6 +209,9 @@ static void put_controls(struct nv_vmx *vmx, uint64_t windows)
 		wanted.pin |= PIN_TIMER;
 		wanted.exit |= EXIT_SAVES_TIMER;
 	}
+	/* KVM exits for these itself, and Bochs then ends the step before them: L0 does them */
+	if (nv_vmx_steps(vmx))
+		wanted.primary |= PRIMARY_DEBUG_REGISTERS;
 	if (vmx->holds)
 		wanted.pin &= ~PIN_INTERRUPTS;
 	if (vmx->acknowledges || step->active)
@@ -248,12 +261,15 @@ void nv_vmx_prepare(struct nv_vmx *vmx)
 		vmx->holds = 0;
 	if (!(vmx->wanted.pin & PIN_INTERRUPTS) && !nv_nested_vmx_route(vmx->nested, vmx->nested->machines, 0).told)
 		vmx->holds = vmx->acknowledges = 0;
-	put_event(vmx, next_event(vmx));
+	put_event(vmx, nv_vmx_next_event(vmx));
 	if (!vmx->step.active) {
 		windows = nv_nested_vmx_windows(vmx->nested);
 		if (vmx->holds || pending->windows & NV_WINDOW_INTERRUPT || nv_pending_another(pending, offered(vmx, NV_EVENT_INTERRUPT)))
 			windows |= PRIMARY_INTERRUPT_WINDOW;
 		if (pending->windows & NV_WINDOW_NMI || (pending->nmi && offered(vmx, NV_EVENT_NMI) < 0))
+			windows |= PRIMARY_NMI_WINDOW;
+		/* opens in front of the handler's first instruction, unless it is in an NMI's */
+		if (vmx->event && nv_vmx_steps(vmx))
 			windows |= PRIMARY_NMI_WINDOW;
 	}
 	if (vmx->timer) {

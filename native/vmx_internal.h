@@ -80,6 +80,7 @@ enum {
 #define PIN_TIMER (1ull << 6)
 #define PRIMARY_INTERRUPT_WINDOW (1ull << 2)
 #define PRIMARY_NMI_WINDOW (1ull << 22)
+#define PRIMARY_DEBUG_REGISTERS (1ull << 23)
 #define EXIT_ACKNOWLEDGES (1ull << 15)
 #define EXIT_SAVES_TIMER (1ull << 22)
 
@@ -91,6 +92,7 @@ enum {
 
 /* Interruptibility (25.4.2): STI and MOV SS shadow an instruction. */
 #define SHADOWED 3ull
+#define SHADOWED_BY_STI 1ull
 #define NMI_MASKED 8ull
 
 /* Bits of an EPT violation's exit qualification (table 28-7). */
@@ -146,6 +148,9 @@ static inline int cr_access(const struct nv_vmx *vmx)
 	return got(vmx, GOT_QUALIFICATION) >> 4 & 3;
 }
 
+/* vmx.c: the instruction is done, and level n stands behind it; a negative errno. */
+int nv_vmx_skip(struct nv_vcpu *vcpu, const struct nv_event *event);
+
 /* vmx.c: what the switcher does besides entering level n, NV_VMX_EXCHANGE or NV_VMX_STORE; as nv_vmx_exchange. */
 int nv_vmx_command(struct nv_vcpu *vcpu, uint64_t command, struct nv_vmx_field *fields, uint32_t count);
 
@@ -170,14 +175,22 @@ int nv_vmx_sort_exit(struct nv_vcpu *vcpu);
 
 /* vmx_step.c. end: executed says whether the instruction is behind level n. A negative errno. */
 void nv_vmx_step_begin(struct nv_vmx *vmx, const struct nv_vmx_controls *off);
+void nv_vmx_step_trap(struct nv_vmx *vmx, const struct nv_trap_flag *trap); /* of an instruction that nothing has stopped */
 int nv_vmx_step_end(struct nv_vcpu *vcpu, int executed);
+
+/* vmx_debug_step.c. steps: levels see each instruction of what executes now. debug_step: begins such a step, unless something comes first;
+ * -EAGAIN when the instruction is done, another negative errno. debug_due: something is to be reported before level n goes on, vmx->synthetic. */
+int nv_vmx_steps(const struct nv_vmx *vmx);
+int nv_vmx_debug_step(struct nv_vcpu *vcpu);
+int nv_vmx_debug_due(struct nv_vmx *vmx);
 int nv_vmx_pass_cr(struct nv_vcpu *vcpu);
 void nv_vmx_pass_port(struct nv_vmx *vmx);
 
 /* vmx_debug.c. set_fault_registers: an exit by #PF or #DB leaves CR2 and DR6 to whoever reinjects it (28.1). pass_dr: as nv_vmx_pass, of
- * MOV to or from a debug register. No step: KVM exits for the instruction itself, and Bochs then ends the step before it. */
+ * MOV to or from a debug register. trap_own: level n, which has its own trap flag set, is behind an instruction. No step: KVM exits for the instruction itself, and Bochs then ends the step before it. */
 int nv_vmx_set_fault_registers(struct nv_vcpu *vcpu, int vector);
 int nv_vmx_pass_dr(struct nv_vcpu *vcpu);
+int nv_vmx_trap_own(struct nv_vcpu *vcpu);
 
 /* vmx_deliver.c. prepare: what level n takes at its next entry, and what stops it, goes to the VMCS; happens again when a kick comes
  * before level n runs. entered: it ran. interrupted: what the exit says of an event that was being delivered. raise: reinjects the
@@ -187,5 +200,11 @@ void nv_vmx_entered(struct nv_vmx *vmx);
 void nv_vmx_interrupted(struct nv_vmx *vmx);
 int nv_vmx_raise(struct nv_vcpu *vcpu);
 void nv_vmx_end_shadow(struct nv_vmx *vmx);
+void nv_vmx_shadow(struct nv_vmx *vmx); /* STI was */
+
+/* next_event: what level n would take at an entry now; 0: nothing. inject_soft: the interrupt or exception of a kind NV_EVENT_* that the
+ * instruction at RIP is for, of this length. */
+uint64_t nv_vmx_next_event(struct nv_vmx *vmx);
+void nv_vmx_inject_soft(struct nv_vmx *vmx, int kind, uint8_t vector, uint8_t length);
 
 #endif

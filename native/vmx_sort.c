@@ -4,6 +4,9 @@
 
 /* What becomes of an exit: L0 asked for it, a machine or the table hears of it. */
 
+/* One for each page that an instruction may touch; what comes then is a jump to itself. */
+#define EARLY_TRAPS 8
+
 /* What an EPT violation's access needs. */
 static uint32_t access_of(uint64_t qualification)
 {
@@ -114,17 +117,20 @@ static int step_exit(struct nv_vcpu *vcpu)
 {
 	struct nv_vmx *vmx = vcpu->engine;
 	struct nv_vmx_step *step = &vmx->step;
-	int event = basic_of(vmx) == BASIC_EXCEPTION && !is_nmi(vmx);
+	int event = basic_of(vmx) == BASIC_EXCEPTION && !is_nmi(vmx), again;
 	int trapped = event && EVENT_VECTOR(got(vmx, GOT_INTERRUPTION)) == DB && !(got(vmx, GOT_QUALIFICATION) & DR6_CAUSES);
 	int result;
 
+	if (!step->traps)
+		return nv_vmx_step_end(vcpu, 1);
 	if ((is_nmi(vmx) && !vmx->nmi_wanted) || (basic_of(vmx) == BASIC_INTERRUPT && !(vmx->wanted.pin & PIN_INTERRUPTS)))
 		return 0; /* kept for later: the step goes on */
 	/* Bochs has the trap pending when an exit to KVM comes before the instruction is done: level n comes to it again */
-	if (trapped && got(vmx, GOT_RIP) == step->rip && !step->ports)
+	again = got(vmx, GOT_RIP) == step->rip && *register_of(vmx, NV_REG_RCX) == step->count;
+	if (trapped && again && !step->ports && step->early++ < EARLY_TRAPS)
 		return -EAGAIN;
 	result = nv_vmx_step_end(vcpu, trapped);
-	return result ? result : trapped && !step->own_trap ? -EAGAIN : 0;
+	return result ? result : trapped && !step->trap.own ? -EAGAIN : 0;
 }
 
 /* Whether the tables of level n, or of the machine above it that is active, allow the access now; or another machine hears of it. */
@@ -139,7 +145,8 @@ static int fill(struct nv_vmx *vmx)
 static int end_step(struct nv_vcpu *vcpu)
 {
 	struct nv_vmx *vmx = vcpu->engine;
-	int result = nv_vmx_step_end(vcpu, 0);
+	/* KVM raises no trap for a store that it emulates */
+	int result = nv_vmx_step_end(vcpu, got(vmx, GOT_RIP) != vmx->step.rip);
 
 	return result ? result : nv_nested_vmx_undo(vmx->nested);
 }

@@ -9,25 +9,32 @@
 #define MSRS_LOW 0x1fff
 #define MSRS_HIGH 0xc0000000
 
-void nv_vmx_step_begin(struct nv_vmx *vmx, const struct nv_vmx_controls *off)
+static void begin(struct nv_vmx *vmx, const struct nv_vmx_controls *off, const struct nv_trap_flag *trap)
 {
-	uint64_t *rflags = register_of(vmx, NV_REG_RFLAGS);
-	uint64_t rip = *register_of(vmx, NV_REG_RIP);
-
 	vmx->step = (struct nv_vmx_step){
 		.off = *off,
-		.rip = rip,
-		.behind = rip + got(vmx, GOT_LENGTH),
+		.rip = *register_of(vmx, NV_REG_RIP),
+		.count = *register_of(vmx, NV_REG_RCX),
 		.active = 1,
 		.traps = 1,
-		.own_trap = !!(*rflags & RFLAGS_TF),
+		.trap = *trap,
 	};
-	*rflags |= RFLAGS_TF;
+	nv_trap_set(&vmx->step.trap, vmx->nested->vcpu->fd, vmx->switched.mailbox->regs);
 	/* Bochs has the trap of level n's own pending at every exit, before the instruction is done */
-	if (vmx->step.own_trap)
+	if (vmx->step.trap.own)
 		nv_vmx_put(vmx, NV_VMCS_GUEST_PENDING_DEBUG, 0);
 	/* with the trap flag set the processor enters no shadow that has no #DB pending (27.3.1.5); interrupts exit meanwhile */
 	nv_vmx_end_shadow(vmx);
+}
+
+void nv_vmx_step_begin(struct nv_vmx *vmx, const struct nv_vmx_controls *off)
+{
+	begin(vmx, off, &(struct nv_trap_flag){0});
+}
+
+void nv_vmx_step_trap(struct nv_vmx *vmx, const struct nv_trap_flag *trap)
+{
+	begin(vmx, &(struct nv_vmx_controls){0}, trap);
 }
 
 /* CR0 and CR4 are what they became; the read shadows have level n's bits where VMX keeps others. */
@@ -48,16 +55,39 @@ static int show_control_registers(struct nv_vcpu *vcpu, int executed)
 	return 0;
 }
 
+/* PUSHF has stored the trap flag that is L0's. */
+static int clean_pushed_flags(struct nv_vcpu *vcpu)
+{
+	struct nv_vmx_field stack[] = {{NV_VMCS_GUEST_SS_BASE, 0}, {NV_VMCS_GUEST_SS_RIGHTS, 0}};
+	struct nv_vmx *vmx = vcpu->engine;
+	struct nv_code code;
+	int result = nv_vmx_code(vcpu, &code);
+
+	if (!result)
+		result = nv_vmx_exchange(vcpu, stack, 2);
+	if (!result)
+		nv_trap_clean(vmx->switched.paging, &code, stack[0].value, !!(stack[1].value & CS_BIG), *register_of(vmx, NV_REG_RSP));
+	return result;
+}
+
 int nv_vmx_step_end(struct nv_vcpu *vcpu, int executed)
 {
 	struct nv_vmx *vmx = vcpu->engine;
 	struct nv_vmx_step *step = &vmx->step;
+	uint8_t owns = step->trap.own;
 
 	step->active = 0;
-	if (!step->own_trap)
-		*register_of(vmx, NV_REG_RFLAGS) &= ~RFLAGS_TF;
+	if (executed)
+		vmx->switched.stepped = 1;
+	if (!step->traps) {
+		nv_vmx_put(vmx, NV_VMCS_GUEST_ACTIVITY, 0);
+		return 0;
+	}
+	nv_trap_clear(&step->trap, vcpu->fd, vmx->switched.mailbox->regs, executed);
 	/* where KVM did the instruction, Bochs still has its own trap pending */
 	nv_vmx_put(vmx, NV_VMCS_GUEST_PENDING_DEBUG, 0);
+	if (executed && step->trap.kind == NV_TRAPPED_PUSHES && !owns)
+		return clean_pushed_flags(vcpu);
 	return step->moves_cr ? show_control_registers(vcpu, executed) : 0;
 }
 
@@ -195,7 +225,7 @@ int nv_vmx_pass(struct nv_vcpu *vcpu)
 	int result;
 
 	vcpu->event.advance = 0;
-	if (nv_nested_pass(vmx->nested, &vcpu->event))
+	if (nv_nested_pass(vmx->nested, &vcpu->event) || nv_nested_is_step(&vcpu->event))
 		return 1;
 	switch (basic_of(vmx)) {
 	case BASIC_EXCEPTION:

@@ -51,6 +51,7 @@
 #define NV_REG_RDX 2
 #define NV_REG_RBX 3
 #define NV_REG_RSP 4
+#define NV_REG_R11 11
 #define NV_REG_RIP 16
 #define NV_REG_RFLAGS 17
 #define NV_REGS 18

@@ -95,7 +95,6 @@ class DirectEngine(NoImages):
         self._link_memory(config)
         self._trap_msrs(config.wanted)
         self._vcpu: Vcpu = self._open.enter_context(self._vm.create_vcpu(0))
-        self._debug(config.wanted)
         self.vcpu = ffi.new("struct nv_vcpu *")
         # the mapping must outlive a late kick
         self._run = self._vcpu.kvm_run
@@ -110,6 +109,7 @@ class DirectEngine(NoImages):
 
     def _build_vcpu(self, config: EngineConfig) -> None:
         """Makes the run loop's vCPU of KVM's."""
+        self._debug(config.wanted)
         lib.nv_direct_init(self.vcpu, self._vcpu.fd, self._run, config.level)
 
     def intercept(self, wanted: Sequence[Scope]) -> None:
@@ -118,6 +118,7 @@ class DirectEngine(NoImages):
         self._debug(wanted)
 
     def _debug(self, scopes: Sequence[Scope]) -> None:
+        """Sets which debug events there are."""
         debug = debug_vectors(scopes)
         if debug != self._debugged:
             self._vcpu.set_guest_debug(single_step=_DB in debug, software_breakpoints=_BP in debug)

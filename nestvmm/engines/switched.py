@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
 from nestvmm.engines.cpuid import CpuidServer
-from nestvmm.engines.direct import DirectEngine
+from nestvmm.engines.direct import DirectEngine, debug_vectors
 from nestvmm.engines.engine import EngineConfig, MemorySlot, MsrRange
 from nestvmm.engines.nested import Nested
 from nestvmm.engines.paravirtual import ADDRESS_MSRS, HYPERV_MSRS, TRAPPED, carry
@@ -36,7 +36,10 @@ __all__ = ["SwitchedEngine"]
 _SLOT_SWITCHER = 0
 _SLOT_NESTED = 1
 _SLOT_SHADOW = 2
+_BP = 3
 _UD = 6
+# By the vector of a debug event.
+_DEBUG: Mapping[int, int] = {1: lib.NV_DEBUG_STEPS, _BP: lib.NV_DEBUG_BREAKS}
 
 # The mailbox's order: the numbers of the instruction encoding.
 _ORDER = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *Regs.__match_args__[8:])
@@ -113,7 +116,13 @@ class SwitchedEngine(DirectEngine):
     def _stepping(self) -> bool:
         """Whether L0 has set level n's trap flag."""
         step = self._c.step
-        return bool(step.active and step.traps and not step.own_trap)
+        return bool(step.active and step.traps and not step.trap.own)
+
+    def _debug(self, scopes: Sequence[Scope]) -> None:
+        """KVM's guest debugging knows nothing of a nested guest: L0 steps level n itself."""
+        debug = sum(_DEBUG[vector] for vector in debug_vectors(scopes))
+        if debug != self._c.switched.debug:
+            self._c.switched.debug, self._c.switched.stepped = debug, 0
 
     @classmethod
     def works_here(cls) -> bool:
@@ -245,8 +254,8 @@ class SwitchedEngine(DirectEngine):
         return self.nested.answered_cpuid()
 
     def image_claims(self) -> list[tuple[int, Scope, Server]]:
-        """For each image and the guest, all that a control block can ask for."""
-        reasons = sorted({reason for row in self.exits.values() for reason in row.reasons})
+        """For each image and the guest, all that a control block can ask for: of debug events it is INT3's #BP."""
+        reasons = sorted({reason for row in self.exits.values() for reason in row.reasons} | {ExitReason.DEBUG})
         return [(level, Scope(reason), server) for level, server in self.nested.image_servers() for reason in reasons]
 
     def image_counts(self) -> list[tuple[int, int, int, int]]:
@@ -317,7 +326,14 @@ class SwitchedEngine(DirectEngine):
         self._recall()
         self._debug(wanted)
         self._wanted = tuple(wanted)
-        self._intercept([*wanted, Scope(ExitReason.EXCEPTION, _UD, _UD)] if self._catches else wanted)
+        self._renew_intercepts()
+
+    def _renew_intercepts(self) -> None:
+        """Intercepts what is wanted, and the exceptions that become events of another reason."""
+        own = [_UD] if self._catches else []
+        if self._c.switched.debug & lib.NV_DEBUG_BREAKS:
+            own.append(_BP)
+        self._intercept([*self._wanted, *(Scope(ExitReason.EXCEPTION, vector, vector) for vector in own)])
 
     def catch_undefined(self) -> None:
         """Intercepts #UD."""

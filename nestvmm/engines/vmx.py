@@ -200,7 +200,7 @@ class VmxEngine(SwitchedEngine):
         own = self._vcpu.get_msrs(range(_MSR_VMX_BASIC, _MSR_VMX_TRUE_ENTRY + 1))
         self.nested.limit(own, bool(self._c.halts), entries)
         # KVM withdraws the controls of instructions that CPUID does not show
-        self._intercept(self._wanted)
+        self._renew_intercepts()
 
     def try_instructions(self, codes: Sequence[bytes], entries: Sequence[CpuidEntry]) -> list[tuple[Trial, Trial]]:
         """What runs may be KVM's work, of an instruction that the processor lacks: not in a nested guest.

@@ -90,7 +90,11 @@ def _on_msrs(reason: ExitReason, index: int, last: int | None) -> Callable[[_Met
 
 
 def on_debug(vector: int) -> Callable[[_Method], _Method]:
-    """The method handles debug events of the vector: 1 (#DB: single step, breakpoint register) or 3 (#BP)."""
+    """The method handles debug events of the vector: 1, behind each instruction of its guest's, or 3, at each INT3.
+
+    The event's value is the linear address of RIP, its information DR6 as a single step sets it. An INT3 that is
+    handled comes again unless the handler moves RIP.
+    """
     if vector not in (1, 3):
         raise ValueError(f"debug vector {vector} is neither 1 nor 3")
     return on(ExitReason.DEBUG, vector, vector)

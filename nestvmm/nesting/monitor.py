@@ -53,7 +53,7 @@ def monitor_claims(engine: Engine) -> list[Claim]:
     handlers: dict[ExitReason, Callable[[Event], Result]] = {
         ExitReason.SHUTDOWN: lambda _: _died(engine, "triple fault"),
         ExitReason.HLT: lambda _: _halted(engine),
-        ExitReason.DEBUG: lambda _: HANDLED,
+        ExitReason.DEBUG: lambda _: _debugged(engine),
         ExitReason.INTERRUPT_WINDOW: lambda _: HANDLED,
         ExitReason.NMI_WINDOW: lambda _: HANDLED,
         # level n has no code for system-management mode, and KVM would leave its nested guest to look for some
@@ -107,6 +107,12 @@ def _halted(engine: Engine) -> Result:
     if engine.let_pass() or engine.halt():
         return HANDLED
     return _died(engine, "it halted with interrupts off, so nothing can wake it")
+
+
+def _debugged(engine: Engine) -> Result:
+    """Declined by all: level n goes on; it takes the #BP of an INT3 itself, where the engine can let it."""
+    engine.let_pass()
+    return HANDLED
 
 
 def _task_switch(engine: Engine, event: Event) -> Result:

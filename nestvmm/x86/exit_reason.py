@@ -177,7 +177,7 @@ REASONS: dict[ExitReason, ReasonRow] = {
     ExitReason.RDMSR: ReasonRow(Qualifier.MSR, _ALL, "RDMSR"),
     ExitReason.WRMSR: ReasonRow(Qualifier.MSR, _ALL, "WRMSR"),
     ExitReason.HLT: ReasonRow(Qualifier.NONE, _ALL, "HLT (direct: only without an in-kernel irqchip)"),
-    ExitReason.DEBUG: ReasonRow(Qualifier.VECTOR, _ALL, "single step or breakpoint of KVM's guest debugging"),
+    ExitReason.DEBUG: ReasonRow(Qualifier.VECTOR, _ALL, "behind an instruction (1: single step), or INT3 (3)"),
     ExitReason.SHUTDOWN: ReasonRow(Qualifier.NONE, _ALL, "shutdown, such as a triple fault"),
     ExitReason.MEMORY_FAULT: ReasonRow(Qualifier.PHYSICAL, _ALL, "KVM could not reach the memory behind an address"),
     ExitReason.EMULATION_FAILURE: ReasonRow(

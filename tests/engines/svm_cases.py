@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 
+import debug_cases
 import event_cases
 import exception_cases
 import mode_cases
@@ -18,7 +19,7 @@ from print_cases import print_cases
 
 GROUPS = {
     "instructions": {**reason_cases.possible("svm"), **state_cases.CASES, **switcher_cases.CASES},
-    "events": {**exception_cases.CASES, **event_cases.CASES},
+    "events": {**exception_cases.CASES, **event_cases.CASES, **debug_cases.CASES},
     "modes": mode_cases.possible("svm"),
 }
 

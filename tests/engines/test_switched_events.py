@@ -5,6 +5,7 @@ VMX has no exits for INTn, IRET, POPF and PUSHF (Intel SDM vol. 3, 26.1).
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -24,9 +25,9 @@ RFLAGS_IF = 0x200
 # Exit codes, and basic exit reasons.
 RAW = {
     "svm": {"interrupt": 0x60, "nmi": 0x61, "smi": 0x62, "init": 0x63, "interrupt window": 0x64, "nmi window": 0x74}
-    | {"hlt": 0x78, "port": 0x7B, "shutdown": 0x7F, "table": 0x6B},
+    | {"hlt": 0x78, "port": 0x7B, "shutdown": 0x7F, "table": 0x6B, "step": 0x41, "breakpoint": 0x75},
     "vmx": {"interrupt": 1, "nmi": 0, "init": 3, "interrupt window": 7, "nmi window": 8}
-    | {"hlt": 12, "port": 30, "shutdown": 2, "table": 46},
+    | {"hlt": 12, "port": 30, "shutdown": 2, "table": 46, "step": 0, "breakpoint": 0},
 }
 # An error code that names a gate: 8 times the vector, in QEMU's 64-bit mode 16 times (do_interrupt64); the bit for the
 # IDT; and on Intel's processors whether the event came from outside.
@@ -309,3 +310,72 @@ def test_ports_by_bitmap(name: str, vendor: str, found: dict[str, Any]) -> None:
 )
 def test_the_guest_takes_the_answer_of_an_intercepted_port(name: str, kept: list[int], found: dict[str, Any]) -> None:
     assert found[name]["kept"] == kept
+
+
+# What the guest keeps: its flags show no trap flag, its traps and interrupts are counted.
+STEPPED = {
+    "steps": [2, 0],
+    "steps into INTn": [2, 0],
+    "steps into a fault": [2, 0],
+    "steps over a shadow": [2, 0],
+    "steps with traps": [4, DR6_STEP],
+    "steps with traps, CPUID": [4, 0],
+    "steps over exits": [ANSWER, ANSWER & 0xFF],
+    "steps over accesses": [0, 0],
+    "steps over strings of ports": [0, 0],
+    "steps over SYSCALL": [0x3002, 0x300],  # R11, SFMASK
+    "steps and an interrupt": [1, 0],
+    "steps and windows": [0x5A8, 0],
+    "steps over HLT": [1, 0],
+}
+# KVM's emulator does several elements at once, or raises a trap behind each of them.
+STRINGS = ("steps over accesses", "steps over strings of ports")
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_a_level_steps_through_its_guest(name: str, vendor: str, found: dict[str, Any]) -> None:
+    """It sees where the guest stands behind each instruction, by what the direct engine's events have."""
+    case = found[name]
+    assert (case["status"], case["message"]) == (0, "")
+    at = [event[0] for event in case["seen"][0]]
+    assert ([one for one, _ in groupby(at)] if name in STRINGS else at) == case["expected"]
+    assert {tuple(event[1:8]) for event in case["seen"][0]} == {(1, RAW[vendor]["step"], DR6_STEP, 0, 0, READ, 0)}
+    assert case["kept"][:2] == STEPPED[name]
+
+
+def test_other_levels_have_their_events_in_stepped_code(vendor: str, found: dict[str, Any]) -> None:
+    raw = RAW[vendor]
+    cpuid, port = (found["steps over exits"]["seen"][at] for at in (1, 2))
+    assert brief(cpuid, "qualifier", "rip", "length") == [[0x40000123, 0x27, 2]]
+    assert brief(port, "raw", "qualifier", "rip", "length") == [[raw["port"], 0x5000, 0x63, 1]]
+    assert found["steps over accesses"]["seen"][1] == [
+        [0, READ, 4, 0],
+        *([at, WRITE, 4, 0x5A5A5A5A] for at in (8, 0, 4)),
+    ]
+    assert brief(found["steps over strings of ports"]["seen"][1], "qualifier", "direction") == [[0x5000, WRITE]] * 3
+    assert found["steps and windows"]["seen"][1] == [
+        [ExitReason.INTERRUPT_WINDOW, raw["interrupt window"], 0x36, RFLAGS_IF],
+        [ExitReason.NMI_WINDOW, raw["nmi window"], 0x4C, RFLAGS_IF],
+    ]
+
+
+def test_a_guest_that_steps_itself_shows_its_own_flag_only(found: dict[str, Any]) -> None:
+    """From behind the POPF that sets it to the one that clears it; not in the handlers."""
+    flags = {event[0]: event[8] for event in found["steps with traps"]["seen"][0]}
+    assert {at for at, flag in flags.items() if flag} == {0x26, 0x27, 0x28, 0x2F}
+
+
+@pytest.mark.parametrize(
+    ("does", "status", "events", "kept"),
+    [
+        ("handled", 9, 2, [0, 0]),  # it comes again
+        ("skip", 0, 1, [0, 0]),
+        ("decline", 0, 1, [1, CODE + 0x1F]),
+        ("fault", 0, 1, [1, CODE + 0x1E]),
+    ],
+)
+def test_a_breakpoint(does: str, status: int, events: int, kept: list[int], vendor: str, found: dict[str, Any]) -> None:
+    """The instruction has not happened: the level steps over it, or the guest takes #BP, as a trap or as a fault."""
+    case = found[f"breakpoint, {does}"]
+    assert (case["status"], case["kept"]) == (status, kept)
+    assert case["seen"][0] == [[case["expected"][0], 3, RAW[vendor]["breakpoint"], 0, 0, 0, READ, 1, 0]] * events

@@ -10,6 +10,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import debug_cases
 import event_cases
 import exception_cases
 import mode_cases
@@ -122,7 +123,7 @@ def _for_vmx(cases: dict[str, object]) -> dict[str, object]:
 
 GROUPS = {
     "instructions": {**_for_vmx(reason_cases.possible("vmx")), **_for_vmx(state_cases.CASES), **CASES},
-    "events": {**exception_cases.CASES, **_for_vmx(event_cases.CASES)},
+    "events": {**exception_cases.CASES, **_for_vmx(event_cases.CASES), **debug_cases.CASES},
     "modes": mode_cases.possible("vmx"),
 }
 

@@ -14,6 +14,7 @@ from mixed_checks import (
     PASSED,
     check_arriving,
     check_declined,
+    check_stepped,
     faults,
     found_in,
     handled,
@@ -25,13 +26,11 @@ from nestvmm.lab import Lab
 
 pytestmark = pytest.mark.svm_lab
 
-PORT = 0x5000
-READ, WRITE = 0, 1
-TIMES = 50
+READ, WRITE, EXECUTE = 0, 1, 2
+PORT, TIMES = 0x5000, 50
 NESTVMM = int.from_bytes(b"nestvmm", "little")
 CX16 = 1 << 13
 AT, PAGE = 0x600000, 0x1000
-EXECUTE = 2
 IO, WINDOW, INTERRUPT, NMI_WINDOW = 1, 14, 38, 40
 ENDED = ("read-only", "block taken below", "block taken above an image")
 HEIGHTS = {"P": 2, "M": 2, "PM": 3, "MP": 3, "MPM": 4, "PMPM": 5, "MMPPM": 6}
@@ -447,3 +446,7 @@ def test_the_trace_tells_who_caused_and_who_handled(found: dict[str, Any]) -> No
     assert lines.count((4, "io", 3, "minivisor-svm.elf")) == 2
     assert lines.count((3, "svm-instruction", 0, "L0")) == 6
     assert len(lines) == found["traced"]["exits"]
+
+
+def test_a_level_below_an_image_steps_through_it_and_its_guest(found: dict[str, Any]) -> None:
+    check_stepped(found["stepped with its image"], found["not stepped with its image"])

@@ -43,6 +43,9 @@ class Machine:
     def _bytes(self) -> str:
         return bytes(ffi.buffer(self.event.instruction, self.event.instruction_length)).hex()
 
+    def read(self, address: int, size: int) -> bytes:
+        return self._memory.read(address, size)
+
     def accessed(self, page: int) -> bool:
         return bool(self._memory.read(TABLE + 8 * page, 1)[0] & 0x20)
 
