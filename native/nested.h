@@ -53,7 +53,8 @@ struct nv_machine {
 	uint64_t held;                   /* an interrupt that its parent injected while it ran a guest, as EVENTINJ; 0: none */
 	uint64_t resumed;                /* the event whose delivery was interrupted when a machine below took over, as EVENTINJ */
 	uint64_t soft_next;              /* where the software interrupt returns to that its parent injected; 0: none */
-	uint64_t seen_rip, seen_rsp, seen_cr3; /* its state as its parent was told */
+	uint64_t seen_code;              /* the last exit that its parent was told: SVM's code, VMX's basic reason */
+	uint64_t seen_rip, seen_rsp, seen_cr3; /* its state, likewise */
 	struct nv_vmcb guest;            /* the control block that it runs its guest with, as VMRUN read it */
 	struct nv_nested_host host;      /* its own state meanwhile */
 	uint32_t composed[6];            /* intercepts of guest, and of the machines below */

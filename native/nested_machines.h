@@ -87,7 +87,7 @@ uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
 const struct nv_nested_claim *nv_nested_next_claim(const struct nv_nested *nested, const struct nv_event *event, uint16_t *claim);
 
 /* nested_machines.c: the machine of the parent's block at this address, made if need be. restart:
- * its guest was given up. */
+ * its hypervisor has begun anew with it, as with another one or after a reset. */
 struct nv_machine *nv_nested_take_guest(struct nv_nested *nested, struct nv_machine *parent, uint64_t address);
 void nv_nested_restart(struct nv_machine *machine);
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.vmx_lab
 GUEST = 0x140000
 VMCALL, IO, RDMSR, WRMSR, CR, EXCEPTION, INTERRUPT = 18, 30, 31, 32, 28, 0, 1
 WINDOW, NMI_WINDOW, TIMER, VIOLATION, MISCONFIGURATION = 7, 8, 52, 48, 49
-TPR_THRESHOLD = 43
+TPR_THRESHOLD, VMXON = 43, 27
 FAILED = 1 << 31
 INVALID, VALID = 1, 0x40  # CF, ZF
 FLAGS = 0x8D5  # CF, PF, AF, ZF, SF, OF: an instruction that fails sets one and clears the others (31.2)
@@ -261,6 +261,12 @@ def test_what_a_level_below_takes_away_is_its_ept_violation(found: dict[str, Any
     assert kept[25] == IO
     # level 2: its guest's exit, what it reads and wrote, an instruction's error, and the guest's last exit
     assert kept[26:] == [VMCALL, GUEST + 2, 5, 7, 12, VMCALL, GUEST + 15]
+
+
+def test_a_guest_is_begun_anew_when_its_hypervisor_says_so(found: dict[str, Any]) -> None:
+    """By what it has written, not by a state that merely differs."""
+    level_3s, level_2s = [0x100 + VMXON, VMCALL], [0, VMCALL]
+    assert found["begun anew in a chain"]["kept"] == [IO, *level_3s, IO, *level_2s]
 
 
 def test_windows_open_when_the_guest_can_take_what_comes(found: dict[str, Any]) -> None:
