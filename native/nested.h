@@ -11,7 +11,12 @@
  *     machine 0 ──its block──> machine 1 ──its block──> ... ──> active
  *
  * An exit goes straight to the machine whose block asks for it. Machines between it and the active one stay in guest mode, and VMRUN of
- * the same block makes the same machine active again. */
+ * the same block makes the same machine active again.
+ *
+ * L0 remembers NV_NESTED_MACHINES. A hypervisor does not say when it gives up a guest, so where one more begins, another is forgotten: of
+ * those outside the chain one that has not set up SVM or VMX, for which nothing is lost; where there is none, the one that no VMRUN has
+ * made active for the longest time, in all likelihood of a guest that is no more. If it runs again after all, with its own guests, it is as
+ * after a reset of its SVM or VMX alone: EFER.SVME is clear, or it is not in VMX operation, and its next such instruction is undefined. */
 #ifndef NV_NESTED_H
 #define NV_NESTED_H
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from lab_cases import run_cases
 from nested_vmx_rules import CONTROLS, GUEST_STATE, HOST_STATE
+from nested_vmx_try import INVALIDATIONS
 
 from nestvmm.lab import Lab, kvm_intel_nests
 
@@ -77,6 +78,13 @@ def test_vmx_instructions_fail_as_the_manual_says(found: dict[str, Any]) -> None
     assert kept[26:60] == [word for error in errors for word in (VALID, error)]
     assert kept[60:66] == [0, 0, PROTECTION, PAGE_FAULT, PROTECTION, PROTECTION]
     assert kept[66:70] == [0, INVALID, 0, UNDEFINED]
+
+
+def test_invept_and_invvpid_take_types_and_descriptors_that_there_are(found: dict[str, Any]) -> None:
+    told = rows(found["invalidations"], 2)
+    wanted = [error for ways in INVALIDATIONS.values() for *_, error in ways]
+    assert [flags for flags, _ in told] == [VALID if error else 0 for error in wanted]
+    assert [error for flags, error in told if flags] == [error for error in wanted if error]
 
 
 def test_vmx_operation_keeps_paging_on(found: dict[str, Any]) -> None:
