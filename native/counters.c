@@ -30,8 +30,8 @@ void nv_counter_add(struct nv_counter *counter, uint64_t ticks, int served)
 	__atomic_store_n(&counter->begun, counter->begun + 1, __ATOMIC_RELAXED);
 	__atomic_thread_fence(__ATOMIC_RELEASE);
 	counter->ticks += ticks;
-	counter->served += served;
 	counter->histogram[nv_bucket(ticks)]++;
+	counter->served += served;
 	__atomic_store_n(&counter->count, counter->count + 1, __ATOMIC_RELEASE);
 }
 
@@ -51,7 +51,7 @@ void nv_counter_read(const struct nv_counter *counter, struct nv_counter *copy)
 	}
 }
 
-void nv_unclaimed_add(struct nv_unclaimed *unclaimed, uint16_t reason, uint8_t direction, uint64_t qualifier)
+__attribute__((noinline)) void nv_unclaimed_add(struct nv_unclaimed *unclaimed, uint16_t reason, uint8_t direction, uint64_t qualifier)
 {
 	/* Knuth's multiplicative hash: ports and MSR indices cluster */
 	uint64_t hash = (qualifier * 2 + direction + ((uint64_t)reason << 40)) * 0x9e3779b97f4a7c15ull >> 56;

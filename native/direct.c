@@ -1,5 +1,6 @@
 #include "direct.h"
 #include "instruction.h"
+#include "likely.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
@@ -23,9 +24,7 @@ int nv_direct_enter(struct nv_vcpu *vcpu)
 {
 	/* since Linux 6.8 KVM_RUN gives a memory fault as EFAULT and this exit reason; before, as EFAULT alone */
 	vcpu->run->exit_reason = EXIT_BARE_FAULT;
-	if (!ioctl(vcpu->fd, KVM_RUN, 0))
-		return 0;
-	if (errno == EFAULT)
+	if (likely(!ioctl(vcpu->fd, KVM_RUN, 0)) || errno == EFAULT)
 		return 0;
 	return -errno;
 }
@@ -55,7 +54,7 @@ static uint64_t first_element(const struct nv_event *event)
 
 static void set_first_element(const struct nv_event *event)
 {
-	switch (event->size) {
+	switch (__builtin_expect(event->size, 1)) {
 	case 1:
 		event->data[0] = event->value;
 		break;
@@ -73,16 +72,17 @@ static void set_first_element(const struct nv_event *event)
 	}
 }
 
-static void decode_io(struct kvm_run *run, struct nv_event *event)
+static inline void decode_io(struct kvm_run *run, struct nv_event *event)
 {
+	event->raw = KVM_EXIT_IO;
+	event->info = 0;
 	event->reason = NV_REASON_IO;
 	event->qualifier = run->io.port;
 	event->direction = run->io.direction == KVM_EXIT_IO_OUT ? NV_WRITE : NV_READ;
 	event->size = run->io.size;
 	event->count = run->io.count;
 	event->data = (uint8_t *)run + run->io.data_offset;
-	if (event->direction == NV_WRITE)
-		event->value = first_element(event);
+	event->value = event->direction == NV_WRITE ? first_element(event) : 0;
 }
 
 static void decode_mmio(struct kvm_run *run, struct nv_event *event)
@@ -132,22 +132,15 @@ static void decode_memory_fault(struct kvm_run *run, struct nv_event *event)
 	event->info = fault.flags;
 }
 
-void nv_direct_decode(struct nv_vcpu *vcpu, struct nv_event *event)
+static __attribute__((noinline)) void decode_other(struct kvm_run *run, struct nv_event *event)
 {
-	struct kvm_run *run = vcpu->run;
-
 	event->raw = run->exit_reason;
 	event->qualifier = event->value = event->info = 0;
 	event->data = NULL;
 	event->count = 1;
 	event->size = 0;
 	event->direction = NV_READ;
-	event->instruction_length = 0;
-	event->length = event->advance = 0;
 	switch (run->exit_reason) {
-	case KVM_EXIT_IO:
-		decode_io(run, event);
-		break;
 	case KVM_EXIT_MMIO:
 		decode_mmio(run, event);
 		break;
@@ -214,9 +207,17 @@ void nv_direct_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 	}
 }
 
+void nv_direct_decode(struct nv_vcpu *vcpu, struct nv_event *event)
+{
+	if (likely(vcpu->run->exit_reason == KVM_EXIT_IO))
+		decode_io(vcpu->run, event);
+	else
+		decode_other(vcpu->run, event);
+}
+
 void nv_direct_complete(struct nv_vcpu *vcpu, struct nv_event *event)
 {
-	switch (event->reason) {
+	switch (__builtin_expect(event->reason, NV_REASON_IO)) {
 	case NV_REASON_IO:
 	case NV_REASON_MMIO:
 		if (event->direction == NV_READ && event->count == 1)

@@ -25,15 +25,16 @@ struct nv_event {
 	uint8_t direction;       /* NV_READ, NV_WRITE or NV_EXECUTE */
 	uint8_t size;            /* bytes of one element */
 	uint8_t level;           /* the level whose software caused it: n */
-	uint8_t handler;         /* the level that handles it */
-	uint8_t fault;           /* answer: complete by #GP instead (MSR accesses) */
 	uint8_t instruction_length;
 	uint8_t instruction[NV_INSTRUCTION_MAX]; /* bytes at RIP, as far as the engine knows them */
-	uint8_t served;          /* 1 when L0's C code handled it */
+	/* 0 at first, all in one or two stores */
 	uint8_t length;          /* bytes of the instruction that caused it, 0 where nobody told */
-	uint8_t retry;           /* answer: nothing moves, level n comes to it again; only of what an intercept stopped */
-	uint8_t advance;         /* bytes that its completion moves RIP by; direct: 0, KVM does that */
 	uint8_t space;           /* whose physical address or window it is about: 0, or a machine's depth (nested.h) */
+	uint8_t advance;         /* bytes that its completion moves RIP by; direct: 0, KVM does that */
+	uint8_t fault;           /* answer: complete by #GP instead (MSR accesses) */
+	uint8_t retry;           /* answer: nothing moves, level n comes to it again; only of what an intercept stopped */
+	uint8_t served;          /* 1 when L0's C code handled it */
+	uint8_t handler;         /* the level that handles it */
 };
 
 #endif

@@ -29,6 +29,12 @@
 #define NV_NESTED_SETS 16        /* of shadow tables: [0] is not used, and a chain needs one for each machine but the first */
 #define NV_NESTED_WALKS 0x40000  /* through nested page tables of machines for one exit: each machine's may lead through those below */
 
+/* The I/O and MSR permissions maps of one machine's guest. */
+#define NV_NESTED_PORTS 0x3000
+#define NV_NESTED_MSRS 0x2000
+#define NV_NESTED_MAPS 0x5000    /* ports, then MSRs */
+#define NV_NESTED_MAP_PAGES 5
+
 /* What VMRUN saves of the processor and #VMEXIT loads. */
 struct nv_nested_host {
 	struct nv_vmcb_segment es, cs, ss, ds, gdtr, idtr;
@@ -80,6 +86,16 @@ struct nv_nested_tables {
 	uint32_t pad;
 };
 
+/* What a page of the composed permissions maps is made of. */
+struct nv_nested_map_page {
+	uint64_t below;          /* the version of the page below it */
+	uint64_t version;        /* of no other page that was ever composed; 0: it never was */
+	uint8_t kind;            /* NV_NESTED_MAP_* of what the machine's block adds */
+	uint8_t words[4096];     /* of NV_NESTED_MAP_READ: it */
+};
+
+enum { NV_NESTED_MAP_EMPTY, NV_NESTED_MAP_READ, NV_NESTED_MAP_FULL };
+
 struct nv_nested_exit {
 	uint64_t code, info_1, info_2;
 	uint64_t next_rip;       /* 0: the exit is no instruction's */
@@ -121,6 +137,8 @@ struct nv_nested {
 	uint8_t *maps;                   /* NV_NESTED_DEPTH of NV_NESTED_MAPS: the I/O and MSR permissions maps that machines compose */
 	uint64_t maps_physical;
 	const uint8_t *own_ports, *own_msrs; /* what L0 intercepts */
+	uint64_t own_maps;               /* how often that has changed, from 1 on */
+	uint64_t map_versions;           /* that were given away */
 	uint8_t *ram;                    /* L0's memory for the tower */
 	uint64_t ram_physical, ram_size;
 	uint64_t clock;
@@ -156,6 +174,7 @@ struct nv_nested {
 	struct nv_nested_tables tables[NV_NESTED_SETS];
 	struct nv_nested_given given[NV_NESTED_DEPTH]; /* by depth, from 1 on */
 	struct nv_pending pending[NV_NESTED_DEPTH]; /* likewise, what Python levels inject into the machines, and wait for */
+	struct nv_nested_map_page map_pages[NV_NESTED_DEPTH][NV_NESTED_MAP_PAGES]; /* by depth of who adds to it */
 	struct nv_paging walks[NV_NESTED_DEPTH]; /* through the tables of machine d's guest */
 };
 
@@ -165,10 +184,6 @@ struct nv_nested_claim {
 	uint8_t depth;
 	uint8_t beyond;                  /* and what those above it have claimed */
 };
-
-#define NV_NESTED_PORTS 0x3000
-#define NV_NESTED_MSRS 0x2000
-#define NV_NESTED_MAPS 0x5000    /* ports, then MSRs */
 
 /* The fields svm, vcpu, shadow, maps to ram_size, take and levels are the caller's to set before, and the pool of each table's shadow. */
 void nv_nested_init(struct nv_nested *nested);

@@ -81,6 +81,24 @@ struct nv_pending *nv_nested_pending(struct nv_nested *nested, uint32_t depth)
 	return depth ? &nested->pending[depth] : &nested->switched->pending;
 }
 
+int nv_nested_pass(struct nv_nested *nested, const struct nv_event *event)
+{
+	struct nv_pending *pending = nv_nested_pending(nested, event->space);
+
+	if (!event->space)
+		return 0;
+	switch (event->reason) {
+	case NV_REASON_NMI:
+		nv_pending_nmi(pending);
+		return 1;
+	case NV_REASON_INTERRUPT:
+		nv_pending_interrupt(pending, event->qualifier);
+		return 1;
+	default:
+		return event->reason == NV_REASON_PREEMPTION_TIMER;
+	}
+}
+
 int nv_nested_injected(const struct nv_nested *nested)
 {
 	for (const struct nv_machine *machine = nested->active; machine; machine = machine->parent)

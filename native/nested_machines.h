@@ -65,9 +65,17 @@ void nv_nested_owe_fault(struct nv_nested *nested, const struct nv_nested_place 
  * refuses it, Python levels withhold it, or nothing is there. */
 uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int write, struct nv_nested_place *place);
 
-/* Of a map in its memory: a byte, and a page added to what makes the guest exit. Where it has no memory, every bit is set. */
+/* nested_maps.c: a byte of a permissions map in its memory. Where it has no memory, every bit is set. */
 uint8_t nv_nested_map_byte(struct nv_nested *nested, struct nv_machine *machine, uint64_t address);
-void nv_nested_add_map_page(struct nv_nested *nested, struct nv_machine *machine, uint8_t *to, uint64_t from);
+
+/* Page `number` of the maps that the machine's guest runs under: what its block asks for by a page of its memory goes on top of what the
+ * machines below it do. from: that page's address; NONE: it asks for nothing; ALL: for everything. Gives 1, with `place`, when
+ * a machine below, or a Python level, does not give it the page. */
+#define NV_NESTED_MAP_NONE (~1ull)
+#define NV_NESTED_MAP_ALL (~0ull)
+
+int nv_nested_compose_map(struct nv_nested *nested, struct nv_machine *machine, unsigned int number, uint64_t from,
+			  struct nv_nested_place *place);
 
 /* Empties the tables of a machine and of those that run on it; of these alone; of all, when machine 0's have changed. release: it needs
  * none any more. */
@@ -86,8 +94,16 @@ uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
  * comes first. claim: that of the last one, 0 to begin. NULL: there is none any more. */
 const struct nv_nested_claim *nv_nested_next_claim(const struct nv_nested *nested, const struct nv_event *event, uint16_t *claim);
 
-/* nested_machines.c: the machine of the parent's block at this address, made if need be. restart:
- * its hypervisor has begun anew with it, as with another one or after a reset. */
+/* Whether Python levels have what comes to the machine from below, of NV_WINDOW_INTERRUPT or NV_WINDOW_NMI; machine 0's are the engine's to ask. */
+static inline int nv_nested_claimed(const struct nv_nested *nested, const struct nv_machine *machine, uint8_t kind)
+{
+	return machine->depth && nested->pending[machine->depth].claimed & kind;
+}
+
+/* nested_machines.c: the machine of the parent's block at this address, made if need be. restart: its hypervisor has begun anew with it, as with
+ * another one or after a reset. pass: 1 when the event is of an interrupt or NMI that Python levels above an image were told of, which the machine
+ * takes, or of a timer of theirs. */
+int nv_nested_pass(struct nv_nested *nested, const struct nv_event *event);
 struct nv_machine *nv_nested_take_guest(struct nv_nested *nested, struct nv_machine *parent, uint64_t address);
 void nv_nested_restart(struct nv_machine *machine);
 

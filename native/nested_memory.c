@@ -238,20 +238,3 @@ uint8_t *nv_nested_back(void *context, uint64_t physical, int write)
 		return nv_paging_slot(nested->switched->paging, physical, write);
 	return nv_nested_page(nested, nested->active, physical, write, &place);
 }
-
-uint8_t nv_nested_map_byte(struct nv_nested *nested, struct nv_machine *machine, uint64_t address)
-{
-	struct nv_nested_place place;
-	const uint8_t *host = nv_nested_page(nested, machine, address, 0, &place);
-
-	return host ? *host : 0xff;
-}
-
-void nv_nested_add_map_page(struct nv_nested *nested, struct nv_machine *machine, uint8_t *to, uint64_t from)
-{
-	struct nv_nested_place place;
-	const uint64_t *words = (const uint64_t *)nv_nested_page(nested, machine, from, 0, &place);
-
-	for (size_t i = 0; i < PAGE / 8; i++)
-		((uint64_t *)to)[i] |= words ? words[i] : ~0ull;
-}

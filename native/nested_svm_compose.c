@@ -1,46 +1,39 @@
 #include "nested_svm_internal.h"
 
-#include <string.h>
-
 #define PAGE 4096ull
 
-static uint8_t *ports_of(const struct nv_nested *nested, int depth)
+#define MSR_PAGE (NV_NESTED_PORTS / PAGE)
+
+/* Pages first to last of the maps, from the machine's map at this address: the low bits of that are ignored. Gives 1 when `place` says which
+ * of them is refused. */
+static int compose_map(struct nv_nested *nested, struct nv_machine *machine, unsigned int first, unsigned int last, uint64_t code,
+		       uint64_t map, struct nv_nested_place *place)
 {
-	return nested->maps + (size_t)depth * NV_NESTED_MAPS;
+	uint64_t from = map & ~(PAGE - 1);
+	int asks = intercepts(machine->guest.intercept, code), refused = 0;
+
+	for (unsigned int i = first; i <= last; i++, from += PAGE) {
+		struct nv_nested_place one;
+
+		if (!nv_nested_compose_map(nested, machine, i, asks ? from : NV_NESTED_MAP_NONE, &one) || refused)
+			continue;
+		*place = one;
+		refused = 1;
+	}
+	return refused;
 }
 
-static void add_map(struct nv_nested *nested, struct nv_machine *machine, uint8_t *to, uint64_t map, uint64_t size)
-{
-	for (uint64_t offset = 0; offset < size; offset += PAGE)
-		nv_nested_add_map_page(nested, machine, to + offset, (map & ~(PAGE - 1)) + offset);
-}
-
-int nv_nested_map_refused(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t map, uint64_t size,
-			  struct nv_nested_place *place)
-{
-	for (uint64_t offset = 0; intercepts(machine->guest.intercept, code) && offset < size; offset += PAGE)
-		if (!nv_nested_page(nested, machine, (map & ~(PAGE - 1)) + offset, 0, place) && (place->refuses || place->withheld))
-			return 1;
-	return 0;
-}
-
-/* What the machine's block intercepts goes on top of what the machines below it do. Machine d's maps are at depth d. */
-void nv_nested_compose_maps(struct nv_nested *nested, struct nv_machine *machine)
+int nv_nested_compose_maps(struct nv_nested *nested, struct nv_machine *machine, struct nv_nested_place *place)
 {
 	const struct nv_machine *parent = machine->parent;
 	const struct nv_vmcb *guest = &machine->guest;
-	uint8_t *ports = ports_of(nested, machine->depth), *msrs = ports + NV_NESTED_PORTS;
-	int below = machine->depth - 1;
+	int refused;
 
-	memcpy(ports, parent ? ports_of(nested, below) : nested->own_ports, NV_NESTED_PORTS);
-	memcpy(msrs, parent ? ports_of(nested, below) + NV_NESTED_PORTS : nested->own_msrs, NV_NESTED_MSRS);
-	if (intercepts(guest->intercept, EXIT_IOIO))
-		add_map(nested, machine, ports, guest->iopm, NV_NESTED_PORTS);
-	if (intercepts(guest->intercept, EXIT_MSR))
-		add_map(nested, machine, msrs, guest->msrpm, NV_NESTED_MSRS);
 	for (int i = 0; i < 6; i++)
 		machine->composed[i] = guest->intercept[i] | (parent ? parent->composed[i] : 0);
 	machine->tsc_offset = guest->tsc_offset + (parent ? parent->tsc_offset : 0);
+	refused = compose_map(nested, machine, MSR_PAGE, NV_NESTED_MAP_PAGES - 1, EXIT_MSR, guest->msrpm, place);
+	return compose_map(nested, machine, 0, MSR_PAGE - 1, EXIT_IOIO, guest->iopm, place) || refused; /* the ports come first */
 }
 
 /* How the processor treats external interrupts, which are machine 0's. */
@@ -48,7 +41,7 @@ static void compose_interrupts(struct nv_nested *nested)
 {
 	struct nv_svm *svm = nested->svm;
 	struct nv_vmcb *block = svm->block;
-	struct nv_nested_route route = nv_nested_route(nested, nested->machines);
+	struct nv_nested_route route = nv_nested_route(nested, nested->machines, 0);
 	uint32_t bit = 1u << EXIT_INTR % 32;
 	int own = intercepts(svm->wanted, EXIT_INTR) || svm->step.active;
 
@@ -62,7 +55,7 @@ static void compose_interrupts(struct nv_nested *nested)
 		return;
 	}
 	block->intercept[EXIT_INTR / 32] &= ~bit;
-	if (route.turn == NV_TURN_BLOCKED) {
+	if (route.turn == NV_TURN_BLOCKED || route.told) {
 		/* L0 takes it and keeps it. RFLAGS.IF outside would hold it back, too, but where KVM waits for such an interrupt's window
 		 * it gives level n vector 0 (Linux 6.1) */
 		block->intercept[EXIT_INTR / 32] |= bit;

@@ -36,16 +36,19 @@ enum nv_nested_turn {
 	NV_TURN_WAITS,               /* it waits for the active machine's RFLAGS.IF, or the end of its interrupt shadow */
 	NV_TURN_TAKES,               /* the active machine takes it by its IDT */
 	NV_TURN_EXITS,               /* it is an exit to `machine` */
+	NV_TURN_TELLS,               /* it is an event of the Python levels that `machine` is the guest of */
 };
 
 struct nv_nested_route {
 	enum nv_nested_turn turn;
-	struct nv_machine *machine;  /* of NV_TURN_EXITS, and of NV_TURN_WAITS if it would be one */
+	struct nv_machine *machine;  /* of NV_TURN_EXITS and NV_TURN_TELLS, and of NV_TURN_WAITS if it would be one */
+	uint8_t told;                /* it is, or would be, NV_TURN_TELLS */
 	uint8_t masked;              /* the active machine's RFLAGS.IF does not count */
 };
 
-struct nv_nested_route nv_nested_route(const struct nv_nested *nested, struct nv_machine *machine);
-struct nv_nested_route nv_nested_route_nmi(const struct nv_nested *nested, struct nv_machine *machine);
+/* arrives: it comes from below the machine; else it is the machine's already. */
+struct nv_nested_route nv_nested_route(const struct nv_nested *nested, struct nv_machine *machine, int arrives);
+struct nv_nested_route nv_nested_route_nmi(const struct nv_nested *nested, struct nv_machine *machine, int arrives);
 
 /* nested_svm_run.c: VMRUN and #VMEXIT. run: of a block, which is at `address` in the active machine's memory. reflect: the active machine
  * stops for an exit of `to`'s guest. */
@@ -87,9 +90,11 @@ uint64_t nv_nested_assist(struct nv_nested *nested, uint64_t code, const struct 
 void nv_nested_tell_bytes(struct nv_nested *nested, uint64_t code, uint64_t error, struct nv_vmcb *to);
 
 /* nested_svm_interrupt.c: before an entry. deliver: interrupts and NMIs become exits, or what the active machine takes. waits: something must
- * stop the active machine once it takes interrupts. urgent: or at once, behind what it takes now. window: one that a Python level above an
+ * stop the active machine once it takes interrupts. tell: 1 when the event, as EVENTINJ, is one that Python levels have as it comes to the
+ * machine, and becomes svm->synthetic. urgent: or at once, behind what it takes now. window: one that a Python level above an
  * image waits for is open, and becomes svm->synthetic. stops: while KVM holds level n, it is to come out for what such levels want. */
 void nv_nested_deliver(struct nv_nested *nested);
+int nv_nested_tell(struct nv_nested *nested, const struct nv_machine *machine, uint64_t event);
 int nv_nested_window(struct nv_nested *nested);
 int nv_nested_stops(struct nv_nested *nested);
 int nv_nested_waits(struct nv_nested *nested);
@@ -101,11 +106,8 @@ void nv_nested_compose(struct nv_nested *nested);
 /* Whether the active machine's tables are others than it was entered with: someone has looked at its memory since, and they were full. */
 int nv_nested_moved(const struct nv_nested *nested);
 
-/* Whether a permissions map of the machine's block, which this exit's intercept needs, lies where a machine below has not given it memory:
- * place says which. */
-int nv_nested_map_refused(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint64_t map, uint64_t size,
-			  struct nv_nested_place *place);
-
-void nv_nested_compose_maps(struct nv_nested *nested, struct nv_machine *machine);
+/* What the machine's block intercepts goes on top of what the machines below it do; machine d's maps are at depth d. Gives 1 when one of the
+ * permissions maps that its block needs lies where a machine below has not given it memory: place says which. */
+int nv_nested_compose_maps(struct nv_nested *nested, struct nv_machine *machine, struct nv_nested_place *place);
 
 #endif

@@ -16,25 +16,57 @@ static int has_virtual(const struct nv_nested *nested, const struct nv_machine *
 	return field & V_IRQ && (field & V_IGNORES_TPR || V_PRIORITY(field) > (priority & 15));
 }
 
-/* What comes from outside goes to the lowest machine that intercepts it. Gives 1 when the active machine changed. */
+static void tell(struct nv_nested *nested, const struct nv_machine *machine, uint32_t reason, uint8_t vector)
+{
+	nested->svm->synthetic = reason;
+	nested->svm->synthetic_space = machine->depth;
+	nested->svm->synthetic_vector = vector;
+}
+
+int nv_nested_tell(struct nv_nested *nested, const struct nv_machine *machine, uint64_t event)
+{
+	int kind = EVENT_KIND_OF(event);
+
+	if (kind == NV_EVENT_INTERRUPT && nv_nested_claimed(nested, machine, NV_WINDOW_INTERRUPT))
+		tell(nested, machine, NV_REASON_INTERRUPT, EVENT_VECTOR(event));
+	else if (kind == NV_EVENT_NMI && nv_nested_claimed(nested, machine, NV_WINDOW_NMI))
+		tell(nested, machine, NV_REASON_NMI, 0);
+	else
+		return 0;
+	return 1;
+}
+
+/* What comes from outside goes to the lowest machine that intercepts it, or Python levels that do. Gives 1 when the active machine changed,
+ * or there is something to tell. */
 static int deliver_outside(struct nv_nested *nested)
 {
-	const struct nv_pending *pending = &nested->svm->switched.pending;
+	struct nv_pending *pending = &nested->svm->switched.pending;
+	int vector = nv_pending_highest(pending);
 	struct nv_nested_route route;
 
 	if (pending->nmi && !pending->nmi_masked) {
-		route = nv_nested_route_nmi(nested, nested->machines);
+		route = nv_nested_route_nmi(nested, nested->machines, 0);
 		if (route.turn == NV_TURN_EXITS) {
 			reflect(nested, route.machine, EXIT_NMI);
 			return 1;
 		}
+		if (route.turn == NV_TURN_TELLS) {
+			tell(nested, route.machine, NV_REASON_NMI, 0);
+			nv_pending_nmi_taken(pending);
+			return 1;
+		}
 	}
-	if (nv_pending_highest(pending) < 0)
+	if (vector < 0)
 		return 0;
-	route = nv_nested_route(nested, nested->machines);
-	if (route.turn != NV_TURN_EXITS)
+	route = nv_nested_route(nested, nested->machines, 0);
+	if (route.turn == NV_TURN_EXITS) {
+		reflect(nested, route.machine, EXIT_INTR);
+	} else if (route.turn == NV_TURN_TELLS) {
+		tell(nested, route.machine, NV_REASON_INTERRUPT, vector);
+		nv_pending_taken(pending, vector);
+	} else {
 		return 0;
-	reflect(nested, route.machine, EXIT_INTR);
+	}
 	return 1;
 }
 
@@ -46,17 +78,22 @@ static int deliver_nmi(struct nv_nested *nested, struct nv_machine *machine)
 
 	if (!pending->nmi || nested->switched->pending.nmi_masked)
 		return 0;
-	route = nv_nested_route_nmi(nested, machine);
+	route = nv_nested_route_nmi(nested, machine, 0);
 	if (route.turn == NV_TURN_BLOCKED)
 		return 0;
 	if (route.turn == NV_TURN_EXITS) {
 		reflect(nested, route.machine, EXIT_NMI);
-	} else if (route.turn == NV_TURN_WAITS) {
-		nv_svm_step_begin(nested->svm, NV_SVM_NO_CODE, 1, 0);
-	} else {
-		nested->svm->injection = EVENT_VALID | (uint64_t)NV_EVENT_NMI << EVENT_KIND | NMI;
-		nv_pending_nmi_taken(pending);
+		return 1;
 	}
+	if (route.turn == NV_TURN_WAITS) {
+		nv_svm_step_begin(nested->svm, NV_SVM_NO_CODE, 1, 0);
+		return 1;
+	}
+	if (route.turn == NV_TURN_TELLS)
+		tell(nested, route.machine, NV_REASON_NMI, 0);
+	else
+		nested->svm->injection = EVENT_VALID | (uint64_t)NV_EVENT_NMI << EVENT_KIND | NMI;
+	nv_pending_nmi_taken(pending);
 	return 1;
 }
 
@@ -69,14 +106,17 @@ static int deliver_injected(struct nv_nested *nested, struct nv_machine *machine
 
 	if (vector < 0)
 		return 0;
-	route = nv_nested_route(nested, machine);
+	route = nv_nested_route(nested, machine, 0);
 	if (route.turn == NV_TURN_EXITS) {
 		reflect(nested, route.machine, EXIT_INTR);
 		return 1;
 	}
-	if (route.turn != NV_TURN_TAKES)
+	if (route.turn < NV_TURN_TAKES)
 		return 0;
-	nested->svm->injection = EVENT_VALID | vector;
+	if (route.turn == NV_TURN_TELLS)
+		tell(nested, route.machine, NV_REASON_INTERRUPT, vector);
+	else
+		nested->svm->injection = EVENT_VALID | vector;
 	nv_pending_taken(pending, vector);
 	return 1;
 }
@@ -86,17 +126,18 @@ static int deliver_inside(struct nv_nested *nested, struct nv_machine *machine)
 {
 	struct nv_machine *parent = machine->parent;
 	struct nv_nested_route route;
+	uint64_t event;
 
 	if (deliver_nmi(nested, machine))
 		return 1;
 	if (machine->held && EVENT_KIND_OF(machine->held) == NV_EVENT_NMI) {
-		route = nv_nested_route_nmi(nested, machine);
+		route = nv_nested_route_nmi(nested, machine, 1);
 	} else if (machine->held || has_virtual(nested, machine)) {
-		route = nv_nested_route(nested, machine);
+		route = nv_nested_route(nested, machine, 1);
 	} else {
 		return deliver_injected(nested, machine);
 	}
-	if (route.turn != NV_TURN_TAKES && route.turn != NV_TURN_EXITS)
+	if (route.turn < NV_TURN_TAKES)
 		return 0;
 	if (!machine->held && intercepts(parent->guest.intercept, EXIT_VINTR)) {
 		reflect(nested, parent, EXIT_VINTR);
@@ -106,13 +147,16 @@ static int deliver_inside(struct nv_nested *nested, struct nv_machine *machine)
 		reflect(nested, route.machine, EVENT_KIND_OF(machine->held) == NV_EVENT_NMI ? EXIT_NMI : EXIT_INTR);
 		return 1;
 	}
-	if (machine->held) {
-		nested->svm->injection = machine->held;
-		machine->held = 0;
-		return 1;
+	event = machine->held;
+	if (!event) {
+		event = EVENT_VALID | V_VECTOR(parent->guest.virtual_interrupt);
+		parent->guest.virtual_interrupt &= ~V_IRQ;
 	}
-	nested->svm->injection = EVENT_VALID | V_VECTOR(parent->guest.virtual_interrupt);
-	parent->guest.virtual_interrupt &= ~V_IRQ;
+	machine->held = 0;
+	if (route.turn == NV_TURN_TELLS)
+		nv_nested_tell(nested, route.machine, event);
+	else
+		nested->svm->injection = event;
 	return 1;
 }
 
@@ -153,13 +197,13 @@ int nv_nested_window(struct nv_nested *nested)
 		return 0;
 	for (struct nv_machine *machine = nested->machines->child; machine; machine = machine->child) {
 		struct nv_pending *pending = nv_nested_pending(nested, machine->depth);
-		enum nv_nested_turn turn = nv_nested_route(nested, machine).turn;
+		enum nv_nested_turn turn = nv_nested_route(nested, machine, 0).turn;
 
-		if (pending->windows & NV_WINDOW_INTERRUPT && (turn == NV_TURN_TAKES || turn == NV_TURN_EXITS)) {
+		if (pending->windows & NV_WINDOW_INTERRUPT && turn >= NV_TURN_TAKES) {
 			pending->windows &= ~NV_WINDOW_INTERRUPT;
 			svm->synthetic = NV_REASON_INTERRUPT_WINDOW;
 		} else if (pending->windows & NV_WINDOW_NMI && !pending->nmi && !svm->switched.pending.nmi_masked &&
-			   nv_nested_route_nmi(nested, machine).turn != NV_TURN_BLOCKED) {
+			   nv_nested_route_nmi(nested, machine, 0).turn != NV_TURN_BLOCKED) {
 			pending->windows &= ~NV_WINDOW_NMI;
 			svm->synthetic = NV_REASON_NMI_WINDOW;
 		} else {
@@ -180,9 +224,9 @@ int nv_nested_stops(struct nv_nested *nested)
 		int interrupts = pending->windows & NV_WINDOW_INTERRUPT || nv_pending_highest(pending) >= 0;
 		int nmis = pending->windows & NV_WINDOW_NMI || pending->nmi;
 
-		if (interrupts && !nested->svm->window && nv_nested_route(nested, machine).turn != NV_TURN_BLOCKED)
+		if (interrupts && !nested->svm->window && nv_nested_route(nested, machine, 0).turn != NV_TURN_BLOCKED)
 			return 1;
-		if (nmis && !masked && nv_nested_route_nmi(nested, machine).turn != NV_TURN_BLOCKED)
+		if (nmis && !masked && nv_nested_route_nmi(nested, machine, 0).turn != NV_TURN_BLOCKED)
 			return 1;
 	}
 	return 0;
@@ -192,7 +236,7 @@ int nv_nested_waits(struct nv_nested *nested)
 {
 	for (struct nv_machine *machine = nested->machines->child; machine; machine = machine->child)
 		if ((has_interrupt(nested, machine) || nv_nested_pending(nested, machine->depth)->windows & NV_WINDOW_INTERRUPT) &&
-		    nv_nested_route(nested, machine).turn != NV_TURN_BLOCKED)
+		    nv_nested_route(nested, machine, 0).turn != NV_TURN_BLOCKED)
 			return 1;
 	return 0;
 }
@@ -207,8 +251,8 @@ int nv_nested_urgent(struct nv_nested *nested)
 	for (struct nv_machine *machine = nested->machines; machine; machine = machine->child) {
 		if (!has_interrupt(nested, machine))
 			continue;
-		route = nv_nested_route(nested, machine);
-		if (route.masked && route.turn == NV_TURN_EXITS)
+		route = nv_nested_route(nested, machine, 0);
+		if (route.masked && route.turn > NV_TURN_TAKES)
 			return 1;
 	}
 	return 0;

@@ -123,7 +123,7 @@ static void inject(struct nv_nested *nested, struct nv_machine *machine, uint64_
 	int soft = kind == NV_EVENT_SOFTWARE_INTERRUPT || (kind == NV_EVENT_EXCEPTION && (vector == BP || vector == OF));
 
 	machine->soft_next = 0;
-	if (!(event & EVENT_VALID))
+	if (!(event & EVENT_VALID) || nv_nested_tell(nested, machine, event))
 		return;
 	svm->injection = event;
 	svm->soft_injected = soft;
@@ -161,8 +161,10 @@ static void inject_below(struct nv_nested *nested, struct nv_machine *machine, u
 /* All that the machine's guests need, when the chain goes on above it. */
 static void resume_chain(struct nv_nested *nested, struct nv_machine *machine)
 {
+	struct nv_nested_place place;
+
 	for (; machine->child; machine = machine->child) {
-		nv_nested_compose_maps(nested, machine);
+		nv_nested_compose_maps(nested, machine, &place);
 		nv_nested_use_tables(nested, machine->child, 0);
 	}
 	nv_nested_activate(nested, machine);
@@ -188,22 +190,10 @@ static void refuse(struct nv_nested *nested, struct nv_vmcb *block, uint64_t nex
 	*register_of(nested->svm, NV_REG_RIP) = next_rip;
 }
 
-/* The tables of a machine below do not let the parent reach a permissions map of its block: that machine hears of it, and VMRUN happens
- * again. */
-static int maps_refused(struct nv_nested *nested, struct nv_machine *parent)
-{
-	const struct nv_vmcb *guest = &parent->guest;
-	struct nv_nested_place place;
-
-	if (nv_nested_map_refused(nested, parent, EXIT_IOIO, guest->iopm, NV_NESTED_PORTS, &place) ||
-	    nv_nested_map_refused(nested, parent, EXIT_MSR, guest->msrpm, NV_NESTED_MSRS, &place))
-		return nv_nested_refused(nested, &place, NPF_FINAL);
-	return 0;
-}
-
 void nv_nested_run(struct nv_nested *nested, struct nv_vmcb *block, uint64_t address, uint64_t next_rip)
 {
 	struct nv_machine *parent = nested->active, *machine;
+	struct nv_nested_place place;
 
 	memcpy(&parent->guest, block, sizeof parent->guest);
 	if (!nv_svm_valid(&nested->svm->limits, &parent->guest)) {
@@ -211,7 +201,8 @@ void nv_nested_run(struct nv_nested *nested, struct nv_vmcb *block, uint64_t add
 		refuse(nested, block, next_rip);
 		return;
 	}
-	if (maps_refused(nested, parent))
+	/* a machine below that does not let the parent reach a permissions map of its block hears of it, and VMRUN happens again */
+	if (nv_nested_compose_maps(nested, parent, &place) && nv_nested_refused(nested, &place, NPF_FINAL))
 		return;
 	machine = parent->depth + 1 < NV_NESTED_DEPTH ? nv_nested_take_guest(nested, parent, address) : NULL;
 	if (!machine) {
@@ -231,7 +222,6 @@ void nv_nested_run(struct nv_nested *nested, struct nv_vmcb *block, uint64_t add
 	save_host(nested, parent, next_rip);
 	parent->child = machine;
 	parent->gif = 1;
-	nv_nested_compose_maps(nested, parent);
 	nv_nested_use_tables(nested, machine, 1);
 	load_guest(nested, parent, machine);
 	resume_chain(nested, machine);
@@ -245,7 +235,7 @@ void nv_nested_run(struct nv_nested *nested, struct nv_vmcb *block, uint64_t add
 static void show_flag(struct nv_nested *nested, struct nv_machine *machine)
 {
 	uint64_t *rflags = register_of(nested->svm, NV_REG_RFLAGS);
-	struct nv_nested_route route = nv_nested_route(nested, machine);
+	struct nv_nested_route route = nv_nested_route(nested, machine, 0);
 
 	machine->true_flag = !!(*rflags & RFLAGS_IF);
 	machine->shown_flag = route.masked ? route.turn != NV_TURN_BLOCKED : machine->true_flag;

@@ -104,8 +104,8 @@ int nv_nested_take(void *device, uint64_t offset, struct nv_event *event)
 	struct nv_machine *to;
 
 	(void)offset;
-	if (nested->due.withheld)
-		return NV_DECLINED;
+	if (nested->due.withheld || event->space || event->reason == NV_REASON_NMI_WINDOW)
+		return NV_DECLINED; /* what is one space's own, or L0's, is no exit of a block */
 	to = nested->due.to;
 	if (to) {
 		if (!nv_nested_covers(claim, to->depth))

@@ -45,6 +45,10 @@ struct nv_nested_vmx_machine {
 	uint64_t enabled;        /* secondary controls that all of these set */
 	uint64_t cr0_mask, cr4_mask; /* bits whose change makes its guest exit, likewise */
 	struct nv_nested_vmx_kept kept;
+	/* of a machine that runs a guest, when one below its parent's had the exit: CR0 and CR4 as the last machine saw them, the read shadows
+	 * of the parent's block, and the number of that which a write was stopped of; others: none was */
+	uint64_t left[2], left_shadow[2];
+	int8_t left_written;
 	uint8_t on;              /* it is in VMX operation */
 	uint8_t vmxe;            /* CR4.VMXE as machine 0 sees it */
 	uint8_t nmi_masked;      /* NMIs were masked when it ran its guest */
@@ -57,6 +61,7 @@ struct nv_nested_vmx_undo {
 	struct nv_machine *to;   /* NULL: there is none */
 	uint32_t wanted;         /* a bit for the depth of each machine that wants it */
 	uint64_t regs[NV_REGS];  /* before it */
+	uint64_t linear, instruction; /* of a string access: what the exit told of its memory (28.2.1, 28.2.5) */
 };
 
 #define NV_VMX_CAPABILITIES 18

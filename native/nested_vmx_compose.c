@@ -1,7 +1,5 @@
 #include "nested_vmx_internal.h"
 
-#include <string.h>
-
 /* Controls by which instructions exit: a guest's are those of all machines below it. Windows are nested_vmx_deliver.c's, CR8 is
  * nested_vmx_tpr.c's, TSC offsetting and maps are composed. */
 #define EXITING_PRIMARY 0x68819e80ull /* HLT, INVLPG, MWAIT, RDPMC, RDTSC, CR3, DR, monitor trap, MONITOR, PAUSE */
@@ -9,23 +7,8 @@
 /* And those that a guest lacks an instruction without. */
 #define ENABLING_SECONDARY (1ull << 3 | 1ull << 12 | 1ull << 20 | 1ull << 26)
 
-static uint8_t *maps_of(const struct nv_nested *nested, int depth)
-{
-	return nested->maps + (size_t)depth * NV_NESTED_MAPS;
-}
-
-static void add_ports(struct nv_nested *nested, struct nv_machine *machine, uint8_t *ports)
-{
-	const struct nv_virtual_vmcs *block = &machine->vmx.block;
-	uint64_t primary = field_of(block, NV_VMCS_PRIMARY_CONTROLS);
-
-	if (primary & PRIMARY_PORT_MAPS) {
-		nv_nested_add_map_page(nested, machine, ports, field_of(block, NV_VMCS_IO_BITMAP_A));
-		nv_nested_add_map_page(nested, machine, ports + PAGE, field_of(block, NV_VMCS_IO_BITMAP_B));
-	} else if (primary & PRIMARY_ALL_PORTS) {
-		memset(ports, 0xff, 2 * PAGE);
-	}
-}
+/* Pages of the maps that machines compose. */
+enum { PORTS_A, PORTS_B, MSRS = NV_NESTED_PORTS / PAGE };
 
 /* What makes the machine's guest exit goes on top of what the machines below it want. Machine d's maps are at depth d. */
 void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *machine)
@@ -33,16 +16,20 @@ void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *mac
 	const struct nv_machine *parent = machine->parent;
 	struct nv_nested_vmx_machine *own = &machine->vmx;
 	const struct nv_virtual_vmcs *block = &own->block;
-	uint8_t *ports = maps_of(nested, machine->depth), *msrs = ports + NV_NESTED_PORTS;
-	int below = machine->depth - 1;
+	uint64_t primary = field_of(block, NV_VMCS_PRIMARY_CONTROLS);
+	uint64_t ports_a = primary & PRIMARY_ALL_PORTS ? NV_NESTED_MAP_ALL : NV_NESTED_MAP_NONE, ports_b = ports_a;
+	uint64_t msrs = NV_NESTED_MAP_ALL;
+	struct nv_nested_place place; /* where there is no memory, all exits */
 
-	memcpy(ports, parent ? maps_of(nested, below) : nested->own_ports, 2 * PAGE);
-	memcpy(msrs, parent ? maps_of(nested, below) + NV_NESTED_PORTS : nested->own_msrs, PAGE);
-	add_ports(nested, machine, ports);
-	if (field_of(block, NV_VMCS_PRIMARY_CONTROLS) & PRIMARY_MSR_MAP)
-		nv_nested_add_map_page(nested, machine, msrs, field_of(block, NV_VMCS_MSR_BITMAP));
-	else
-		memset(msrs, 0xff, PAGE);
+	if (primary & PRIMARY_PORT_MAPS) {
+		ports_a = field_of(block, NV_VMCS_IO_BITMAP_A);
+		ports_b = field_of(block, NV_VMCS_IO_BITMAP_B);
+	}
+	if (primary & PRIMARY_MSR_MAP)
+		msrs = field_of(block, NV_VMCS_MSR_BITMAP);
+	nv_nested_compose_map(nested, machine, PORTS_A, ports_a, &place);
+	nv_nested_compose_map(nested, machine, PORTS_B, ports_b, &place);
+	nv_nested_compose_map(nested, machine, MSRS, msrs, &place);
 	own->primary = field_of(block, NV_VMCS_PRIMARY_CONTROLS) | (parent ? parent->vmx.primary : 0);
 	own->secondary = secondary_of(block) | (parent ? parent->vmx.secondary : 0);
 	own->enabled = secondary_of(block) & (parent ? parent->vmx.enabled : ~0ull);
@@ -56,58 +43,16 @@ void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *mac
 		machine->tsc_offset += field_of(block, NV_VMCS_TSC_OFFSET);
 }
 
-/* When the first of the machines' preemption timers ends; 0: none runs. */
-static uint64_t first_deadline(const struct nv_nested *nested)
-{
-	uint64_t first = 0;
-
-	for (const struct nv_machine *machine = nested->machines; machine->child; machine = machine->child)
-		if (machine->vmx.deadline && (!first || machine->vmx.deadline < first))
-			first = machine->vmx.deadline;
-	return first;
-}
-
-int nv_nested_vmx_read_timer(struct nv_nested *nested)
-{
-	struct nv_vmx *vmx = nested->vmx;
-	struct nv_vmx_field left = {NV_VMCS_PREEMPTION_TIMER, 0};
-	int result;
-
-	if (!vmx->timer_armed || vmx->timer || (!vmx->timer_beyond && !first_deadline(nested)))
-		return 0;
-	result = nv_vmx_exchange(nested->vcpu, &left, 1);
-	vmx->timer_left = (uint32_t)left.value + vmx->timer_beyond;
-	return result;
-}
-
-/* The processor's is the one that ends first: a machine's, or L0's own. */
-static void compose_timer(struct nv_nested *nested, struct nv_vmx_controls *wanted)
-{
-	struct nv_vmx *vmx = nested->vmx;
-	uint64_t first = first_deadline(nested), now = nv_ticks(), value = 0xffffffff, left;
-
-	if (!first && (!vmx->timer_armed || !vmx->timer_beyond))
-		return;
-	if (first) {
-		left = first > now ? ((first - now) >> (nested->vmx_limits.msr[VMX_MISC] & 31)) + 1 : 0;
-		value = left < value ? left : value;
-	}
-	if (vmx->timer_armed) {
-		value = vmx->timer_left < value ? vmx->timer_left : value;
-		vmx->timer_beyond = vmx->timer_left - value;
-	}
-	nv_vmx_put(vmx, NV_VMCS_PREEMPTION_TIMER, value);
-	wanted->pin |= PIN_TIMER;
-}
-
 /* How the processor treats external interrupts, which are machine 0's. */
 static void compose_interrupts(struct nv_nested *nested, struct nv_vmx_controls *wanted)
 {
-	struct nv_nested_vmx_route route = nv_nested_vmx_route(nested, nested->machines);
+	struct nv_nested_vmx_route route = nv_nested_vmx_route(nested, nested->machines, 0);
 
-	if (wanted->pin & PIN_INTERRUPTS || route.turn != NV_VMX_TURN_EXITS)
+	if (wanted->pin & PIN_INTERRUPTS || (route.turn != NV_VMX_TURN_EXITS && !route.told))
 		return;
 	wanted->pin |= PIN_INTERRUPTS;
+	if (route.told)
+		return; /* acknowledged when that can be told */
 	wanted->exit |= field_of(&route.machine->vmx.block, NV_VMCS_EXIT_CONTROLS) & EXIT_ACKNOWLEDGES;
 }
 
@@ -141,7 +86,7 @@ void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wan
 
 	nested->walked = 0;
 	nv_nested_follow(nested);
-	compose_timer(nested, wanted);
+	nv_nested_vmx_compose_timer(nested, wanted);
 	if (!parent) {
 		wanted->cr0_mask |= held;
 		return;

@@ -12,22 +12,51 @@ static uint64_t primary(const struct nv_machine *machine)
 	return field_of(&machine->vmx.block, NV_VMCS_PRIMARY_CONTROLS);
 }
 
-static struct nv_nested_vmx_route route(struct nv_machine *machine, uint64_t control, int open)
+/* Who hears of it first, of the Python levels and blocks that it passes; from `machine` on. */
+static struct nv_nested_vmx_route route(const struct nv_nested *nested, struct nv_machine *machine, uint64_t control, int open, int arrives)
 {
-	for (; machine->child; machine = machine->child)
+	uint8_t kind = control == PIN_NMI ? NV_WINDOW_NMI : NV_WINDOW_INTERRUPT;
+
+	for (;; machine = machine->child, arrives = 1) {
+		if (arrives && nv_nested_claimed(nested, machine, kind))
+			return (struct nv_nested_vmx_route){open ? NV_VMX_TURN_TELLS : NV_VMX_TURN_WAITS, NULL, machine};
+		if (!machine->child)
+			return (struct nv_nested_vmx_route){open ? NV_VMX_TURN_TAKES : NV_VMX_TURN_WAITS, NULL, NULL};
 		if (pin(machine) & control)
-			return (struct nv_nested_vmx_route){NV_VMX_TURN_EXITS, machine};
-	return (struct nv_nested_vmx_route){open ? NV_VMX_TURN_TAKES : NV_VMX_TURN_WAITS, NULL};
+			return (struct nv_nested_vmx_route){NV_VMX_TURN_EXITS, machine, NULL};
+	}
 }
 
-struct nv_nested_vmx_route nv_nested_vmx_route(struct nv_nested *nested, struct nv_machine *machine)
+struct nv_nested_vmx_route nv_nested_vmx_route(struct nv_nested *nested, struct nv_machine *machine, int arrives)
 {
-	return route(machine, PIN_INTERRUPTS, takes_interrupts(nested->vmx));
+	return route(nested, machine, PIN_INTERRUPTS, takes_interrupts(nested->vmx), arrives);
 }
 
-struct nv_nested_vmx_route nv_nested_vmx_route_nmi(struct nv_nested *nested, struct nv_machine *machine)
+struct nv_nested_vmx_route nv_nested_vmx_route_nmi(struct nv_nested *nested, struct nv_machine *machine, int arrives)
 {
-	return route(machine, PIN_NMI, !(nested->vmx->interruptibility & (NMI_MASKED | SHADOWED)));
+	return route(nested, machine, PIN_NMI, !(nested->vmx->interruptibility & (NMI_MASKED | SHADOWED)), arrives);
+}
+
+static void tell(struct nv_nested *nested, const struct nv_machine *machine, uint32_t reason, uint8_t vector)
+{
+	nested->vmx->synthetic = reason;
+	nested->vmx->synthetic_space = machine->depth;
+	nested->vmx->synthetic_vector = vector;
+}
+
+int nv_nested_vmx_tell(struct nv_nested *nested, const struct nv_machine *machine, uint64_t event)
+{
+	int kind = EVENT_KIND_OF(event);
+
+	if (!(event & EVENT_VALID))
+		return 0;
+	if (kind == NV_EVENT_INTERRUPT && nv_nested_claimed(nested, machine, NV_WINDOW_INTERRUPT))
+		tell(nested, machine, NV_REASON_INTERRUPT, EVENT_VECTOR(event));
+	else if (kind == NV_EVENT_NMI && nv_nested_claimed(nested, machine, NV_WINDOW_NMI))
+		tell(nested, machine, NV_REASON_NMI, 0);
+	else
+		return 0;
+	return 1;
 }
 
 static int reflect(struct nv_nested *nested, struct nv_machine *machine, uint64_t reason, uint64_t interruption)
@@ -45,9 +74,14 @@ static uint64_t event_of(int kind, int vector)
 
 static int deliver_nmi(struct nv_nested *nested, struct nv_machine *machine, struct nv_pending *pending)
 {
-	struct nv_nested_vmx_route route = nv_nested_vmx_route_nmi(nested, machine);
+	struct nv_nested_vmx_route route = nv_nested_vmx_route_nmi(nested, machine, 0);
 	int result;
 
+	if (route.turn == NV_VMX_TURN_TELLS) {
+		tell(nested, route.told, NV_REASON_NMI, 0);
+		nv_pending_nmi_taken(pending);
+		return 1;
+	}
 	if (route.turn != NV_VMX_TURN_EXITS)
 		return 0;
 	result = reflect(nested, route.machine, BASIC_EXCEPTION, event_of(NV_EVENT_NMI, 2));
@@ -70,7 +104,12 @@ static int deliver_pending(struct nv_nested *nested, struct nv_machine *machine)
 	if (result)
 		return result;
 	vector = nv_pending_highest(pending);
-	route = nv_nested_vmx_route(nested, machine);
+	route = nv_nested_vmx_route(nested, machine, 0);
+	if (vector >= 0 && route.turn == NV_VMX_TURN_TELLS) {
+		tell(nested, route.told, NV_REASON_INTERRUPT, vector);
+		nv_pending_taken(pending, vector);
+		return 1;
+	}
 	if (vector < 0 || route.turn != NV_VMX_TURN_EXITS)
 		return 0;
 	if (field_of(&route.machine->vmx.block, NV_VMCS_EXIT_CONTROLS) & EXIT_ACKNOWLEDGES)
@@ -87,12 +126,12 @@ static int take_injected(struct nv_nested *nested, struct nv_machine *machine)
 	struct nv_pending *pending = nv_nested_pending(nested, machine->depth);
 	int vector = nv_pending_highest(pending);
 
-	if (pending->nmi && nv_nested_vmx_route_nmi(nested, machine).turn == NV_VMX_TURN_TAKES) {
+	if (pending->nmi && nv_nested_vmx_route_nmi(nested, machine, 0).turn == NV_VMX_TURN_TAKES) {
 		nested->vmx->injection = event_of(NV_EVENT_NMI, 2);
 		nv_pending_nmi_taken(pending);
 		return 1;
 	}
-	if (vector < 0 || nv_nested_vmx_route(nested, machine).turn != NV_VMX_TURN_TAKES)
+	if (vector < 0 || nv_nested_vmx_route(nested, machine, 0).turn != NV_VMX_TURN_TAKES)
 		return 0;
 	nested->vmx->injection = event_of(NV_EVENT_INTERRUPT, vector);
 	nv_pending_taken(pending, vector);
@@ -104,11 +143,13 @@ static int deliver_held(struct nv_nested *nested, struct nv_machine *machine)
 {
 	uint64_t event = machine->held, held = event;
 	int result, nmi = EVENT_KIND_OF(event) == NV_EVENT_NMI;
-	struct nv_nested_vmx_route route = nmi ? nv_nested_vmx_route_nmi(nested, machine) : nv_nested_vmx_route(nested, machine);
+	struct nv_nested_vmx_route route = nmi ? nv_nested_vmx_route_nmi(nested, machine, 1) : nv_nested_vmx_route(nested, machine, 1);
 
 	if (route.turn == NV_VMX_TURN_WAITS)
 		return 0;
 	machine->held = 0;
+	if (route.turn == NV_VMX_TURN_TELLS)
+		return nv_nested_vmx_tell(nested, route.told, event);
 	if (route.turn == NV_VMX_TURN_TAKES) {
 		nested->vmx->injection = event;
 		return 1;
@@ -135,9 +176,9 @@ static int deliver_inside(struct nv_nested *nested, struct nv_machine *machine)
 		result = take_injected(nested, machine);
 	if (result || machine->held)
 		return result;
-	if (primary(parent) & PRIMARY_INTERRUPT_WINDOW && nv_nested_vmx_route(nested, machine).turn == NV_VMX_TURN_EXITS)
+	if (primary(parent) & PRIMARY_INTERRUPT_WINDOW && nv_nested_vmx_route(nested, machine, 0).turn == NV_VMX_TURN_EXITS)
 		return reflect(nested, parent, BASIC_INTERRUPT_WINDOW, 0);
-	if (primary(parent) & PRIMARY_NMI_WINDOW && nv_nested_vmx_route_nmi(nested, machine).turn == NV_VMX_TURN_EXITS)
+	if (primary(parent) & PRIMARY_NMI_WINDOW && nv_nested_vmx_route_nmi(nested, machine, 0).turn == NV_VMX_TURN_EXITS)
 		return reflect(nested, parent, BASIC_NMI_WINDOW, 0);
 	return 0;
 }
@@ -201,16 +242,23 @@ uint64_t nv_nested_vmx_windows(struct nv_nested *nested)
 int nv_nested_vmx_window(struct nv_nested *nested)
 {
 	struct nv_vmx *vmx = nested->vmx;
+	int ended = nv_nested_vmx_run_timers(nested);
 
 	if (vmx->injection || vmx->interrupted || vmx->step.active || vmx->synthetic)
 		return 0;
+	if (ended) {
+		nested->pending[ended].deadline = 0;
+		vmx->synthetic = NV_REASON_PREEMPTION_TIMER;
+		vmx->synthetic_space = ended;
+		return 1;
+	}
 	for (struct nv_machine *machine = nested->machines->child; machine; machine = machine->child) {
 		struct nv_pending *pending = nv_nested_pending(nested, machine->depth);
 
-		if (pending->windows & NV_WINDOW_INTERRUPT && nv_nested_vmx_route(nested, machine).turn != NV_VMX_TURN_WAITS) {
+		if (pending->windows & NV_WINDOW_INTERRUPT && nv_nested_vmx_route(nested, machine, 0).turn != NV_VMX_TURN_WAITS) {
 			pending->windows &= ~NV_WINDOW_INTERRUPT;
 			vmx->synthetic = NV_REASON_INTERRUPT_WINDOW;
-		} else if (pending->windows & NV_WINDOW_NMI && nv_nested_vmx_route_nmi(nested, machine).turn != NV_VMX_TURN_WAITS) {
+		} else if (pending->windows & NV_WINDOW_NMI && nv_nested_vmx_route_nmi(nested, machine, 0).turn != NV_VMX_TURN_WAITS) {
 			pending->windows &= ~NV_WINDOW_NMI;
 			vmx->synthetic = NV_REASON_NMI_WINDOW;
 		} else {
@@ -244,12 +292,12 @@ int nv_nested_vmx_urgent(struct nv_nested *nested)
 
 	if (!nested->vmx->event || !nested->machines->child)
 		return 0;
-	if (pending->nmi && nv_nested_vmx_route_nmi(nested, nested->machines).turn == NV_VMX_TURN_EXITS)
+	if (pending->nmi && nv_nested_vmx_route_nmi(nested, nested->machines, 0).turn == NV_VMX_TURN_EXITS)
 		return 1;
-	if (nv_pending_highest(pending) >= 0 && nv_nested_vmx_route(nested, nested->machines).turn == NV_VMX_TURN_EXITS)
+	if (nv_pending_highest(pending) >= 0 && nv_nested_vmx_route(nested, nested->machines, 0).turn == NV_VMX_TURN_EXITS)
 		return 1;
 	for (struct nv_machine *machine = nested->machines->child; machine; machine = machine->child)
-		if (machine->held && nv_nested_vmx_route(nested, machine).turn == NV_VMX_TURN_EXITS)
+		if (machine->held && nv_nested_vmx_route(nested, machine, 1).turn == NV_VMX_TURN_EXITS)
 			return 1;
 	return 0;
 }

@@ -392,7 +392,7 @@ void nv_nested_vmx_init(struct nv_nested *nested)
 	nested->active = machine;
 	nested->switched = &nested->vmx->switched;
 	nested->ops = &nv_nested_vmx_ops;
-	machine->used = nested->clock = 1;
+	machine->used = nested->clock = nested->own_maps = 1;
 	machine->vmx.current = NO_VMCS;
 	nested->switched->paging->back = nv_nested_back;
 	nested->switched->paging->context = nested;

@@ -108,10 +108,19 @@ static inline uint64_t secondary_of(const struct nv_virtual_vmcs *block)
 	return field_of(block, NV_VMCS_PRIMARY_CONTROLS) & PRIMARY_SECONDARY ? field_of(block, NV_VMCS_SECONDARY_CONTROLS) : 0;
 }
 
-/* What the active machine sees in CR0 and CR4, of bits that its parent may hide; real: what is there; shadow: CR0's read shadow, which has
- * machine 0's NE. */
+/* nested_vmx_cr.c: what the active machine sees in CR0 and CR4, of bits that machines below may hide; real: what is there; shadow: CR0's read
+ * shadow, which has machine 0's NE. activate: makes the machine active, which its parent, or its own last guest's exit, gave these. load: what
+ * the processor has when `by` loads these, at an entry or an exit; real: CR0 and CR4 as they were before. leave: before the guest's state is
+ * saved for an exit to `to`, with `told`, what its block has of them then; written: the number of the register whose write the exit is of,
+ * else -1. tell: behind that, with what was there. resume: what the parent's guest sees, or its last one when the chain goes on. */
 uint64_t nv_nested_vmx_seen_cr0(const struct nv_nested *nested, uint64_t real, uint64_t shadow);
 uint64_t nv_nested_vmx_seen_cr4(const struct nv_nested *nested, uint64_t real);
+
+void nv_nested_vmx_activate(struct nv_nested *nested, struct nv_machine *machine, uint64_t cr0, uint64_t cr4);
+void nv_nested_vmx_load_cr(struct nv_nested *nested, const struct nv_machine *by, uint64_t cr0, uint64_t cr4, const uint64_t *real);
+void nv_nested_vmx_leave_cr(struct nv_nested *nested, const struct nv_machine *to, int written, uint64_t *told);
+void nv_nested_vmx_tell_cr(struct nv_machine *to, const uint64_t *told, uint64_t *real);
+void nv_nested_vmx_resume_cr(const struct nv_machine *parent, const struct nv_machine *last, uint64_t *view);
 
 /* nested_vmx_ept.c */
 extern const struct nv_nested_ops nv_nested_vmx_ops;
@@ -148,6 +157,8 @@ struct nv_nested_vmx_exit {
 	uint64_t reason, qualification, physical;
 	uint64_t interruption, error_code;
 	uint64_t length;             /* of the instruction, unless `told` */
+	uint64_t linear, instruction; /* of a string access to a port, likewise */
+	uint8_t string;
 	uint8_t heard;               /* the table has it as its event */
 	uint8_t told;                /* the processor's own exit tells the rest */
 };
@@ -156,11 +167,10 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page);
 int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_vmx_exit *exit);
 
 /* nested_vmx_state.c: the guest's and the host's state between a block and what the processor runs. told: the exit was the processor's,
- * and what it tells is the guest's hypervisor's to know. efer, cr0, cr4: as they are now. */
+ * and what it tells is the guest's hypervisor's to know. efer, real: as they are now. */
 int nv_nested_vmx_save_guest(struct nv_nested *nested, struct nv_virtual_vmcs *block, int told, uint64_t *efer);
-void nv_nested_vmx_load_guest(struct nv_nested *nested, const struct nv_virtual_vmcs *block, uint64_t efer);
-void nv_nested_vmx_load_host(struct nv_nested *nested, const struct nv_virtual_vmcs *block, uint64_t efer, int nmi_masked);
-void nv_nested_vmx_activate(struct nv_nested *nested, struct nv_machine *machine, uint64_t cr0, uint64_t cr4);
+void nv_nested_vmx_load_guest(struct nv_nested *nested, const struct nv_machine *parent, uint64_t efer, const uint64_t *real);
+void nv_nested_vmx_load_host(struct nv_nested *nested, const struct nv_machine *to, uint64_t efer, int nmi_masked, const uint64_t *real);
 
 /* nested_vmx_exit.c. exit: 1 when the exit of the active machine went to another one; a negative errno. fault: 1 when the EPT violation
  * did or is filled, 0 when it is for the levels below. refused: a machine below does not let L0 reach the active one's memory, or a Python
@@ -177,11 +187,11 @@ int nv_nested_vmx_is_l0s(const struct nv_nested *nested);
 int nv_nested_vmx_hand_to(struct nv_nested *nested, struct nv_machine *owner, int heard);
 
 /* nested_vmx_take.c. routes: the exit goes to machines by the table, Python levels among them. first: a machine takes it before any Python
- * level. remember: of a port access that KVM is to do, what undo needs when levels above a machine that wants it decline it. undo: 1 when it
- * is undone and an exit to that machine, 0 when there is none; a negative errno. */
+ * level. remember: of a port access that KVM is to do, what undo needs when levels above a machine that wants it decline it. a negative errno.
+ * undo: 1 when it is undone and an exit to that machine, 0 when there is none; a negative errno. */
 int nv_nested_vmx_routes(const struct nv_vmx *vmx);
 int nv_nested_vmx_first(struct nv_nested *nested);
-void nv_nested_vmx_remember(struct nv_nested *nested);
+int nv_nested_vmx_remember(struct nv_nested *nested);
 int nv_nested_vmx_undo(struct nv_nested *nested);
 
 /* nested_vmx_gone.c: the table hears of exits that have gone to a machine without it, for the counters and the trace. gives: whether it gives such
@@ -210,19 +220,26 @@ enum nv_nested_vmx_turn {
 	NV_VMX_TURN_WAITS,           /* until the active machine can take it */
 	NV_VMX_TURN_TAKES,           /* the active machine takes it by its IDT */
 	NV_VMX_TURN_EXITS,           /* it is an exit to `machine` */
+	NV_VMX_TURN_TELLS,           /* it is an event of the Python levels that `told` is the guest of */
 };
 
 struct nv_nested_vmx_route {
 	enum nv_nested_vmx_turn turn;
 	struct nv_machine *machine;
+	struct nv_machine *told;     /* also of NV_VMX_TURN_WAITS, if it would be one */
 };
 
-struct nv_nested_vmx_route nv_nested_vmx_route(struct nv_nested *nested, struct nv_machine *machine);
-struct nv_nested_vmx_route nv_nested_vmx_route_nmi(struct nv_nested *nested, struct nv_machine *machine);
+/* arrives: it comes from below the machine; else it is the machine's already. */
+struct nv_nested_vmx_route nv_nested_vmx_route(struct nv_nested *nested, struct nv_machine *machine, int arrives);
+struct nv_nested_vmx_route nv_nested_vmx_route_nmi(struct nv_nested *nested, struct nv_machine *machine, int arrives);
+
+/* 1 when the event, as the interruption information has it, is one that Python levels have as it comes to the machine: it becomes
+ * vmx->synthetic. */
+int nv_nested_vmx_tell(struct nv_nested *nested, const struct nv_machine *machine, uint64_t event);
 
 /* Before an entry. deliver: interrupts and NMIs become exits, or what the active machine takes. windows: the controls that make it stop
  * when it can take what waits. urgent: something must stop it at once, behind what it takes now. window: one that a Python level above an
- * image waits for is open, and becomes vmx->synthetic. stops: while KVM holds level n, it is to come out for what such levels want. */
+ * image waits for is open, or its timer has ended, and becomes vmx->synthetic. stops: while KVM holds level n, it is to come out for what such levels want. */
 int nv_nested_vmx_deliver(struct nv_nested *nested);
 int nv_nested_vmx_window(struct nv_nested *nested);
 int nv_nested_vmx_stops(struct nv_nested *nested);
@@ -239,11 +256,19 @@ void nv_nested_vmx_compose_tpr(struct nv_nested *nested, struct nv_vmx_controls 
 
 /* nested_vmx_compose.c: the controls of the machines on top of those that L0 wants; maps: once for each entry of a machine's guest. moved: the
  * active machine's tables are others than it was entered with.
- * held_cr0: what the active machine cannot clear. read_timer: before compose, what is left of L0's own preemption timer; a negative errno. */
-int nv_nested_vmx_read_timer(struct nv_nested *nested);
+ * held_cr0: what the active machine cannot clear. */
 uint64_t nv_nested_vmx_held_cr0(const struct nv_nested *nested);
 void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wanted);
 int nv_nested_vmx_moved(const struct nv_nested *nested);
 void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *machine);
+
+/* nested_vmx_timer.c: preemption timers. read: before compose, what is left of L0's own; a negative errno. compose: which one the processor's
+ * is. asked: a Python level above an image has asked for one that does not run yet. run: those run, and the depth of the first machine whose
+ * levels are to be told that theirs has ended; 0: none. hold: those of the machines above `to`, which stop. */
+int nv_nested_vmx_read_timer(struct nv_nested *nested);
+void nv_nested_vmx_compose_timer(struct nv_nested *nested, struct nv_vmx_controls *wanted);
+int nv_nested_vmx_timers_asked(struct nv_nested *nested);
+int nv_nested_vmx_run_timers(struct nv_nested *nested);
+void nv_nested_vmx_hold_timers(struct nv_nested *nested, const struct nv_machine *to);
 
 #endif

@@ -214,7 +214,7 @@ struct nv_machine *nv_nested_vmx_owner(struct nv_nested *nested)
 	struct nv_event event = {0};
 
 	if (basic_of(nested->vmx) == BASIC_INTERRUPT)
-		return nv_nested_vmx_route(nested, nested->machines).machine;
+		return nv_nested_vmx_route(nested, nested->machines, 0).machine;
 	nv_vmx_decode(nested->vmx, &event);
 	for (struct nv_machine *machine = nested->active->parent; machine; machine = machine->parent)
 		if (nv_nested_vmx_wants(nested, machine) && nv_nested_vmx_gives(nested, machine, &event))

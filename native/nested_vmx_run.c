@@ -3,6 +3,9 @@
 #include <errno.h>
 #include <string.h>
 
+/* What is read of the processor's state at an entry. */
+enum { NOW_EFER, NOW_CR0, NOW_CR4 };
+
 #define EVENT_FIELDS 0xfffull  /* of interruption information: what is an event, without its valid bit */
 
 /* The memory of a block in use is gone. A machine or Python level below may give it back: then the active machine comes to its exit, or
@@ -17,8 +20,9 @@ static int lose(struct nv_nested *nested, const struct nv_nested_place *place, i
 }
 
 /* An entry that failed when the guest's state was to be loaded, and is an exit (27.8). */
-static int fail_late(struct nv_nested *nested, struct nv_machine *parent, uint64_t efer, uint64_t reason, uint64_t qualification)
+static int fail_late(struct nv_nested *nested, struct nv_machine *parent, const struct nv_vmx_field *now, uint64_t reason, uint64_t qualification)
 {
+	const uint64_t real[] = {now[NOW_CR0].value, now[NOW_CR4].value};
 	struct nv_nested_place place;
 	struct nv_virtual_vmcs *page = (struct nv_virtual_vmcs *)nv_nested_page(nested, parent, parent->vmx.current, 1, &place);
 	int64_t failed;
@@ -27,7 +31,7 @@ static int fail_late(struct nv_nested *nested, struct nv_machine *parent, uint64
 		return lose(nested, &place, 0);
 	set_field(page, NV_VMCS_EXIT_REASON, reason | ENTRY_FAILED);
 	set_field(page, NV_VMCS_EXIT_QUALIFICATION, qualification);
-	nv_nested_vmx_load_host(nested, &parent->vmx.block, efer, parent->vmx.nmi_masked);
+	nv_nested_vmx_load_host(nested, parent, now[NOW_EFER].value, parent->vmx.nmi_masked, real);
 	nv_nested_vmx_activate(nested, parent, field_of(&parent->vmx.block, NV_VMCS_HOST_CR0), field_of(&parent->vmx.block, NV_VMCS_HOST_CR4));
 	failed = nv_nested_vmx_load_msrs(nested, parent, field_of(&parent->vmx.block, NV_VMCS_EXIT_MSR_LOADS),
 					 field_of(&parent->vmx.block, NV_VMCS_EXIT_MSR_LOAD_COUNT));
@@ -169,17 +173,19 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 	struct nv_vmx *vmx = nested->vmx;
 	struct nv_machine *parent = nested->active, *machine, *last;
 	struct nv_virtual_vmcs *block = &parent->vmx.block;
-	struct nv_vmx_field efer = {NV_VMCS_GUEST_EFER, 0};
-	uint64_t qualification, address = parent->vmx.current;
+	struct nv_vmx_field now[] = {{NV_VMCS_GUEST_EFER, 0}, {NV_VMCS_GUEST_CR0, 0}, {NV_VMCS_GUEST_CR4, 0}};
+	uint64_t qualification, address = parent->vmx.current, real[2], view[2];
 	int64_t failed;
 	int result = nv_vmx_store(nested->vcpu, NULL, 0);
 
 	if (!result)
-		result = nv_vmx_exchange(nested->vcpu, &efer, 1);
+		result = nv_vmx_exchange(nested->vcpu, now, sizeof now / sizeof now[0]);
 	if (result)
 		return result;
 	nv_virtual_vmcs_copy(block, page);
-	result = nv_nested_vmx_check_block(nested, block, efer.value & EFER_LMA && got(vmx, GOT_CS_RIGHTS) & CS_LONG);
+	real[0] = now[NOW_CR0].value;
+	real[1] = now[NOW_CR4].value;
+	result = nv_nested_vmx_check_block(nested, block, now[NOW_EFER].value & EFER_LMA && got(vmx, GOT_CS_RIGHTS) & CS_LONG);
 	if (result)
 		return result;
 	result = maps_refused(nested, parent);
@@ -194,7 +200,7 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 	nested->entered[parent->depth]++;
 	parent->vmx.nmi_masked = !!(vmx->interruptibility & NMI_MASKED);
 	if (nv_nested_vmx_check_guest(nested, block, &qualification))
-		return fail_late(nested, parent, efer.value, BASIC_GUEST_STATE, qualification);
+		return fail_late(nested, parent, now, BASIC_GUEST_STATE, qualification);
 	machine = parent->depth + 1 < NV_NESTED_DEPTH ? nv_nested_take_guest(nested, parent, address) : NULL;
 	if (!machine) {
 		nested->too_deep = 1;
@@ -204,14 +210,14 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 		nv_nested_restart(machine);
 	block->written = 0;
 	load_kept(machine, block);
-	nv_nested_vmx_load_guest(nested, block, efer.value);
+	nv_nested_vmx_load_guest(nested, parent, now[NOW_EFER].value, real);
 	load_flag(nested, machine);
 	failed = nv_nested_vmx_load_msrs(nested, parent, field_of(block, NV_VMCS_ENTRY_MSR_LOADS),
 					 field_of(block, NV_VMCS_ENTRY_MSR_LOAD_COUNT));
 	if (failed < 0)
 		return failed;
 	if (failed)
-		return fail_late(nested, parent, efer.value, BASIC_MSR_LOADING, failed);
+		return fail_late(nested, parent, now, BASIC_MSR_LOADING, failed);
 	page->launched = block->launched = 1;
 	machine->used = ++nested->clock;
 	parent->child = machine;
@@ -219,11 +225,13 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 	nv_nested_use_tables(nested, machine, 1);
 	start_timer(nested, parent);
 	last = last_of(nested, machine);
-	nv_nested_vmx_activate(nested, last, field_of(block, NV_VMCS_GUEST_CR0), field_of(block, NV_VMCS_GUEST_CR4));
+	nv_nested_vmx_resume_cr(parent, last, view);
+	nv_nested_vmx_activate(nested, last, view[0], view[1]);
 	resume(vmx, last);
 	if (last != machine)
 		return inject_below(nested, machine, block);
-	inject(vmx, block);
+	if (!nv_nested_vmx_tell(nested, machine, field_of(block, NV_VMCS_ENTRY_INTERRUPTION)))
+		inject(vmx, block);
 	return 0;
 }
 
@@ -231,7 +239,7 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 static void show_flag(struct nv_nested *nested, struct nv_machine *machine)
 {
 	uint64_t *rflags = register_of(nested->vmx, NV_REG_RFLAGS);
-	struct nv_nested_vmx_route route = nv_nested_vmx_route(nested, machine);
+	struct nv_nested_vmx_route route = nv_nested_vmx_route(nested, machine, 0);
 
 	machine->true_flag = !!(*rflags & RFLAGS_IF);
 	machine->shown_flag = route.turn == NV_VMX_TURN_EXITS ? 1 : machine->true_flag;
@@ -247,6 +255,10 @@ static void tell(struct nv_nested *nested, struct nv_virtual_vmcs *block, const 
 	set_field(block, NV_VMCS_EXIT_REASON, exit->reason);
 	if (!exit->told)
 		set_field(block, NV_VMCS_EXIT_QUALIFICATION, exit->qualification);
+	if (exit->string) {
+		set_field(block, NV_VMCS_GUEST_LINEAR_ADDRESS, exit->linear);
+		set_field(block, NV_VMCS_EXIT_INSTRUCTION, exit->instruction);
+	}
 	if (exit->reason == BASIC_EPT_VIOLATION || exit->reason == BASIC_EPT_MISCONFIGURATION) {
 		set_field(block, NV_VMCS_EXIT_QUALIFICATION, exit->qualification);
 		set_field(block, NV_VMCS_GUEST_PHYSICAL_ADDRESS, exit->physical);
@@ -295,7 +307,7 @@ static int nmi_masked(const struct nv_machine *machine)
 }
 
 /* A VMX abort (28.7) is the end of the machine. */
-static int finish(struct nv_nested *nested, struct nv_machine *to, struct nv_virtual_vmcs *page, uint64_t efer)
+static int finish(struct nv_nested *nested, struct nv_machine *to, struct nv_virtual_vmcs *page, uint64_t efer, const uint64_t *real)
 {
 	struct nv_virtual_vmcs *block = &to->vmx.block;
 	int64_t failed = nv_nested_vmx_store_msrs(nested, to, field_of(block, NV_VMCS_EXIT_MSR_STORES),
@@ -305,7 +317,7 @@ static int finish(struct nv_nested *nested, struct nv_machine *to, struct nv_vir
 		return failed;
 	if (failed)
 		block->abort = 1;
-	nv_nested_vmx_load_host(nested, block, efer, nmi_masked(to));
+	nv_nested_vmx_load_host(nested, to, efer, nmi_masked(to), real);
 	failed = failed ? 0 : nv_nested_vmx_load_msrs(nested, to, field_of(block, NV_VMCS_EXIT_MSR_LOADS),
 						      field_of(block, NV_VMCS_EXIT_MSR_LOAD_COUNT));
 	if (failed < 0)
@@ -319,7 +331,7 @@ static int finish(struct nv_nested *nested, struct nv_machine *to, struct nv_vir
 	return 0;
 }
 
-/* Likewise of the lists of an exit. */
+/* A machine or Python level below does not give the memory of a list that an exit goes through: it hears of that first. */
 static int lists_refused(struct nv_nested *nested, struct nv_machine *to, int heard)
 {
 	const struct nv_virtual_vmcs *block = &to->vmx.block;
@@ -338,12 +350,15 @@ int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const
 	struct nv_machine *machine = to->child, *active = nested->active;
 	struct nv_nested_place place;
 	struct nv_virtual_vmcs *block = &to->vmx.block, *page;
-	uint64_t efer;
+	uint64_t efer, told[2], real[2];
 	int result;
 
 	page = (struct nv_virtual_vmcs *)nv_nested_page(nested, to, machine->address, 1, &place);
-	if (!page)
-		return lose(nested, &place, exit->heard);
+	if (!page) {
+		result = lose(nested, &place, exit->heard);
+		nested->reflected[to->depth] += nested->lost && exit->heard; /* counted by the table, and the last one */
+		return result;
+	}
 	result = lists_refused(nested, to, exit->heard);
 	if (result)
 		return result < 0 ? result : 0;
@@ -353,9 +368,11 @@ int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const
 		keep_interrupted(vmx, active);
 		show_flag(nested, machine);
 	}
+	nv_nested_vmx_leave_cr(nested, to, exit->told && exit->reason == BASIC_CR ? cr_number(vmx) : -1, told);
 	result = nv_nested_vmx_save_guest(nested, block, exit->told, &efer);
 	if (result)
 		return result;
+	nv_nested_vmx_tell_cr(to, told, real);
 	if (exit->told && exit->reason == BASIC_CR)
 		keep_masked(vmx, machine, block);
 	machine->seen_code = exit->reason;
@@ -364,9 +381,10 @@ int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const
 	machine->seen_cr3 = field_of(block, NV_VMCS_GUEST_CR3);
 	tell(nested, block, exit, machine == active);
 	stop_timer(nested, to);
+	nv_nested_vmx_hold_timers(nested, to);
 	to->child = NULL;
 	vmx->injection = vmx->interrupted = 0;
 	vmx->switched.faulted = 0;
 	nested->reflected[to->depth]++;
-	return finish(nested, to, page, efer);
+	return finish(nested, to, page, efer, real);
 }

@@ -119,14 +119,16 @@ static uint64_t guest_efer(const struct nv_virtual_vmcs *block, uint64_t now)
 	return entry & ENTRY_LONG_MODE ? now | EFER_LMA | EFER_LME : now;
 }
 
-void nv_nested_vmx_load_guest(struct nv_nested *nested, const struct nv_virtual_vmcs *block, uint64_t efer)
+void nv_nested_vmx_load_guest(struct nv_nested *nested, const struct nv_machine *parent, uint64_t efer, const uint64_t *real)
 {
+	const struct nv_virtual_vmcs *block = &parent->vmx.block;
 	struct nv_vmx *vmx = nested->vmx;
 
 	for (int i = 0; i < SEGMENT_FIELDS; i++)
 		nv_vmx_put(vmx, segment_field(i), field_of(block, segment_field(i)));
 	for (unsigned int i = 0; i < GUEST_FIELDS; i++)
 		nv_vmx_put(vmx, guest_fields[i], field_of(block, guest_fields[i]));
+	nv_nested_vmx_load_cr(nested, parent, field_of(block, NV_VMCS_GUEST_CR0), field_of(block, NV_VMCS_GUEST_CR4), real);
 	put_interruptibility(vmx, field_of(block, NV_VMCS_GUEST_INTERRUPTIBILITY));
 	*register_of(vmx, NV_REG_RIP) = field_of(block, NV_VMCS_GUEST_RIP);
 	*register_of(vmx, NV_REG_RSP) = field_of(block, NV_VMCS_GUEST_RSP);
@@ -170,16 +172,16 @@ static void load_host_segments(struct nv_vmx *vmx, const struct nv_virtual_vmcs 
 }
 
 /* 28.5 */
-void nv_nested_vmx_load_host(struct nv_nested *nested, const struct nv_virtual_vmcs *block, uint64_t efer, int nmi_masked)
+void nv_nested_vmx_load_host(struct nv_nested *nested, const struct nv_machine *to, uint64_t efer, int nmi_masked, const uint64_t *real)
 {
+	const struct nv_virtual_vmcs *block = &to->vmx.block;
 	struct nv_vmx *vmx = nested->vmx;
 	uint64_t exits = field_of(block, NV_VMCS_EXIT_CONTROLS);
 	int wide = !!(exits & EXIT_HOST_64);
 
 	load_host_segments(vmx, block, wide);
-	nv_vmx_put(vmx, NV_VMCS_GUEST_CR0, field_of(block, NV_VMCS_HOST_CR0));
+	nv_nested_vmx_load_cr(nested, to, field_of(block, NV_VMCS_HOST_CR0), field_of(block, NV_VMCS_HOST_CR4) | (wide ? CR4_PAE : 0), real);
 	nv_vmx_put(vmx, NV_VMCS_GUEST_CR3, field_of(block, NV_VMCS_HOST_CR3));
-	nv_vmx_put(vmx, NV_VMCS_GUEST_CR4, field_of(block, NV_VMCS_HOST_CR4) | (wide ? CR4_PAE : 0));
 	nv_vmx_put(vmx, NV_VMCS_GUEST_DR7, DR7_OFF);
 	nv_vmx_put(vmx, NV_VMCS_GUEST_DEBUGCTL, 0);
 	nv_vmx_put(vmx, NV_VMCS_GUEST_SYSENTER_CS, field_of(block, NV_VMCS_HOST_SYSENTER_CS));
@@ -198,45 +200,4 @@ void nv_nested_vmx_load_host(struct nv_nested *nested, const struct nv_virtual_v
 	*register_of(vmx, NV_REG_RFLAGS) = 2;
 	*register_of(vmx, NV_REG_RIP) = field_of(block, NV_VMCS_HOST_RIP);
 	*register_of(vmx, NV_REG_RSP) = field_of(block, NV_VMCS_HOST_RSP);
-}
-
-static uint64_t masked(uint64_t real, uint64_t mask, uint64_t shadow)
-{
-	return (real & ~mask) | (shadow & mask);
-}
-
-uint64_t nv_nested_vmx_seen_cr0(const struct nv_nested *nested, uint64_t real, uint64_t shadow)
-{
-	const struct nv_machine *active = nested->active;
-	const struct nv_virtual_vmcs *block;
-
-	if (!active->parent)
-		return masked(real, CR0_FIXED, shadow);
-	block = &active->parent->vmx.block;
-	return masked(real, field_of(block, NV_VMCS_CR0_MASK), field_of(block, NV_VMCS_CR0_SHADOW));
-}
-
-uint64_t nv_nested_vmx_seen_cr4(const struct nv_nested *nested, uint64_t real)
-{
-	const struct nv_machine *active = nested->active;
-	const struct nv_virtual_vmcs *block;
-
-	if (!active->parent)
-		return (real & ~CR4_VMXE) | (active->vmx.vmxe ? CR4_VMXE : 0);
-	block = &active->parent->vmx.block;
-	return masked(real, field_of(block, NV_VMCS_CR4_MASK), field_of(block, NV_VMCS_CR4_SHADOW));
-}
-
-/* cr0, cr4: as they are now. The processor has one read shadow for the masks of all machines below: what the parent shows. */
-void nv_nested_vmx_activate(struct nv_nested *nested, struct nv_machine *machine, uint64_t cr0, uint64_t cr4)
-{
-	struct nv_vmx *vmx = nested->vmx;
-
-	nested->active = machine;
-	nested->vcpu->level = nested->levels[machine->depth];
-	nested->seen_cr0 = nv_nested_vmx_seen_cr0(nested, cr0, cr0);
-	nested->seen_cr4 = nv_nested_vmx_seen_cr4(nested, cr4);
-	nv_vmx_put(vmx, NV_VMCS_CR0_SHADOW, nested->seen_cr0);
-	nv_vmx_put(vmx, NV_VMCS_CR4_SHADOW, nested->seen_cr4);
-	vmx->missed = 1; /* whether interrupts are open has changed: KVM is to look */
 }

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#define PORT_STRING 0x10ull /* of the exit qualification (table 28-5) */
+
 /* What goes by other ways: EPT violations to whose tables refuse them, what comes from outside, and what a block sets up. */
 static int is_apart(const struct nv_vmx *vmx)
 {
@@ -88,8 +90,8 @@ int nv_nested_vmx_take(void *device, uint64_t offset, struct nv_event *event)
 	(void)offset;
 	if (nested->gone_told)
 		return nv_nested_vmx_take_gone(claim, event);
-	if (nested->due.withheld || !nested->active->depth)
-		return NV_DECLINED;
+	if (nested->due.withheld || event->space || !nested->active->depth)
+		return NV_DECLINED; /* what is one space's own is no exit of a block */
 	if (!nested->switched->rung)
 		return take_later(nested, claim, event);
 	if (nested->vmx->block->reason & ENTRY_FAILED || (!maps_msr(event->qualifier) && nv_nested_is_feature(nested, event)))
@@ -106,10 +108,12 @@ int nv_nested_vmx_take(void *device, uint64_t offset, struct nv_event *event)
 	return NV_HANDLED;
 }
 
-void nv_nested_vmx_remember(struct nv_nested *nested)
+int nv_nested_vmx_remember(struct nv_nested *nested)
 {
+	struct nv_vmx_field fields[] = {{NV_VMCS_GUEST_LINEAR_ADDRESS, 0}, {NV_VMCS_EXIT_INSTRUCTION, 0}};
 	struct nv_vmx *vmx = nested->vmx;
 	struct nv_nested_vmx_undo *undo = &vmx->undo;
+	int result;
 
 	undo->to = NULL;
 	undo->wanted = 0;
@@ -117,13 +121,27 @@ void nv_nested_vmx_remember(struct nv_nested *nested)
 		if (nv_nested_vmx_wants(nested, machine))
 			undo->wanted |= 1u << machine->depth;
 	memcpy(undo->regs, vmx->switched.mailbox->regs, sizeof undo->regs);
+	if (!undo->wanted || !(got(vmx, GOT_QUALIFICATION) & PORT_STRING))
+		return 0;
+	result = nv_vmx_exchange(nested->vcpu, fields, 2);
+	undo->linear = fields[0].value;
+	undo->instruction = fields[1].value;
+	return result;
 }
 
 int nv_nested_vmx_undo(struct nv_nested *nested)
 {
 	struct nv_vmx *vmx = nested->vmx;
 	struct nv_machine *to = vmx->undo.to;
-	struct nv_nested_vmx_exit exit = {.reason = BASIC_IO, .qualification = vmx->stopped.info, .length = vmx->stopped.length, .heard = 1};
+	struct nv_nested_vmx_exit exit = {
+		.reason = BASIC_IO,
+		.qualification = vmx->stopped.info,
+		.length = vmx->stopped.length,
+		.linear = vmx->undo.linear,
+		.instruction = vmx->undo.instruction,
+		.string = !!(vmx->stopped.info & PORT_STRING),
+		.heard = 1,
+	};
 	int result;
 
 	if (!to)

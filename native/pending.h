@@ -10,9 +10,11 @@
 
 struct nv_pending {
 	uint64_t interrupts[4];  /* external interrupts, a bit a vector: any thread sets them */
+	uint64_t timer, deadline; /* vmx, of a preemption timer of levels above an image: the cycles left while it stands still, and when it ends */
 	uint8_t nmi;             /* likewise */
 	uint8_t nmi_masked;      /* level n took an NMI, and has not done IRET since */
 	uint8_t windows;         /* NV_WINDOW_* */
+	uint8_t claimed;         /* likewise, of what comes from below it: its Python levels above an image have it first */
 };
 
 /* From any thread. */

@@ -183,7 +183,7 @@ static int svm_enter(struct nv_vcpu *vcpu)
 		if (nv_nested_is_due(svm->nested) || svm->synthetic || nmi_window(svm) || nv_nested_window(svm->nested))
 			return 0;
 		nv_nested_deliver(svm->nested);
-		if (nv_nested_is_due(svm->nested))
+		if (nv_nested_is_due(svm->nested) || svm->synthetic)
 			return 0;
 		nv_svm_prepare(svm);
 		if (nv_svm_forbidden(svm)) {

@@ -82,6 +82,7 @@ struct nv_svm {
 	uint64_t soft_rip;       /* where the instruction of the last software interrupt is that L0 injected */
 	uint32_t synthetic;      /* enum nv_reason of an event that no exit of the processor tells; 0: none */
 	uint8_t synthetic_space; /* whose it is, as struct nv_event has it */
+	uint8_t synthetic_vector; /* of an interrupt */
 	uint8_t soft_injected;   /* what level n takes is such an interrupt; without next-RIP save RIP is behind the instruction already */
 	uint8_t saves_next_rip;  /* the processor does */
 	uint8_t window;          /* the block stops level n as soon as it can take an interrupt */

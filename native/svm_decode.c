@@ -147,11 +147,29 @@ static void decode_page_fault(const struct nv_svm *svm, struct nv_event *event)
 		event->info |= NPF_PRESENT;
 }
 
+/* What a processor's exit for it would be. */
+static uint32_t code_of(uint32_t reason)
+{
+	switch (reason) {
+	case NV_REASON_SHUTDOWN:
+		return EXIT_SHUTDOWN;
+	case NV_REASON_NMI_WINDOW:
+		return EXIT_IRET;
+	case NV_REASON_INTERRUPT:
+		return EXIT_INTR;
+	case NV_REASON_NMI:
+		return EXIT_NMI;
+	default:
+		return EXIT_VINTR;
+	}
+}
+
 static void decode_synthetic(struct nv_svm *svm, struct nv_event *event)
 {
 	event->reason = svm->synthetic;
-	event->raw = svm->synthetic == NV_REASON_SHUTDOWN ? EXIT_SHUTDOWN : svm->synthetic == NV_REASON_NMI_WINDOW ? EXIT_IRET : EXIT_VINTR;
-	event->qualifier = event->info = 0;
+	event->raw = code_of(svm->synthetic);
+	event->qualifier = svm->synthetic == NV_REASON_INTERRUPT ? svm->synthetic_vector : 0;
+	event->info = 0;
 	event->space = svm->synthetic_space;
 	svm->synthetic = svm->synthetic_space = 0;
 }

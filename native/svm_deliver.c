@@ -156,7 +156,7 @@ static uint64_t next_event(struct nv_svm *svm)
 	if (svm->step.active)
 		return 0;
 	if (svm->switched.pending.nmi && !svm->switched.pending.nmi_masked) {
-		enum nv_nested_turn turn = nv_nested_route_nmi(svm->nested, svm->nested->machines).turn;
+		enum nv_nested_turn turn = nv_nested_route_nmi(svm->nested, svm->nested->machines, 0).turn;
 
 		if (turn == NV_TURN_TAKES)
 			return event_of(NV_EVENT_NMI, 2, 0, 0);
@@ -166,7 +166,7 @@ static uint64_t next_event(struct nv_svm *svm)
 			return 0;
 	}
 	vector = nv_pending_highest(&svm->switched.pending);
-	if (vector < 0 || nv_nested_route(svm->nested, svm->nested->machines).turn != NV_TURN_TAKES)
+	if (vector < 0 || nv_nested_route(svm->nested, svm->nested->machines, 0).turn != NV_TURN_TAKES)
 		return 0;
 	return event_of(NV_EVENT_INTERRUPT, vector, 0, 0);
 }
@@ -212,7 +212,7 @@ static int wants_window(struct nv_svm *svm)
 	if (svm->step.active)
 		return 0;
 	if ((pending->windows & NV_WINDOW_INTERRUPT || nv_pending_another(pending, offered(svm, NV_EVENT_INTERRUPT))) &&
-	    nv_nested_route(svm->nested, svm->nested->machines).turn != NV_TURN_BLOCKED)
+	    nv_nested_route(svm->nested, svm->nested->machines, 0).turn != NV_TURN_BLOCKED)
 		return 1;
 	return nv_nested_waits(svm->nested);
 }

@@ -1,4 +1,4 @@
-#include "svm_internal.h"
+#include "nested_svm_internal.h"
 
 void nv_svm_step_begin(struct nv_svm *svm, uint32_t code, int traps, uint8_t length)
 {
@@ -69,6 +69,8 @@ void nv_svm_pass(struct nv_svm *svm, struct nv_event *event)
 	uint8_t length = event->advance;
 
 	event->retry = 1;
+	if (nv_nested_pass(svm->nested, event))
+		return;
 	if (event->raw != (uint32_t)code)
 		return; /* no exit of the processor told of it */
 	if (code >= EXIT_EXCEPTION && code <= EXIT_EXCEPTION_LAST) {

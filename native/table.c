@@ -1,4 +1,5 @@
 #include "table.h"
+#include "likely.h"
 
 uint16_t nv_table_lookup(const struct nv_table *table, const struct nv_event *event)
 {
@@ -7,10 +8,10 @@ uint16_t nv_table_lookup(const struct nv_table *table, const struct nv_event *ev
 	const struct nv_ranges *ranges;
 	uint32_t low, high;
 
+	if (likely(event->reason == NV_REASON_IO))
+		return table->ports[direction][event->qualifier & (NV_PORTS - 1)];
 	if (event->reason >= NV_REASONS)
 		return 0;
-	if (event->reason == NV_REASON_IO)
-		return table->ports[direction][event->qualifier & (NV_PORTS - 1)];
 	ranges = &table->ranges[event->reason][direction];
 	low = 0, high = ranges->count;
 	while (low < high) {

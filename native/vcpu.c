@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "vcpu.h"
+#include "likely.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
@@ -34,7 +35,7 @@ static void forget_thread_id(void)
 	thread_id = 0;
 }
 
-static int own_thread(void)
+static __attribute__((noinline)) int own_thread(void)
 {
 	if (!thread_id)
 		thread_id = syscall(SYS_gettid);
@@ -73,26 +74,24 @@ void nv_vcpu_kick(struct nv_vcpu *vcpu)
 
 /* Takes a kick, if there is one. immediate_exit goes first, kick or not: nv_vcpu_kick sets it last, so it may belong to a kick
  * that was taken already, and would then end every entry; one that comes in between has set the flag. */
-static int take_kick(struct nv_vcpu *vcpu)
+static __attribute__((noinline)) int take_kick(struct nv_vcpu *vcpu)
 {
 	if (vcpu->run && __atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST))
 		__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-	/* most often there is none, and a load costs less than an exchange */
-	return __atomic_load_n(&vcpu->kicked, __ATOMIC_SEQ_CST) && __atomic_exchange_n(&vcpu->kicked, 0, __ATOMIC_SEQ_CST);
+	return __atomic_exchange_n(&vcpu->kicked, 0, __ATOMIC_SEQ_CST);
 }
 
-static void set_turn(struct nv_vcpu *vcpu, uint16_t claim)
+static inline void set_turn(struct nv_vcpu *vcpu, uint16_t claim)
 {
-	const struct nv_claim *entry = &vcpu->table->claims[claim];
+	const struct nv_claim *claims = vcpu->table->claims;
+	struct nv_event *event = &vcpu->event;
 
 	/* levels above the one whose software it is do not see it */
-	while (claim && entry->level >= vcpu->event.level) {
-		claim = entry->next;
-		entry = &vcpu->table->claims[claim];
-	}
-	vcpu->event.claim = claim;
-	vcpu->event.slot = claim ? entry->slot : vcpu->event.reason;
-	vcpu->event.handler = claim ? entry->level : 0;
+	while (claim && unlikely(claims[claim].level >= event->level))
+		claim = claims[claim].next;
+	event->claim = claim;
+	event->slot = claim ? claims[claim].slot : event->reason;
+	event->handler = claim ? claims[claim].level : 0;
 }
 
 uint16_t nv_vcpu_decline(struct nv_vcpu *vcpu)
@@ -124,7 +123,7 @@ int nv_vcpu_serve(struct nv_vcpu *vcpu)
 	return serve(vcpu);
 }
 
-int nv_vcpu_default(struct nv_vcpu *vcpu)
+__attribute__((noinline)) int nv_vcpu_default(struct nv_vcpu *vcpu)
 {
 	struct nv_event *event = &vcpu->event;
 
@@ -147,75 +146,80 @@ int nv_vcpu_default(struct nv_vcpu *vcpu)
 	}
 }
 
+/* Tracing begins and ends between runs: `traced` is a constant in each of the loop's two copies. */
 static inline int traced(const struct nv_vcpu *vcpu)
 {
 	return vcpu->trace.record != NULL;
 }
 
-static inline int enter(struct nv_vcpu *vcpu)
+static inline int enter(struct nv_vcpu *vcpu, int traced)
 {
-	if (traced(vcpu)) {
+	if (traced) {
 		vcpu->trace.entries++;
 		vcpu->trace.entered = nv_ticks();
 	}
 	return vcpu->ops->enter(vcpu);
 }
 
-static inline void finish(struct nv_vcpu *vcpu)
+static inline void finish(struct nv_vcpu *vcpu, int traced)
 {
 	struct nv_event *event = &vcpu->event;
-	uint64_t handled = 0, now;
+	uint64_t handled = traced ? nv_ticks() : 0, now;
 
-	if (!vcpu->pending)
-		return;
-	if (traced(vcpu))
-		handled = nv_ticks();
 	vcpu->ops->complete(vcpu, event);
-	vcpu->pending = 0;
 	now = nv_ticks();
 	nv_counter_add(&vcpu->counters[event->slot], now - event->ticks, event->served);
-	if (!event->claim)
+	if (unlikely(!event->claim))
 		nv_unclaimed_add(vcpu->unclaimed, event->reason, event->direction, event->qualifier);
-	if (traced(vcpu))
+	if (traced)
 		nv_trace_add(&vcpu->trace, event, handled, now);
 }
 
-void nv_vcpu_finish(struct nv_vcpu *vcpu)
+__attribute__((noinline)) void nv_vcpu_finish(struct nv_vcpu *vcpu)
 {
-	finish(vcpu);
+	if (!vcpu->pending)
+		return;
+	finish(vcpu, traced(vcpu));
+	vcpu->pending = 0;
 }
 
 /* KVM exits for an interrupt window where it can; KVM-PVM does not while other exits come first. */
-static int window_open(const struct nv_vcpu *vcpu)
+static int window_open(const struct kvm_run *run)
 {
-	const struct kvm_run *run = vcpu->run;
-
 	return run && run->request_interrupt_window && run->ready_for_interrupt_injection && run->if_flag;
 }
 
-/* One exit: 0 when it was served here, 1 when it is for Python, as every settled one is: changed registers wait for its end. */
-static int dispatch(struct nv_vcpu *vcpu)
+/* Somebody wants something between two entries; take_kick and window_open say what. */
+static inline int disturbed(const struct nv_vcpu *vcpu)
 {
-	int settled = vcpu->exited;
+	const struct kvm_run *run = vcpu->run;
+
+	return __atomic_load_n(&vcpu->kicked, __ATOMIC_SEQ_CST) ||
+	       (run && (run->request_interrupt_window | __atomic_load_n(&run->immediate_exit, __ATOMIC_SEQ_CST)));
+}
+
+/* One exit: 0 when it was served here, 1 when it is for Python, as every settled one is: changed registers wait for its end. */
+static inline int dispatch(struct nv_vcpu *vcpu, int traced)
+{
 	struct nv_event *event = &vcpu->event;
 
 	event->ticks = nv_ticks();
 	event->level = vcpu->level;
-	event->served = event->space = 0;
-	event->fault = event->retry = 0;
-	vcpu->exited = 0;
+	event->instruction_length = 0;
+	event->length = event->space = event->advance = event->fault = event->retry = event->served = event->handler = 0;
 	vcpu->ops->decode(vcpu, event);
-	vcpu->pending = 1;
 	vcpu->exits++;
-	if (traced(vcpu)) {
+	if (traced) {
 		vcpu->trace.rip = vcpu->ops->rip ? vcpu->ops->rip(vcpu) : 0;
 		vcpu->trace.decoded = nv_ticks();
 	}
 	set_turn(vcpu, nv_table_lookup(vcpu->table, event));
-	if (traced(vcpu))
+	if (traced)
 		vcpu->trace.routed = nv_ticks();
-	if (settled)
+	if (unlikely(vcpu->exited)) {
+		vcpu->exited = 0;
 		return 1;
+	}
 	if (serve(vcpu) || (!event->claim && !vcpu->strict && nv_vcpu_default(vcpu))) {
 		event->served = 1;
 		return 0;
@@ -230,42 +234,43 @@ int nv_vcpu_settle(struct nv_vcpu *vcpu)
 	nv_vcpu_finish(vcpu);
 	if (vcpu->run)
 		__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	result = enter(vcpu);
+	result = enter(vcpu, traced(vcpu));
 	vcpu->exited = !result;
 	return result == -EINTR || result == -EAGAIN ? 0 : result;
 }
 
-int nv_vcpu_run(struct nv_vcpu *vcpu)
+static inline __attribute__((always_inline)) int run(struct nv_vcpu *vcpu, const int traced)
 {
-	int result;
-
-	__atomic_store_n(&vcpu->thread, own_thread(), __ATOMIC_SEQ_CST);
+	nv_vcpu_finish(vcpu);
 	for (;;) {
-		finish(vcpu);
-		if (take_kick(vcpu)) {
-			result = NV_RUN_KICKED;
-			break;
+		int wanted = disturbed(vcpu);
+
+		if (unlikely(wanted) && take_kick(vcpu))
+			return NV_RUN_KICKED;
+		if (traced && nv_trace_waits(&vcpu->trace))
+			return NV_RUN_DRAIN;
+		if (unlikely(wanted) && window_open(vcpu->run))
+			return NV_RUN_WINDOW;
+		if (likely(!vcpu->exited)) {
+			int result = enter(vcpu, traced);
+
+			if (unlikely(result)) {
+				if (result == -EINTR || result == -EAGAIN)
+					continue;
+				return result;
+			}
 		}
-		if (traced(vcpu) && nv_trace_waits(&vcpu->trace)) {
-			result = NV_RUN_DRAIN;
-			break;
+		if (dispatch(vcpu, traced)) {
+			vcpu->pending = 1;
+			return NV_RUN_EVENT;
 		}
-		if (window_open(vcpu)) {
-			result = NV_RUN_WINDOW;
-			break;
-		}
-		result = vcpu->exited ? 0 : enter(vcpu);
-		if (result < 0) {
-			if (result == -EINTR || result == -EAGAIN)
-				continue;
-			break;
-		}
-		if (result)
-			break;
-		if (dispatch(vcpu)) {
-			result = NV_RUN_EVENT;
-			break;
-		}
+		finish(vcpu, traced);
 	}
-	return result;
+}
+
+/* The parts of the way of an exit that C serves are functions of several files: all of it is one here. */
+__attribute__((flatten)) int nv_vcpu_run(struct nv_vcpu *vcpu)
+{
+	__atomic_store_n(&vcpu->thread, own_thread(), __ATOMIC_SEQ_CST);
+	return traced(vcpu) ? run(vcpu, 1) : run(vcpu, 0);
 }

@@ -137,7 +137,7 @@ static int needs_outside(const struct nv_vmx *vmx)
 {
 	const struct nv_pending *pending = &vmx->switched.pending;
 
-	if (vmx->timer || nv_nested_vmx_moved(vmx->nested) || nv_nested_vmx_stops(vmx->nested))
+	if (vmx->timer || nv_nested_vmx_timers_asked(vmx->nested) || nv_nested_vmx_moved(vmx->nested) || nv_nested_vmx_stops(vmx->nested))
 		return 1;
 	if (!(vmx->now.primary & PRIMARY_NMI_WINDOW) && (pending->nmi || pending->windows & NV_WINDOW_NMI))
 		return 1;
@@ -184,8 +184,10 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 		result = nv_nested_vmx_deliver(vmx->nested);
 		if (result || nv_nested_is_due(vmx->nested) || nv_nested_vmx_waits(vmx->nested))
 			return result;
+		if (vmx->synthetic)
+			return 0;
 		result = nv_nested_vmx_read_timer(vmx->nested);
-		if (result || vmx->synthetic)
+		if (result)
 			return result;
 		nv_vmx_prepare(vmx);
 		if (vmx->overflowed)

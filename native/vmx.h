@@ -56,6 +56,7 @@ struct nv_vmx {
 	uint8_t overflowed;      /* more fields wait to be written than there is room for: level n is not entered any more */
 	uint8_t synthetic;       /* a reason to report without an exit */
 	uint8_t synthetic_space; /* whose it is, as struct nv_event has it */
+	uint8_t synthetic_vector; /* of an interrupt */
 	uint8_t missed;          /* level n took no interrupts at its exit: KVM has to look for them again */
 	uint8_t timer_armed;     /* the preemption timer runs */
 	uint8_t acknowledges;    /* the next exit for an interrupt acknowledges it */

@@ -133,15 +133,34 @@ static int is_by_instruction(const struct nv_vmx *vmx)
 	return event & EVENT_VALID && EVENT_KIND_OF(event) >= NV_EVENT_SOFTWARE_INTERRUPT;
 }
 
+/* What a processor's exit for it would be. */
+static uint32_t basic_of_reason(uint32_t reason)
+{
+	switch (reason) {
+	case NV_REASON_INTERRUPT_WINDOW:
+		return BASIC_INTERRUPT_WINDOW;
+	case NV_REASON_NMI_WINDOW:
+		return BASIC_NMI_WINDOW;
+	case NV_REASON_INTERRUPT:
+		return BASIC_INTERRUPT;
+	case NV_REASON_NMI:
+		return BASIC_EXCEPTION;
+	case NV_REASON_PREEMPTION_TIMER:
+		return BASIC_PREEMPTION_TIMER;
+	default:
+		return BASIC_TRIPLE_FAULT;
+	}
+}
+
 static void decode_synthetic(struct nv_vmx *vmx, struct nv_event *event)
 {
 	event->reason = vmx->refused ? NV_REASON_ENTRY_FAILURE : vmx->synthetic;
 	event->raw = event->qualifier = event->info = vmx->refused ? vmx->refusal : 0;
 	event->direction = NV_EXECUTE;
 	if (!vmx->refused) {
-		/* triple fault */
-		event->raw = vmx->synthetic == NV_REASON_INTERRUPT_WINDOW ? BASIC_INTERRUPT_WINDOW :
-			     vmx->synthetic == NV_REASON_NMI_WINDOW ? BASIC_NMI_WINDOW : BASIC_TRIPLE_FAULT;
+		event->raw = basic_of_reason(vmx->synthetic);
+		if (vmx->synthetic == NV_REASON_INTERRUPT)
+			event->qualifier = vmx->synthetic_vector;
 		event->space = vmx->synthetic_space;
 	}
 	vmx->synthetic = vmx->synthetic_space = vmx->refused = 0;

@@ -135,10 +135,10 @@ static uint64_t next_event(struct nv_vmx *vmx)
 	if (vmx->step.active || vmx->interruptibility & SHADOWED)
 		return 0;
 	if (__atomic_load_n(&pending->nmi, __ATOMIC_SEQ_CST) &&
-	    nv_nested_vmx_route_nmi(vmx->nested, vmx->nested->machines).turn == NV_VMX_TURN_TAKES)
+	    nv_nested_vmx_route_nmi(vmx->nested, vmx->nested->machines, 0).turn == NV_VMX_TURN_TAKES)
 		return event_of(NV_EVENT_NMI, 2);
 	vector = nv_pending_highest(pending);
-	if (vector < 0 || nv_nested_vmx_route(vmx->nested, vmx->nested->machines).turn != NV_VMX_TURN_TAKES)
+	if (vector < 0 || nv_nested_vmx_route(vmx->nested, vmx->nested->machines, 0).turn != NV_VMX_TURN_TAKES)
 		return 0;
 	return event_of(NV_EVENT_INTERRUPT, vector);
 }
@@ -246,7 +246,7 @@ void nv_vmx_prepare(struct nv_vmx *vmx)
 	/* KVM delivers what it has pending rather than telling that level n takes interrupts */
 	if (takes_interrupts(vmx))
 		vmx->holds = 0;
-	if (!(vmx->wanted.pin & PIN_INTERRUPTS))
+	if (!(vmx->wanted.pin & PIN_INTERRUPTS) && !nv_nested_vmx_route(vmx->nested, vmx->nested->machines, 0).told)
 		vmx->holds = vmx->acknowledges = 0;
 	put_event(vmx, next_event(vmx));
 	if (!vmx->step.active) {

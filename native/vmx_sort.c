@@ -61,6 +61,7 @@ static int own_exit(struct nv_vcpu *vcpu)
 {
 	struct nv_vmx *vmx = vcpu->engine;
 	struct nv_pending *pending = &vmx->switched.pending;
+	int result;
 
 	switch (basic_of(vmx)) {
 	case BASIC_EXCEPTION:
@@ -98,7 +99,9 @@ static int own_exit(struct nv_vcpu *vcpu)
 			return 0;
 		/* KVM brings the data of the access when it does it */
 		nv_vmx_decode(vmx, &vmx->stopped);
-		nv_nested_vmx_remember(vmx->nested);
+		result = nv_nested_vmx_remember(vmx->nested);
+		if (result)
+			return result;
 		nv_vmx_pass_port(vmx);
 		return -EAGAIN;
 	default:

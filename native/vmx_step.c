@@ -195,6 +195,8 @@ int nv_vmx_pass(struct nv_vcpu *vcpu)
 	int result;
 
 	vcpu->event.advance = 0;
+	if (nv_nested_pass(vmx->nested, &vcpu->event))
+		return 1;
 	switch (basic_of(vmx)) {
 	case BASIC_EXCEPTION:
 		if (is_nmi(vmx)) {

@@ -17,6 +17,9 @@
 #define HYPERCALL 0x4e56
 #define HYPERCALL_NOBODY (~0ull)
 
+/* The same with this: the level injects RCX into its guest, a vector and, from bit 8 on, 0 for an external interrupt or 2 for an NMI. */
+#define HYPERCALL_EVENT 0x4e58
+
 static inline uint64_t hypercall_answer(uint64_t level, uint64_t value)
 {
 	return value * 31 + level;

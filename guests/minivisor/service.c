@@ -1,6 +1,8 @@
 #include "service.h"
 #include "minivisor.h"
 
+#define EVENT_KIND_AND_VECTOR 0x2ff /* of interrupts and NMIs */
+
 static uint8_t stored, count;
 static uint32_t mark_edx;
 
@@ -27,16 +29,20 @@ void serve_cpuid(struct registers *registers)
 
 bool serve_hypercall(struct registers *registers)
 {
-	uint64_t wanted = registers->rbx;
+	uint64_t number = registers->rax, wanted = registers->rbx;
 
-	if (registers->rax != HYPERCALL)
+	if (number != HYPERCALL && number != HYPERCALL_EVENT)
 		return false;
-	if (wanted == level)
-		registers->rax = hypercall_answer(level, registers->rcx);
-	else if (wanted && wanted < level)
-		registers->rax = vendor_hypercall(HYPERCALL, wanted, registers->rcx);
-	else
+	if (!wanted || wanted > level) {
 		registers->rax = HYPERCALL_NOBODY;
+	} else if (wanted < level) {
+		registers->rax = vendor_hypercall(number, wanted, registers->rcx);
+	} else if (number == HYPERCALL) {
+		registers->rax = hypercall_answer(level, registers->rcx);
+	} else {
+		vendor_inject(registers->rcx & EVENT_KIND_AND_VECTOR);
+		registers->rax = 0;
+	}
 	return true;
 }
 
@@ -56,13 +62,21 @@ static void pass_out(uint16_t port, uint8_t size, uint32_t value)
 		outl(port, value);
 }
 
+static void refuse_string(const struct exit *exit)
+{
+	if (exit->address)
+		stop(STATUS_STOPPED, "its guest uses port 0x%x by a string instruction at 0x%lx, memory at 0x%lx", exit->port, exit->rip,
+		     exit->address);
+	stop(STATUS_STOPPED, "its guest uses port 0x%x by a string instruction at 0x%lx", exit->port, exit->rip);
+}
+
 void serve_port(struct registers *registers, const struct exit *exit)
 {
 	bool own = exit->port == OWN_PORT(level) && exit->size == 1;
 	uint32_t value;
 
 	if (exit->string)
-		stop(STATUS_STOPPED, "its guest uses port 0x%x by a string instruction at 0x%lx", exit->port, exit->rip);
+		refuse_string(exit);
 	if (!exit->in) {
 		value = (uint32_t)registers->rax;
 		if (own)

@@ -26,7 +26,7 @@ struct exit {
 	enum exit_reason reason;
 	uint64_t code;       /* the vendor's number */
 	uint64_t rip;
-	uint64_t address;    /* EXIT_OUTSIDE: the guest's physical address */
+	uint64_t address;    /* EXIT_OUTSIDE: the guest's physical address; of a string instruction: its linear address, 0: SVM does not tell */
 	uint16_t port;       /* EXIT_PORT */
 	uint8_t size;
 	bool in, string;
@@ -51,6 +51,9 @@ void vendor_skip(void);
 
 /* It takes an invalid-opcode exception there. */
 void vendor_undefined(void);
+
+/* It takes this event: its vector, and its kind as both vendors number it. */
+void vendor_inject(uint64_t event);
 
 /* Asks the hypervisor below. */
 uint64_t vendor_hypercall(uint64_t number, uint64_t wanted, uint64_t value);

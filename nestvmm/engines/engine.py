@@ -288,6 +288,17 @@ class Engine(Protocol):
         """Queues an external interrupt for a machine without an irqchip; from any thread."""
         ...
 
+    def intercept_above(self, space: int, reasons: frozenset[ExitReason]) -> None:
+        """Of INTERRUPT and NMI, what comes from below to the machine at depth `space`, from 1 on, is its levels' event.
+
+        Only these, from now on; declined by all, the machine takes it.
+        """
+        ...
+
+    def request_timer_above(self, space: int, cycles: int) -> None:
+        """As request_timer, for that machine and what it runs: the event is one of its space."""
+        ...
+
     def inject_above(self, space: int, vector: int | None) -> None:
         """The machine at depth `space`, from 1 on, takes an external interrupt, or an NMI for None; from any thread."""
         ...

@@ -98,6 +98,11 @@ class Nested(ABC):
         else:
             lib.nv_pending_interrupt(pending, vector)
 
+    def intercept(self, space: int, *, interrupts: bool, nmis: bool) -> None:
+        """See nestvmm.engines.engine.Engine.intercept_above."""
+        claimed = lib.NV_WINDOW_INTERRUPT * interrupts | lib.NV_WINDOW_NMI * nmis
+        lib.nv_nested_pending(self.c, space).claimed = claimed
+
     def request_window(self, space: int, *, nmi: bool) -> None:
         """See nestvmm.engines.engine.Engine.request_window_above."""
         lib.nv_nested_pending(self.c, space).windows |= lib.NV_WINDOW_NMI if nmi else lib.NV_WINDOW_INTERRUPT

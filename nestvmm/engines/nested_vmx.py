@@ -92,6 +92,11 @@ class NestedVmx(Nested):
         limits.physical_reserved = _ALL & -(1 << physical_bits(entries))
         limits.efer_allowed = efer_bits(entries)
 
+    def request_timer(self, space: int, cycles: int) -> None:
+        """See nestvmm.engines.engine.Engine.request_timer_above."""
+        pending = lib.nv_nested_pending(self.c, space)
+        pending.deadline, pending.timer = 0, cycles
+
     def servers(self, vmx: Any) -> list[tuple[Scope, Server]]:
         """What answers VMX's instructions; `vmx` is the cffi `struct nv_vmx *`."""
         server = Server(ffi.addressof(lib, "nv_nested_vmx_serve"), vmx)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from nestvmm.devices import Server
 from nestvmm.engines.engine import MemorySlot
 from nestvmm.errors import HostError
+from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.scope import Scope
 from nestvmm.x86.spans import Span
 
@@ -31,6 +32,12 @@ class NoImages:
     def give(self, space: int, slots: Sequence[MemorySlot], devices: Sequence[Span]) -> None:
         """Refused: there are no machines above an image."""
         raise HostError(f"this engine runs no machine code above an image, so none at depth {space}")
+
+    def intercept_above(self, space: int, reasons: frozenset[ExitReason]) -> None:
+        """Nothing: there is no such machine."""
+
+    def request_timer_above(self, space: int, cycles: int) -> None:
+        """Nothing: likewise."""
 
     def inject_above(self, space: int, vector: int | None) -> None:
         """Nothing: there is no such machine."""

@@ -102,8 +102,7 @@ class SvmEngine(SwitchedEngine):
         for number, word in enumerate(vectors([*_ALWAYS, *others, *ports])):
             self._c.wanted[number] = word
         msrs = [*self._own_msrs(), *msr_ranges(wanted), *self._config.l0_msrs]
-        self._switcher.write(lib.NV_SWITCHER_MSRPM, msr_map(msrs))
-        self._switcher.write(lib.NV_SWITCHER_IOPM, port_map(ports))
+        self._set_maps(port_map(ports), msr_map(msrs))
 
     def _own_msrs(self) -> Sequence[MsrRange]:
         return (*super()._own_msrs(), *_OWN_MSRS)

@@ -183,8 +183,7 @@ class VmxEngine(SwitchedEngine):
         block.ept_pointer = lib.NV_SHADOW_TABLES | lib.NV_VMX_EPT_POINTER
         self._c.nmi_wanted = any(scope.reason is ExitReason.NMI for scope in wanted)
         msrs = [*self._own_msrs(), *msr_ranges(wanted), *self._config.l0_msrs]
-        self._switcher.write(lib.NV_SWITCHER_MSRPM, msr_bitmap(msrs))
-        self._switcher.write(lib.NV_SWITCHER_IOPM, port_bitmaps(ports))
+        self._set_maps(port_bitmaps(ports), msr_bitmap(msrs))
 
     def _own_msrs(self) -> Sequence[MsrRange]:
         return (*super()._own_msrs(), *_OWN_MSRS)
@@ -315,12 +314,21 @@ class VmxEngine(SwitchedEngine):
 
     def request_timer(self, cycles: int) -> None:
         """One event when level n has run so long."""
+        self._c.timer = self._timer_value(cycles)
+
+    def request_timer_above(self, space: int, cycles: int) -> None:
+        """One event when that machine, or what it runs, has run so long."""
+        self._timer_value(cycles)
+        self.nested.request_timer(space, cycles)
+
+    def _timer_value(self, cycles: int) -> int:
+        """What the processor's timer counts down from; raises ValueError for what it cannot count."""
         rate = self.feature_msrs()[_MSR_VMX_MISC] & 31
         if not 0 < cycles >> rate < 1 << 32:
             raise ValueError(f"{cycles} cycles: this processor's timer takes {1 << rate} to {(1 << 32 + rate) - 1}")
         if not self.feature_msrs()[_MSR_PIN] >> 32 & _PIN_TIMER:
             raise ValueError("the VMX of this host's KVM has no preemption timer")
-        self._c.timer = cycles >> rate
+        return cycles >> rate
 
     def set_msr(self, index: int, value: int) -> bool:
         """Sets KVM's value of an MSR, or the VMCS's."""

@@ -79,7 +79,10 @@ class Guest(Protocol):
         ...
 
     def line(self, number: int, level: bool) -> None:
-        """Sets the level of an interrupt line (0 to 23) of the in-kernel irqchip; without one, does nothing."""
+        """Sets the level of an interrupt line (0 to 23) of the in-kernel irqchip; without one, does nothing.
+
+        Raises ValueError above an image, which has that irqchip itself: what its guest has instead the image makes.
+        """
         ...
 
     def interrupt(self, vector: int) -> None:
@@ -125,8 +128,8 @@ class Guest(Protocol):
     def request_timer(self, cycles: int) -> None:
         """Asks for one event `ExitReason.PREEMPTION_TIMER` when the guest has run so many cycles of its TSC.
 
-        It goes to the highest level that claims it; a second request replaces the first. Raises ValueError except
-        under the vmx engine, and for what its timer cannot count.
+        It goes to the highest level that claims it, above an image to one between that and the next; a second request
+        replaces the first. Raises ValueError except under the vmx engine, and for what its timer cannot count.
         """
         ...
 

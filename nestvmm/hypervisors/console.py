@@ -19,7 +19,7 @@ class Console(Hypervisor):
     """Serves its guest a 16550 whose output is the run's standard output and whose input is the run's standard input.
 
     port:   the first of its eight ports (default 0x3f8, COM1)
-    irq:    its interrupt line on the in-kernel irqchip (default 4)
+    irq:    its interrupt line on the in-kernel irqchip (default 4); above an image there is none, and its guest polls
     output: descriptor that the output goes to (default 1)
     """
 
@@ -32,7 +32,7 @@ class Console(Hypervisor):
             raise UsageError(f"irq {irq} is no line of the irqchip: 0 to 23")
         check_output(output)
         self._port = port
-        self._irq = irq
+        self._irq: int | None = irq
         self._output = output
         self._line = False
         self._lock = threading.Lock()
@@ -78,6 +78,10 @@ class Console(Hypervisor):
         # input arrives on another thread: who reads the line last must also set it last
         with self._lock:
             line = bool(uart.line)
-            if line != self._line:
-                self._line = line
+            if line == self._line or self._irq is None:
+                return
+            self._line = line
+            try:
                 self.guest.line(self._irq, line)
+            except ValueError:
+                self._irq = None

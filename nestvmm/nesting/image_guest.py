@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 from nestvmm.engines import Engine
 from nestvmm.hypervisors import GuestAccessError
 from nestvmm.nesting.guest_view import GuestView
@@ -101,18 +99,18 @@ def _not_writable(level: int, address: int, size: int) -> str:
 
 
 class ImageGuestView(GuestView):
-    """As GuestView, without what belongs to the machine of the lowest image alone: its irqchip and its timer."""
+    """As GuestView, without interrupt lines."""
 
     @property
     def _space(self) -> int:
         return self._maps.space(self.level)
 
-    def _refuse(self, what: str) -> NoReturn:
-        raise ValueError(f"L{self.level - 1} stands above an image, and {what} of the levels below all images only")
-
     def line(self, number: int, level: bool) -> None:
-        """Refused."""
-        self._refuse("interrupt lines are")
+        """Refused: a line leads to an interrupt controller, and L0's is that of the lowest image."""
+        raise ValueError(
+            f"L{self.level - 1} stands above an image, so there is no line {number}: L0's interrupt controller is the "
+            f"lowest image's, and L{self.level} has none but what levels below emulate; Guest.interrupt reaches it"
+        )
 
     def interrupt(self, vector: int) -> None:
         """Queues an external interrupt, whatever the lowest machine has: the level's guest takes it by its IDT."""
@@ -133,5 +131,5 @@ class ImageGuestView(GuestView):
         self._engine.request_window_above(self._space, nmi=True)
 
     def request_timer(self, cycles: int) -> None:
-        """Refused."""
-        self._refuse("the preemption timer is")
+        """Asks for one event when its guest, or what that runs, has run so long."""
+        self._engine.request_timer_above(self._space, cycles)

@@ -24,26 +24,18 @@ from nestvmm.loaders import Stacked, read_file
 from nestvmm.nesting.features.request import Request
 from nestvmm.nesting.policy import Policy
 from nestvmm.nesting.spec import TowerSpec
-from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
+from nestvmm.x86.exit_reason import ExitReason
 
 __all__ = ["check_between", "check_images", "engine_for", "make_levels", "name_of", "stacked"]
 
 # What a level above an image can have: what code does by an instruction, and to the memory that the level gives it.
-_BETWEEN = frozenset(
-    reason
-    for reason, row in REASONS.items()
-    if reason
-    not in (
-        ExitReason.MEMORY_FAULT,
-        ExitReason.INTERRUPT,
-        ExitReason.NMI,
-        ExitReason.SMI,
-        ExitReason.INIT,
-        ExitReason.PREEMPTION_TIMER,
-        ExitReason.EOI,
-        ExitReason.DEBUG,
-    )
-)
+_BETWEEN = frozenset(ExitReason) - {
+    ExitReason.MEMORY_FAULT,
+    ExitReason.SMI,
+    ExitReason.INIT,
+    ExitReason.EOI,
+    ExitReason.DEBUG,
+}
 
 
 def make_levels(spec: TowerSpec) -> list[Hypervisor]:
@@ -103,12 +95,6 @@ def check_between(spec: TowerSpec, policy: Policy) -> None:
             raise UsageError(
                 f"L{claim.level} {claim.who} wants {claim.scope.reason.label}, but stands above an image, "
                 "and only below all images a level can have that"
-            )
-    for ceiling in policy.ceilings:
-        if ceiling.level >= lowest and REASONS[ceiling.scope.reason].qualifier is Qualifier.PHYSICAL:
-            raise UsageError(
-                f"designate {ceiling.scope.reason.label}:{ceiling.scope.label} to L{ceiling.level}: there is an image "
-                "there or below, and addresses above it are its own"
             )
 
 

@@ -27,6 +27,7 @@ class LevelMaps:
     ram:     L0's, in bytes; None: what is below is an image, which gives level `lowest` its memory
     holes:   (level, first, last), the physical addresses of level+1 that the hypervisor at `level` claims as a device's
     faults:  likewise, where it claims accesses that its map does not give
+    passed:  level `lowest`'s addresses where claims of devices make no holes
     """
 
     def __init__(
@@ -37,19 +38,22 @@ class LevelMaps:
         faults: Iterable[tuple[int, int, int]] = (),
         *,
         lowest: int = 1,
+        passed: Sequence[Span] = (),
     ) -> None:
         self.lowest = lowest
+        self._passed = passed
         self.height = lowest + len(maps)
         self._bottom = MemoryMap.identity() if ram is None else ram_map(ram)
         own = range(lowest, self.height)
-        self._holes = [hole for hole in holes if hole[0] in own]
+        self._claimed = [hole for hole in holes if hole[0] in own]
         self._faults = [fault for fault in faults if fault[0] in own]
         self._compose(list(maps))
 
     def _compose(self, maps: list[MemoryMap]) -> None:
         """Raises UsageError, and changes nothing, if that takes too many regions."""
         backing = list(maps)
-        for level, first, last in self._holes:
+        self._devices = [hole for one in self._claimed for hole in self._kept(maps, *one)]
+        for level, first, last in self._devices:
             backing[level - self.lowest] = backing[level - self.lowest].without(first, last)
         to_host = [self._bottom]
         for one in backing:
@@ -58,6 +62,12 @@ class LevelMaps:
         self._down = [compose_all(maps[number:]) for number in range(len(maps) + 1)]
         self._to_host = to_host
         self._maps = maps
+
+    def _kept(self, maps: Sequence[MemoryMap], level: int, first: int, last: int) -> list[tuple[int, int, int]]:
+        """What is left of a hole without the addresses that are passed."""
+        down = compose_all(maps[: level + 1 - self.lowest])
+        away = [span for one in self._passed for span in down.preimage(*one)]
+        return [(level, *span) for span in minus([(first, last)], away)]
 
     def map_of(self, level: int) -> MemoryMap:
         """The map of the hypervisor at `level`, from `lowest` on."""
@@ -87,7 +97,7 @@ class LevelMaps:
         """Level n's pages with addresses that a level claims as a device's."""
         return [
             top
-            for level, first, last in self._holes
+            for level, first, last in self._devices
             for top in self.at_top(level + 1, first - first % PAGE_SIZE, last | PAGE_SIZE - 1)
         ]
 

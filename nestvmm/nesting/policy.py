@@ -17,7 +17,7 @@ from nestvmm.nesting.notation import VIRTUALIZATION, parse_designation
 from nestvmm.nesting.spec import TowerSpec
 from nestvmm.nesting.tower_maps import TowerMaps
 from nestvmm.x86.event import Direction, Event, Result
-from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
+from nestvmm.x86.exit_reason import ARRIVING, REASONS, ExitReason, Qualifier
 from nestvmm.x86.rights import Rights
 from nestvmm.x86.spans import Span
 
@@ -70,9 +70,23 @@ class Policy:
         images = {reason for reason, feature in VIRTUALIZATION.items() if feature in self.nesting}
         return frozenset(claim.scope.reason for claim in self.claims) | images
 
-    def scopes(self) -> list[Scope]:
-        """The events that levels above L0 claim."""
-        return [claim.scope for claim in self.claims]
+    def scopes(self, lowest: int) -> list[Scope]:
+        """The events that levels above L0 claim, and that the processor is to stop for.
+
+        lowest:  of the levels of machine code; for those above it L0 itself sees to what reaches one machine alone
+        """
+        return [claim.scope for claim in self.claims if claim.level < lowest or claim.scope.reason not in ARRIVING]
+
+    def arriving(self, maps: TowerMaps) -> dict[int, frozenset[ExitReason]]:
+        """Of each space from 1 on: what its levels claim of the interrupts and NMIs that come from below it."""
+        return {
+            space: frozenset(
+                claim.scope.reason
+                for claim in self.claims
+                if claim.scope.reason in ARRIVING and maps.space(claim.level + 1) == space
+            )
+            for space in range(1, len(maps.parts))
+        }
 
     def check(self, engine: type[Engine], machine: str) -> None:
         """Raises HostError if the engine cannot trap a wanted reason, naming the level and the engines that could."""
@@ -107,6 +121,17 @@ class Policy:
             if claim.scope.reason is ExitReason.MMIO and claim.scope.last < ADDRESS_END
         ]
 
+    def passed(self, code: Sequence[int]) -> list[tuple[int, int, int]]:
+        """(level, first, last): the physical ranges of the level above whose devices an image there is designated for.
+
+        code:  the levels of machine code
+        """
+        return [
+            (one.level, one.scope.first, min(one.scope.last, ADDRESS_END - 1))
+            for one in self.ceilings
+            if one.scope.reason is ExitReason.MMIO and one.level in code and one.scope.first < ADDRESS_END
+        ]
+
     def faults(self) -> list[tuple[int, int, int]]:
         """(level, first, last): the physical ranges where a level claims accesses that its map does not give."""
         return [
@@ -128,12 +153,18 @@ class Policy:
         def project(level: int, scope: Scope) -> list[Span]:
             # L0 also takes what has no address at level 1, such as a fault that KVM does not locate; an image all that
             # its own tables refuse
-            if level in (0, *maps.code) and (scope.first, scope.last) == (0, QUALIFIER_MAX):
+            if level in (0, *maps.code) and scope.is_whole():
                 return [(scope.first, scope.last)]
             return maps.project(level, scope)
 
         claims = [_own_faults(claim, maps) for claim in self.claims]
-        return DesignationTable((*claims, *level0), tuple(self.ceilings), project)
+        # one of a whole reason is one for the levels above the next image, too
+        further = [
+            replace(one, level=maps.code[maps.space(one.level + 1)])
+            for one in self.ceilings
+            if one.scope.is_whole() and 0 < one.level < maps.code[-1]
+        ]
+        return DesignationTable((*claims, *level0), (*self.ceilings, *further), project)
 
 
 #: The right that an access by Direction needs.

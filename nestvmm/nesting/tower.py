@@ -98,7 +98,9 @@ class Tower:
         #: The level of the lowest machine code: what stands above it on images is mapped by these as they run.
         self.base = spec.code[0]
         maps = {number: _map(number, level) for number, level in enumerate(spec.levels, start=1)}
-        self.maps = TowerMaps(spec.guest.memory, maps, spec.code, self.policy.holes(), self.policy.faults())
+        policy = self.policy
+        holes, faults, passed = policy.holes(), policy.faults(), policy.passed(spec.code)
+        self.maps = TowerMaps(spec.guest.memory, maps, spec.code, holes, faults, passed)
         self.image = self._load()
         machine = self.image.machine if spec.machine == "auto" else spec.machine
         engine_class = engine_for(spec, self.policy.reasons(), machine)
@@ -115,7 +117,7 @@ class Tower:
             above=spec.code[1:],
             memory=host,
             slots=slots,
-            wanted=self.policy.scopes(),
+            wanted=self.policy.scopes(self.base),
             l0_msrs=emulated_msrs(),
             io_intercepts=spec.io_intercepts,
             reported=self.maps.reported(),
@@ -229,6 +231,12 @@ class Tower:
                 self.memory[level] = ImageMemory(level, part.to_host(level), self.engine, space)
             if not part.is_all():
                 self.engine.give(space, part.slots(), part.devices())
+        self._intercept_above()
+
+    def _intercept_above(self) -> None:
+        """The interrupts and NMIs that Python levels above images claim of what comes from below them."""
+        for space, reasons in self.policy.arriving(self.maps).items():
+            self.engine.intercept_above(space, reasons)
 
     @staticmethod
     def _stop(level: int, hypervisor: Hypervisor) -> None:
@@ -294,8 +302,9 @@ class Tower:
                 "a hypervisor changed its claims of mmio or nested-page-fault while its guest runs; what memory a "
                 "guest has is changed by Guest.map and Guest.unmap"
             )
-        self.engine.intercept(policy.scopes())
+        self.engine.intercept(policy.scopes(self.base))
         self.policy = policy
+        self._intercept_above()
         self._reclaimed = False
 
     def _attach(self) -> None:

@@ -39,19 +39,28 @@ class TowerMaps:
     maps:    of each level whose hypervisor is a Python one, to the level's own addresses
     code:    the levels of machine code, ascending
     holes, faults: as nestvmm.nesting.levels.LevelMaps has them, of all levels
+    passed:  (level, first, last), the physical addresses of level+1 whose devices are the image's at `level` to give
     """
 
     def __init__(
-        self, ram: int, maps: Mapping[int, MemoryMap], code: Sequence[int], holes: _Claimed = (), faults: _Claimed = ()
+        self,
+        ram: int,
+        maps: Mapping[int, MemoryMap],
+        code: Sequence[int],
+        holes: _Claimed = (),
+        faults: _Claimed = (),
+        passed: _Claimed = (),
     ) -> None:
         self.code = code
-        holes, faults = list(holes), list(faults)
+        holes, faults, passed = list(holes), list(faults), list(passed)
         #: By space.
         self.parts: list[LevelMaps] = []
         lowest = 1
         for top in code:
             own = [maps[level] for level in range(lowest, top)]
-            self.parts.append(LevelMaps(ram if not self.parts else None, own, holes, faults, lowest=lowest))
+            given_up = [(first, last) for level, first, last in passed if level == lowest - 1]
+            bottom = ram if not self.parts else None
+            self.parts.append(LevelMaps(bottom, own, holes, faults, lowest=lowest, passed=given_up))
             lowest = top + 1
 
     def space(self, level: int) -> int:
@@ -102,4 +111,4 @@ class TowerMaps:
         if REASONS[scope.reason].qualifier is Qualifier.PHYSICAL:
             return self.at_top(level + 1, scope.first, scope.last)
         tag = self.space(level + 1) << _SHIFT
-        return [(tag, _LAST | tag)]
+        return [(scope.first | tag, min(scope.last, _LAST) | tag)]

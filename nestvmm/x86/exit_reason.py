@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum, IntEnum, unique
 from typing import NamedTuple
 
-__all__ = ["REASONS", "SPACED", "ExitReason", "Qualifier", "ReasonRow"]
+__all__ = ["ARRIVING", "REASONS", "SPACED", "ExitReason", "Qualifier", "ReasonRow"]
 
 
 @unique
@@ -147,8 +147,22 @@ class ReasonRow(NamedTuple):
     meaning: str
 
 
-#: Reasons of events that are one machine's alone: by its physical address, or as it takes what is injected.
-SPACED = frozenset({ExitReason.MMIO, ExitReason.NESTED_PAGE_FAULT, ExitReason.INTERRUPT_WINDOW, ExitReason.NMI_WINDOW})
+#: Reasons of events that are one machine's alone: by its physical address, as it takes what comes from below, or as a
+#: level of its own asked for them.
+SPACED = frozenset(
+    {
+        ExitReason.MMIO,
+        ExitReason.NESTED_PAGE_FAULT,
+        ExitReason.INTERRUPT_WINDOW,
+        ExitReason.NMI_WINDOW,
+        ExitReason.INTERRUPT,
+        ExitReason.NMI,
+        ExitReason.PREEMPTION_TIMER,
+    }
+)
+
+#: Those of what comes to a machine from below it.
+ARRIVING = frozenset({ExitReason.INTERRUPT, ExitReason.NMI})
 
 _ALL = frozenset({"direct", "svm", "vmx"})
 _SWITCHER = frozenset({"svm", "vmx"})

@@ -34,6 +34,10 @@ class Scope:
             return True
         return (self.direction is Direction.WRITE) == (direction == Direction.WRITE)
 
+    def is_whole(self) -> bool:
+        """Whether it has every qualifier."""
+        return (self.first, self.last) == (0, QUALIFIER_MAX)
+
     @property
     def width(self) -> int:
         """How many qualifiers it has: of two claims of one level the narrower one comes first."""
@@ -44,7 +48,7 @@ class Scope:
         """The qualifier as the user writes it, such as `0x3f8-0x3ff` or `0x64:w`; `*` for all."""
         kind = REASONS[self.reason].qualifier
         way = {None: "", Direction.READ: ":r", Direction.WRITE: ":w"}.get(self.direction, "")
-        if kind is Qualifier.NONE or (self.first == 0 and self.last == QUALIFIER_MAX):
+        if kind is Qualifier.NONE or self.is_whole():
             return "*" + way
         if kind is Qualifier.INSTRUCTION:
             return _instruction_prefix(self.first, self.last) + way

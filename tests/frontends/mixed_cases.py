@@ -8,9 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import guest_code as guest
+import mixed_arriving
+import mixed_designated
 import mixed_interrupts
 import mixed_memory
+import mixed_timers
 from mixed_run import (
+    ENGINE,
     GP,
     OWN_PORT,
     PORT,
@@ -175,6 +179,10 @@ CASES: dict[str, Case] = {
     "image below a claim": lambda: run(port_2(Counting), TWICE, 2),
     "image above a claim": lambda: run([own(Counting, port=OWN_PORT + 2), "image", Silent], TWICE, 2),
     "declined to an image": lambda: run(port_2(Declining), TWICE, 2),
+    "plain strings to an image": lambda: run(
+        port_2(Silent)[:2],
+        guest.store(guest.RESULTS + 8, 5) + guest.outs(OWN_PORT + 2, guest.RESULTS + 8, 1),
+    ),
     "strings declined to an image": lambda: run(
         port_2(Declining), guest.store(guest.RESULTS + 8, 5) + guest.outs(OWN_PORT + 2, guest.RESULTS + 8, 1)
     ),
@@ -224,6 +232,9 @@ CASES: dict[str, Case] = {
     "traced": lambda: run(TOWERS["MPM"], READ_PORT + asks(3), 3, trace=True),
     **mixed_memory.CASES,
     **mixed_interrupts.CASES,
+    **mixed_arriving.CASES,
+    **mixed_designated.CASES,
+    **(mixed_timers.CASES if ENGINE == "vmx" else {}),
 }
 
 

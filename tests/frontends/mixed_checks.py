@@ -39,6 +39,18 @@ def faults(case: dict[str, Any], level: int) -> list[tuple[int, int, int]]:
     return [tuple(row[:3]) for row in case["seen"][level - 1]]
 
 
+#: What `arriving` cases keep: interrupts, interrupts of the next vector, NMIs that the guest took, and 0.
+KEPT, PASSED = [0, 0, 0, 0], [1, 0, 1, 0]
+_INTERRUPT, _NMI = 38, 39
+
+
+def check_arriving(case: dict[str, Any], kept: list[int], *levels: int) -> None:
+    """These Python levels saw one interrupt 0x40 and one NMI, as their own guests'."""
+    assert case["kept"] == kept
+    seen = {number: rows for number, rows in enumerate(case["seen"], start=1) if rows and rows[0][0] != 1}
+    assert seen == {level: [[_INTERRUPT, level + 1, 0x40], [_NMI, level + 1, 0]] for level in levels}
+
+
 def check_declined(case: dict[str, Any]) -> None:
     """As if nothing had happened before: the image at level 2 sees each access once, and level 1 none."""
     assert case["kept"] == [minivisors_answers(2), minivisors_answers(2, 1)]

@@ -47,6 +47,18 @@ class Injecting(Counting):
         return HANDLED
 
 
+class Waiting(Injecting):
+    """Waits for a window at a CPUID by an image, whose exit is the last one when its guest opens it."""
+
+    def claims(self) -> Any:
+        yield from super().claims()
+        yield ExitReason.CPUID, ADDED, ADDED, None, self.leaf
+
+    def leaf(self, event: Event) -> Result:
+        self.guest.request_interrupt_window()
+        return HANDLED
+
+
 class Amending(Silent):
     """Changes a minivisor's mark, adds a leaf, and takes one away."""
 
@@ -112,6 +124,9 @@ CASES: dict[str, Case] = {
         handlers={NMI: TWICE},
     ),
     "NMI window": lambda: run(["image", Injecting], NMIS, 2, handlers={NMI: ONCE}),
+    "interrupt window behind an image's exit": lambda: run(
+        ["image", Waiting, "image"], guest.STI + guest.cpuid(ADDED) + guest.NOP, 1, handlers={VECTOR: COUNT}
+    ),
     "NMI window in a handler": lambda: run(
         ["image", Injecting],
         guest.out(PORT, NMI_NOW) + guest.NOP * 4,

@@ -71,7 +71,7 @@ def masks() -> dict[str, object]:
     for number in range(4):
         level_2 += keep_fields(2 + 3 * number, *told) + (skip() + enter() if number < 3 else VMCALL)
     # RAX is what level 3 writes
-    level_1 = vmwrite_rax(vmx.CR0)
+    level_1 = vmwrite_rax(vmx.CR0) + vmwrite_rax(vmx.CR0_SHADOW)
     for number in range(5):
         level_1 += keep_fields(3 * number, *told) + (skip() + enter() if number < 4 else b"")
     fields = {vmx.CR0_MASK: TS | WP, vmx.CR4_MASK: TSD}
@@ -91,6 +91,24 @@ def held() -> dict[str, object]:
         level_1 += vmwrite(vmx.EXCEPTIONS, exceptions) + enter() + keep(number)
     level_1 += keep_fields(4, vmx.REASON, vmx.INTERRUPTION)
     return chain({vmx.SECONDARY: unrestricted}, level_1, level_2, kept=(6, 0))
+
+
+def true_bits() -> dict[str, object]:
+    """Level 1 has CR0.TS and CR4.TSD set in truth, CR0.WP and CR4.DE clear, and shows level 2 each the other way round.
+
+    Level 2 enters level 3 with what it sees. Level 3 sets CR4.TSD, which level 1 lets it see, and no more.
+    """
+    plain, plain_4 = 0x80000031, 0x2020
+    fields = {vmx.CR0_MASK: TS | WP, vmx.CR0_SHADOW: WP, vmx.CR0: plain | TS}
+    fields |= {vmx.CR4_MASK: TSD | DE, vmx.CR4_SHADOW: DE, vmx.CR4: plain_4 | TSD}
+    told = (vmx.REASON, vmx.CR0, vmx.CR4)
+    level_3 = vmx.control_register(0) + keep(0) + vmx.control_register(4) + keep(1) + VMCALL
+    level_3 += set_bits(4, TSD) + vmx.control_register(4) + keep(2) + VMCALL
+    level_2 = vmx.control_register(0) + keep(3) + vmx.control_register(4) + keep(4) + enable() + make_block() + launch()
+    level_2 += keep_fields(5, *told) + skip() + enter() + keep_fields(8, *told)
+    level_2 += vmx.control_register(0) + keep(11) + vmx.control_register(4) + keep(12) + VMCALL
+    level_1 = vmwrite_rax(vmx.CR4_SHADOW) + keep_fields(0, *told) + skip() + enter() + keep_fields(3, *told)
+    return chain(fields, level_1, level_2, level_3, (6, 13))
 
 
 # Instructions whose operands are in R10 and R11, which level 1 leaves alone: they happen again after it.
@@ -161,6 +179,7 @@ def begun_anew() -> dict[str, object]:
 
 
 CHAIN_CASES = {
+    "true bits in a chain": true_bits,
     "begun anew in a chain": begun_anew,
     "masks in a chain": masks,
     "held in a chain": held,

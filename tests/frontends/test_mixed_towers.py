@@ -9,7 +9,17 @@ import re
 from typing import Any
 
 import pytest
-from mixed_checks import check_declined, faults, found_in, handled, images, minivisors_answers
+from mixed_checks import (
+    KEPT,
+    PASSED,
+    check_arriving,
+    check_declined,
+    faults,
+    found_in,
+    handled,
+    images,
+    minivisors_answers,
+)
 
 from nestvmm.lab import Lab
 
@@ -22,7 +32,7 @@ NESTVMM = int.from_bytes(b"nestvmm", "little")
 CX16 = 1 << 13
 AT, PAGE = 0x600000, 0x1000
 EXECUTE = 2
-IO, WINDOW, NMI_WINDOW = 1, 14, 40
+IO, WINDOW, INTERRUPT, NMI_WINDOW = 1, 14, 38, 40
 ENDED = ("read-only", "block taken below", "block taken above an image")
 HEIGHTS = {"P": 2, "M": 2, "PM": 3, "MP": 3, "MPM": 4, "PMPM": 5, "MMPPM": 6}
 
@@ -78,7 +88,7 @@ def test_a_declined_string_access_reaches_the_image_as_one(found: dict[str, Any]
     case = found["strings declined to an image"]
     last = case["out"].splitlines()[-1]
     assert re.fullmatch(r"minivisor 2: its guest uses port 0x5602 by a string instruction at 0x1000[0-9a-f]{2}", last)
-    assert case["status"] == 253
+    assert (case["status"], case["out"]) == (253, found["plain strings to an image"]["out"])
 
 
 def test_what_the_highest_declines_goes_past_an_image_that_does_not_want_it(found: dict[str, Any]) -> None:
@@ -160,9 +170,12 @@ def test_registers_and_memory_that_x_writes_are_level_ns(found: dict[str, Any]) 
 
 def test_what_belongs_to_the_lowest_machine_is_refused(found: dict[str, Any]) -> None:
     texts = [text for (text,) in found["reaching"]["heard"][1]]
-    what = ["interrupt lines are", "the preemption timer is"]
-    lowest = [f"L2 stands above an image, and {one} of the levels below all images only" for one in what]
-    assert texts == [*lowest, "interrupt vector 256 is not within 0 to 255"]
+    assert texts == [
+        "L2 stands above an image, so there is no line 1: L0's interrupt controller is the lowest image's, and L3 has "
+        "none but what levels below emulate; Guest.interrupt reaches it",
+        "the svm engine has no preemption timer; the vmx engine has",
+        "interrupt vector 256 is not within 0 to 255",
+    ]
 
 
 @pytest.mark.parametrize("name", ["PM", "MP", "MPM"])
@@ -227,6 +240,33 @@ def test_a_level_above_an_image_has_devices_in_its_guests_memory(found: dict[str
     assert case["kept"] == [1, 3]
 
 
+@pytest.mark.parametrize(
+    ("where", "address"), [("", AT), (" between images", AT + (2 << 20)), (" to a lower level", AT)]
+)
+def test_a_device_is_designated_to_a_level_above_an_image(where: str, address: int, found: dict[str, Any]) -> None:
+    """At an address of its guest's; level 3 has a device there as well in the last case."""
+    case = found[f"device designated{where}"]
+    assert (case["seen"][1], case["kept"]) == ([[3, address, READ, 4, 0]], [0x5A])
+    assert case["seen"][2:] in ([], [None], [[]])
+
+
+def test_a_device_is_designated_away(found: dict[str, Any]) -> None:
+    """To the image, which has memory there; to L0 or a level below the image, for which there is nothing."""
+    case = found["device designated to an image"]
+    assert (case["seen"][1], case["kept"], case["unclaimed"]) == ([], [0x77], [])
+    for name in "device designated to L0", "device designated below an image":
+        case = found[name]
+        assert case["kept"] == [0xFFFFFFFF]
+        assert [seen for seen in case["seen"] if seen] == []
+
+
+@pytest.mark.parametrize(("where", "address"), [("", AT), (" between images", AT + (2 << 20))])
+def test_faults_are_designated_to_a_level_above_an_image(where: str, address: int, found: dict[str, Any]) -> None:
+    case = found[f"fault designated{where}"]
+    assert (faults(case, 2), case["kept"]) == ([(3, address, WRITE)], [0x77])
+    assert handled(case, 2) == [(2, "nested-page-fault", 1)]
+
+
 @pytest.mark.parametrize(("where", "image"), [("below", 2), ("above an image", 3)])
 def test_a_control_block_that_a_level_takes_away(where: str, image: int, found: dict[str, Any]) -> None:
     """The next exit to the image whose block it is faults in that page; where nobody gives it back, that is all."""
@@ -285,6 +325,45 @@ def test_nmi_windows_open_outside_handlers(found: dict[str, Any]) -> None:
 def test_another_thread_injects(name: str, kept: list[int], found: dict[str, Any]) -> None:
     """The guest halts, or waits in a loop."""
     assert found[name]["kept"] == kept
+
+
+@pytest.mark.parametrize(("name", "kept"), [("arriving", KEPT), ("arriving and passed", PASSED)])
+def test_what_an_image_injects_arrives_at_the_level_above_it(name: str, kept: list[int], found: dict[str, Any]) -> None:
+    """It keeps that from its guest, or leaves it to it; the image injected, and sees nothing of that."""
+    check_arriving(found[name], kept, 2)
+    assert images(found[name])[1] == images(found["arriving at none"])[1] == (2, 3)
+    assert found["arriving at none"]["kept"] == PASSED, "where no level claims it the guest takes it"
+
+
+def test_what_arrives_early_waits_at_the_guest(found: dict[str, Any]) -> None:
+    """SVM injects with RFLAGS.IF clear, too: level 2 declines, and its guest takes it when it can."""
+    case = found["arriving early"]
+    assert (case["seen"][1], case["kept"]) == ([[INTERRUPT, 3, 0x40]], [1, 0, 0, 0]), "result 3 is result 0 before STI"
+
+
+def test_a_level_gives_its_guest_another_interrupt(found: dict[str, Any]) -> None:
+    assert found["arriving as another"]["kept"] == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize(("more", "kept"), [("", KEPT), (" and passed", PASSED)])
+def test_what_passes_an_image_arrives_above_it(more: str, kept: list[int], found: dict[str, Any]) -> None:
+    """Level 1 injects into the image, which intercepts neither; between images; at one that runs its guest."""
+    check_arriving(found[f"arriving through an image{more}"], kept, 3)
+    assert images(found[f"arriving through an image{more}"])[2] == (0, 1), "no exit to it"
+    check_arriving(found[f"arriving below an image{more}"], kept, 2)
+    check_arriving(found[f"arriving at a running image{more}"], kept, 2)
+    assert images(found[f"arriving at a running image{more}"])[3] == (0, 1), "nor to the one above"
+
+
+def test_what_arrives_comes_to_the_lowest_level_first(found: dict[str, Any]) -> None:
+    check_arriving(found["arriving at two levels"], KEPT, 2, 4)
+    check_arriving(found["arriving designated"], PASSED, 2)
+
+
+def test_an_image_has_nothing_of_a_window_of_a_level_below_it(found: dict[str, Any]) -> None:
+    """Whatever its guest did last: an exit to it, of which it hears once."""
+    case = found["interrupt window behind an image's exit"]
+    assert (case["seen"][1], case["kept"], images(case)[3]) == ([[WINDOW, 3, 0]], [1], (1, 2))
 
 
 # CPUID as an image answers it, changed by levels above that.

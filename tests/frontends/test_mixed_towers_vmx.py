@@ -5,10 +5,21 @@ Towers are written from level 1 up, M a minivisor and P a Python hypervisor; the
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
-from mixed_checks import check_declined, faults, found_in, handled, images, minivisors_answers
+from mixed_checks import (
+    KEPT,
+    PASSED,
+    check_arriving,
+    check_declined,
+    faults,
+    found_in,
+    handled,
+    images,
+    minivisors_answers,
+)
 
 from nestvmm.lab import Lab
 
@@ -16,7 +27,7 @@ pytestmark = pytest.mark.vmx_lab
 
 PORT = 0x5000
 READ, WRITE, EXECUTE = 0, 1, 2
-IO, WINDOW, NMI_WINDOW = 1, 14, 40
+IO, WINDOW, NMI_WINDOW, TIMER = 1, 14, 40, 48
 TIMES = 50
 AT, PAGE = 0x600000, 0x1000
 # Each takes this lab seconds.
@@ -24,6 +35,11 @@ CASES = (
     *("reads in MPM", f"{TIMES + 1} reads in MPM", "asks 2", "highest of two", "image below a claim", "traced"),
     *("declined to an image", "propagated", "instructions", "feature at each height", "pages between", "moved"),
     *("device", "interrupt through an image", "interrupt window", "NMI window in a handler", "answers"),
+    *("arriving", "arriving and passed", "arriving through an image", "arriving through an image and passed"),
+    *("plain strings to an image", "strings declined to an image"),
+    *("arriving at two levels", "arriving designated", "interrupt window behind an image's exit"),
+    *("timer", "timer declined", "timer between images", "two timers", "timers below and above an image"),
+    *("device designated between images", "device designated to an image", "fault designated between images"),
 )
 
 
@@ -54,6 +70,17 @@ def test_what_a_python_level_handles_is_invisible_to_the_image(found: dict[str, 
 
 def test_what_the_highest_declines_goes_to_the_image_below(found: dict[str, Any]) -> None:
     check_declined(found["declined to an image"])
+
+
+def test_a_declined_string_access_reaches_the_image_as_one(found: dict[str, Any]) -> None:
+    """With its linear address, as one that no level claimed."""
+    declined, plain = found["strings declined to an image"], found["plain strings to an image"]
+    pattern = (
+        r"minivisor 2: its guest uses port 0x5602 by a string instruction at 0x1000[0-9a-f]{2}, memory at 0x120008"
+    )
+    assert re.fullmatch(pattern, declined["out"].splitlines()[-1])
+    assert declined["out"] == plain["out"]
+    assert (declined["status"], images(declined), images(plain)) == (253, {2: (1, 1)}, {2: (1, 1)})
 
 
 def test_instructions_that_a_level_claims_are_its_own_above_images(found: dict[str, Any]) -> None:
@@ -116,6 +143,55 @@ def test_a_level_above_an_image_injects(found: dict[str, Any]) -> None:
     case = found["NMI window in a handler"]
     first = [[IO, 3, 2], [IO, 3, 7], [IO, 3, 0x31], [NMI_WINDOW, 3, 0]]
     assert case["seen"][1] == [*first, [IO, 3, 7], [IO, 3, 0x31]]
+
+
+@pytest.mark.parametrize(("more", "kept"), [("", KEPT), (" and passed", PASSED)])
+def test_what_comes_from_below_arrives_at_a_level_above_an_image(
+    more: str, kept: list[int], found: dict[str, Any]
+) -> None:
+    check_arriving(found[f"arriving{more}"], kept, 2)
+    assert images(found[f"arriving{more}"])[1] == (2, 3)
+    check_arriving(found[f"arriving through an image{more}"], kept, 3)
+    assert images(found[f"arriving through an image{more}"])[2] == (0, 1), "no exit to it"
+
+
+def test_what_arrives_comes_to_the_lowest_level_first(found: dict[str, Any]) -> None:
+    check_arriving(found["arriving at two levels"], KEPT, 2, 4)
+    check_arriving(found["arriving designated"], PASSED, 2)
+
+
+def test_an_image_has_nothing_of_a_window_of_a_level_below_it(found: dict[str, Any]) -> None:
+    """Its guest's entry is the last exit when that opens."""
+    case = found["interrupt window behind an image's exit"]
+    assert (case["seen"][1], case["kept"], images(case)[3]) == ([[WINDOW, 3, 0]], [1], (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "levels"),
+    [
+        ("timer", [2]),
+        ("timer declined", [2]),
+        ("timer between images", [2]),
+        ("two timers", [2, 4]),
+        ("timers below and above an image", [1, 3]),
+    ],
+)
+def test_a_level_above_an_image_has_a_preemption_timer(name: str, levels: list[int], found: dict[str, Any]) -> None:
+    """Each that asked hears of its own; no image does."""
+    case = found[name]
+    assert case["kept"] == [1] * len(levels)
+    seen = {number: rows for number, rows in enumerate(case["seen"], start=1) if rows}
+    assert seen == {level: [[TIMER, level + 1, 0, 52]] for level in levels}
+    assert images(case)[max(images(case))] == (0, 1)
+
+
+def test_physical_addresses_are_designated_above_images(found: dict[str, Any]) -> None:
+    case, at = found["device designated between images"], AT + (2 << 20)
+    assert (case["seen"][1], case["kept"]) == ([[3, at, READ, 4, 0]], [0x5A])
+    case = found["device designated to an image"]
+    assert (case["seen"][1], case["kept"]) == ([], [0x77])
+    case = found["fault designated between images"]
+    assert (faults(case, 2), case["kept"]) == ([(3, at, WRITE)], [0x77])
 
 
 def test_a_level_above_an_image_changes_what_that_answers_to_cpuid(found: dict[str, Any]) -> None:

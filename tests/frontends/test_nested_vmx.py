@@ -238,7 +238,10 @@ def test_masks_shadows_and_targets_of_control_registers(found: dict[str, Any]) -
 
 
 def test_masks_of_control_registers_count_for_all_machines_above(found: dict[str, Any]) -> None:
-    """Of those that mask a bit the nearest hears of it; level 1's write, of WP too, leaves alone what level 2 masks."""
+    """Of those that mask a bit the nearest hears of it; level 1's write, of WP too, leaves alone what level 2 masks.
+
+    TS, which level 1 has set and keeps for itself, stays when level 2 has an exit of its own guest.
+    """
     plain = 0x80000031
     with_ts = plain | 8
     kept = found["masks in a chain"]["kept"]
@@ -250,7 +253,7 @@ def test_masks_of_control_registers_count_for_all_machines_above(found: dict[str
     ]  # fmt: skip
     assert rows({"kept": level_1}, 3) == [
         [CR, 0, with_ts | 1 << 16], [CR, clts, with_ts], [CR, lmsw | 1 << 16, with_ts], [CR, 4, with_ts],
-        [VMCALL, 0, plain],
+        [VMCALL, 0, with_ts],
     ]  # fmt: skip
 
 
@@ -275,6 +278,17 @@ def test_a_guest_is_begun_anew_when_its_hypervisor_says_so(found: dict[str, Any]
     """By what it has written, not by a state that merely differs."""
     level_3s, level_2s = [0x100 + VMXON, VMCALL], [0, VMCALL]
     assert found["begun anew in a chain"]["kept"] == [IO, *level_3s, IO, *level_2s]
+
+
+def test_what_a_machine_masks_stays_what_it_is(found: dict[str, Any]) -> None:
+    """Level 1's TS, WP, TSD and DE, when level 2 enters a guest with those that it sees, and comes back from it."""
+    kept = found["true bits in a chain"]["kept"]
+    seen, seen_4 = 0x80010031, 0x2028
+    level_1, level_3, level_2, levels_told, last = kept[:6], kept[6:9], kept[9:11], kept[11:17], kept[17:]
+    assert (level_2, level_3) == ([seen, seen_4], [seen, seen_4, seen_4 | 4])
+    assert rows({"kept": levels_told}, 3) == [[VMCALL, seen, seen_4], [VMCALL, seen, seen_4 | 4]]
+    assert last == [seen, seen_4 | 4], "of level 2 itself, which level 1 shows the same"
+    assert rows({"kept": level_1}, 3) == [[CR, 0x80000039, 0x2024], [VMCALL, 0x80000039, 0x2024]]
 
 
 def test_windows_open_when_the_guest_can_take_what_comes(found: dict[str, Any]) -> None:

@@ -18,15 +18,15 @@ EVENT = {
     "direction": (54, 1),
     "size": (55, 1),
     "level": (56, 1),
-    "handler": (57, 1),
-    "fault": (58, 1),
-    "instruction_length": (59, 1),
-    "instruction": (60, 15),
-    "served": (75, 1),
-    "length": (76, 1),
+    "instruction_length": (57, 1),
+    "instruction": (58, 15),
+    "length": (73, 1),
+    "space": (74, 1),
+    "advance": (75, 1),
+    "fault": (76, 1),
     "retry": (77, 1),
-    "advance": (78, 1),
-    "space": (79, 1),
+    "served": (78, 1),
+    "handler": (79, 1),
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 NATIVE = Path(__file__).resolve().parents[2] / "native"
 COMMON = (
     *("nested_machines.c", "nested_memory.c", "nested_given.c", "nested_claims.c", "nested_cpuid.c"),
+    "nested_maps.c",
     *("switched.c", "shadow.c", "paging.c", "pending.c", "exception.c"),
     *("fetch.c", "length.c", "instruction.c", "undefined.c", "direct.c", "vcpu.c", "table.c", "counters.c", "trace.c"),
 )

@@ -75,6 +75,9 @@ def test_an_image_is_called_by_its_file() -> None:
         tower(LOGGER, IMAGE, own("Claiming", what="MMIO", first=0x1000)),
         tower(IMAGE, own("Leaves"), own("Claiming", what="INTERRUPT_WINDOW"), own("Claiming", what="NMI_WINDOW")),
         tower(IMAGE, own("Claiming", what="NESTED_PAGE_FAULT", first=0x1000), IMAGE),
+        tower(IMAGE, own("Claiming", what="INTERRUPT"), own("Claiming", what="NMI"), IMAGE),
+        tower(IMAGE, own("Claiming", what="PREEMPTION_TIMER")),
+        tower(IMAGE, LOGGER, designate=["mmio:0xd0000000=L1", "nested-page-fault=L0"]),
         tower(LOGGER, IMAGE, expose=["L0:-aes", "L1:-popcnt"]),
         tower(IMAGE, IMAGE, designate=["svm-instruction=L1"]),
         tower(LOGGER, expose=["L1:-aes"], initrd="modules"),
@@ -101,13 +104,11 @@ def test_what_can_be(spec: TowerSpec) -> None:
             )
             for reason in (
                 ExitReason.MEMORY_FAULT,
-                ExitReason.INTERRUPT,
-                ExitReason.NMI,
-                ExitReason.PREEMPTION_TIMER,
+                ExitReason.SMI,
+                ExitReason.INIT,
                 ExitReason.DEBUG,
             )
         ),
-        (tower(IMAGE, designate=["mmio:0xd0000000=L1"]), "designate mmio:0xd0000000 to L1: there is an image there"),
         (
             tower(IMAGE, LOGGER, IMAGE, designate=["svm-instruction=L1"]),
             "designate svm-instruction=L1: then L0 does not see the levels above it one by one, but L2 logger stands",

@@ -168,8 +168,8 @@ def test_no_image_nests_where_l0_does_not_give_it_the_feature(feature: str, engi
 def test_what_the_engine_must_trap() -> None:
     one = policy(Mixed(), Wants((ExitReason.RDMSR, 5, 0xFFFFFFFFFF), (ExitReason.MMIO, 0, QUALIFIER_MAX)))
     assert one.holes() == [(1, 0xD0000000, 0xD0000FFF)], "who wants all of it watches, and takes no memory away"
-    assert debug_vectors(one.scopes()) == {1}
-    assert sorted(msr_ranges(one.scopes()), key=lambda msr: (msr.first, msr.last)) == [
+    assert debug_vectors(one.scopes(2)) == {1}
+    assert sorted(msr_ranges(one.scopes(2)), key=lambda msr: (msr.first, msr.last)) == [
         MsrRange(0, 0xFFFFFFFF, read=False, write=True),
         MsrRange(5, 0xFFFFFFFF, read=True, write=False),
         MsrRange(0x10, 0x1F, read=True, write=False),
@@ -177,8 +177,8 @@ def test_what_the_engine_must_trap() -> None:
 
 
 def test_all_debug_vectors() -> None:
-    assert debug_vectors(policy(Wants((ExitReason.DEBUG, 0, QUALIFIER_MAX))).scopes()) == {1, 3}
-    assert debug_vectors(policy(Wants((ExitReason.DEBUG, 2, 2))).scopes()) == frozenset()
+    assert debug_vectors(policy(Wants((ExitReason.DEBUG, 0, QUALIFIER_MAX))).scopes(2)) == {1, 3}
+    assert debug_vectors(policy(Wants((ExitReason.DEBUG, 2, 2))).scopes(2)) == frozenset()
 
 
 def test_the_table_has_the_levels_claims_above_l0s() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nestvmm._native import ffi, lib
 from nestvmm.hypervisors import HANDLED
-from nestvmm.nesting.designation import QUALIFIER_MAX, Claim, Scope
+from nestvmm.nesting.designation import QUALIFIER_MAX, Ceiling, Claim, Scope
 from nestvmm.nesting.flat import FlatTable
 from nestvmm.nesting.memory import MemoryMap, Region
 from nestvmm.nesting.policy import Policy
@@ -50,6 +50,50 @@ def test_claims_are_projected_with_their_space() -> None:
     assert tower.project(4, Scope(ExitReason.INTERRUPT_WINDOW)) == [(ONE, ONE | LAST)]
     assert tower.project(1, Scope(ExitReason.NMI_WINDOW)) == [(0, LAST)]
     assert tower.project(5, Scope(ExitReason.MMIO, PAGE, PAGE)) == [(TWO | PAGE, TWO | PAGE)]
+
+
+def test_what_arrives_keeps_its_vectors() -> None:
+    assert maps().project(4, Scope(ExitReason.INTERRUPT, 0x40, 0x41)) == [(ONE | 0x40, ONE | 0x41)]
+
+
+def test_devices_that_an_image_is_designated_for_are_no_holes() -> None:
+    """Level 4's device covers three of level 5's pages; they are level 3's from 0x8000 on, and so are the image's."""
+    shifted = MemoryMap([Region(0x4000, 0x3000, 0x8000)])
+    levels = {1: SHIFTED, 3: MemoryMap.identity(), 4: shifted}
+    hole = [(4, 0x4000, 0x6FFF)]
+    tower = TowerMaps(64 * PAGE, levels, (2, 5, 6), hole)
+    assert tower.part(5).devices() == [(0x4000, 0x6FFF)]
+    tower = TowerMaps(64 * PAGE, levels, (2, 5, 6), hole, passed=[(2, 0x9000, 0x9FFF), (5, 0x8000, 0xFFFF)])
+    assert tower.part(5).devices() == [(0x4000, 0x4FFF), (0x6000, 0x6FFF)]
+    assert tower.to_host(5).translate(0x5010) == (0x9010, shifted.regions[0].rights)
+    assert tower.to_host(5).translate(0x6010) is None
+
+
+def test_a_designation_of_a_whole_reason_is_one_for_levels_above_images() -> None:
+    """Level 4 claims faults in its own space; one designated to level 1 is not its, nor one of a page to level 3."""
+    policy = Policy(TowerSpec(GuestSpec(kernel=Path("guest")), (LevelSpec("none"),) * 5), [])
+    fault = ExitReason.NESTED_PAGE_FAULT
+    policy.claims = [Claim(level, Scope(fault), lambda _: HANDLED) for level in (1, 4)]
+    address = ONE | 0x4010
+    assert [one.level for one in policy.table([], maps()).route(fault, address)] == [4]
+    for ceiling, levels in (
+        (Ceiling(1, Scope(fault)), []),
+        (Ceiling(3, Scope(fault, 0x8000, 0x8FFF)), []),
+        (Ceiling(2, Scope(fault, 0x8000, 0x8FFF)), []),
+        (Ceiling(1, Scope(fault, 0x8000, 0x8FFF)), [4]),
+        (Ceiling(3, Scope(fault, 0x9000, 0x9FFF)), [4]),
+    ):
+        policy.ceilings = [ceiling]
+        assert [one.level for one in policy.table([], maps()).route(fault, address)] == levels, ceiling
+
+
+def test_interrupts_above_an_image_are_l0s_to_see_to() -> None:
+    """The processor stops for those of levels below all images; each space has what its levels claim."""
+    policy = Policy(TowerSpec(GuestSpec(kernel=Path("guest")), (LevelSpec("none"),) * 5), [])
+    scopes = [Scope(ExitReason.INTERRUPT), Scope(ExitReason.NMI), Scope(ExitReason.HLT)]
+    policy.claims = [Claim(1, scopes[0], lambda _: HANDLED), *(Claim(4, one, lambda _: HANDLED) for one in scopes)]
+    assert policy.scopes(2) == [scopes[0], scopes[2]]
+    assert policy.arriving(maps()) == {1: {ExitReason.INTERRUPT, ExitReason.NMI}, 2: set()}
 
 
 def test_a_change_is_one_of_its_own_space() -> None:

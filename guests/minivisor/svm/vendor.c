@@ -127,6 +127,7 @@ static void decode(struct exit *exit)
 		exit->size = IO_SIZE(info);
 		exit->in = info & IO_IN;
 		exit->string = info & IO_STRING;
+		exit->address = 0;
 		break;
 	case CODE_NESTED_PAGE_FAULT:
 		exit->reason = EXIT_OUTSIDE;
@@ -189,6 +190,11 @@ void vendor_skip(void)
 void vendor_undefined(void)
 {
 	running->event_injection = INJECT_UNDEFINED;
+}
+
+void vendor_inject(uint64_t event)
+{
+	running->event_injection = EVENT_VALID | event;
 }
 
 uint64_t vendor_hypercall(uint64_t number, uint64_t wanted, uint64_t value)

@@ -119,6 +119,7 @@ static void decode_port(struct exit *exit)
 	exit->size = IO_SIZE(qualification);
 	exit->in = qualification & IO_IN;
 	exit->string = qualification & IO_STRING;
+	exit->address = vmread(VMCS_LINEAR_ADDRESS);
 }
 
 static void decode(struct exit *exit)
@@ -181,6 +182,11 @@ void vendor_skip(void)
 void vendor_undefined(void)
 {
 	vmwrite(VMCS_ENTRY_EVENT, INJECT_UNDEFINED);
+}
+
+void vendor_inject(uint64_t event)
+{
+	vmwrite(VMCS_ENTRY_EVENT, EVENT_VALID | event);
 }
 
 uint64_t vendor_hypercall(uint64_t number, uint64_t wanted, uint64_t value)

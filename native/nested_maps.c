@@ -1,0 +1,56 @@
+#include "nested_machines.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#define PAGE 4096ull
+
+uint8_t nv_nested_map_byte(struct nv_nested *nested, struct nv_machine *machine, uint64_t address)
+{
+	struct nv_nested_place place;
+	const uint8_t *host = nv_nested_page(nested, machine, address, 0, &place);
+
+	return host ? *host : 0xff;
+}
+
+/* Whether the page that was composed last still asks for what its machine's page does now; words: NULL: every bit is set. */
+static int is_same(const struct nv_nested_map_page *page, int kind, const uint8_t *words)
+{
+	return page->kind == kind && (!words || !memcmp(page->words, words, PAGE));
+}
+
+static void add(uint64_t *to, const uint64_t *words)
+{
+	for (size_t i = 0; i < PAGE / 8; i++)
+		to[i] |= words[i];
+}
+
+/* A hypervisor may change a map at any time, without a word: it is read again at each entry, and composed again when it differs. */
+int nv_nested_compose_map(struct nv_nested *nested, struct nv_machine *machine, unsigned int number, uint64_t from,
+			  struct nv_nested_place *place)
+{
+	size_t offset = number * PAGE;
+	struct nv_nested_map_page *page = &nested->map_pages[machine->depth][number];
+	const struct nv_nested_map_page *below = machine->depth ? &nested->map_pages[machine->depth - 1][number] : NULL;
+	uint64_t version = below ? below->version : nested->own_maps;
+	uint8_t *to = nested->maps + machine->depth * NV_NESTED_MAPS + offset;
+	const uint8_t *own = number * PAGE < NV_NESTED_PORTS ? nested->own_ports + offset : nested->own_msrs + offset - NV_NESTED_PORTS;
+	const uint8_t *words = from < NV_NESTED_MAP_NONE ? nv_nested_page(nested, machine, from, 0, place) : NULL;
+	int kind = words ? NV_NESTED_MAP_READ : from == NV_NESTED_MAP_NONE ? NV_NESTED_MAP_EMPTY : NV_NESTED_MAP_FULL;
+	int refused = from < NV_NESTED_MAP_NONE && !words && (place->refuses || place->withheld);
+
+	if (page->below == version && is_same(page, kind, words))
+		return refused;
+	if (kind == NV_NESTED_MAP_FULL)
+		memset(to, 0xff, PAGE);
+	else
+		memcpy(to, below ? to - NV_NESTED_MAPS : own, PAGE);
+	if (words) {
+		memcpy(page->words, words, PAGE);
+		add((uint64_t *)to, (const uint64_t *)words);
+	}
+	page->kind = kind;
+	page->below = version;
+	page->version = ++nested->map_versions;
+	return refused;
+}
