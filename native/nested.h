@@ -11,7 +11,12 @@
  *     machine 0 ──its block──> machine 1 ──its block──> ... ──> active
  *
  * An exit goes straight to the machine whose block asks for it. Machines between it and the active one stay in guest mode, and VMRUN of
- * the same block makes the same machine active again. */
+ * the same block makes the same machine active again.
+ *
+ * L0 remembers NV_NESTED_MACHINES. A hypervisor does not say when it gives up a guest, so where one more begins, another is forgotten: of
+ * those outside the chain one that has not set up SVM or VMX, for which nothing is lost; where there is none, the one that no VMRUN has
+ * made active for the longest time, in all likelihood of a guest that is no more. If it runs again after all, with its own guests, it is as
+ * after a reset of its SVM or VMX alone: EFER.SVME is clear, or it is not in VMX operation, and its next such instruction is undefined. */
 #ifndef NV_NESTED_H
 #define NV_NESTED_H
 
@@ -60,7 +65,8 @@ struct nv_machine {
 	uint64_t held;                   /* an interrupt that its parent injected while it ran a guest, as EVENTINJ; 0: none */
 	uint64_t resumed;                /* the event whose delivery was interrupted when a machine below took over, as EVENTINJ */
 	uint64_t soft_next;              /* where the software interrupt returns to that its parent injected; 0: none */
-	uint64_t seen_rip, seen_rsp, seen_cr3; /* its state as its parent was told */
+	uint64_t seen_code;              /* the last exit that its parent was told: SVM's code, VMX's basic reason */
+	uint64_t seen_rip, seen_rsp, seen_cr3; /* its state, likewise */
 	struct nv_vmcb guest;            /* the control block that it runs its guest with, as VMRUN read it */
 	struct nv_nested_host host;      /* its own state meanwhile */
 	uint32_t composed[6];            /* intercepts of guest, and of the machines below */

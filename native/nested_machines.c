@@ -114,6 +114,6 @@ void nv_nested_restart(struct nv_machine *machine)
 		one->resumed = one->held = 0;
 	}
 	machine->gif = 1;
-	machine->svme = 0;
-	machine->held = 0;
+	machine->svme = machine->vmx.on = 0;
+	machine->held = machine->vmx.deadline = machine->vmx.kept.bits = 0;
 }

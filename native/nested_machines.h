@@ -110,9 +110,9 @@ static inline int nv_nested_claimed(const struct nv_nested *nested, const struct
 	return machine->depth && nested->pending[machine->depth].claimed & kind;
 }
 
-/* nested_machines.c: the machine of the parent's block at this address, made if need be. restart:
- * its guest was given up. pass: 1 when the event is of an interrupt or NMI that Python levels above an image were told of, which the machine takes, or of a
- * timer of theirs. */
+/* nested_machines.c: the machine of the parent's block at this address, made if need be. restart: its hypervisor has begun anew with it, as with
+ * another one or after a reset. pass: 1 when the event is of an interrupt or NMI that Python levels above an image were told of, which the machine
+ * takes, or of a timer of theirs. */
 int nv_nested_pass(struct nv_nested *nested, const struct nv_event *event);
 struct nv_machine *nv_nested_take_guest(struct nv_nested *nested, struct nv_machine *parent, uint64_t address);
 void nv_nested_restart(struct nv_machine *machine);

@@ -6,6 +6,7 @@
 
 #define DR7_OFF 0x400
 #define RFLAGS_RESERVED 2ull
+#define CLEAN_STATE (1u << 5 | 1u << 7 | 1u << 8) /* of the clean bits: control registers, descriptor tables, segments */
 
 /* The state that VMRUN loads of a block and #VMEXIT stores in it. RAX, RSP, RIP and RFLAGS are in the mailbox meanwhile. */
 static void copy_state(struct nv_vmcb *to, const struct nv_vmcb *from)
@@ -78,16 +79,19 @@ void nv_nested_activate(struct nv_nested *nested, struct nv_machine *machine)
 /* Where a processor starts after a reset (AMD APM vol. 2, table 14-1). */
 static int is_at_reset(const struct nv_vmcb *block)
 {
-	return block->rip == 0xfff0 && block->cs.selector == 0xf000 && !(block->cr0 & CR0_PE);
+	return block->rip == 0xfff0 && block->cs.selector == 0xf000 && !(block->cr0 & CR0_PE) && !block->cr4 && block->efer == EFER_SVME;
 }
 
-/* Nothing in a block says that the machine is in the middle of running a guest: only L0 knows. A guest that its hypervisor resumes keeps
- * something of what it was; otherwise the block has become another's, or was reset. */
+/* Whether the hypervisor has begun anew with the block, not gone on with the guest that it was told of. It says itself what it has left alone:
+ * nothing of registers and segments, if it uses clean bits (15.15.3). That, and that it has done no task switch, which changes as much,
+ * leaves such that have. */
 static int is_another(const struct nv_machine *machine, const struct nv_vmcb *block)
 {
-	if (is_at_reset(block) && machine->seen_rip != block->rip)
+	if (block->clean & CLEAN_STATE || machine->seen_rip == block->rip)
+		return 0;
+	if (is_at_reset(block))
 		return 1;
-	return machine->seen_rip != block->rip && machine->seen_rsp != block->rsp && machine->seen_cr3 != block->cr3;
+	return machine->seen_code != EXIT_TASK_SWITCH && machine->seen_rsp != block->rsp && machine->seen_cr3 != block->cr3;
 }
 
 static void load_guest(struct nv_nested *nested, const struct nv_machine *parent, const struct nv_machine *machine)
@@ -206,7 +210,7 @@ void nv_nested_run(struct nv_nested *nested, struct nv_vmcb *block, uint64_t add
 		return;
 	}
 	nested->entered[parent->depth]++;
-	if (machine->child && is_another(machine, &parent->guest))
+	if (is_another(machine, &parent->guest) && (machine->child || is_at_reset(&parent->guest)))
 		nv_nested_restart(machine);
 	machine->used = ++nested->clock;
 	conclude_efer(machine, &parent->guest);
@@ -238,7 +242,8 @@ static void show_flag(struct nv_nested *nested, struct nv_machine *machine)
 	*rflags = (*rflags & ~RFLAGS_IF) | (machine->shown_flag ? RFLAGS_IF : 0);
 }
 
-static void store_guest(struct nv_nested *nested, const struct nv_machine *to, struct nv_machine *machine, struct nv_vmcb *block)
+static void store_guest(struct nv_nested *nested, const struct nv_machine *to, struct nv_machine *machine, struct nv_vmcb *block,
+			uint64_t code)
 {
 	const struct nv_vmcb *from = nested->svm->block;
 
@@ -251,6 +256,7 @@ static void store_guest(struct nv_nested *nested, const struct nv_machine *to, s
 	block->rax = *register_of(nested->svm, NV_REG_RAX);
 	block->interrupt_shadow = from->interrupt_shadow & SHADOWED;
 	machine->seen_cr3 = from->cr3;
+	machine->seen_code = code;
 }
 
 void nv_nested_reflect(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_exit *exit)
@@ -283,12 +289,14 @@ void nv_nested_reflect(struct nv_nested *nested, struct nv_machine *to, const st
 	nv_nested_tell_bytes(nested, machine == active ? exit->code : 0, exit->info_1, block);
 	if (to->guest.virtual_interrupt & V_GIF_ENABLE)
 		to->guest.virtual_interrupt = (to->guest.virtual_interrupt & ~V_GIF) | (machine->gif ? V_GIF : 0);
-	store_guest(nested, to, machine, block);
+	store_guest(nested, to, machine, block, exit->code);
 	block->exit_code = exit->code;
 	block->exit_info_1 = exit->info_1;
 	block->exit_info_2 = exit->info_2;
 	block->virtual_interrupt = to->guest.virtual_interrupt;
 	block->event_injection = to->guest.event_injection & ~EVENT_VALID;
+	if (exit->code == EXIT_SHUTDOWN)
+		nv_nested_restart(machine); /* its state is undefined (15.14.3) */
 	to->child = NULL;
 	to->gif = 0;
 	svm->injection = svm->interrupted = svm->vectoring = 0;

@@ -12,12 +12,17 @@
 #define NV_VIRTUAL_VMCS_FIELDS 416
 #define NV_VIRTUAL_VMCS_REVISION 0x4e56 /* "NV" */
 
+#define NV_WRITTEN_GDTR 1
+#define NV_WRITTEN_IDTR 2
+#define NV_WRITTEN_CS 4
+#define NV_WRITTEN_ALL 7
+
 /* A field's place follows from its encoding: width and type make a group, of 26 fields (Intel SDM vol. 3, 25.11.2). */
 struct nv_virtual_vmcs {
 	uint32_t revision;       /* bit 31: a shadow VMCS, of which there are none */
 	uint32_t abort;          /* VMX-abort indicator (28.7) */
 	uint32_t launched;
-	uint32_t pad;
+	uint32_t written;        /* what VMWRITE has changed of the guest's state since the last entry: NV_WRITTEN_*, for L0 alone */
 	uint64_t field[NV_VIRTUAL_VMCS_FIELDS];
 };
 

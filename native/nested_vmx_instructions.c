@@ -258,6 +258,8 @@ static int vmwrite(struct nv_nested *nested)
 	if (READ_ONLY(encoding))
 		return fail(nested, FAIL_READ_ONLY);
 	nv_virtual_vmcs_write(block, encoding, size == 4 ? (uint32_t)value : value);
+	block->written |= encoding == NV_VMCS_GUEST_CS_BASE ? NV_WRITTEN_CS : encoding == NV_VMCS_GUEST_GDTR_BASE ? NV_WRITTEN_GDTR :
+			  encoding == NV_VMCS_GUEST_IDTR_BASE ? NV_WRITTEN_IDTR : 0;
 	return succeed(nested);
 }
 

@@ -72,10 +72,22 @@ static int inject_below(struct nv_nested *nested, struct nv_machine *machine, co
 	return 0;
 }
 
-/* A guest that its hypervisor resumes keeps something of what it was; otherwise its block has become another's, or was reset. */
+/* Where a processor starts after a reset (table 9-1). */
+static int is_at_reset(const struct nv_virtual_vmcs *block)
+{
+	return field_of(block, NV_VMCS_GUEST_RIP) == 0xfff0 && field_of(block, NV_VMCS_GUEST_CS) == 0xf000 &&
+	       !(field_of(block, NV_VMCS_GUEST_CR0) & CR0_PE);
+}
+
+/* Whether the hypervisor has begun anew with the block, not gone on with the guest that it was told of. Then VMWRITE has set what none has to
+ * set who goes on; unless that one always does, or has done a task switch. */
 static int is_another(const struct nv_machine *machine, const struct nv_virtual_vmcs *block)
 {
-	return machine->seen_rip != field_of(block, NV_VMCS_GUEST_RIP) && machine->seen_rsp != field_of(block, NV_VMCS_GUEST_RSP) &&
+	if (block->written != NV_WRITTEN_ALL || machine->seen_rip == field_of(block, NV_VMCS_GUEST_RIP))
+		return 0;
+	if (is_at_reset(block))
+		return 1;
+	return machine->seen_code != BASIC_TASK_SWITCH && machine->seen_rsp != field_of(block, NV_VMCS_GUEST_RSP) &&
 	       machine->seen_cr3 != field_of(block, NV_VMCS_GUEST_CR3);
 }
 
@@ -194,8 +206,9 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 		nested->too_deep = 1;
 		return -EIO;
 	}
-	if (machine->child && is_another(machine, block))
+	if (is_another(machine, block) && (machine->child || is_at_reset(block)))
 		nv_nested_restart(machine);
+	block->written = 0;
 	load_kept(machine, block);
 	nv_nested_vmx_load_guest(nested, parent, now[NOW_EFER].value, real);
 	load_flag(nested, machine);
@@ -318,7 +331,7 @@ static int finish(struct nv_nested *nested, struct nv_machine *to, struct nv_vir
 	return 0;
 }
 
-/* Likewise of the lists of an exit. */
+/* A machine or Python level below does not give the memory of a list that an exit goes through: it hears of that first. */
 static int lists_refused(struct nv_nested *nested, struct nv_machine *to, int heard)
 {
 	const struct nv_virtual_vmcs *block = &to->vmx.block;
@@ -362,6 +375,7 @@ int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const
 	nv_nested_vmx_tell_cr(to, told, real);
 	if (exit->told && exit->reason == BASIC_CR)
 		keep_masked(vmx, machine, block);
+	machine->seen_code = exit->reason;
 	machine->seen_rip = field_of(block, NV_VMCS_GUEST_RIP);
 	machine->seen_rsp = field_of(block, NV_VMCS_GUEST_RSP);
 	machine->seen_cr3 = field_of(block, NV_VMCS_GUEST_CR3);

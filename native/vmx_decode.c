@@ -123,6 +123,16 @@ static void decode_violation(const struct nv_vmx *vmx, struct nv_event *event)
 	event->info |= (uint64_t)nv_shadow_rights(vmx->switched.shadow, event->qualifier) << VIOLATION_RIGHTS;
 }
 
+/* A task switch by CALL, IRET or JMP; or through a gate of the IDT, by a software interrupt or INT1, INT3, INTO (28.2.5). */
+static int is_by_instruction(const struct nv_vmx *vmx)
+{
+	uint64_t event = got(vmx, GOT_VECTORING);
+
+	if (got(vmx, GOT_QUALIFICATION) >> TASK_SWITCH_SOURCE != TASK_SWITCH_GATE)
+		return 1;
+	return event & EVENT_VALID && EVENT_KIND_OF(event) >= NV_EVENT_SOFTWARE_INTERRUPT;
+}
+
 /* What a processor's exit for it would be. */
 static uint32_t basic_of_reason(uint32_t reason)
 {
@@ -142,16 +152,6 @@ static uint32_t basic_of_reason(uint32_t reason)
 	default:
 		return BASIC_TRIPLE_FAULT;
 	}
-}
-
-/* A task switch by CALL, IRET or JMP; or through a gate of the IDT, by a software interrupt or INT1, INT3, INTO (28.2.5). */
-static int is_by_instruction(const struct nv_vmx *vmx)
-{
-	uint64_t event = got(vmx, GOT_VECTORING);
-
-	if (got(vmx, GOT_QUALIFICATION) >> TASK_SWITCH_SOURCE != TASK_SWITCH_GATE)
-		return 1;
-	return event & EVENT_VALID && EVENT_KIND_OF(event) >= NV_EVENT_SOFTWARE_INTERRUPT;
 }
 
 static void decode_synthetic(struct nv_vmx *vmx, struct nv_event *event)

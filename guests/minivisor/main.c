@@ -1,5 +1,5 @@
 /* A small hypervisor: it loads the image that lies behind it as its guest, and serves it for ever.
- * Options: level=N (the level that it is at; 1). */
+ * Options: level=N (the level that it is at; 1), extras (by VMX: see extras.h). */
 #include "guest.h"
 #include "memory.h"
 #include "minivisor.h"

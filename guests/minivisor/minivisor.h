@@ -10,6 +10,7 @@
 /* Exit statuses; TRAP_STATUS (254) is an exception of its own. */
 enum {
 	STATUS_USAGE = 2,     /* cannot start: the command line, the processor, the next image */
+	STATUS_EXTRAS = 249,  /* what `extras` uses of VMX did not do what it should */
 	STATUS_OUTSIDE = 250, /* its guest touched what is not its memory */
 	STATUS_NESTING = 251, /* its guest is a hypervisor that it does not nest: one of 32 bits or of five levels, or with lists of MSRs */
 	STATUS_REFUSED = 252, /* the processor refused to enter the guest */

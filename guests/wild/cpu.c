@@ -10,6 +10,7 @@ int self_modify(void)
 	volatile uint8_t *byte = code;
 
 	for (uint8_t number = 0;; number++) {
+		asm volatile("cli"); /* Bochs sees interrupts of the host's in a guest that has them off only after such an instruction */
 		byte[1] = number;
 		if (((uint32_t (*)(void))code)() != number) {
 			printf("stale code\n");

@@ -308,6 +308,41 @@ def reset() -> dict[str, object]:
     return run(image(code, guest.ljust(0x8000, b"\x90") + rax(0x55) + VMMCALL), 9)
 
 
+CLEAN = 0xC0
+SEGMENTS_CLEAN = 1 << 7 | 1 << 8  # and descriptor tables
+
+
+def begun_anew() -> dict[str, object]:
+    """What level 1 does to level 2 while level 3 runs, or level 2 itself: RAX of the next exit tells who went on.
+
+    All of RIP, RSP and CR3 change, but no segment; level 3 has shut down, and RIP alone changes; level 2 has SVM on,
+    and is reset.
+    """
+    block, level_3, anew, tables = 0x180000, svm.GUEST + 0x4000, svm.GUEST + 0x8000, 0x1A0000
+    fields = {svm.FIRST_VECTOR: svm.CPUID | svm.IOIO | svm.SHUTDOWN}
+    code = enable() + make_block(fields) + store(svm.IOPM + 0x80 // 8, 1, 1)
+    start = AGAIN + store(BLOCK + svm.EFER_FIELD, 0x1D00) + store(BLOCK + CLEAN, 0, 4) + vmrun()
+    copy = svm.control_register(3) + b"\x48\x89\xc6" + rdi(tables) + rcx(512) + b"\xf3\x48\xa5"
+    code += start + keep_at(0, EXIT_CODE) + copy + svm.control_register(3) + svm.store_rax(0x133100)
+    code += store(BLOCK + svm.CR3, tables) + store(BLOCK + RIP, anew) + store(BLOCK + svm.RSP, 0x158000)
+    code += store(BLOCK + CLEAN, SEGMENTS_CLEAN, 4) + vmrun() + keep_at(1, EXIT_CODE) + keep_at(2, svm.RAX)
+    code += load(0x133100) + svm.store_rax(BLOCK + svm.CR3)
+    code += start + skip() + vmrun() + keep_at(3, EXIT_CODE) + store(BLOCK + RIP, anew) + vmrun()
+    code += keep_at(4, EXIT_CODE) + keep_at(5, svm.RAX)
+    # mov $EFER, %ecx; rdmsr; vmmcall
+    reset = b"\x66\xb9\x80\x00\x00\xc0\x0f\x32" + VMMCALL
+    code += store(0x14FFF0, int.from_bytes(reset[:8], "little")) + store(0x14FFF8, int.from_bytes(reset[8:], "little"))
+    code += store(BLOCK + RIP, svm.GUEST + 0x6000) + vmrun() + keep_at(6, EXIT_CODE) + keep_at(7, svm.RAX)
+    code += store(BLOCK + svm.CS, 0xF000 | 0x9B << 16 | 0xFFFF << 32) + store(BLOCK + svm.CS + 8, 0x140000)
+    code += store(BLOCK + svm.CR0, 0x10) + store(BLOCK + svm.CR4, 0) + store(BLOCK + svm.EFER_FIELD, 0x1000)
+    code += store(BLOCK + RIP, 0xFFF0) + vmrun() + keep_at(8, EXIT_CODE) + keep_at(9, svm.RAX) + done()
+    level_2 = enable() + make_block({svm.FIRST_VECTOR: svm.CPUID}, at=block, guest=level_3)
+    level_2 += store(block + svm.IDTR, 0) + vmrun(block) + load(block + EXIT_CODE) + VMMCALL
+    guest = level_2.ljust(0x4000, b"\x90") + b"\xe6\x80\xcc"
+    guest = guest.ljust(0x6000, b"\x90") + enable() + rdmsr(svm.EFER) + VMMCALL
+    return run(image(code, guest.ljust(0x8000, b"\x90") + rax(0x55) + VMMCALL), 10)
+
+
 def withdrawn() -> dict[str, object]:
     """Level 1 stops level 3, takes the page of its block from level 2, and gives it back when that is missing."""
     block = 0x180000
@@ -348,6 +383,7 @@ CASES = {
     "shadow paging": shadow_paging,
     "two guests": two_guests,
     "reset": reset,
+    "begun anew": begun_anew,
     "withdrawn": withdrawn,
     "features": features,
 }

@@ -11,7 +11,7 @@ from nested_vmx_events import EVENT_CASES
 from nested_vmx_random import RANDOM_CASES
 from nested_vmx_rules import CONTROLS, GUEST_STATE, HOST_STATE
 from nested_vmx_run import SECONDARY_ON, ept_tables, run
-from nested_vmx_try import BEGIN, FAULTS, at_result, errored, tried
+from nested_vmx_try import BEGIN, FAULTS, INVALIDATIONS, at_result, errored, invalidations, tried
 from print_cases import print_cases
 from vmx_code import (
     VMCALL,
@@ -277,7 +277,14 @@ def abort() -> dict[str, object]:
     return run(image(enable() + make_block(fields) + launch() + done(1), VMCALL), 0)
 
 
+def invalidating() -> dict[str, object]:
+    """INVEPT and INVVPID of every type."""
+    count = sum(map(len, INVALIDATIONS.values()))
+    return run(with_handlers(enable() + BEGIN + invalidations() + done(), FAULTS), 2 * count)
+
+
 CASES = {
+    "invalidations": invalidating,
     "first": lambda: run(image(_answering(), cpuid(0x77) + keep(3) + done(3)), 4),
     "instructions": instructions,
     "controls": lambda: rules("controls"),

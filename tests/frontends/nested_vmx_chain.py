@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 import vmx_code as vmx
-from guest_code import RESULTS, done, keep, rax, rcx, rdi, rsi, store
+from guest_code import POP_RAX, RESULTS, done, keep, rax, rcx, rdi, rsi, store
 from nested_run import MEMORY
 from nested_vmx_run import SECONDARY_ON, run
 from vmx_code import (
@@ -153,8 +153,34 @@ def withdrawn() -> dict[str, object]:
     return chain(fields, level_1, level_2, (STOP + VMCALL) * 3, (3 * len(TAKEN) + 2, 7))
 
 
+ANEW = 0x190000  # code of level 2's, and of level 3's
+
+
+def begun_anew() -> dict[str, object]:
+    """Level 1 stops level 3 and moves RIP, RSP and CR3: alone, and with more that a new guest has.
+
+    VMXON there tells who went on: level 2 hears of level 3's, and does its own, as it is not in VMX operation any more.
+    """
+    tables, stack = 0x1B0000, 0x1A8000
+    copy = vmx.control_register(3) + b"\x48\x89\xc6" + rdi(HALF + tables) + rcx(512) + b"\xf3\x48\xa5"
+    moved = vmwrite(vmx.RIP, ANEW) + vmwrite(vmx.RSP, stack) + vmwrite(vmx.CR3, tables)
+    written = vmwrite(vmx.BASE + 2, 0) + vmwrite(vmx.GDTR, 0) + vmwrite(vmx.IDTR, 0)
+    level_1 = store(vmx.PORTS + 0x80 // 8, 1, 1) + copy + skip() + enter() + keep_fields(0, vmx.REASON)
+    level_1 += moved + enter() + keep(1) + keep_fields(2, vmx.REASON) + skip() + enter() + keep_fields(3, vmx.REASON)
+    level_1 += moved + written + enter() + keep(4) + keep_fields(5, vmx.REASON)
+    told = vmx.vmread(vmx.REASON) + b"\x48\x05\0\1\0\0" + VMCALL  # add $0x100, %rax
+    again = vmwrite(vmx.RIP, vmx.GUEST) + vmwrite(vmx.RSP, vmx.GUEST_STACK)
+    again += vmx.control_register(3) + vmwrite_rax(vmx.CR3) + enter()
+    level_2 = VMCALL + enable() + make_block() + launch() + told + again + told
+    flags = vmx.PUSHF + POP_RAX + b"\x48\x83\xe0\x41"
+    anew = vmx.point(vmx.VMXON_REGION) + vmx.VMXON + flags + VMCALL
+    fields = {vmx.PRIMARY: SECONDARY_ON | USES_MSR_MAP | 1 << 25}
+    return chain(fields, level_1, level_2.ljust(ANEW - LEVEL_2, b"\x90") + anew, STOP + VMCALL, (6, 0))
+
+
 CHAIN_CASES = {
     "true bits in a chain": true_bits,
+    "begun anew in a chain": begun_anew,
     "masks in a chain": masks,
     "held in a chain": held,
     "withdrawn in a chain": withdrawn,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import vmx_code as vmx
-from guest_code import RESULTS
+from guest_code import RESULTS, rax, store
 
 
 def at_result(number: int) -> bytes:
@@ -35,6 +35,29 @@ def tried(body: bytes) -> bytes:
 def errored(body: bytes) -> bytes:
     """The same, then the VM-instruction error."""
     return tried(body) + vmx.vmread(vmx.ERROR) + STORE
+
+
+# Of INVEPT and INVVPID: the type, the descriptor's two words, and the VM-instruction error; 0: there is none.
+INVALIDATIONS = {
+    vmx.INVEPT: [
+        *((1, vmx.EPT | 0x1E, 0, 0), (2, 0, 0, 0), (1, vmx.EPT | 0x1D, 0, 28), (1, vmx.EPT | 0x16, 0, 28)),
+        *((1, 1 << 51 | 0x1E, 0, 28), (0, vmx.EPT | 0x1E, 0, 28), (3, vmx.EPT | 0x1E, 0, 28)),
+    ],
+    vmx.INVVPID: [
+        *((0, 1, 0x1000, 0), (1, 1, 0, 0), (2, 0, 0, 0), (3, 1, 0, 0), (0, 1, 1 << 60, 28), (0, 0, 0x1000, 28)),
+        *((1, 0, 0, 28), (3, 0, 0, 28), (3, 1 << 16 | 1, 0, 28), (4, 1, 0, 28)),
+    ],
+}
+
+
+def invalidations() -> bytes:
+    """Each of them: CF and ZF."""
+    code = b""
+    for instruction, ways in INVALIDATIONS.items():
+        for kind, first, second, _ in ways:
+            code += store(vmx.POINTER, first) + store(vmx.POINTER + 8, second) + rax(kind) + vmx.rdi(vmx.POINTER)
+            code += tried(instruction) + vmx.vmread(vmx.ERROR) + STORE
+    return code
 
 
 def told(*fields: int) -> bytes:

@@ -26,11 +26,9 @@ from nestvmm.lab import Lab
 
 pytestmark = pytest.mark.svm_lab
 
-READ, WRITE, EXECUTE = 0, 1, 2
-PORT, TIMES = 0x5000, 50
+READ, WRITE, EXECUTE, PORT, TIMES = 0, 1, 2, 0x5000, 50
 NESTVMM = int.from_bytes(b"nestvmm", "little")
-CX16 = 1 << 13
-AT, PAGE = 0x600000, 0x1000
+AT, PAGE, CX16 = 0x600000, 0x1000, 1 << 13
 IO, WINDOW, INTERRUPT, NMI_WINDOW = 1, 14, 38, 40
 ENDED = ("read-only", "block taken below", "block taken above an image")
 HEIGHTS = {"P": 2, "M": 2, "PM": 3, "MP": 3, "MPM": 4, "PMPM": 5, "MMPPM": 6}

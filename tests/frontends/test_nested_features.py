@@ -190,6 +190,17 @@ def test_a_guest_that_starts_anew_is_another_one(found: dict[str, Any]) -> None:
     assert found["reset"]["kept"] == [port, VMMCALL, VMMCALL, port, VMMCALL, 0x55, port, VMMCALL, 0x77]
 
 
+def test_a_guest_is_begun_anew_when_its_hypervisor_says_so(found: dict[str, Any]) -> None:
+    """By its clean bits, after a shutdown, and by the state at reset; not by a state that merely differs."""
+    kept = found["begun anew"]["kept"]
+    # it moved level 3, whose VMMCALL then was level 2's
+    assert kept[:3] == [0x7B, VMMCALL, VMMCALL]
+    # level 3 is no more
+    assert kept[3:6] == [0x7F, VMMCALL, 0x55]
+    # EFER.SVME is not what it was before the reset
+    assert kept[6:] == [VMMCALL, 0x1D00, VMMCALL, 0]
+
+
 def test_a_block_in_use_that_a_level_below_withdraws_is_its_nested_page_fault(found: dict[str, Any]) -> None:
     """When level 2 is to be told of level 3's exit: a write, of the address itself, to a page that is not present."""
     assert found["withdrawn"]["kept"] == [0x7B, 0x400, 1 << 32 | 6, 0x180000, VMMCALL, VMMCALL]

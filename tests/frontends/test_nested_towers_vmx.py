@@ -28,17 +28,18 @@ pytestmark = pytest.mark.vmx_lab
 HEIGHTS = [2, 3, 4]
 TRACED = "3:trace"
 CASCADES = ["2:L1", "3:L1", "4:L2"]
+EXTRAS = [f"{height}:extras" for height in HEIGHTS]
 
 
 @pytest.fixture(scope="module")
 def found(vmx_lab: Lab) -> dict[str, Any]:
     """All heights, run in one go in the lab."""
     guest("minivisor")
-    words = [*map(str, HEIGHTS), *CASCADES, TRACED, "designated"]
+    words = [*map(str, HEIGHTS), *CASCADES, *EXTRAS, TRACED, "designated"]
     return run_cases(vmx_lab, "frontends/tower_cases.py", "vmx", *words, timeout=300)
 
 
-@pytest.mark.parametrize("name", [*map(str, HEIGHTS), *CASCADES])
+@pytest.mark.parametrize("name", [*map(str, HEIGHTS), *CASCADES, *EXTRAS])
 def test_every_level_answers_the_innermost_guest(name: str, found: dict[str, Any]) -> None:
     check_answers("VMX", int(name.partition(":")[0]), found[name])
 
@@ -60,6 +61,16 @@ def test_a_cascade_climbs_through_every_level(found: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", ["cpuid", "hypercall", "port"])
 def test_the_cost_of_an_exit_is_flat(kind: str, found: dict[str, Any]) -> None:
     assert cost(found["4"], kind) < 1.3 * cost(found["2"], kind)
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_each_level_has_a_vpid_a_timer_and_lists_of_msrs(name: str, found: dict[str, Any]) -> None:
+    """Each minivisor looks itself whether they do what they should; the timer ends its first entry, and no other."""
+    case, height = found[name], int(name.partition(":")[0])
+    (row,) = [row for row in case["account"]["rows"] if row["reason"] == "preemption-timer"]
+    assert (row["level"], row["count"]) == (1, height - 1)  # of all images
+    check_owners(height, case)
+    check_counted(case)
 
 
 @pytest.mark.parametrize("height", HEIGHTS)

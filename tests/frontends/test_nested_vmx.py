@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from lab_cases import run_cases
 from nested_vmx_rules import CONTROLS, GUEST_STATE, HOST_STATE
+from nested_vmx_try import INVALIDATIONS
 
 from nestvmm.lab import Lab, kvm_intel_nests
 
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.vmx_lab
 GUEST = 0x140000
 VMCALL, IO, RDMSR, WRMSR, CR, EXCEPTION, INTERRUPT = 18, 30, 31, 32, 28, 0, 1
 WINDOW, NMI_WINDOW, TIMER, VIOLATION, MISCONFIGURATION = 7, 8, 52, 48, 49
-TPR_THRESHOLD = 43
+TPR_THRESHOLD, VMXON = 43, 27
 FAILED = 1 << 31
 INVALID, VALID = 1, 0x40  # CF, ZF
 FLAGS = 0x8D5  # CF, PF, AF, ZF, SF, OF: an instruction that fails sets one and clears the others (31.2)
@@ -77,6 +78,13 @@ def test_vmx_instructions_fail_as_the_manual_says(found: dict[str, Any]) -> None
     assert kept[26:60] == [word for error in errors for word in (VALID, error)]
     assert kept[60:66] == [0, 0, PROTECTION, PAGE_FAULT, PROTECTION, PROTECTION]
     assert kept[66:70] == [0, INVALID, 0, UNDEFINED]
+
+
+def test_invept_and_invvpid_take_types_and_descriptors_that_there_are(found: dict[str, Any]) -> None:
+    told = rows(found["invalidations"], 2)
+    wanted = [error for ways in INVALIDATIONS.values() for *_, error in ways]
+    assert [flags for flags, _ in told] == [VALID if error else 0 for error in wanted]
+    assert [error for flags, error in told if flags] == [error for error in wanted if error]
 
 
 def test_vmx_operation_keeps_paging_on(found: dict[str, Any]) -> None:
@@ -249,17 +257,6 @@ def test_masks_of_control_registers_count_for_all_machines_above(found: dict[str
     ]  # fmt: skip
 
 
-def test_what_a_machine_masks_stays_what_it_is(found: dict[str, Any]) -> None:
-    """Level 1's TS, WP, TSD and DE, when level 2 enters a guest with those that it sees, and comes back from it."""
-    kept = found["true bits in a chain"]["kept"]
-    seen, seen_4 = 0x80010031, 0x2028
-    level_1, level_3, level_2, levels_told, last = kept[:6], kept[6:9], kept[9:11], kept[11:17], kept[17:]
-    assert (level_2, level_3) == ([seen, seen_4], [seen, seen_4, seen_4 | 4])
-    assert rows({"kept": levels_told}, 3) == [[VMCALL, seen, seen_4], [VMCALL, seen, seen_4 | 4]]
-    assert last == [seen, seen_4 | 4], "of level 2 itself, which level 1 shows the same"
-    assert rows({"kept": level_1}, 3) == [[CR, 0x80000039, 0x2024], [VMCALL, 0x80000039, 0x2024]]
-
-
 def test_what_a_level_below_takes_away_is_its_ept_violation(found: dict[str, Any]) -> None:
     """Of a VMCS, in use or not, and of lists of MSRs: once it gives that back the exit or instruction comes again."""
     kept = found["withdrawn in a chain"]["kept"]
@@ -275,6 +272,23 @@ def test_what_a_level_below_takes_away_is_its_ept_violation(found: dict[str, Any
     assert kept[25] == IO
     # level 2: its guest's exit, what it reads and wrote, an instruction's error, and the guest's last exit
     assert kept[26:] == [VMCALL, GUEST + 2, 5, 7, 12, VMCALL, GUEST + 15]
+
+
+def test_a_guest_is_begun_anew_when_its_hypervisor_says_so(found: dict[str, Any]) -> None:
+    """By what it has written, not by a state that merely differs."""
+    level_3s, level_2s = [0x100 + VMXON, VMCALL], [0, VMCALL]
+    assert found["begun anew in a chain"]["kept"] == [IO, *level_3s, IO, *level_2s]
+
+
+def test_what_a_machine_masks_stays_what_it_is(found: dict[str, Any]) -> None:
+    """Level 1's TS, WP, TSD and DE, when level 2 enters a guest with those that it sees, and comes back from it."""
+    kept = found["true bits in a chain"]["kept"]
+    seen, seen_4 = 0x80010031, 0x2028
+    level_1, level_3, level_2, levels_told, last = kept[:6], kept[6:9], kept[9:11], kept[11:17], kept[17:]
+    assert (level_2, level_3) == ([seen, seen_4], [seen, seen_4, seen_4 | 4])
+    assert rows({"kept": levels_told}, 3) == [[VMCALL, seen, seen_4], [VMCALL, seen, seen_4 | 4]]
+    assert last == [seen, seen_4 | 4], "of level 2 itself, which level 1 shows the same"
+    assert rows({"kept": level_1}, 3) == [[CR, 0x80000039, 0x2024], [VMCALL, 0x80000039, 0x2024]]
 
 
 def test_windows_open_when_the_guest_can_take_what_comes(found: dict[str, Any]) -> None:

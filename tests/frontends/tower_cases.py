@@ -1,9 +1,10 @@
 """Runs in a lab: towers of minivisors; prints how each ended, as JSON.
 
-usage: tower_cases.py svm|vmx HEIGHT[:LEVEL|:trace]|designated ...
+usage: tower_cases.py svm|vmx HEIGHT[:LEVEL|:trace|:extras]|designated ...
 
 LEVEL:       the level that the SVM or VMX instructions of the levels above it are designated to
 trace:       the run is traced
+extras:      each minivisor has this option
 designated:  a Python hypervisor below a minivisor has two of that one's events
 """
 
@@ -29,10 +30,10 @@ MEMORY = 64 << 20
 COUNT, CASCADE_COUNT = 20, 3
 
 
-def tower(vendor: str, height: int, guest: str, append: str = "", lowest: int = 1) -> bytes:
-    """An image: minivisors at levels `lowest` to height - 1, and a guest of guests/ on top."""
+def tower(vendor: str, height: int, guest: str, append: str = "", lowest: int = 1, more: str = "") -> bytes:
+    """An image: minivisors at levels `lowest` to height - 1, with `more` options, and a guest of guests/ on top."""
     minivisor = (GUESTS / "minivisor" / f"minivisor-{vendor}.elf").read_bytes()
-    levels = [Stacked(minivisor, f"level={level}") for level in range(lowest + 1, height)]
+    levels = [Stacked(minivisor, f"level={level}{more}") for level in range(lowest + 1, height)]
     top = Stacked((GUESTS / guest / f"{guest}.elf").read_bytes(), f"level={height} {append}")
     return stack(minivisor, [*levels, top])
 
@@ -70,10 +71,12 @@ def spec_of(vendor: str, word: str, file: Path) -> TowerSpec:
         levels = (LevelSpec("tower_cases:Marking", {"vendor": vendor}),)
         designate: tuple[str, ...] = ("cpuid:0x4e560002=L1", "io:0x5602=L1")
         return TowerSpec(guest, levels, designate, engine=vendor, timeout=120)
-    cascade = level.startswith("L")
-    file.write_bytes(tower(vendor, int(height), "innermost", f"walk=2 count={CASCADE_COUNT if cascade else COUNT}"))
+    cascade, more = level.startswith("L"), " extras" if level == "extras" else ""
+    append = f"walk=2 count={CASCADE_COUNT if cascade else COUNT}"
+    file.write_bytes(tower(vendor, int(height), "innermost", append, more=more))
     designate = (f"{vendor}-instruction={level}",) if cascade else ()
-    return TowerSpec(GuestSpec(file, append="level=1", memory=MEMORY), (), designate, engine=vendor, timeout=120)
+    guest = GuestSpec(file, append=f"level=1{more}", memory=MEMORY)
+    return TowerSpec(guest, (), designate, engine=vendor, timeout=120)
 
 
 def run(vendor: str, word: str) -> dict[str, object]:

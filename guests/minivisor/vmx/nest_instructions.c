@@ -1,4 +1,5 @@
 #include "nest_instructions.h"
+#include "extras.h"
 #include "host.h"
 #include "memory.h"
 #include "minivisor.h"
@@ -62,6 +63,8 @@ static int vmxon(void)
 
 	if (on)
 		return VMXON_ROOT;
+	if (extras_wanted())
+		stop(STATUS_NESTING, "its guest is a hypervisor, and nothing of extras is nested");
 	if (!nest_operand_load(&address, sizeof address))
 		return FAULTED;
 	region = vmcs_at(address);

@@ -1,5 +1,7 @@
-/* VMX: Intel SDM vol. 3, chapters 24 to 30. MSRs, EFER and PAT among them, are not switched: minivisor needs none of its own.
+/* VMX: Intel SDM vol. 3, chapters 24 to 30. MSRs, EFER and PAT among them, are not switched: minivisor needs none of its own but for
+ * extras.c's.
  * The guest's own VMX is nest.c's. */
+#include "extras.h"
 #include "host.h"
 #include "memory.h"
 #include "minivisor.h"
@@ -42,26 +44,26 @@ static void set_controls(uint64_t field, uint32_t msr, uint32_t needed, uint32_t
 
 static void fill_controls(void)
 {
+	bool extras = extras_wanted();
+
 	if (!(rdmsr(MSR_VMX_BASIC) & BASIC_TRUE_CONTROLS))
 		stop(STATUS_USAGE, "this processor's VMX lets no guest use CR3");
-	set_controls(VMCS_PIN_CONTROLS, MSR_VMX_TRUE_PIN, 0, 0);
+	set_controls(VMCS_PIN_CONTROLS, MSR_VMX_TRUE_PIN, extras ? PIN_TIMER : 0, 0);
 	set_controls(VMCS_PRIMARY_CONTROLS, MSR_VMX_TRUE_PRIMARY, PRIMARY_IO_MAPS | PRIMARY_MSR_MAPS | PRIMARY_SECONDARY, 0);
-	set_controls(VMCS_SECONDARY_CONTROLS, MSR_VMX_SECONDARY, SECONDARY_EPT, SECONDARY_WANTED);
-	set_controls(VMCS_EXIT_CONTROLS, MSR_VMX_TRUE_EXIT, EXIT_TO_64_BIT | EXIT_SAVES_DEBUG, 0);
+	set_controls(VMCS_SECONDARY_CONTROLS, MSR_VMX_SECONDARY, SECONDARY_EPT | (extras ? SECONDARY_VPID : 0), SECONDARY_WANTED);
+	set_controls(VMCS_EXIT_CONTROLS, MSR_VMX_TRUE_EXIT, EXIT_TO_64_BIT | EXIT_SAVES_DEBUG | (extras ? EXIT_SAVES_TIMER : 0), 0);
 	set_controls(VMCS_ENTRY_CONTROLS, MSR_VMX_TRUE_ENTRY, ENTRY_TO_64_BIT | ENTRY_LOADS_DEBUG, 0);
 	if ((rdmsr(MSR_VMX_EPT) & EPT_NEEDED) != EPT_NEEDED)
 		stop(STATUS_USAGE, "this processor's EPT has no 2 MiB pages");
 	io_map[OWN_PORT(level) / 8] |= (uint8_t)(1 << OWN_PORT(level) % 8);
-	nest_intercept_msrs(msr_map);
+	if (!extras) /* its guest has them of the processor's own VMX, for nobody nests that */
+		nest_intercept_msrs(msr_map);
 	vmwrite(VMCS_IO_MAP_A, (uintptr_t)io_map);
 	vmwrite(VMCS_IO_MAP_B, (uintptr_t)io_map + 4096);
 	vmwrite(VMCS_MSR_MAP, (uintptr_t)msr_map);
 	vmwrite(VMCS_EPT_POINTER, memory_root() | EPT_WRITE_BACK_4_LEVELS);
 	vmwrite(VMCS_EXCEPTIONS, 0);
 	vmwrite(VMCS_CR3_TARGETS, 0);
-	vmwrite(VMCS_EXIT_MSR_STORES, 0);
-	vmwrite(VMCS_EXIT_MSR_LOADS, 0);
-	vmwrite(VMCS_ENTRY_MSR_LOADS, 0);
 	vmwrite(VMCS_ENTRY_EVENT, 0);
 	/* all bits are the guest's: it sees CR4.VMXE set, which VMX operation wants */
 	vmwrite(VMCS_CR0_MASK, 0);
@@ -105,6 +107,7 @@ void vendor_init(const struct guest_start *start)
 	host_fill();
 	fill_controls();
 	fill_state(start);
+	extras_init();
 }
 
 static void decode_port(struct exit *exit)
@@ -161,7 +164,7 @@ void vendor_run(struct exit *exit)
 {
 	do
 		run_once(exit);
-	while (nest_exit(exit));
+	while (nest_exit(exit) || (exit->reason != EXIT_REFUSED && extras_exit(exit->code)));
 	exit->rip = vmread(VMCS_RIP);
 	if (exit->reason != EXIT_REFUSED)
 		decode(exit);
