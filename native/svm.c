@@ -236,8 +236,7 @@ static int svm_enter(struct nv_vcpu *vcpu)
 			return sort_exit(svm);
 		if (nv_svm_step_debug(svm))
 			return -EAGAIN;
-		nv_svm_prepare(svm);
-		if (nv_svm_forbidden(svm)) {
+		if (nv_svm_prepare(svm)) {
 			nv_svm_entered(svm);
 			return stopped(svm);
 		}

@@ -5,7 +5,7 @@
 #define GATE_PRIVILEGE 5 /* the byte of an IDT's gate that has its DPL */
 
 /* KVM forgets a software interrupt, and INT3 and INTO, when a nested page fault comes of its delivery (Linux 6.1 without next-RIP save). So
- * it is delivered as an external interrupt, and what that lacks is L0's: see nv_svm_forbidden. */
+ * it is delivered as an external interrupt, and what that lacks is L0's: see is_forbidden. */
 static uint64_t as_interrupt(uint64_t event)
 {
 	return EVENT_VALID | EVENT_VECTOR(event);
@@ -129,19 +129,22 @@ static int gate_privilege(struct nv_svm *svm, uint8_t vector)
 	return *gate >> 5 & 3;
 }
 
-int nv_svm_forbidden(struct nv_svm *svm)
+/* A software interrupt that its gate keeps from level n's privilege. The look may make nested page tables anew. */
+static int is_forbidden(struct nv_svm *svm)
+{
+	return svm->soft_event && gate_privilege(svm, EVENT_VECTOR(svm->soft_event)) < svm->block->cpl;
+}
+
+/* The exit that its delivery would be. */
+static void forbid(struct nv_svm *svm)
 {
 	struct nv_vmcb *block = svm->block;
-	uint8_t vector = EVENT_VECTOR(svm->soft_event);
 
-	if (!svm->soft_event || gate_privilege(svm, vector) >= block->cpl)
-		return 0;
 	block->exit_code = EXIT_EXCEPTION + GP;
-	block->exit_info_1 = vector * 8 + ERROR_IDT;
+	block->exit_info_1 = EVENT_VECTOR(svm->soft_event) * 8 + ERROR_IDT;
 	block->exit_info_2 = 0;
 	block->exit_interrupt_info = block->event_injection;
 	block->event_injection = 0;
-	return 1;
 }
 
 /* Level n takes one event at an entry. A step comes before what is pending. */
@@ -222,13 +225,15 @@ static int wants_window(struct nv_svm *svm)
 	return nv_nested_waits(svm->nested);
 }
 
-void nv_svm_prepare(struct nv_svm *svm)
+int nv_svm_prepare(struct nv_svm *svm)
 {
 	struct nv_vmcb *block = svm->block;
+	int forbidden;
 
 	svm->entering = nv_svm_next_event(svm);
 	svm->soft_event = svm->soft_injected && !svm->saves_next_rip ? svm->entering : 0;
 	block->event_injection = svm->soft_event ? as_interrupt(svm->soft_event) : svm->entering;
+	forbidden = is_forbidden(svm);
 	svm->window = wants_window(svm);
 	block->virtual_interrupt &= V_TPR;
 	if (svm->window)
@@ -245,6 +250,9 @@ void nv_svm_prepare(struct nv_svm *svm)
 	/* where a processor that saves the next RIP makes software interrupts return to */
 	if (svm->saves_next_rip && !svm->soft_injected)
 		block->next_rip = block->rip;
+	if (forbidden)
+		forbid(svm);
+	return forbidden;
 }
 
 void nv_svm_entered(struct nv_svm *svm)

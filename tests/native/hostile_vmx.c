@@ -16,7 +16,7 @@ static uint64_t blocks_run, deepest, exits_run, exits_taken, untold;
 static uint64_t listed, lists_ended;        /* MSRs of the long list that were moved */
 static int summoned, refuses;
 static const struct nv_machine *invalidates; /* this machine's INVEPT was its last instruction, of all; NULL: it was not */
-static uint64_t invalidated;                /* VMX instructions of machines of its depth before */
+static uint64_t behind;                     /* RIP, when it has succeeded */
 
 static void put(uint32_t encoding, uint64_t value)
 {
@@ -96,7 +96,7 @@ static void stop_for_vmx(void)
 	put(NV_VMCS_EXIT_LENGTH, 3);
 	if (basic == BASIC_INVEPT && mailbox.regs[field(NV_VMCS_EXIT_INSTRUCTION) >> 28 & 15] == 2) {
 		invalidates = nested.active;
-		invalidated = nested.served[nested.active->depth];
+		behind = field(NV_VMCS_GUEST_RIP) + 3;
 	}
 	stop_with(basic);
 }
@@ -104,8 +104,7 @@ static void stop_for_vmx(void)
 /* An INVEPT that has succeeded. */
 static void note_invalidation(void)
 {
-	if (invalidates && nested.active == invalidates && nested.served[invalidates->depth] > invalidated &&
-	    !(mailbox.regs[NV_REG_RFLAGS] & 0x41))
+	if (invalidates && nested.active == invalidates && field(NV_VMCS_GUEST_RIP) == behind && !(mailbox.regs[NV_REG_RFLAGS] & 0x41))
 		model_flush(invalidates, ~0ull);
 	invalidates = NULL;
 }

@@ -158,17 +158,15 @@ static inline void model_check_below(const struct model_format *format)
 	}
 }
 
-/* What changed since the last look. */
+/* What changed since the last look: at each entry, or a change and its return between two looks would show only in what L0 made of it. */
 static inline void model_note(const struct model_format *format)
 {
 	model_looks++;
 	for (uint64_t page = 0; page < PAGES; page++) {
 		const uint64_t *now = (uint64_t *)(level + page * PAGE);
-		uint64_t *before = (uint64_t *)(model_memory + page * PAGE), difference = 0;
+		uint64_t *before = (uint64_t *)(model_memory + page * PAGE);
 
-		for (int i = 0; i < 512; i++)
-			difference |= now[i] ^ before[i];
-		if (!difference)
+		if (!memcmp(now, before, PAGE))
 			continue;
 		for (int i = 0; i < 512; i++)
 			if ((now[i] ^ before[i]) & ~format->changing)
@@ -292,16 +290,14 @@ static inline void model_check_walked(const struct model_format *format)
 	}
 }
 
-/* At an entry. Not at each one, for that takes long. */
+/* At an entry. Visits of all tables are not for each one, for they take long. */
 static inline void model_check(const struct model_format *format)
 {
-	static unsigned int entry;
-
-	if (entry++ % 2)
-		return;
-	model_check_remembered(format);
 	model_note(format);
 	if (model_looks % 2)
+		return;
+	model_check_remembered(format);
+	if (model_looks % 4)
 		return;
 	model_check_below(format);
 	model_check_walked(format);
