@@ -14,6 +14,7 @@
 
 static uint64_t blocks_run, deepest, exits_run, exits_taken, untold;
 static uint64_t listed, lists_ended;        /* MSRs of the long list that were moved */
+static uint64_t in_a_row;                   /* of those, without another one or an entry in between */
 static int summoned, refuses;
 static const struct nv_machine *invalidates; /* this machine's INVEPT was its last instruction, of all; NULL: it was not */
 static uint64_t behind;                     /* RIP, when it has succeeded */
@@ -217,6 +218,7 @@ static int run_kvm(void)
 	int enters = mailbox.state == NV_SWITCHER_OUTSIDE;
 	const struct nv_machine *active = nested.active;
 
+	in_a_row = 0;
 	if (enters && once_in(64)) {
 		mailbox.nmi = 1;
 		ring(NV_SWITCHER_AGAIN);
@@ -270,7 +272,10 @@ static int move_msrs(const struct kvm_msrs *msrs)
 {
 	CHECK(msrs->nmsrs == 1);
 	CHECK(msrs->entries[0].index - 0x4b564d00 > 0xff && msrs->entries[0].index != 0x11 && msrs->entries[0].index != 0x12);
-	CHECK(msrs->entries[0].index != FEATURE_CONTROL && msrs->entries[0].index != 0x1b && msrs->entries[0].index != BEYOND);
+	CHECK(msrs->entries[0].index != FEATURE_CONTROL && msrs->entries[0].index != 0x1b);
+	/* a list may begin in the middle of the long one, or behind it */
+	CHECK(msrs->entries[0].index != BEYOND || !in_a_row || in_a_row % LIST_READ);
+	in_a_row = msrs->entries[0].index == LISTED ? in_a_row + 1 : 0;
 	lists_ended += msrs->entries[0].index == LISTED && !(++listed % LIST_READ);
 	if (msrs->entries[0].index == LISTED || !once_in(8))
 		return 1;

@@ -238,6 +238,9 @@ static inline int model_translate(const struct model_format *format, const struc
 		return model_translate(format, parent, address, to, rights);
 	if (!machine->tables || !format->mode(parent) || format->mode(parent) != model_sets[machine->tables].mode)
 		return MODEL_UNKNOWN;
+	/* likewise: what they were made of said something else, perhaps, before it was dropped for want of room */
+	if (!model_looks_at_now && parent->depth && model_sets[machine->tables].below != model_tables(parent->tables)->rebuilt)
+		return MODEL_UNKNOWN;
 	for (int depth = 4;; depth--) {
 		int shift = 12 + 9 * (depth - 1), result;
 		uint64_t entry;
