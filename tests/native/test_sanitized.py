@@ -43,8 +43,8 @@ SOURCES = {
     "hostile_vmx": software("vmx"),
     "deep_tables": software("svm"),
 }
-# What the programs are told: 12,000 control blocks from each of some seeds. Software SVM's 12 finds an entry with the root
-# of nested page tables that were made anew behind it, which the others do not.
+# What the programs are told: 12,000 control blocks from each of some seeds. Software SVM's 12 finds an entry with the
+# root of nested page tables that were made anew behind it, which the others do not.
 RUNS = [
     ("device_streams", ()),
     ("instruction_bytes", ()),
