@@ -146,6 +146,7 @@ struct nv_nested {
 	uint64_t maps_physical;
 	const uint8_t *own_ports, *own_msrs; /* what L0 intercepts */
 	uint64_t own_maps;               /* how often that has changed, from 1 on */
+	const uint8_t *spared[NV_NESTED_DEPTH]; /* by depth: what a machine may not have of its guest's accesses to MSRs, as a map; NULL: none */
 	uint64_t map_versions;           /* that were given away */
 	uint8_t *ram;                    /* L0's memory for the tower */
 	uint64_t ram_physical, ram_size;

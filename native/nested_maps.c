@@ -19,10 +19,11 @@ static int is_same(const struct nv_nested_map_page *page, int kind, const uint8_
 	return page->kind == kind && (!words || !memcmp(page->words, words, PAGE));
 }
 
-static void add(uint64_t *to, const uint64_t *words)
+/* words: NULL: every bit is set. spared: NULL: none is. */
+static void add(uint64_t *to, const uint64_t *words, const uint64_t *spared)
 {
 	for (size_t i = 0; i < PAGE / 8; i++)
-		to[i] |= words[i];
+		to[i] |= (words ? words[i] : ~0ull) & ~(spared ? spared[i] : 0);
 }
 
 /* A hypervisor may change a map at any time, without a word: it is read again at each entry, and composed again when it differs. */
@@ -34,21 +35,20 @@ int nv_nested_compose_map(struct nv_nested *nested, struct nv_machine *machine, 
 	const struct nv_nested_map_page *below = machine->depth ? &nested->map_pages[machine->depth - 1][number] : NULL;
 	uint64_t version = below ? below->version : nested->own_maps;
 	uint8_t *to = nested->maps + machine->depth * NV_NESTED_MAPS + offset;
-	const uint8_t *own = number * PAGE < NV_NESTED_PORTS ? nested->own_ports + offset : nested->own_msrs + offset - NV_NESTED_PORTS;
+	int is_ports = offset < NV_NESTED_PORTS;
+	const uint8_t *own = is_ports ? nested->own_ports + offset : nested->own_msrs + offset - NV_NESTED_PORTS;
+	const uint8_t *spared = is_ports || !nested->spared[machine->depth] ? NULL : nested->spared[machine->depth] + offset - NV_NESTED_PORTS;
 	const uint8_t *words = from < NV_NESTED_MAP_NONE ? nv_nested_page(nested, machine, from, 0, place) : NULL;
 	int kind = words ? NV_NESTED_MAP_READ : from == NV_NESTED_MAP_NONE ? NV_NESTED_MAP_EMPTY : NV_NESTED_MAP_FULL;
 	int refused = from < NV_NESTED_MAP_NONE && !words && (place->refuses || place->withheld);
 
 	if (page->below == version && is_same(page, kind, words))
 		return refused;
-	if (kind == NV_NESTED_MAP_FULL)
-		memset(to, 0xff, PAGE);
-	else
-		memcpy(to, below ? to - NV_NESTED_MAPS : own, PAGE);
-	if (words) {
+	memcpy(to, below ? to - NV_NESTED_MAPS : own, PAGE);
+	if (kind != NV_NESTED_MAP_EMPTY)
+		add((uint64_t *)to, (const uint64_t *)words, (const uint64_t *)spared);
+	if (words)
 		memcpy(page->words, words, PAGE);
-		add((uint64_t *)to, (const uint64_t *)words);
-	}
 	page->kind = kind;
 	page->below = version;
 	page->version = ++nested->map_versions;

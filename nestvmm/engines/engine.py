@@ -87,6 +87,7 @@ class EngineConfig:
     io_intercepts: claimed ports are intercepted before KVM does the access, where the engine can
     nesting:    the image level whose hypervisor gives the levels above it their SVM or VMX; 0: L0 does
     reported:   ranges (first, last) of level n's physical addresses where what the slots do not allow is an event
+    ceilings:   events that no level above this one may have, whatever its control blocks ask for
     """
 
     machine: str
@@ -99,6 +100,7 @@ class EngineConfig:
     reported: Sequence[Span] = ()
     above: Sequence[int] = ()
     nesting: int = 0
+    ceilings: Sequence[tuple[int, Scope]] = ()
 
 
 class Engine(Protocol):

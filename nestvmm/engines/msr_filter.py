@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from nestvmm.engines.engine import MsrRange
 from nestvmm.kvm import MsrFilterRange
+from nestvmm.x86.event import Direction
 from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.scope import Scope
 
-__all__ = ["msr_filter", "msr_ranges", "msr_scopes"]
+__all__ = ["msr_filter", "msr_ranges", "msr_scopes", "spared_msrs"]
 
 # KVM_MSR_FILTER_MAX_RANGES and KVM_MSR_FILTER_MAX_BITMAP_SIZE
 _LAST = 0xFFFFFFFF
@@ -23,12 +24,20 @@ def msr_ranges(scopes: Iterable[Scope]) -> list[MsrRange]:
         MsrRange(
             scope.first,
             min(scope.last, _LAST),
-            read=scope.reason is ExitReason.RDMSR,
-            write=scope.reason is ExitReason.WRMSR,
+            read=scope.reason is ExitReason.RDMSR and scope.includes(Direction.READ),
+            write=scope.reason is ExitReason.WRMSR and scope.includes(Direction.WRITE),
         )
         for scope in scopes
         if scope.reason in (ExitReason.RDMSR, ExitReason.WRMSR) and scope.first <= _LAST
     ]
+
+
+def spared_msrs(ceilings: Iterable[tuple[int, Scope]], level: int) -> list[MsrRange]:
+    """The accesses that an image at `level` cannot have, as they are designated to a lower level.
+
+    ceilings:  level, and events that no level above it may have
+    """
+    return msr_ranges(scope for highest, scope in ceilings if highest < level)
 
 
 def msr_scopes(ranges: Iterable[MsrRange]) -> list[Scope]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Final, Self
 
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
+from nestvmm.engines.engine import MsrRange
 from nestvmm.engines.given import Given
+from nestvmm.engines.msr_filter import spared_msrs
 from nestvmm.engines.shadow import Shadow
 from nestvmm.engines.switcher import Switcher
 from nestvmm.kvm import HostMemory, Vm
+from nestvmm.x86.scope import Scope
 
 __all__ = ["Nested"]
 
@@ -36,6 +39,7 @@ class Nested(ABC):
         c = self.c
         self.given = Given(c)
         self._levels = levels
+        self._spared: dict[int, Any] = {}
         for depth in range(lib.NV_NESTED_DEPTH):
             beyond = depth - len(levels) + 1
             c.levels[depth] = levels[depth] if beyond <= 0 else levels[-1] + beyond
@@ -52,6 +56,17 @@ class Nested(ABC):
             shadow.pages = pages
             shadow.format = self.tables
 
+    def spare(self, ceilings: Sequence[tuple[int, Scope]]) -> None:
+        """Accesses to MSRs that an image cannot have are no exits of its guest's: the processor does them.
+
+        ceilings:  see spared_msrs
+        """
+        for depth in range(lib.NV_NESTED_DEPTH):
+            ranges = spared_msrs(ceilings, self._levels[min(depth, len(self._levels) - 1)])
+            if ranges:
+                self._spared[depth] = ffi.from_buffer("uint8_t[]", self._msr_map(ranges))
+                self.c.spared[depth] = self._spared[depth]
+
     def __enter__(self) -> Self:
         return self
 
@@ -67,6 +82,10 @@ class Nested(ABC):
     @abstractmethod
     def _init(self) -> None:
         """The vendor's part of `attach`."""
+
+    @abstractmethod
+    def _msr_map(self, ranges: Iterable[MsrRange]) -> bytes:
+        """The vendor's map of accesses to MSRs that exit: of these."""
 
     def image_servers(self) -> list[tuple[int, Server]]:
         """For each level of code that this engine was told of: its number, and what takes its guest's exits."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Final
 
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
+from nestvmm.engines.engine import MsrRange
 from nestvmm.engines.nested import Nested
+from nestvmm.engines.svm_intercepts import msr_map
 from nestvmm.engines.virtualization import SVM
 from nestvmm.kvm import CpuidEntry
 from nestvmm.x86.exit_reason import ExitReason
@@ -30,6 +32,9 @@ class NestedSvm(Nested):
     def _init(self) -> None:
         self.c.take = ffi.addressof(lib, "nv_nested_take")
         lib.nv_nested_init(self.c)
+
+    def _msr_map(self, ranges: Iterable[MsrRange]) -> bytes:
+        return msr_map(ranges)
 
     def server(self, svm: Any) -> tuple[Scope, Server]:
         """What answers SVM's instructions; `svm` is the cffi `struct nv_svm *`."""

@@ -6,15 +6,17 @@ guest, and what native/nested_vmx_*.c composes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from nestvmm._native import ffi, lib
 from nestvmm.devices import Server
+from nestvmm.engines.engine import MsrRange
 from nestvmm.engines.guest_paging import physical_bits
 from nestvmm.engines.nested import Nested
 from nestvmm.engines.register_bits import efer_bits
 from nestvmm.engines.virtualization import VMX
+from nestvmm.engines.vmx_intercepts import msr_bitmap
 from nestvmm.kvm import CpuidEntry
 from nestvmm.x86.exit_reason import ExitReason
 from nestvmm.x86.scope import Scope
@@ -84,6 +86,9 @@ class NestedVmx(Nested):
     def _init(self) -> None:
         self.c.take = ffi.addressof(lib, "nv_nested_vmx_take")
         lib.nv_nested_vmx_init(self.c)
+
+    def _msr_map(self, ranges: Iterable[MsrRange]) -> bytes:
+        return msr_bitmap(ranges)
 
     def limit(self, own: Mapping[int, int], halts: bool, entries: Sequence[CpuidEntry]) -> None:
         """Takes what level n's processor has; see `capabilities`."""

@@ -153,6 +153,7 @@ class SwitchedEngine(DirectEngine):
         self.nested = self._open.enter_context(
             self.nested_type(self._vm, _SLOT_NESTED, self._switcher, config.memory, [config.level, *config.above])
         )
+        self.nested.spare(config.ceilings)
         self._c = self._start_switcher(config)
         self._c.switched.mailbox = self._mailbox
         self._c.switched.paging = self.paging.c

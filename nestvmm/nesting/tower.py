@@ -123,6 +123,7 @@ class Tower:
             io_intercepts=spec.io_intercepts,
             reported=self.maps.reported(),
             nesting=max(self.policy.nesting.values(), default=0),
+            ceilings=[(one.level, one.scope) for one in self.policy.ceilings],
         )
         self.engine: Engine = self._open.enter_context(engine_class(config))
         self._make_memory()

@@ -7,8 +7,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nestvmm.engines import MsrRange
-from nestvmm.engines.msr_filter import msr_filter
+from nestvmm.engines.msr_filter import msr_filter, spared_msrs
 from nestvmm.kvm import Cap, Kvm, MsrFilterRange
+from nestvmm.x86.event import Direction
+from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.scope import Scope
 
 LAST = 0xFFFFFFFF
 WINDOW = 12288
@@ -75,6 +78,21 @@ def test_what_does_not_fit_makes_all_exit(windows: int, denied: bool) -> None:
     filter_ranges, deny = check([MsrRange(i * 0x100000, i * 0x100000, True, True) for i in range(windows)])
     assert deny == denied
     assert len(filter_ranges) == (1 if denied else 16)
+
+
+def test_what_is_designated_to_a_lower_level_is_spared() -> None:
+    ceilings = [
+        (0, Scope(ExitReason.RDMSR, 0x10, 0x12)),
+        (1, Scope(ExitReason.WRMSR, 0x20, 0x20)),
+        (1, Scope(ExitReason.RDMSR, 0x30, 0x30, Direction.WRITE)),
+        (2, Scope(ExitReason.WRMSR)),
+        (0, Scope(ExitReason.IO, 0x40, 0x40)),
+    ]
+    reads, write = MsrRange(0x10, 0x12, True, False), MsrRange(0x20, 0x20, False, True)
+    nothing, writes = MsrRange(0x30, 0x30, False, False), MsrRange(0, LAST, False, True)
+    assert spared_msrs(ceilings, 1) == [reads]
+    assert spared_msrs(ceilings, 2) == [reads, write, nothing]
+    assert spared_msrs(ceilings, 3) == [reads, write, nothing, writes]
 
 
 @pytest.mark.kvm

@@ -1,9 +1,10 @@
-"""Runs in the SVM lab: who hears of level 2's SVM instructions, by designation; prints what level 1 kept, as JSON."""
+"""Runs in the SVM lab: who hears of what level 2 does, by designation; prints what the levels kept, as JSON."""
 
 from __future__ import annotations
 
 from functools import partial
 
+import designated_cases
 import svm_code as svm
 from guest_code import done, keep, rax, rdmsr, rdx, wrmsr
 from nested_cases import VMMCALL, keep_at, run
@@ -49,4 +50,5 @@ def without(designate: str) -> dict[str, object]:
 CASES = {"intercepted": intercepted, "enabled": after_enabling, "not intercepted": not_intercepted, "without": without}
 
 if __name__ == "__main__":
-    print_cases({f"{name} {word}".strip(): partial(case, word) for name, case in CASES.items() for word in ("", L1)})
+    instructions = {f"{name} {word}".strip(): partial(case, word) for name, case in CASES.items() for word in ("", L1)}
+    print_cases({**instructions, **designated_cases.CASES})

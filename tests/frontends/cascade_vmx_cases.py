@@ -1,9 +1,10 @@
-"""Runs in the VMX lab: who hears of level 2's VMX instructions, by designation; prints what level 1 kept, as JSON."""
+"""Runs in the VMX lab: who hears of what level 2 does, by designation; prints what the levels kept, as JSON."""
 
 from __future__ import annotations
 
 from functools import partial
 
+import designated_vmx_cases
 import vmx_code as vmx
 from guest_code import done, keep, rax, rdmsr, rdx, store, wrmsr
 from nested_vmx_run import run
@@ -75,4 +76,5 @@ def locked(designate: str) -> dict[str, object]:
 CASES = {"same": same, "every": every, "in operation": in_operation, "locked": locked}
 
 if __name__ == "__main__":
-    print_cases({f"{name} {word}".strip(): partial(case, word) for name, case in CASES.items() for word in ("", L1)})
+    instructions = {f"{name} {word}".strip(): partial(case, word) for name, case in CASES.items() for word in ("", L1)}
+    print_cases({**instructions, **designated_vmx_cases.CASES})

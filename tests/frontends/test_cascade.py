@@ -1,4 +1,7 @@
-"""--designate svm-instruction=L1: level 2 has only what the image at level 1 makes of SVM, as on hardware."""
+"""--designate svm-instruction=L1: level 2 has only what the image at level 1 makes of SVM, as on hardware.
+
+And of MSRs: L0's they are not the image's, whatever its block asks for.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from designated_cases import AFTER, ANSWER, BEFORE, DEBUGCTL, EXITS, STAR
 from lab_cases import run_cases
 
 from nestvmm.lab import Lab
@@ -16,6 +20,7 @@ pytestmark = pytest.mark.svm_lab
 TESTS = Path(__file__).parents[1]
 L1 = "svm-instruction=L1"
 VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, INVLPGA = 0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x7A
+MSR = 0x7C
 SVME = 1 << 12
 
 
@@ -67,6 +72,41 @@ def test_level_1_alone_decides_what_level_2_sees_of_svm(found: dict[str, Any]) -
 @pytest.mark.parametrize("case", ["without", f"without {L1}"])
 def test_without_efer_svme_they_are_undefined(case: str, found: dict[str, Any]) -> None:
     assert found[case]["kept"] == [VMMCALL, 6]
+
+
+#: What level 2 reads of STAR, of DEBUGCTL, and of STAR when it has written it; then what level 1 does.
+READ = {
+    "": [ANSWER, ANSWER, ANSWER, BEFORE],
+    f"rdmsr:{STAR:#x}=L0": [BEFORE, ANSWER, BEFORE, BEFORE],
+    f"msr:{STAR:#x}:w=L0": [ANSWER, ANSWER, ANSWER, AFTER],
+    f"msr:{STAR:#x}=L0": [BEFORE, ANSWER, AFTER, AFTER],
+    f"rdmsr:{DEBUGCTL:#x}=L0": [ANSWER, 0, ANSWER, BEFORE],
+    f"rdmsr:0-{DEBUGCTL - 1:#x}=L0": [ANSWER, ANSWER, ANSWER, BEFORE],
+    "msr=L0": [BEFORE, 0, AFTER, AFTER],
+}
+
+
+@pytest.mark.parametrize("designate", EXITS)
+def test_an_msr_of_l0s_is_the_processors_and_no_exit_to_level_1(designate: str, found: dict[str, Any]) -> None:
+    """Level 1 intercepts both; what it no longer hears of is as if it did not."""
+    case, exits = found[f"MSRs {designate}".strip()], EXITS[designate]
+    star, debugctl, again, last = READ[designate]
+    assert case["kept"] == [star, debugctl, again, VMMCALL, last, *[MSR] * exits, *[0] * (4 - exits)]
+    assert case["reflected"][:2] == [exits + 1, 0]
+    assert case["entered"][:2] == [exits + 1, 0]
+
+
+def test_it_is_no_exit_to_levels_above_either(found: dict[str, Any]) -> None:
+    case = found["MSRs at level 3"]
+    assert case["kept"] == [BEFORE, VMMCALL, VMMCALL]
+    assert case["reflected"][:3] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("case", ["hostile MSRs", "hostile MSRs unmapped"])
+def test_what_l0_keeps_of_msrs_is_still_each_levels_own(case: str, found: dict[str, Any]) -> None:
+    """Level 2 reaches neither the switcher's VM_HSAVE_PA and EFER nor level 1's, and an MSR that is none is #GP."""
+    assert found[case]["kept"] == [0x5000, 0xD00, VMMCALL, 13, 0x13C000, 0x500 | SVME]
+    assert found[case]["reflected"][:2] == [1, 0]
 
 
 def test_a_designation_that_makes_no_sense_is_refused(lab: Lab, tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""--designate vmx-instruction=L1: level 2 has only what the image at level 1 makes of VMX, as on hardware."""
+"""--designate vmx-instruction=L1: level 2 has only what the image at level 1 makes of VMX, as on hardware.
+
+And of MSRs: L0's they are not the image's, whatever its VMCS asks for.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 import pytest
 from command import guest
+from designated_vmx_cases import AFTER, BEFORE, EXITS, OWN, STAR, SYSENTER, name_of
 from lab_cases import run_cases
 
 from nestvmm.lab import Lab
@@ -72,6 +76,44 @@ def test_minivisor_gives_level_2_the_vmx_that_l0_gives_it(found: dict[str, Any])
     verdicts = [kept[at : at + 5] for at in range(48, 48 + 5 * 13, 5)]
     assert [(flags, error) for flags, error, *_ in verdicts[:10]] == [(VALID, 7)] * 5 + [(VALID, 8)] * 4 + [(VALID, 7)]
     assert [(flags, reason) for flags, _, reason, *_ in verdicts[10:]] == [(0, 1 << 31 | 33)] * 3
+
+
+#: What level 2 reads of STAR, of SYSENTER_CS, and of STAR when it has written it, None for anything; then what
+#: level 1 does.
+READ: dict[str, list[int | None]] = {
+    "": [None, None, None, BEFORE],
+    f"rdmsr:{STAR:#x}=L0": [BEFORE, None, BEFORE, BEFORE],
+    f"msr:{STAR:#x}:w=L0": [None, None, None, AFTER],
+    f"msr:{STAR:#x}=L0": [BEFORE, None, AFTER, AFTER],
+    f"rdmsr:{SYSENTER:#x}=L0": [None, OWN, None, BEFORE],
+    "msr=L0": [BEFORE, OWN, AFTER, AFTER],
+}
+RDMSR, WRMSR = 31, 32
+
+
+@pytest.mark.parametrize(("designate", "mapped"), EXITS)
+def test_an_msr_of_l0s_is_the_processors_and_no_exit_to_level_1(
+    designate: str, mapped: bool, found: dict[str, Any]
+) -> None:
+    """With a bitmap, and without one, when every access is an exit; SYSENTER_CS is that of level 2's VMCS."""
+    case = found[name_of(designate, mapped)]
+    star, sysenter, again, last = READ[designate]
+    heard = [(star, RDMSR), (sysenter, RDMSR), (AFTER if last == AFTER else None, WRMSR), (again, RDMSR)]
+    exits = [reason for value, reason in heard if value is None]
+    assert len(exits) == EXITS[designate, mapped]
+    assert case["kept"][3:] == [VMCALL, last, *exits, *[0] * (4 - len(exits))]
+    read = dict(enumerate([star, sysenter, again]))
+    assert {at: case["kept"][at] for at in read if read[at] is not None} == {
+        at: value for at, value in read.items() if value is not None
+    }
+    assert (case["reflected"][:2], case["entered"][:2]) == ([len(exits) + 1, 0], [len(exits) + 1, 0])
+
+
+@pytest.mark.parametrize("case", ["hostile MSRs", "hostile MSRs unmapped"])
+def test_what_l0_keeps_of_msrs_is_still_each_levels_own(case: str, found: dict[str, Any]) -> None:
+    """Level 2 reaches no IA32_FEATURE_CONTROL but its own, and an MSR that is none is #GP."""
+    assert found[case]["kept"] == [0, 1, GP, VMCALL, 5]
+    assert found[case]["reflected"][:2] == [1, 0]
 
 
 def test_a_designation_that_makes_no_sense_is_refused(vmx_lab: Lab) -> None:
