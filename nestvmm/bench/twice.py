@@ -4,6 +4,9 @@ Both load their own kvm_amd: the one at level 1 on SVM that L0 does by software,
 (flat), or on what the KVM at level 1 makes of SVM (a cascade: `--designate svm-instruction=L1`). At both, a program
 (guests/launcher) runs guests/rtt, whose exits are for the kernel's KVM, or for that program.
 
+Flat, reads of DEBUGCTL are L0's, too: that kernel's KVM reads it before each entry, which at level 2 would be an exit
+to the KVM at level 1 for each exit of level 3. The cascade is as KVM makes it.
+
 With `--peer qemu` the same runs under QEMU, whose KVM is level 1's hardware, and nests twice itself.
 
 Level 1 needs a clock that does not run on while L0 works: an emulated machine under icount, or a processor that has SVM
@@ -76,7 +79,7 @@ _RUNS: Final = 60
 _LINE: Final = 80
 #: Of each kind, rtt's word, and what serves it.
 KINDS: Final = {"cpuid": ("cpuid", "KVM"), "hypercall": ("vmmcall", "KVM"), "port": ("port-in", "launcher")}
-_DESIGNATIONS: Final = {FLAT: "svm-instruction=L0", CASCADE: "svm-instruction=L1"}
+_DESIGNATIONS: Final = {FLAT: ("svm-instruction=L0", "rdmsr:0x1d9=L0"), CASCADE: ("svm-instruction=L1",)}
 #: The peer.
 QEMU: Final = "QEMU"
 _SYSTEMS: Final[dict[str, dict[str, Any]]] = {
@@ -95,7 +98,10 @@ class Twice:
     """The case."""
 
     name: ClassVar[str] = "twice"
-    about: ClassVar[str] = "an exit to Linux's KVM at level 1, and above that again at level 2: flat, and as a cascade"
+    about: ClassVar[str] = (
+        "an exit to Linux's KVM at level 1, and above that again at level 2: "
+        "flat (svm-instruction=L0, rdmsr:0x1d9=L0), and as a cascade (svm-instruction=L1)"
+    )
 
     def steps(self, choice: Choice) -> Iterator[Step]:
         """One, where level 1's clock allows it."""
@@ -151,10 +157,12 @@ def _append(choice: Choice) -> str:
     return f"console=ttyS0 tsc_early_khz={choice.tsc_mhz * 1000:.0f} {_QUIET}"
 
 
-def _nestvmm(choice: Choice, initrd: Path, designate: str) -> list[str]:
+def _nestvmm(choice: Choice, initrd: Path, designate: Sequence[str]) -> list[str]:
     command = [sys.executable, "-m", "nestvmm", "run", str(find_kernel().image), "-i", str(initrd)]
     command += ["-a", _append(choice), "-m", f"{_MEMORY_1}M", "--engine", "svm"]
-    return [*command, "--designate", designate, "--timeout", str(_TIMEOUT)]
+    for one in designate:
+        command += ["--designate", one]
+    return [*command, "--timeout", str(_TIMEOUT)]
 
 
 def _qemu(choice: Choice, initrd: Path) -> list[str]:
