@@ -77,10 +77,21 @@ struct nv_machine {
 	struct nv_nested_vmx_machine vmx;
 };
 
+/* A page of the machine's that L0 has looked at, or written to. */
+struct nv_nested_reached {
+	uint64_t page;                   /* address / 4096 + 1; 0: none */
+	uint64_t to;                     /* KVM's */
+	uint8_t *host;
+};
+
+#define NV_NESTED_REACHED 64
+
 /* The shadow tables of one machine, and of which of its parent's tables they are made. A machine keeps them while it does not run, until
  * another one needs them. */
 struct nv_nested_tables {
 	struct nv_shadow shadow;
+	struct nv_nested_reached reached[2][NV_NESTED_REACHED]; /* by page: what the tables have allowed to read, and to write */
+	uint32_t reached_revision;       /* of the shadow tables then: when it is another one, nothing is known */
 	struct nv_machine *machine;      /* NULL: nobody's */
 	uint64_t root;
 	uint32_t tag;

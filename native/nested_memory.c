@@ -4,6 +4,7 @@
 #include <string.h>
 
 #define PAGE 4096ull
+#define SPREAD 0x9e3779b97f4a7c15ull /* the golden ratio: neighbours, and pages that are a power of two apart, have places of their own */
 
 static struct nv_shadow *shadow_of(struct nv_nested *nested, const struct nv_machine *machine)
 {
@@ -178,13 +179,42 @@ int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64
 	return NV_NESTED_MAPPED;
 }
 
+/* Where a page of the machine's, which is not machine 0, is remembered. */
+static struct nv_nested_reached *reached_at(struct nv_nested *nested, const struct nv_machine *machine, uint64_t address, int write)
+{
+	struct nv_nested_tables *tables = &nested->tables[machine->tables];
+
+	if (tables->reached_revision != tables->shadow.revision) {
+		memset(tables->reached, 0, sizeof tables->reached);
+		tables->reached_revision = tables->shadow.revision;
+	}
+	return &tables->reached[!!write][address / PAGE * SPREAD >> (64 - __builtin_ctz(NV_NESTED_REACHED))];
+}
+
+static int is_at(const struct nv_nested_reached *reached, uint64_t address)
+{
+	return reached->page == address / PAGE + 1;
+}
+
 uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int write, struct nv_nested_place *place)
 {
+	struct nv_nested_reached *reached = machine->parent ? reached_at(nested, machine, address, write) : NULL;
+	uint8_t *host;
+
 	place->refuses = NULL;
+	if (reached && is_at(reached, address)) {
+		place->withheld = 0;
+		place->leaf.to = reached->to + address % PAGE;
+		return reached->host + address % PAGE;
+	}
 	if (nv_nested_place(nested, machine, address, write ? NV_RIGHT_WRITE : NV_RIGHT_READ, place))
 		return NULL;
 	place->refuses = NULL;
-	return memory_at(nested, place->leaf.to, write);
+	host = memory_at(nested, place->leaf.to, write);
+	if (machine->parent && host)
+		*reached_at(nested, machine, address, write) =
+			(struct nv_nested_reached){address / PAGE + 1, place->leaf.to & -PAGE, host - address % PAGE};
+	return host;
 }
 
 /* As nv_nested_page, of an address beneath all Python levels that are the machine's own. */
@@ -232,9 +262,12 @@ int nv_nested_nothing(struct nv_nested *nested, uint64_t address)
 uint8_t *nv_nested_back(void *context, uint64_t physical, int write)
 {
 	struct nv_nested *nested = context;
+	struct nv_machine *active = nested->active;
 	struct nv_nested_place place;
+	const struct nv_nested_reached *reached;
 
-	if (!nested->active->depth)
+	if (!active->depth)
 		return nv_paging_slot(nested->switched->paging, physical, write);
-	return nv_nested_page(nested, nested->active, physical, write, &place);
+	reached = reached_at(nested, active, physical, write);
+	return is_at(reached, physical) ? reached->host + physical % PAGE : nv_nested_page(nested, active, physical, write, &place);
 }

@@ -14,14 +14,16 @@ enum { MISSES = 255 };           /* times that L0 does not try where it led to n
 enum { REX_W = 8, REX_R = 4, REX_B = 1 };
 enum { PLACES = 4 };             /* pages that are remembered for each kind of access */
 
+struct place {
+	uint64_t page;                   /* linear address / 4096 + 1; 0: empty */
+	uint8_t *host;
+};
+
 struct ahead {
 	struct nv_nested *nested;
 	struct nv_paging *paging;
 	uint64_t *regs;
-	struct {
-		uint64_t page;           /* linear address / 4096 + 1; 0: empty */
-		uint8_t *host;
-	} places[3][PLACES];
+	struct place places[3][PLACES];
 	const uint8_t *bytes;        /* at RIP */
 	uint32_t count;              /* of them that are known */
 	uint8_t copy[NV_INSTRUCTION_MAX];
@@ -33,24 +35,31 @@ static int is_canonical_here(const struct ahead *ahead, uint64_t linear)
 	return (uint64_t)((int64_t)(linear << ahead->unused) >> ahead->unused) == linear;
 }
 
-/* The byte at an address; NULL: no plain memory of the machine's own, for such an access. */
-static uint8_t *reach(struct ahead *ahead, uint64_t linear, int access)
+/* A page that is looked at for the first time. */
+static __attribute__((noinline)) uint8_t *reach_page(struct ahead *ahead, uint64_t page, int access)
 {
-	uint64_t page = linear >> 12, physical;
+	struct place *place = &ahead->places[access][page % PLACES];
+	uint64_t physical;
 	uint8_t *host = NULL;
-	int place = page % PLACES;
 
-	if (!is_canonical_here(ahead, linear))
+	if (!is_canonical_here(ahead, page << 12))
 		return NULL;
-	if (ahead->places[access][place].page == page + 1)
-		return ahead->places[access][place].host + (linear & 0xfff);
-	if (!nv_paging_walk(ahead->paging, linear & ~0xfffull, access, &physical) && !ahead->paging->users)
+	if (!nv_paging_walk(ahead->paging, page << 12, access, &physical) && !ahead->paging->users)
 		host = ahead->paging->back(ahead->paging->context, physical, access == NV_PAGING_WRITE);
 	if (!host || (ahead->nested->switched->mailbox->store && host == ahead->nested->ahead.stored))
 		return NULL;
-	ahead->places[access][place].page = page + 1;
-	ahead->places[access][place].host = host;
-	return host + (linear & 0xfff);
+	*place = (struct place){page + 1, host};
+	return host;
+}
+
+/* The byte at an address; NULL: no plain memory of the machine's own, for such an access. */
+static uint8_t *reach(struct ahead *ahead, uint64_t linear, int access)
+{
+	uint64_t page = linear >> 12;
+	const struct place *place = &ahead->places[access][page % PLACES];
+	uint8_t *host = place->page == page + 1 ? place->host : reach_page(ahead, page, access);
+
+	return host ? host + (linear & 0xfff) : NULL;
 }
 
 /* Code that goes on in another page is copied. */
@@ -61,9 +70,10 @@ static void fetch(struct ahead *ahead)
 	const uint8_t *more;
 
 	ahead->bytes = reach(ahead, rip, NV_PAGING_FETCH);
-	ahead->count = !ahead->bytes ? 0 : left < NV_INSTRUCTION_MAX ? left : NV_INSTRUCTION_MAX;
+	ahead->count = ahead->bytes ? NV_INSTRUCTION_MAX : 0;
 	if (!ahead->count || left >= NV_INSTRUCTION_MAX)
 		return;
+	ahead->count = left;
 	more = reach(ahead, rip + left, NV_PAGING_FETCH);
 	if (!more)
 		return;
@@ -179,10 +189,11 @@ static int execute(struct ahead *ahead)
 /* The exit of the instruction of SVM's at RIP, if L0 can do it now; 0: it cannot. */
 static uint64_t meets(const struct ahead *ahead)
 {
-	const struct nv_mailbox *mailbox = ahead->nested->switched->mailbox;
+	const struct nv_mailbox *mailbox;
 
 	if (ahead->count < 3 || ahead->bytes[0] != 0x0f || ahead->bytes[1] != 0x01)
 		return 0;
+	mailbox = ahead->nested->switched->mailbox;
 	switch (ahead->bytes[2]) {
 	case 0xd8:
 		return mailbox->store ? 0 : EXIT_VMRUN; /* what it reads may be what is to be stored */

@@ -29,6 +29,7 @@ struct walk {
 	const uint64_t *entry[LEVELS_MAX + 1]; /* NULL where there are no accessed bits */
 	uint64_t place[LEVELS_MAX + 1]; /* its physical address */
 	uint64_t rights;                 /* PTE_W and PTE_U of all levels, PTE_NX of any */
+	uint64_t common;                 /* bits that all of them have which can be marked as accessed */
 	uint64_t physical;
 	int leaf;
 	int wide;
@@ -77,8 +78,8 @@ static int fault(struct nv_paging *paging, int access, uint32_t error)
 	return NV_PAGING_FAULT;
 }
 
-/* Bits that an entry of this level must not have. */
-static uint64_t reserved(const struct nv_paging *paging, uint64_t entry, int level)
+/* Bits that no entry has. */
+static uint64_t always_reserved(const struct nv_paging *paging)
 {
 	uint64_t bits = paging->reserved;
 
@@ -86,6 +87,12 @@ static uint64_t reserved(const struct nv_paging *paging, uint64_t entry, int lev
 		bits |= PTE_NX;
 	if (!(paging->efer & EFER_LMA))
 		bits |= PTE_IGNORED;
+	return bits;
+}
+
+/* Those, and what an entry of this level must not have. */
+static uint64_t reserved(uint64_t bits, uint64_t entry, int level)
+{
 	if (level > 3)
 		return bits | PTE_PS;
 	if (level > 1 && entry & PTE_PS)
@@ -99,6 +106,7 @@ static int walk_wide(struct nv_paging *paging, uint64_t linear, int access, stru
 	int long_mode = !!(paging->efer & EFER_LMA);
 	int level = !long_mode ? 3 : paging->cr4 & CR4_LA57 ? 5 : 4;
 	uint64_t table = long_mode ? paging->cr3 & PTE_ADDRESS : paging->cr3 & 0xffffffe0;
+	uint64_t never = always_reserved(paging);
 
 	for (;; level--) {
 		int shift = 12 + 9 * (level - 1);
@@ -115,10 +123,11 @@ static int walk_wide(struct nv_paging *paging, uint64_t linear, int access, stru
 			table = entry & PTE_ADDRESS; /* a PAE directory pointer has no rights and no accessed bit */
 			continue;
 		}
-		if (entry & reserved(paging, entry, level))
+		if (entry & reserved(never, entry, level))
 			return fault(paging, access, ERROR_P | ERROR_RSVD);
 		walk->rights &= entry | ~(PTE_W | PTE_U);
 		walk->rights |= entry & PTE_NX;
+		walk->common &= entry;
 		walk->entry[level] = at;
 		walk->place[level] = table + 8 * index;
 		if (level == 1 || entry & PTE_PS) {
@@ -149,6 +158,7 @@ static int walk_narrow(struct nv_paging *paging, uint64_t linear, int access, st
 		if (!(entry & PTE_P))
 			return fault(paging, access, 0);
 		walk->rights &= entry | ~(PTE_W | PTE_U);
+		walk->common &= entry;
 		walk->entry[level] = (const uint64_t *)at;
 		walk->place[level] = place;
 		if (level == 2 && entry & PTE_PS && paging->cr4 & CR4_PSE) {
@@ -187,6 +197,8 @@ static int lacks(const struct walk *walk, int level, uint32_t bits)
 
 static void mark(const struct nv_paging *paging, const struct walk *walk, int access)
 {
+	if (walk->common & PTE_A && (access != NV_PAGING_WRITE || !lacks(walk, walk->leaf, PTE_D)))
+		return;
 	for (int level = walk->leaf; level <= LEVELS_MAX; level++) {
 		uint32_t bits = level == walk->leaf && access == NV_PAGING_WRITE ? PTE_A | PTE_D : PTE_A;
 		uint32_t *entry = lacks(walk, level, bits) ? (uint32_t *)backing(paging, walk->place[level], 1) : NULL;
@@ -198,7 +210,7 @@ static void mark(const struct nv_paging *paging, const struct walk *walk, int ac
 
 int nv_paging_walk(struct nv_paging *paging, uint64_t linear, int access, uint64_t *physical)
 {
-	struct walk walk = {.rights = PTE_W | PTE_U};
+	struct walk walk = {.rights = PTE_W | PTE_U, .common = PTE_A};
 	int result;
 
 	if (!(paging->cr0 & CR0_PG)) {

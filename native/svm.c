@@ -188,6 +188,15 @@ static int debug_step(struct nv_svm *svm)
 	return 1;
 }
 
+/* Level n is outside, and something waits: whether the table hears of it now. */
+static int offers(struct nv_svm *svm)
+{
+	if (!svm->switched.recalling && (nmi_window(svm) || interrupt_window(svm) || nv_nested_window(svm->nested)))
+		return 1;
+	nv_nested_deliver(svm->nested);
+	return nv_nested_is_due(svm->nested) || svm->synthetic;
+}
+
 /* Something waits that the block which level n runs under knows nothing of. */
 static int needs_outside(const struct nv_svm *svm)
 {
@@ -226,11 +235,9 @@ static int svm_enter(struct nv_vcpu *vcpu)
 		if (nv_nested_is_due(svm->nested) || svm->synthetic)
 			return 0;
 		/* an NMI that is to bring level n outside comes first */
-		if (!svm->switched.recalling &&
-		    (debug_step(svm) || nmi_window(svm) || interrupt_window(svm) || nv_nested_window(svm->nested)))
+		if (!svm->switched.recalling && debug_step(svm))
 			return 0;
-		nv_nested_deliver(svm->nested);
-		if (nv_nested_is_due(svm->nested) || svm->synthetic)
+		if (!nv_nested_idle(svm->nested) && offers(svm))
 			return 0;
 		if (svm->nested->ahead.armed && nv_nested_go_ahead(svm->nested))
 			return sort_exit(svm);
