@@ -74,7 +74,7 @@ MORE_EXITS = {"df": 1}
 @pytest.fixture(scope="module")
 def found(vendor: str, vendor_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    return run_cases(vendor_lab, f"engines/{vendor}_cases.py", "events", timeout=900)
+    return run_cases(vendor_lab, f"engines/{vendor}_cases.py", "events")
 
 
 def brief(events: list[dict[str, Any]], *names: str) -> list[list[Any]]:

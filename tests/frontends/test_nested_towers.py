@@ -35,7 +35,7 @@ def found(svm_lab: Lab) -> dict[str, Any]:
     """All heights, run in one go in the lab."""
     guest("minivisor")
     words = [*(str(height) for height in [*HEIGHTS, TOO_HIGH]), *CASCADES, TRACED, "designated"]
-    return run_cases(svm_lab, "frontends/tower_cases.py", "svm", *words, timeout=300)
+    return run_cases(svm_lab, "frontends/tower_cases.py", "svm", *words)
 
 
 @pytest.mark.parametrize("name", [*map(str, HEIGHTS), *CASCADES])
