@@ -199,7 +199,7 @@ static inline void model_flush(const struct nv_machine *by, uint64_t tag)
 
 		while (machine && machine->parent != by)
 			machine = machine->parent;
-		if (machine && machine->tables && (tag == ~0ull || nested.tables[machine->tables].tag == tag))
+		if (machine && machine->tables && (tag == ~0ull || nested.tables[machine->tables].root.tag == tag))
 			model_sets[i].flushed = model_looks + 1;
 	}
 }

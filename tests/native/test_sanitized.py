@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 NATIVE = ROOT / "native"
 COMMON = (
-    *("nested_machines.c", "nested_memory.c", "nested_given.c", "nested_claims.c", "nested_cpuid.c"),
+    *("nested_machines.c", "nested_memory.c", "nested_seen.c", "nested_given.c", "nested_claims.c", "nested_cpuid.c"),
     "nested_maps.c",
     *("switched.c", "shadow.c", "paging.c", "pending.c", "exception.c"),
     *(
