@@ -29,7 +29,7 @@
 #define NV_NESTED_WALK_LEVELS 5  /* of a hypervisor's tables */
 #define NV_NESTED_SETS 16        /* of shadow tables: [0] is not used, and a chain needs one for each machine but the first */
 #define NV_NESTED_SEEN 1024      /* entries of hypervisors' tables that L0 remembers for one set of its own */
-#define NV_NESTED_MISSED 61
+#define NV_NESTED_MISSED 1021
 #define NV_NESTED_WALKS 0x40000  /* through nested page tables of machines for one exit: each machine's may lead through those below */
 
 /* The I/O and MSR permissions maps of one machine's guest. */
@@ -188,7 +188,7 @@ struct nv_nested {
 	struct nv_nested_undo undo;
 	struct {
 		const uint8_t *stored;   /* the page that the next entry begins with storing in, if VMSAVE is to store anything */
-		struct nv_nested_missed missed[NV_NESTED_MISSED]; /* by address */
+		struct nv_nested_missed missed[NV_NESTED_MISSED];
 		uint8_t armed;           /* an instruction of SVM's may follow */
 		uint8_t done;            /* of them that L0 met, since the last entry */
 		uint64_t met;            /* and ever */

@@ -78,17 +78,17 @@ uint8_t nv_nested_map_byte(struct nv_nested *nested, struct nv_machine *machine,
 int nv_nested_compose_map(struct nv_nested *nested, struct nv_machine *machine, unsigned int number, uint64_t from,
 			  struct nv_nested_place *place);
 
-/* Empties the tables of a machine and of those that run on it; of these alone; of all, when machine 0's have changed. release: it needs
- * none any more. */
+/* Empties the tables of a machine and of those that run on it; of all, when machine 0's have changed. release: it needs none any more. */
 void nv_nested_drop(struct nv_nested *nested, const struct nv_machine *machine);
-void nv_nested_drop_guests(struct nv_nested *nested, const struct nv_machine *machine);
 void nv_nested_follow(struct nv_nested *nested);
 void nv_nested_release(struct nv_nested *nested, struct nv_machine *machine);
 
 /* nested_seen.c: what the walk through the parent's tables read is what the machine's are made of. doubt: the parent makes the processor forget
- * what it knows of the machine; those that run on it are doubted with it. confirm: before the machine runs. */
+ * what it knows of the machine, and with it of those that run on it; or of all its guests, tag: of those with this one. confirm: before the
+ * machine runs. */
 void nv_nested_see(struct nv_nested_tables *tables, const struct nv_nested_path *path);
 void nv_nested_doubt(struct nv_nested *nested, const struct nv_machine *machine);
+void nv_nested_doubt_guests(struct nv_nested *nested, const struct nv_machine *parent, const uint32_t *tag);
 void nv_nested_confirm(struct nv_nested *nested, const struct nv_machine *machine);
 
 /* A walk reads an entry; NULL: of no memory of the machine's. */

@@ -21,7 +21,8 @@ void nv_nested_drop(struct nv_nested *nested, const struct nv_machine *machine)
 	}
 }
 
-void nv_nested_drop_guests(struct nv_nested *nested, const struct nv_machine *machine)
+/* Those that run on the machine may have what it had. */
+static void drop_guests(struct nv_nested *nested, const struct nv_machine *machine)
 {
 	for (const struct nv_nested_tables *one = nested->tables + 1; one < nested->tables + NV_NESTED_SETS; one++)
 		if (one->machine && one->machine->parent == machine)
@@ -169,7 +170,7 @@ int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64
 	if (shadow->format == NV_SHADOW_NPT && !memory_at(nested, place->leaf.to, 0))
 		place->leaf.rights &= ~NV_RIGHT_EXECUTE; /* see nv_nested_fetches_nothing, which SVM has alone */
 	if (nv_shadow_place(shadow, address, &place->leaf)) {
-		nv_nested_drop_guests(nested, machine); /* they may have what was there */
+		drop_guests(nested, machine);
 		nested->flush = 1;
 	}
 	nv_shadow_look(shadow, address, &place->leaf); /* among smaller pages it is one: so is it for guests, which lose it with this one */

@@ -2,7 +2,7 @@
 
 /* What a set of tables is made of: entries of the tables of hypervisors, and what was in them.
  *
- * A hypervisor that makes the processor forget a guest (TLB_CONTROL, another ASID) does not say what it has changed, and most often that
+ * A hypervisor that makes the processor forget a guest (TLB_CONTROL, another ASID, INVEPT) does not say what it has changed, and most often that
  * is nothing: Linux's KVM does so each time that its guest goes to a guest of its own, and comes back. A processor reads the tables again at
  * next to no cost; here each entry would be an exit. So L0 looks at the entries instead, before the guest runs again. As long as
  * all are what they were, a walk would find what the set has.
@@ -43,6 +43,13 @@ void nv_nested_doubt(struct nv_nested *nested, const struct nv_machine *machine)
 		if (one->machine && nv_nested_runs_on(one->machine, machine))
 			one->doubted = 1;
 	nested->flush = 1;
+}
+
+void nv_nested_doubt_guests(struct nv_nested *nested, const struct nv_machine *parent, const uint32_t *tag)
+{
+	for (const struct nv_nested_tables *one = nested->tables + 1; one < nested->tables + NV_NESTED_SETS; one++)
+		if (one->machine && one->machine->parent == parent && (!tag || one->root.tag == *tag))
+			nv_nested_doubt(nested, one->machine);
 }
 
 static int is_as_seen(const struct nv_nested_tables *tables)

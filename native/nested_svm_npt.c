@@ -103,11 +103,10 @@ static void flush(struct nv_nested *nested, const struct nv_machine *parent)
 {
 	const struct nv_vmcb *block = &parent->guest;
 
-	if (!block->tlb_control)
-		return;
-	for (struct nv_nested_tables *one = nested->tables + 1; one < nested->tables + NV_NESTED_SETS; one++)
-		if (one->machine && one->machine->parent == parent && (block->tlb_control == TLB_FLUSH_ALL || one->root.tag == block->asid))
-			nv_nested_doubt(nested, one->machine);
+	if (block->tlb_control == TLB_FLUSH_ALL)
+		nv_nested_doubt_guests(nested, parent, NULL);
+	else if (block->tlb_control)
+		nv_nested_doubt_guests(nested, parent, &block->asid);
 }
 
 const struct nv_nested_ops nv_nested_svm_ops = {.root = root, .walk = walk, .flush = flush};
