@@ -7,6 +7,7 @@
 #define ENTRY(number) ((uint64_t)(number) * PAGE | 7)
 #define ACCESSED 0x20ull
 #define DIRTY 0x40ull
+#define LARGE 0x80ull
 #define NO_EXECUTE (1ull << 63)
 
 /* Pages of the level's: machine 0's block, its tables with two of the last kind, machine 1's block and tables. */
@@ -206,6 +207,21 @@ static void marks_are_set_again(void)
 	CHECK(is_writable(2));              /* L0's own marks are no change */
 }
 
+/* A page of 2 MiB is many of L0's, of which one was written and another is read when machine 0 has taken back the dirty bit. */
+static void a_mark_is_taken_back_before_the_flush(void)
+{
+	begin();
+	page(DIRECTORY)[1] = LARGE | 7;
+	again(0);
+	touch(512, NPF_WRITE);
+	page(DIRECTORY)[1] &= ~DIRTY;
+	touch(513, 0);
+	CHECK(is_writable(512) && !is_writable(513));
+	leave();
+	again(FLUSH_ASID);
+	CHECK(found(512) == ~0ull);
+}
+
 static void what_nothing_was_made_of_may_change(void)
 {
 	begin();
@@ -308,6 +324,28 @@ static void a_guest_of_the_guest(void)
 	}
 }
 
+/* While L0 reads machine 1's last table it finds that machine 0 has given that another page, whose first entries are the same: what it makes
+ * of the one is no longer of what machine 1 changes. */
+static void tables_that_move_under_the_walk(void)
+{
+	begin();
+	make_tables(ROOT_1);
+	make_block(BLOCK_1, ROOT_1);
+	again(0);
+	touch(ROOT_1 + 3, 0);
+	first->svme = 1;
+	run_block(BLOCK_1);
+	memcpy(page(OTHER), page(ROOT_1 + 3), PAGE);
+	page(LEAVES)[ROOT_1 + 3] = ENTRY(OTHER);
+	touch(1, 0);
+	CHECK(found(1) != ~0ull && page(OTHER)[1] & ACCESSED && !(page(ROOT_1 + 3)[1] & ACCESSED));
+	leave();
+	page(OTHER)[1] = ENTRY(DATA + 5);
+	block_at(BLOCK_1)->tlb_control = FLUSH_ASID;
+	run_block(BLOCK_1);
+	CHECK(found(1) == ~0ull);
+}
+
 int main(void)
 {
 	alarm(60);
@@ -317,12 +355,14 @@ int main(void)
 	a_flush_of_another_asid_is_none();
 	any_change_drops_all();
 	marks_are_set_again();
+	a_mark_is_taken_back_before_the_flush();
 	what_nothing_was_made_of_may_change();
 	a_change_that_is_read_before_the_flush();
 	another_root_or_way_to_read_it();
 	more_than_is_remembered();
 	tables_in_no_memory();
 	a_guest_of_the_guest();
+	tables_that_move_under_the_walk();
 	check_canaries();
 	puts("done");
 	return 0;
