@@ -26,8 +26,10 @@
 
 #define NV_NESTED_DEPTH 16       /* machines in one chain, machine 0 included */
 #define NV_NESTED_MACHINES 128   /* that L0 remembers */
+#define NV_NESTED_WALK_LEVELS 5  /* of a hypervisor's tables */
 #define NV_NESTED_SETS 16        /* of shadow tables: [0] is not used, and a chain needs one for each machine but the first */
-#define NV_NESTED_MISSED 61
+#define NV_NESTED_SEEN 1024      /* entries of hypervisors' tables that L0 remembers for one set of its own */
+#define NV_NESTED_MISSED 1021
 #define NV_NESTED_WALKS 0x40000  /* through nested page tables of machines for one exit: each machine's may lead through those below */
 
 /* The I/O and MSR permissions maps of one machine's guest. */
@@ -85,17 +87,38 @@ struct nv_nested_reached {
 };
 
 #define NV_NESTED_REACHED 64
+/* The nested page tables of a machine's guest: where they start, how they are read, and the tag by which the processor tells what it
+ * remembers of them from that of others. */
+struct nv_nested_root {
+	uint64_t address;
+	uint32_t mode, tag;
+};
+
+/* An entry of such tables as it was when something was made of it. */
+struct nv_nested_seen {
+	const uint64_t *at;
+	uint64_t entry;
+};
+
+/* The entries of one walk, in its order. */
+struct nv_nested_path {
+	const uint64_t *entries[NV_NESTED_WALK_LEVELS];
+	uint32_t count;
+	uint32_t blind;                  /* what was read is not all there */
+};
 
 /* The shadow tables of one machine, and of which of its parent's tables they are made. A machine keeps them while it does not run, until
- * another one needs them. */
+ * another one needs them. See nested_seen.c for the rest. */
 struct nv_nested_tables {
 	struct nv_shadow shadow;
 	struct nv_nested_reached reached[2][NV_NESTED_REACHED]; /* by page: what the tables have allowed to read, and to write */
 	uint32_t reached_revision;       /* of the shadow tables then: when it is another one, nothing is known */
 	struct nv_machine *machine;      /* NULL: nobody's */
-	uint64_t root;
-	uint32_t tag;
-	uint32_t pad;
+	struct nv_nested_root root;
+	uint32_t doubted;                /* the processor has been made to forget them since they were looked through last */
+	uint32_t blind;                  /* they are made of more than `seen` has */
+	uint32_t seen_count;
+	struct nv_nested_seen seen[NV_NESTED_SEEN];
 };
 
 /* What a page of the composed permissions maps is made of. */
@@ -176,7 +199,7 @@ struct nv_nested {
 	struct nv_nested_undo undo;
 	struct {
 		const uint8_t *stored;   /* the page that the next entry begins with storing in, if VMSAVE is to store anything */
-		struct nv_nested_missed missed[NV_NESTED_MISSED]; /* by address */
+		struct nv_nested_missed missed[NV_NESTED_MISSED];
 		uint8_t armed;           /* an instruction of SVM's may follow */
 		uint8_t done;            /* of them that L0 met, since the last entry */
 		uint64_t met;            /* and ever */
@@ -203,6 +226,7 @@ struct nv_nested {
 	struct nv_pending pending[NV_NESTED_DEPTH]; /* likewise, what Python levels inject into the machines, and wait for */
 	struct nv_nested_map_page map_pages[NV_NESTED_DEPTH][NV_NESTED_MAP_PAGES]; /* by depth of who adds to it */
 	struct nv_paging walks[NV_NESTED_DEPTH]; /* through the tables of machine d's guest */
+	struct nv_nested_path paths[NV_NESTED_DEPTH]; /* of the last of these */
 };
 
 /* What the machine of one depth has claimed of its guest, in the designation table. */

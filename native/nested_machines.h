@@ -30,13 +30,13 @@ struct nv_nested_place {
 
 enum { NV_NESTED_MAPPED, NV_NESTED_REFUSED, NV_NESTED_VIOLATION, NV_NESTED_HOLE };
 
-/* What the nested page tables of a machine's guest are: SVM's or VMX's. root: what tells them from others, with `tag`; NV_NESTED_UNPAGED:
- * there are none. walk: through them, to the machine's own memory; gives one of the above, with `place` unless NV_NESTED_MAPPED. flush:
- * what an entry makes the processor forget of the parent's guests; NULL: nothing. */
+/* What the nested page tables of a machine's guest are: SVM's or VMX's. root: at NV_NESTED_UNPAGED there are none. walk: through them, to the
+ * machine's own memory; gives one of the above, with the path, or with `place` unless NV_NESTED_MAPPED. flush: what an entry makes the processor
+ * forget of the parent's guests; NULL: nothing. */
 #define NV_NESTED_UNPAGED (~0ull)
 
 struct nv_nested_ops {
-	uint64_t (*root)(const struct nv_machine *machine, uint32_t *tag);
+	struct nv_nested_root (*root)(const struct nv_machine *machine);
 	int (*walk)(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, uint32_t access, uint64_t *to,
 		    struct nv_shadow_leaf *leaf, struct nv_nested_place *place);
 	void (*flush)(struct nv_nested *nested, const struct nv_machine *parent);
@@ -78,12 +78,35 @@ uint8_t nv_nested_map_byte(struct nv_nested *nested, struct nv_machine *machine,
 int nv_nested_compose_map(struct nv_nested *nested, struct nv_machine *machine, unsigned int number, uint64_t from,
 			  struct nv_nested_place *place);
 
-/* Empties the tables of a machine and of those that run on it; of these alone; of all, when machine 0's have changed. release: it needs
- * none any more. */
+/* Empties the tables of a machine and of those that run on it; of all, when machine 0's have changed. release: it needs none any more. */
 void nv_nested_drop(struct nv_nested *nested, const struct nv_machine *machine);
-void nv_nested_drop_guests(struct nv_nested *nested, const struct nv_machine *machine);
 void nv_nested_follow(struct nv_nested *nested);
 void nv_nested_release(struct nv_nested *nested, struct nv_machine *machine);
+
+/* nested_seen.c: what the walk through the parent's tables read is what the machine's are made of. doubt: the parent makes the processor forget
+ * what it knows of the machine, and with it of those that run on it; or of all its guests, tag: of those with this one. confirm: before the
+ * machine runs. */
+void nv_nested_see(struct nv_nested_tables *tables, const struct nv_nested_path *path);
+void nv_nested_doubt(struct nv_nested *nested, const struct nv_machine *machine);
+void nv_nested_doubt_guests(struct nv_nested *nested, const struct nv_machine *parent, const uint32_t *tag);
+void nv_nested_confirm(struct nv_nested *nested, const struct nv_machine *machine);
+
+/* A walk reads an entry; NULL: of no memory of the machine's. */
+static inline void nv_nested_step(struct nv_nested_path *path, const void *at)
+{
+	if (!at || path->count == NV_NESTED_WALK_LEVELS)
+		path->blind = 1;
+	else
+		path->entries[path->count++] = (const uint64_t *)((uintptr_t)at & ~7ull);
+}
+
+/* Whether the one runs on the other, or is it. */
+static inline int nv_nested_runs_on(const struct nv_machine *machine, const struct nv_machine *below)
+{
+	while (machine && machine != below)
+		machine = machine->parent;
+	return !!machine;
+}
 
 /* The tables that a machine needs, made to fit its parent's block. enters: the parent's own entry does it, and may flush. */
 void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int enters);

@@ -11,24 +11,19 @@ static struct nv_shadow *shadow_of(struct nv_nested *nested, const struct nv_mac
 	return machine->depth ? &nested->tables[machine->tables].shadow : nested->shadow;
 }
 
-static int runs_on(const struct nv_machine *machine, const struct nv_machine *below)
-{
-	while (machine && machine != below)
-		machine = machine->parent;
-	return !!machine;
-}
-
 void nv_nested_drop(struct nv_nested *nested, const struct nv_machine *machine)
 {
 	for (struct nv_nested_tables *one = nested->tables + 1; one < nested->tables + NV_NESTED_SETS; one++) {
-		if (!one->machine || !runs_on(one->machine, machine))
+		if (!one->machine || !nv_nested_runs_on(one->machine, machine))
 			continue;
 		nv_shadow_renew(&one->shadow);
+		one->seen_count = one->blind = one->doubted = 0;
 		nested->flush = 1;
 	}
 }
 
-void nv_nested_drop_guests(struct nv_nested *nested, const struct nv_machine *machine)
+/* Those that run on the machine may have what it had. */
+static void drop_guests(struct nv_nested *nested, const struct nv_machine *machine)
 {
 	for (const struct nv_nested_tables *one = nested->tables + 1; one < nested->tables + NV_NESTED_SETS; one++)
 		if (one->machine && one->machine->parent == machine)
@@ -82,20 +77,21 @@ static void take_tables(struct nv_nested *nested, struct nv_machine *machine)
 
 void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int enters)
 {
+	struct nv_nested_root root = nested->ops->root(machine->parent);
 	struct nv_nested_tables *tables;
-	uint32_t tag = 0;
-	uint64_t root = nested->ops->root(machine->parent, &tag);
 	int fresh = !machine->tables;
 
 	if (fresh)
 		take_tables(nested, machine);
 	tables = &nested->tables[machine->tables];
-	if (fresh || tables->root != root || tables->tag != tag)
+	if (fresh || tables->root.address != root.address || tables->root.mode != root.mode)
 		nv_nested_drop(nested, machine);
+	else if (tables->root.tag != root.tag)
+		nv_nested_doubt(nested, machine);
 	tables->root = root;
-	tables->tag = tag;
 	if (enters && nested->ops->flush)
 		nested->ops->flush(nested, machine->parent);
+	nv_nested_confirm(nested, machine);
 }
 
 static int place_in_machine_0(struct nv_nested *nested, uint64_t address, uint32_t access, struct nv_nested_place *place)
@@ -124,13 +120,13 @@ static int place_beneath(struct nv_nested *nested, struct nv_machine *machine, u
 	struct nv_machine *parent = machine->parent;
 	struct nv_shadow_leaf leaf = EVERYTHING;
 	uint64_t to = address;
-	uint32_t tag;
 	int result;
 
-	if (nested->ops->root(parent, &tag) != NV_NESTED_UNPAGED) {
+	if (nested->ops->root(parent).address != NV_NESTED_UNPAGED) {
 		result = nested->ops->walk(nested, parent, address, access, &to, &leaf, place);
 		if (result)
 			return result;
+		nv_nested_see(&nested->tables[machine->tables], &nested->paths[parent->depth]);
 	}
 	result = nv_nested_place(nested, parent, to, access, place);
 	if (result)
@@ -151,6 +147,7 @@ int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64
 {
 	struct nv_shadow *shadow = shadow_of(nested, machine);
 	struct nv_shadow_leaf leaf = EVERYTHING;
+	uint32_t revision = shadow->revision;
 	uint64_t to;
 	int result;
 
@@ -169,10 +166,12 @@ int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64
 			return result;
 		limit(&place->leaf, &leaf);
 	}
+	if (shadow->revision != revision)
+		nested->tables[machine->tables].blind = 1; /* they were dropped on the way, and with them what it had read before */
 	if (shadow->format == NV_SHADOW_NPT && !memory_at(nested, place->leaf.to, 0))
 		place->leaf.rights &= ~NV_RIGHT_EXECUTE; /* see nv_nested_fetches_nothing, which SVM has alone */
 	if (nv_shadow_place(shadow, address, &place->leaf)) {
-		nv_nested_drop_guests(nested, machine); /* they may have what was there */
+		drop_guests(nested, machine);
 		nested->flush = 1;
 	}
 	nv_shadow_look(shadow, address, &place->leaf); /* among smaller pages it is one: so is it for guests, which lose it with this one */

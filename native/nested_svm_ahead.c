@@ -249,10 +249,16 @@ static void tell(struct nv_svm *svm, uint64_t code, const uint8_t *bytes)
 	block->rip = *register_of(svm, NV_REG_RIP);
 }
 
+/* Where a kernel lies differs from boot to boot, by whole pages: which of its addresses share a place does not. */
+static struct nv_nested_missed *place_of(struct nv_nested *nested, uint64_t from)
+{
+	return &nested->ahead.missed[((from & 0xfff) * NV_NESTED_DEPTH + nested->active->depth) % NV_NESTED_MISSED];
+}
+
 int nv_nested_go_ahead(struct nv_nested *nested)
 {
 	uint64_t from = nested->switched->mailbox->regs[NV_REG_RIP], code = 0;
-	struct nv_nested_missed *missed = &nested->ahead.missed[from % NV_NESTED_MISSED];
+	struct nv_nested_missed *missed = place_of(nested, from);
 	struct ahead ahead;
 
 	nested->ahead.armed = 0;

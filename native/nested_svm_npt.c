@@ -32,6 +32,8 @@ static uint8_t *read_table(void *context, uint64_t physical, int write)
 	struct tables_at *at = context;
 	uint8_t *host = nv_nested_page(at->nested, at->machine, physical, write, at->place);
 
+	if (!write)
+		nv_nested_step(&at->nested->paths[at->machine->depth], host);
 	if (host || write)
 		return host;
 	if (at->place->refuses || at->place->withheld || at->nested->endless) {
@@ -47,10 +49,12 @@ static int walk(struct nv_nested *nested, struct nv_machine *machine, uint64_t a
 		struct nv_shadow_leaf *leaf, struct nv_nested_place *place)
 {
 	struct nv_paging *paging = &nested->walks[machine->depth];
+	struct nv_nested_path *path = &nested->paths[machine->depth];
 	struct tables_at at = {.nested = nested, .machine = machine, .place = place};
 	uint64_t kind = access == NV_RIGHT_EXECUTE ? NPF_FETCH : access == NV_RIGHT_WRITE ? NPF_WRITE : 0;
 	int result;
 
+	path->count = path->blind = 0;
 	paging->cr0 = CR0_WP | CR0_PG;
 	paging->cr3 = machine->guest.nested_cr3;
 	paging->cr4 = machine->host.cr4 & CR4_TABLES;
@@ -83,10 +87,15 @@ static int walk(struct nv_nested *nested, struct nv_machine *machine, uint64_t a
 	return NV_NESTED_MAPPED;
 }
 
-static uint64_t root(const struct nv_machine *machine, uint32_t *tag)
+static struct nv_nested_root root(const struct nv_machine *machine)
 {
-	*tag = machine->guest.asid;
-	return machine->guest.nested_paging & NESTED_PAGING ? machine->guest.nested_cr3 : NV_NESTED_UNPAGED;
+	uint32_t mode = (machine->host.cr4 & CR4_TABLES) | (machine->host.efer & (EFER_LMA | EFER_NXE));
+
+	return (struct nv_nested_root){
+		.address = machine->guest.nested_paging & NESTED_PAGING ? machine->guest.nested_cr3 : NV_NESTED_UNPAGED,
+		.mode = mode, /* no bit is at the same place in both */
+		.tag = machine->guest.asid,
+	};
 }
 
 /* What the processor forgets of the parent's guests by TLB_CONTROL: of all, or of an ASID (AMD APM vol. 2, 15.16.2). */
@@ -94,11 +103,10 @@ static void flush(struct nv_nested *nested, const struct nv_machine *parent)
 {
 	const struct nv_vmcb *block = &parent->guest;
 
-	if (!block->tlb_control)
-		return;
-	for (struct nv_nested_tables *one = nested->tables + 1; one < nested->tables + NV_NESTED_SETS; one++)
-		if (one->machine && one->machine->parent == parent && (block->tlb_control == TLB_FLUSH_ALL || one->tag == block->asid))
-			nv_nested_drop(nested, one->machine);
+	if (block->tlb_control == TLB_FLUSH_ALL)
+		nv_nested_doubt_guests(nested, parent, NULL);
+	else if (block->tlb_control)
+		nv_nested_doubt_guests(nested, parent, &block->asid);
 }
 
 const struct nv_nested_ops nv_nested_svm_ops = {.root = root, .walk = walk, .flush = flush};

@@ -22,12 +22,11 @@ int nv_nested_vmx_valid_eptp(const struct nv_nested_vmx_limits *limits, uint64_t
 	       !(pointer & POINTER_RESERVED) && !(pointer & limits->physical_reserved);
 }
 
-static uint64_t root(const struct nv_machine *machine, uint32_t *tag)
+static struct nv_nested_root root(const struct nv_machine *machine)
 {
-	*tag = 0;
 	if (!(secondary_of(&machine->vmx.block) & SECONDARY_EPT))
-		return NV_NESTED_UNPAGED;
-	return field_of(&machine->vmx.block, NV_VMCS_EPT_POINTER);
+		return (struct nv_nested_root){.address = NV_NESTED_UNPAGED};
+	return (struct nv_nested_root){.address = field_of(&machine->vmx.block, NV_VMCS_EPT_POINTER)};
 }
 
 static uint64_t size_of(int level)
@@ -80,6 +79,7 @@ static int read_entry(struct nv_nested *nested, struct nv_machine *machine, uint
 
 	if (!host && (place->refuses || place->withheld || nested->endless))
 		return place->refuses && !nested->endless ? NV_NESTED_REFUSED : NV_NESTED_VIOLATION;
+	nv_nested_step(&nested->paths[machine->depth], host);
 	*entry = host ? __atomic_load_n(host, __ATOMIC_RELAXED) : ~0ull;
 	return NV_NESTED_MAPPED;
 }
@@ -90,6 +90,7 @@ static int walk(struct nv_nested *nested, struct nv_machine *machine, uint64_t a
 	uint64_t table = field_of(&machine->vmx.block, NV_VMCS_EPT_POINTER) & ADDRESS, entry, rights = RIGHTS;
 	int result;
 
+	nested->paths[machine->depth].count = nested->paths[machine->depth].blind = 0;
 	place->refuses = NULL;
 	if (++nested->walked > NV_NESTED_WALKS) {
 		nested->endless = 1;

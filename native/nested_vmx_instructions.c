@@ -312,7 +312,7 @@ static int invept(struct nv_nested *nested)
 		return fail(nested, FAIL_INVALIDATION);
 	if (type == INVEPT_ONE && !nv_nested_vmx_valid_eptp(&nested->vmx_limits, descriptor[0]))
 		return fail(nested, FAIL_INVALIDATION);
-	nv_nested_drop_guests(nested, nested->active);
+	nv_nested_doubt_guests(nested, nested->active, NULL);
 	return succeed(nested);
 }
 

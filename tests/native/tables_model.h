@@ -19,6 +19,7 @@ struct model_set {
 	uint32_t below;                     /* `rebuilt` of the tables of the machine below, when these were empty last; ~0: not known */
 	const struct nv_machine *machine;
 	uint64_t mode;                      /* how the machine's guest tables are read, at that time */
+	uint32_t tag;                       /* at the last look */
 	uint64_t flushed;                   /* the look at which nothing of before could be left */
 };
 
@@ -177,7 +178,13 @@ static inline void model_note(const struct model_format *format)
 		const struct nv_machine *machine = nested.tables[i].machine;
 		struct model_set *set = &model_sets[i];
 
-		if (!machine || (set->machine == machine && set->revision == nested.tables[i].shadow.revision))
+		if (!machine)
+			continue;
+		/* under another tag the processor knows nothing of what it does */
+		if (set->tag != nested.tables[i].root.tag)
+			set->flushed = model_looks;
+		set->tag = nested.tables[i].root.tag;
+		if (set->machine == machine && set->revision == nested.tables[i].shadow.revision)
 			continue;
 		set->machine = machine;
 		set->revision = nested.tables[i].shadow.revision;
@@ -199,7 +206,7 @@ static inline void model_flush(const struct nv_machine *by, uint64_t tag)
 
 		while (machine && machine->parent != by)
 			machine = machine->parent;
-		if (machine && machine->tables && (tag == ~0ull || nested.tables[machine->tables].tag == tag))
+		if (machine && machine->tables && (tag == ~0ull || nested.tables[machine->tables].root.tag == tag))
 			model_sets[i].flushed = model_looks + 1;
 	}
 }

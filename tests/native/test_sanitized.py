@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 NATIVE = ROOT / "native"
 COMMON = (
-    *("nested_machines.c", "nested_memory.c", "nested_given.c", "nested_claims.c", "nested_cpuid.c"),
+    *("nested_machines.c", "nested_memory.c", "nested_seen.c", "nested_given.c", "nested_claims.c", "nested_cpuid.c"),
     "nested_maps.c",
     *("switched.c", "shadow.c", "paging.c", "pending.c", "exception.c"),
     *(
@@ -42,6 +42,7 @@ SOURCES = {
     "hostile_svm": software("svm"),
     "hostile_vmx": software("vmx"),
     "deep_tables": software("svm"),
+    "kept_tables": software("svm"),
 }
 # What the programs are told: 12,000 control blocks from each of some seeds. Software SVM's 12 finds an entry with the
 # root of nested page tables that were made anew behind it, which the others do not.
@@ -54,6 +55,7 @@ RUNS = [
     ("hostile_vmx", ("1", "12000")),
     ("hostile_vmx", ("2", "12000")),
     ("deep_tables", ()),
+    ("kept_tables", ()),
 ]
 
 
