@@ -95,8 +95,8 @@ uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
  * comes first. claim: that of the last one, 0 to begin. NULL: there is none any more. */
 const struct nv_nested_claim *nv_nested_next_claim(const struct nv_nested *nested, const struct nv_event *event, uint16_t *claim);
 
-/* Whether a Python level below the active machine's code claims its debug events of this vector. */
-int nv_nested_debugged(const struct nv_nested *nested, uint8_t vector);
+/* Whether a Python level below the active machine's code, and above level `above`, claims its debug events of this vector. */
+int nv_nested_debugged(const struct nv_nested *nested, uint8_t vector, uint8_t above);
 
 /* L0's own step, which is no exit. */
 static inline int nv_nested_is_step(const struct nv_event *event)

@@ -34,7 +34,6 @@ _BETWEEN = frozenset(ExitReason) - {
     ExitReason.SMI,
     ExitReason.INIT,
     ExitReason.EOI,
-    ExitReason.DEBUG,
 }
 
 

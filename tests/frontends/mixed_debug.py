@@ -16,15 +16,16 @@ STEP, BREAK = 1, 3
 class Stepping(Silent):
     """Sees each instruction, and INT3, from an OUT to BEGIN on until one to END; passes INT3 on."""
 
+    begin, end = BEGIN, END
     on = False
 
     def claims(self) -> Any:
-        yield ExitReason.IO, BEGIN, END, None, self.turn
+        yield ExitReason.IO, self.begin, self.end, None, self.turn
         if self.on:
             yield ExitReason.DEBUG, STEP, BREAK, None, self.see
 
     def turn(self, event: Event) -> Result:
-        self.on = event.qualifier == BEGIN
+        self.on = event.qualifier == self.begin
         self.guest.claims_changed()
         return HANDLED
 
