@@ -1,4 +1,4 @@
-"""Runs in a lab: levels above and between images step through their guests; prints what they saw, as JSON.
+"""Runs in a lab: levels below, between and above images step through their guests; prints what they saw, as JSON.
 
 usage: mixed_step_cases.py svm|vmx [CASE ...]
 
@@ -12,17 +12,17 @@ from types import MappingProxyType
 from typing import Any
 
 import guest_code as guest
-from debug_cases import FIRST, TF, Walk, parts_of_add, parts_of_keep, parts_of_out
+from debug_cases import FIRST, PORT_OFF, PORT_ON, TF, Walk, parts_of_add, parts_of_keep, parts_of_out
 from event_cases import CLEAR_TF
 from mixed_arriving import EVENT, VECTOR
 from mixed_cases import Declining
-from mixed_debug import BEGIN, BREAK, END, Stepping
 from mixed_memory import AT, Device, Paging
 from mixed_run import CALL, GP, MARK, MINIVISOR, OWN_PORT, PORT, UD, Case, Counting, Level, Silent, main, own, run
 
-from nestvmm.hypervisors import HANDLED, Event, Result
+from nestvmm.hypervisors import HANDLED, Event, ExitReason, Result
 from nestvmm.nesting import LevelSpec
 
+STEP, BREAK = 1, 3
 FLAGS = 0x4E59  # the hypercall by which a minivisor tells its guest's RFLAGS
 SYSENTER_CS = 0x174  # of which no minivisor wants to hear
 OUTSIDE = 0x40000000  # what a minivisor does not give
@@ -31,8 +31,24 @@ CPUID, IN, PUSHF, POPF, INT3 = b"\x0f\xa2", b"\xec", b"\x9c", b"\x9d", b"\xcc"
 TRAPPING = LevelSpec(image=MINIVISOR, append="level=1 traps")
 
 
-class Tracing(Stepping):
-    """Keeps what it sees: vector, RIP from CODE on, level, trap flag."""
+class Tracing(Silent):
+    """Sees each instruction, and INT3, between an OUT to `begin` and one to `end`; passes INT3 on.
+
+    It keeps the vector, RIP from CODE on, the level, the trap flag.
+    """
+
+    begin, end = PORT_ON, PORT_OFF
+    on = False
+
+    def claims(self) -> Any:
+        yield ExitReason.IO, self.begin, self.end, None, self.turn
+        if self.on:
+            yield ExitReason.DEBUG, STEP, BREAK, None, self.see
+
+    def turn(self, event: Event) -> Result:
+        self.on = event.qualifier == self.begin
+        self.guest.claims_changed()
+        return HANDLED
 
     def see(self, event: Event) -> Result:
         regs = self.guest.regs
@@ -43,7 +59,7 @@ class Tracing(Stepping):
 class Lower(Tracing):
     """Begins and ends by ports of its own."""
 
-    begin, end = BEGIN + 2, END + 2
+    begin, end = PORT_ON + 2, PORT_OFF + 2
 
 
 class Skipping(Tracing):
@@ -90,8 +106,9 @@ def by_port(port: int) -> Walk:
 
 
 def twice(names: Sequence[Level]) -> dict[str, Any]:
-    """The code of `by_image` at level 2, in which two levels step."""
+    """The code of `by_image` at level 2, in which two levels step: level 3 also over the OUT that makes it begin."""
     walk = by_image(2)
+    walk.expected.insert(0, walk.start)
     code = guest.out(Lower.begin, 0) + walk.end().removesuffix(guest.done()) + guest.out(Lower.end, 0) + guest.done()
     return {**run(names, code, 4), "expected": [at + len(guest.out(Lower.begin, 0)) for at in walk.expected]}
 
@@ -152,6 +169,7 @@ def outside() -> Walk:
 CASES: dict[str, Case] = {
     "plain": lambda: step(["image", Tracing], plain()),
     "plain above two images": lambda: step(["image", "image", Tracing], plain()),
+    "plain below an image": lambda: step([Tracing, "image"], plain()),
     "an image does": lambda: step(["image", Tracing], by_image(1)),
     "the upper image does": lambda: step(["image", "image", Tracing], by_image(2)),
     "the lower image does": lambda: step(["image", "image", Tracing], by_port(OWN_PORT + 1)),
@@ -165,6 +183,7 @@ CASES: dict[str, Case] = {
     "an interrupt through an image": lambda: injected(["image", "image", Tracing], "hypercall=L1"),
     "an interrupt below an image": lambda: injected(["image", Tracing, "image"], "hypercall=L1"),
     "INT3": lambda: breakpoint_(["image", Tracing]),
+    "INT3 below an image": lambda: breakpoint_([Tracing, "image"]),
     "INT3 skipped": lambda: skipped(["image", Skipping]),
     "own traps": lambda: traps(["image", Tracing]),
     "own traps that an image sees": lambda: traps([TRAPPING, Tracing]),

@@ -1,4 +1,4 @@
-"""Levels that step through their guests above and between images: an event behind each instruction, whoever does it.
+"""Levels that step through their guests below, between and above images: each instruction is an event, whoever does it.
 
 Towers are as in mixed_step_cases.py, which says where the guest stands behind each instruction.
 """
@@ -17,6 +17,7 @@ from nestvmm.lab import Lab
 
 STEP, BREAK = 1, 3
 FLAGS, IF, BS = 2, 1 << 9, 0xFFFF4FF0
+BY_IMAGE = (3, 8, 13, 16)  # of the instructions of "two levels": CPUID, a hypercall, OUT, IN
 ENDED = 250  # a minivisor's, whose guest touches what is not its memory
 
 
@@ -46,6 +47,7 @@ def stepped(case: dict[str, Any], level: int) -> list[int]:
     [
         ("plain", 2, [FLAGS, 0], {1: 0}),
         ("plain above two images", 3, [FLAGS, 0], {2: 0}),
+        ("plain below an image", 1, [FLAGS, 0], {2: 0}),
         ("an image does", 2, [1, FLAGS, minivisors_answers(1)], {1: 4}),
         ("the upper image does", 3, [2, FLAGS, minivisors_answers(2)], {2: 4}),
         ("the lower image does", 3, [1, 2], {2: 0}),
@@ -64,7 +66,7 @@ def stepped(case: dict[str, Any], level: int) -> list[int]:
 def test_each_instruction_is_one_event(
     name: str, level: int, kept: list[int], exits: dict[int, int], found: dict[str, Any]
 ) -> None:
-    """Whoever does it; and it comes to whom it came without: the guest and what an image tells of it know no trap flag."""
+    """Whoever does it; and the guest, and what an image tells of it, know no trap flag."""
     case = found[name]
     assert stepped(case, level) == case["expected"]
     assert case["kept"][: len(kept)] == kept
@@ -82,12 +84,17 @@ def test_an_image_above_is_stepped_and_what_it_does_for_its_guest_is_none(found:
     assert set(own).isdisjoint(expected)
 
 
-@pytest.mark.parametrize(("name", "kept"), [("INT3", [1, FLAGS]), ("INT3 skipped", [0])])
-def test_int3_is_the_levels_before_it_does_anything(name: str, kept: list[int], found: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("name", "level", "kept"),
+    [("INT3", 2, [1, FLAGS]), ("INT3 below an image", 1, [1, FLAGS]), ("INT3 skipped", 2, [0])],
+)
+def test_int3_is_the_levels_before_it_does_anything(
+    name: str, level: int, kept: list[int], found: dict[str, Any]
+) -> None:
     """Declined it is the guest's, whose handler is stepped; skipped it was none."""
     case = found[name]
-    assert [row for row in rows(case, 2) if row[0] == BREAK] == [[BREAK, case["expected"][0], 3, 0]]
-    assert (stepped(case, 2), case["kept"][: len(kept)]) == (case["expected"], kept)
+    assert [row for row in rows(case, level) if row[0] == BREAK] == [[BREAK, case["expected"][0], level + 1, 0]]
+    assert (stepped(case, level), case["kept"][: len(kept)]) == (case["expected"], kept)
 
 
 @pytest.mark.parametrize(("name", "exits"), [("own traps", 0), ("own traps that an image sees", 4)])
@@ -109,9 +116,8 @@ def test_of_two_levels_each_steps_through_its_own_guest(found: dict[str, Any]) -
     """What the highest has, the lower one has not; but it sees the image, which the highest does not."""
     alone, both = found["a level below alone"], found["two levels"]
     assert stepped(both, 3) == both["expected"]
-    done_by_image = 4
     by_guest = Counter(row[1] for row in rows(alone, 1)) - Counter(row[1] for row in rows(both, 1))
     assert Counter(both["expected"]) - by_guest == Counter(both["expected"][at] for at in BY_IMAGE)
-    assert len(BY_IMAGE) == done_by_image == images(both)[2][0]
+    assert images(both)[2][0] == len(BY_IMAGE)
     assert by_guest - Counter(both["expected"]) == Counter()
-    assert both["kept"] == alone["kept"]
+    assert (both["kept"], both["images"]) == (alone["kept"], alone["images"])

@@ -22,6 +22,7 @@ from nestvmm.x86.exit_reason import ExitReason
 
 IMAGE = LevelSpec(image=Path("folder/mini.elf"), append="level=1")
 LOGGER = LevelSpec("logger")
+SIGNAL = "a signal to the processor, which is the lowest image's; none can pass it on to its guest"
 
 
 class Claiming(Hypervisor):
@@ -77,6 +78,7 @@ def test_an_image_is_called_by_its_file() -> None:
         tower(IMAGE, own("Claiming", what="NESTED_PAGE_FAULT", first=0x1000), IMAGE),
         tower(IMAGE, own("Claiming", what="INTERRUPT"), own("Claiming", what="NMI"), IMAGE),
         tower(IMAGE, own("Claiming", what="PREEMPTION_TIMER")),
+        tower(IMAGE, own("Claiming", what="DEBUG", first=1), IMAGE, own("Claiming", what="DEBUG", first=3)),
         tower(IMAGE, LOGGER, designate=["mmio:0xd0000000=L1", "nested-page-fault=L0"]),
         tower(LOGGER, IMAGE, expose=["L0:-aes", "L1:-popcnt"]),
         tower(IMAGE, IMAGE, designate=["svm-instruction=L1"]),
@@ -100,14 +102,14 @@ def test_what_can_be(spec: TowerSpec) -> None:
         *(
             (
                 tower(LOGGER, IMAGE, own("Claiming", what=reason.name, first=0x1000)),
-                f"L3 Claiming wants {reason.label}, but stands above an image",
+                f"L3 Claiming wants {reason.label}, but stands above an image: {why}; only below",
             )
-            for reason in (
-                ExitReason.MEMORY_FAULT,
-                ExitReason.SMI,
-                ExitReason.INIT,
-                ExitReason.DEBUG,
-            )
+            for reason, why in {
+                ExitReason.MEMORY_FAULT: "the memory is L0's own, and KVM does not say where in the guest's it is",
+                ExitReason.SMI: SIGNAL,
+                ExitReason.INIT: SIGNAL,
+                ExitReason.EOI: "the interrupt controller is the lowest image's",
+            }.items()
         ),
         (
             tower(IMAGE, LOGGER, IMAGE, designate=["svm-instruction=L1"]),
