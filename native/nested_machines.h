@@ -110,6 +110,13 @@ static inline int nv_nested_claimed(const struct nv_nested *nested, const struct
 	return machine->depth && nested->pending[machine->depth].claimed & kind;
 }
 
+/* Memory that L0's process has lost is told of by machine 0's address: what that is above, the machines' tables say, if they say one. */
+static inline void nv_nested_lose_address(const struct nv_nested *nested, struct nv_event *event)
+{
+	if (event->reason == NV_REASON_MEMORY_FAULT && nested->active->depth)
+		event->qualifier = ~0ull;
+}
+
 /* nested_machines.c: the machine of the parent's block at this address, made if need be. restart: its hypervisor has begun anew with it, as with
  * another one or after a reset. pass: 1 when the event is of an interrupt or NMI that Python levels above an image were told of, which the machine
  * takes, or of a timer of theirs. */

@@ -284,6 +284,7 @@ static void svm_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 		return;
 	}
 	nv_switched_decode(vcpu, event);
+	nv_nested_lose_address(svm->nested, event);
 	if (event->reason == NV_REASON_IO && svm->step.active && svm->step.code == EXIT_IOIO) {
 		event->raw = svm->stopped.raw;
 		event->info = svm->stopped.info;

@@ -249,6 +249,7 @@ static void vmx_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 		return;
 	}
 	nv_switched_decode(vcpu, event);
+	nv_nested_lose_address(vmx->nested, event);
 	if (event->reason == NV_REASON_IO && vmx->step.active && vmx->step.ports) {
 		event->raw = vmx->stopped.raw;
 		event->info = vmx->stopped.info;

@@ -10,31 +10,37 @@ import os
 from typing import Any
 
 import guest_code as guest
-from mixed_memory import AT, PAGE
+from mixed_memory import AT, OFFSET, PAGE
 from mixed_run import PORT, Case, Counting, main, run
 
 from nestvmm._native import ffi
 from nestvmm.hypervisors import HANDLED, Event, ExitReason, Result
 
 MARK = b"memory that L0 takes away"
-PROT_NONE = 0
+PROT_NONE, PROT_READ_WRITE = 0, 3
 
 
 class Taking(Counting):
-    """Takes what is behind its guest's AT at an access to its port."""
+    """Takes what is behind level n's AT at an access to its port."""
+
+    where = AT
+    at = 0
 
     def access(self, event: Event) -> Result:
-        self.guest.write(AT, MARK)
-        ram = self.guest._engine.nested.c.ram  # type: ignore[attr-defined]
-        size = self.guest._engine.nested.c.ram_size  # type: ignore[attr-defined]
-        at = int(ffi.cast("uintptr_t", ram)) + bytes(ffi.buffer(ram, size)).index(MARK)
-        if ctypes.CDLL(None, use_errno=True).mprotect(ctypes.c_void_p(at), PAGE, PROT_NONE):
+        self.guest.write(self.where, MARK)
+        nested: Any = self.guest._engine.nested.c  # type: ignore[attr-defined]
+        offset = bytes(ffi.buffer(nested.ram, nested.ram_size)).index(MARK)
+        self.at = int(ffi.cast("uintptr_t", nested.ram)) + offset
+        return self.protect(PROT_NONE)
+
+    def protect(self, rights: int) -> Result:
+        if ctypes.CDLL(None, use_errno=True).mprotect(ctypes.c_void_p(self.at), PAGE, rights):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         return HANDLED
 
 
-class Claiming(Taking):
-    """And wants to hear of it."""
+class Restoring(Taking):
+    """Hears of it, and gives it back."""
 
     def claims(self) -> Any:
         yield from super().claims()
@@ -42,16 +48,24 @@ class Claiming(Taking):
 
     def fault(self, event: Event) -> Result:
         self.note(event)
-        return HANDLED
+        return self.protect(PROT_READ_WRITE)
+
+
+class RestoringBelow(Restoring):
+    """The same, with an image between."""
+
+    where = AT + OFFSET
 
 
 CODE = guest.out(PORT, 0) + guest.load(AT) + guest.keep(0)
 
 CASES: dict[str, Case] = {
-    "below no image": lambda: run([Claiming], CODE),
-    "below an image": lambda: run([Claiming, "image"], CODE),
-    "above an image": lambda: run(["image", Taking], CODE),
-    "above an image that claims": lambda: run(["image", Claiming], CODE),
+    "nobody's": lambda: run([Taking], CODE),
+    "nobody's above an image": lambda: run(["image", Taking], CODE),
+    "below no image": lambda: run([Restoring], CODE, 1),
+    "below an image": lambda: run([RestoringBelow, "image"], CODE, 1),
+    "above an image": lambda: run(["image", Restoring], CODE, 1),
+    "above two images": lambda: run(["image", "image", Restoring], CODE, 1),
 }
 
 
