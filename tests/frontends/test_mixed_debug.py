@@ -12,6 +12,7 @@ import pytest
 from command import guest
 from lab_cases import run_cases
 from mixed_checks import images, minivisors_answers
+from vendors import svm_alone
 
 from nestvmm.lab import Lab
 
@@ -46,18 +47,18 @@ def stepped(case: dict[str, Any], level: int) -> list[int]:
     ("name", "level", "kept", "exits"),
     [
         ("plain", 2, [FLAGS, 0], {1: 0}),
-        ("plain above two images", 3, [FLAGS, 0], {2: 0}),
+        pytest.param("plain above two images", 3, [FLAGS, 0], {2: 0}, marks=svm_alone),
         ("plain below an image", 1, [FLAGS, 0], {2: 0}),
         ("an image does", 2, [1, FLAGS, minivisors_answers(1)], {1: 4}),
-        ("the upper image does", 3, [2, FLAGS, minivisors_answers(2)], {2: 4}),
-        ("the lower image does", 3, [1, 2], {2: 0}),
+        pytest.param("the upper image does", 3, [2, FLAGS, minivisors_answers(2)], {2: 4}, marks=svm_alone),
+        pytest.param("the lower image does", 3, [1, 2], {2: 0}, marks=svm_alone),
         ("the image below does", 2, [1, 2], {3: 0}),
         ("a level below does", 3, [1, 2], {2: 0}),
         ("a level above does", 2, [1, 2], {1: 0}),
         ("a level declines", 2, [1, 2], {1: 2}),
         ("L0 does", 2, [0, 0xFF], {1: 0}),
         ("an interrupt", 2, [1, FLAGS | IF], {1: 1}),
-        ("an interrupt through an image", 3, [1, FLAGS | IF], {2: 0}),
+        pytest.param("an interrupt through an image", 3, [1, FLAGS | IF], {2: 0}, marks=svm_alone),
         ("an interrupt below an image", 2, [1, FLAGS | IF], {3: 0}),
         ("pages", 2, [0x77], {1: 0}),
         ("a device", 2, [1], {1: 0}),
@@ -86,7 +87,11 @@ def test_an_image_above_is_stepped_and_what_it_does_for_its_guest_is_none(found:
 
 @pytest.mark.parametrize(
     ("name", "level", "kept"),
-    [("INT3", 2, [1, FLAGS]), ("INT3 below an image", 1, [1, FLAGS]), ("INT3 skipped", 2, [0])],
+    [
+        ("INT3", 2, [1, FLAGS]),
+        pytest.param("INT3 below an image", 1, [1, FLAGS], marks=svm_alone),
+        ("INT3 skipped", 2, [0]),
+    ],
 )
 def test_int3_is_the_levels_before_it_does_anything(
     name: str, level: int, kept: list[int], found: dict[str, Any]
@@ -112,6 +117,7 @@ def test_an_image_that_stops_for_good_tells_where(found: dict[str, Any]) -> None
     assert f"its guest touched 0x40000000 at {0x100000 + case['expected'][0]:#x}, which" in case["out"]
 
 
+@svm_alone
 def test_of_two_levels_each_steps_through_its_own_guest(found: dict[str, Any]) -> None:
     """What the highest has, the lower one has not; but it sees the image, which the highest does not."""
     alone, both = found["a level below alone"], found["two levels"]
