@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 import guest_code as guest
-from debug_cases import FIRST, PORT_OFF, PORT_ON, TF, Walk, parts_of_add, parts_of_keep, parts_of_out
+from debug_cases import EFER, FIRST, PORT_OFF, PORT_ON, TF, Walk, parts_of_add, parts_of_keep, parts_of_out
 from event_cases import CLEAR_TF
 from mixed_arriving import EVENT, VECTOR
 from mixed_cases import Declining
@@ -41,9 +41,11 @@ from nestvmm.nesting import LevelSpec
 STEP, BREAK = 1, 3
 FLAGS = 0x4E59  # the hypercall by which a minivisor tells its guest's RFLAGS
 SYSENTER_CS = 0x174  # of which no minivisor wants to hear
+SVME = 0x1500  # with LME and LMA
+STGI, CLGI, VMSAVE = b"\x0f\x01\xdc", b"\x0f\x01\xdd", b"\x0f\x01\xdb"
 OUTSIDE = 0x40000000  # what a minivisor does not give
 FIRST_OWN = FIRST + len(guest.done(UD)) + len(guest.DROP_ERROR_CODE + guest.done(GP))  # behind those that run() adds
-CPUID, IN, PUSHF, POPF, INT3 = b"\x0f\xa2", b"\xec", b"\x9c", b"\x9d", b"\xcc"
+CPUID, RDMSR, IN, PUSHF, POPF, INT3 = b"\x0f\xa2", b"\x0f\x32", b"\xec", b"\x9c", b"\x9d", b"\xcc"
 TRAPPING = LevelSpec(image=MINIVISOR, append="level=1 traps")
 
 
@@ -130,7 +132,13 @@ def twice(names: Sequence[Level]) -> dict[str, Any]:
 
 
 def by_l0() -> Walk:
-    return Walk().go(guest.rcx(SYSENTER_CS), b"\x0f\x32", *parts_of_keep(0), *reading(0x80, 1), guest.NOP)
+    return Walk().go(guest.rcx(SYSENTER_CS), RDMSR, *parts_of_keep(0), *reading(0x80, 1), guest.NOP)
+
+
+def by_svm() -> Walk:
+    """The guest sets EFER.SVME, which the image hears of; what comes then L0 does."""
+    walk = Walk().go(guest.rax(SVME), guest.rdx(0), guest.rcx(EFER), b"\x0f\x30")
+    return walk.go(CLGI, guest.NOP, STGI, guest.rax(AT), VMSAVE, guest.NOP)
 
 
 def by_next_image() -> Walk:
@@ -162,9 +170,9 @@ def skipped(names: Sequence[Level]) -> dict[str, Any]:
 
 
 def traps(names: Sequence[Level]) -> dict[str, Any]:
-    """The guest steps itself, too: four instructions."""
-    walk = Walk().go(PUSHF, b"\x81\x0c\x24\0\x01\0\0", POPF)
-    for part in (guest.NOP, CLEAR_TF[:1], CLEAR_TF[1:8], CLEAR_TF[8:]):
+    """The guest steps itself, too: five instructions, one of which L0 does."""
+    walk = Walk().go(guest.rcx(SYSENTER_CS), PUSHF, b"\x81\x0c\x24\0\x01\0\0", POPF)
+    for part in (guest.NOP, RDMSR, CLEAR_TF[:1], CLEAR_TF[1:8], CLEAR_TF[8:]):
         walk.go(part).visit(FIRST_OWN, *TRAP)
     return step(names, walk, handlers={1: b"".join(TRAP)})
 
@@ -189,6 +197,7 @@ SVM_ALONE: dict[str, Case] = {
     "the lower image does": lambda: step(["image", "image", Tracing], by_port(OWN_PORT + 1)),
     "an interrupt through an image": lambda: injected(["image", "image", Tracing], "hypercall=L1"),
     "INT3 below an image": lambda: breakpoint_([Tracing, "image"]),
+    "L0 does SVM's": lambda: step(["image", Tracing], by_svm()),
     "a level below alone": lambda: twice([Lower, "image", Silent]),
     "two levels": lambda: twice([Lower, "image", Tracing]),
 }

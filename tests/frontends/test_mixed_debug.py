@@ -57,6 +57,7 @@ def stepped(case: dict[str, Any], level: int) -> list[int]:
         ("a level above does", 2, [1, 2], {1: 0}),
         ("a level declines", 2, [1, 2], {1: 2}),
         ("L0 does", 2, [0, 0xFF], {1: 0}),
+        pytest.param("L0 does SVM's", 2, [0], {1: 1}, marks=svm_alone),
         ("an interrupt", 2, [1, FLAGS | IF], {1: 1}),
         pytest.param("an interrupt through an image", 3, [1, FLAGS | IF], {2: 0}, marks=svm_alone),
         ("an interrupt below an image", 2, [1, FLAGS | IF], {3: 0}),
@@ -102,12 +103,12 @@ def test_int3_is_the_levels_before_it_does_anything(
     assert (stepped(case, level), case["kept"][: len(kept)]) == (case["expected"], kept)
 
 
-@pytest.mark.parametrize(("name", "exits"), [("own traps", 0), ("own traps that an image sees", 4)])
+@pytest.mark.parametrize(("name", "exits"), [("own traps", 0), ("own traps that an image sees", 5)])
 def test_a_guests_own_traps_come_behind_the_event(name: str, exits: int, found: dict[str, Any]) -> None:
     """By its IDT, or as an exit to an image that wants them."""
     case = found[name]
     assert [row[1] for row in rows(case, 2)] == case["expected"]
-    assert (case["kept"][:2], images(case)[1]) == ([4, BS], (exits, exits + 1))
+    assert (case["kept"][:2], images(case)[1]) == ([5, BS], (exits, exits + 1))
 
 
 def test_an_image_that_stops_for_good_tells_where(found: dict[str, Any]) -> None:
