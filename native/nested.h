@@ -87,6 +87,7 @@ struct nv_nested_reached {
 };
 
 #define NV_NESTED_REACHED 64
+
 /* The nested page tables of a machine's guest: where they start, how they are read, and the tag by which the processor tells what it
  * remembers of them from that of others. */
 struct nv_nested_root {

@@ -17,7 +17,7 @@ const struct nv_nested_claim *nv_nested_next_claim(const struct nv_nested *neste
 	return NULL;
 }
 
-int nv_nested_debugged(const struct nv_nested *nested, uint8_t vector)
+int nv_nested_debugged(const struct nv_nested *nested, uint8_t vector, uint8_t above)
 {
 	const struct nv_table *table = nested->vcpu->table;
 	struct nv_event event = {.reason = NV_REASON_DEBUG, .qualifier = vector};
@@ -25,7 +25,7 @@ int nv_nested_debugged(const struct nv_nested *nested, uint8_t vector)
 	for (uint16_t claim = nv_table_lookup(table, &event); claim; claim = table->claims[claim].next) {
 		const struct nv_claim *entry = &table->claims[claim];
 
-		if (!entry->fallback && !entry->server && entry->level < nested->vcpu->level)
+		if (!entry->fallback && !entry->server && entry->level > above && entry->level < nested->vcpu->level)
 			return 1;
 	}
 	return 0;

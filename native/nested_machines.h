@@ -118,8 +118,8 @@ uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
  * comes first. claim: that of the last one, 0 to begin. NULL: there is none any more. */
 const struct nv_nested_claim *nv_nested_next_claim(const struct nv_nested *nested, const struct nv_event *event, uint16_t *claim);
 
-/* Whether a Python level below the active machine's code claims its debug events of this vector. */
-int nv_nested_debugged(const struct nv_nested *nested, uint8_t vector);
+/* Whether a Python level below the active machine's code, and above level `above`, claims its debug events of this vector. */
+int nv_nested_debugged(const struct nv_nested *nested, uint8_t vector, uint8_t above);
 
 /* L0's own step, which is no exit. */
 static inline int nv_nested_is_step(const struct nv_event *event)
@@ -131,6 +131,13 @@ static inline int nv_nested_is_step(const struct nv_event *event)
 static inline int nv_nested_claimed(const struct nv_nested *nested, const struct nv_machine *machine, uint8_t kind)
 {
 	return machine->depth && nested->pending[machine->depth].claimed & kind;
+}
+
+/* Memory that L0's process has lost is told of by machine 0's address: what that is above, the machines' tables say, if they say one. */
+static inline void nv_nested_lose_address(const struct nv_nested *nested, struct nv_event *event)
+{
+	if (event->reason == NV_REASON_MEMORY_FAULT && nested->active->depth)
+		event->qualifier = ~0ull;
 }
 
 /* nested_machines.c: the machine of the parent's block at this address, made if need be. restart: its hypervisor has begun anew with it, as with

@@ -4,6 +4,14 @@
 
 enum { INVLPGA = 0x7a, VMRUN = 0x80, VMLOAD = 0x82, VMSAVE = 0x83, STGI = 0x84, CLGI = 0x85, SKINIT = 0x86 };
 
+static int done(struct nv_svm *svm, uint64_t next_rip)
+{
+	svm->nested->served[svm->nested->active->depth]++;
+	svm->switched.stepped = nv_svm_steps(svm, 0);
+	*register_of(svm, NV_REG_RIP) = next_rip;
+	return NV_HANDLED;
+}
+
 static int fault(struct nv_svm *svm, struct nv_event *event, int vector)
 {
 	nv_nested_raise(svm->nested, vector, vector == GP);
@@ -39,7 +47,6 @@ static int use_block(struct nv_nested *nested, struct nv_event *event, uint64_t 
 		event->retry = !nested->too_deep;
 		return nested->too_deep ? NV_DECLINED : NV_HANDLED;
 	}
-	nested->served[nested->active->depth]++;
 	if (code == VMLOAD) {
 		mailbox->load = place.leaf.to;
 	} else {
@@ -47,8 +54,7 @@ static int use_block(struct nv_nested *nested, struct nv_event *event, uint64_t 
 		nested->ahead.stored = page;
 	}
 	nested->ahead.armed = 1;
-	*register_of(svm, NV_REG_RIP) = next_rip;
-	return NV_HANDLED;
+	return done(svm, next_rip);
 }
 
 int nv_nested_serve(void *device, uint64_t offset, struct nv_event *event)
@@ -82,9 +88,7 @@ int nv_nested_serve(void *device, uint64_t offset, struct nv_event *event)
 	default:
 		return fault(svm, event, UD); /* SKINIT: CPUID does not show it */
 	}
-	nested->served[active->depth]++;
-	*register_of(svm, NV_REG_RIP) = next_rip;
-	return NV_HANDLED;
+	return done(svm, next_rip);
 }
 
 void nv_nested_init(struct nv_nested *nested)

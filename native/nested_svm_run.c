@@ -94,6 +94,17 @@ static int is_another(const struct nv_machine *machine, const struct nv_vmcb *bl
 	return machine->seen_code != EXIT_TASK_SWITCH && machine->seen_rsp != block->rsp && machine->seen_cr3 != block->cr3;
 }
 
+/* Whether the hypervisor has done the instruction that its guest's exit was of. What came from outside was none, and none is behind its guest
+ * that takes the interrupt or exception which it is for. */
+static int did_instruction(const struct nv_machine *machine, const struct nv_vmcb *block)
+{
+	uint64_t event = block->event_injection;
+	int none = (machine->seen_code >= EXIT_INTR && machine->seen_code <= EXIT_VINTR) || machine->seen_code == EXIT_SHUTDOWN ||
+		   machine->seen_code == EXIT_INVALID;
+
+	return machine->used && machine->seen_rip != block->rip && !none && !(event & EVENT_VALID && is_soft(event));
+}
+
 static void load_guest(struct nv_nested *nested, const struct nv_machine *parent, const struct nv_machine *machine)
 {
 	const struct nv_vmcb *from = &parent->guest;
@@ -119,16 +130,14 @@ static void load_guest(struct nv_nested *nested, const struct nv_machine *parent
 static void inject(struct nv_nested *nested, struct nv_machine *machine, uint64_t event, uint64_t next_rip)
 {
 	struct nv_svm *svm = nested->svm;
-	int kind = EVENT_KIND_OF(event), vector = EVENT_VECTOR(event);
-	int soft = kind == NV_EVENT_SOFTWARE_INTERRUPT || (kind == NV_EVENT_EXCEPTION && (vector == BP || vector == OF));
 
 	machine->soft_next = 0;
 	if (!(event & EVENT_VALID) || nv_nested_tell(nested, machine, event))
 		return;
 	svm->injection = event;
-	svm->soft_injected = soft;
+	svm->soft_injected = is_soft(event);
 	svm->soft_rip = *register_of(svm, NV_REG_RIP);
-	if (!soft || !next_rip)
+	if (!is_soft(event) || !next_rip)
 		return;
 	if (svm->saves_next_rip) {
 		svm->block->next_rip = next_rip;
@@ -194,6 +203,7 @@ void nv_nested_run(struct nv_nested *nested, struct nv_vmcb *block, uint64_t add
 {
 	struct nv_machine *parent = nested->active, *machine;
 	struct nv_nested_place place;
+	int another, behind;
 
 	memcpy(&parent->guest, block, sizeof parent->guest);
 	if (!nv_svm_valid(&nested->svm->limits, &parent->guest)) {
@@ -210,8 +220,10 @@ void nv_nested_run(struct nv_nested *nested, struct nv_vmcb *block, uint64_t add
 		return;
 	}
 	nested->entered[parent->depth]++;
-	if (is_another(machine, &parent->guest) && (machine->child || is_at_reset(&parent->guest)))
+	another = is_another(machine, &parent->guest);
+	if (another && (machine->child || is_at_reset(&parent->guest)))
 		nv_nested_restart(machine);
+	behind = !another && did_instruction(machine, &parent->guest);
 	machine->used = ++nested->clock;
 	conclude_efer(machine, &parent->guest);
 	if (parent->guest.virtual_interrupt & V_GIF_ENABLE && !machine->child)
@@ -229,6 +241,8 @@ void nv_nested_run(struct nv_nested *nested, struct nv_vmcb *block, uint64_t add
 		inject_below(nested, machine, parent->guest.event_injection);
 	else
 		inject(nested, machine, parent->guest.event_injection, parent->guest.next_rip);
+	/* levels below the hypervisor see what it does itself */
+	nested->svm->switched.stepped = behind && nv_svm_steps(nested->svm, nested->levels[parent->depth]);
 }
 
 /* What its parent is told of the state of a machine that runs a guest: that guest's, but whether the machine takes interrupts. */
@@ -301,7 +315,7 @@ void nv_nested_reflect(struct nv_nested *nested, struct nv_machine *to, const st
 	to->gif = 0;
 	svm->injection = svm->interrupted = svm->vectoring = 0;
 	svm->soft_injected = 0;
-	svm->switched.faulted = 0;
+	svm->switched.stepped = svm->switched.faulted = 0;
 	load_host(nested, to);
 	nested->reflected[to->depth]++;
 	nested->ahead.armed = 1;

@@ -143,6 +143,12 @@ int nv_nested_vmx_violation(struct nv_nested *nested)
 	result = nv_nested_place(nested, nested->active, got(vmx, GOT_PHYSICAL), access, &place);
 	if (result == NV_NESTED_MAPPED || nested->endless)
 		return 1;
+	if (result == NV_NESTED_REFUSED || place.withheld) {
+		int over = nv_vmx_interrupt_step(nested->vcpu);
+
+		if (over)
+			return over;
+	}
 	if (result == NV_NESTED_REFUSED)
 		/* of a machine further below the address is one of its guest's own, or of that one's tables */
 		return refuse(nested, &place, place.refuses == nested->active->parent ? qualification & LINEAR_KINDS : 0, 1, 0);

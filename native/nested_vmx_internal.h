@@ -151,6 +151,10 @@ int nv_nested_vmx_load(struct nv_nested *nested, uint64_t address, void *to, uin
 int nv_nested_vmx_store(struct nv_nested *nested, uint64_t address, const void *from, uint32_t size);
 int nv_nested_vmx_fault(struct nv_nested *nested, int vector, uint32_t error_code);
 
+/* The active machine's own single step, #DB: whether another machine wants it, and gives it to that: 1, or a negative errno. */
+int nv_nested_vmx_wants_trap(const struct nv_nested *nested);
+int nv_nested_vmx_trap(struct nv_nested *nested);
+
 /* nested_vmx_run.c. enter: of the current VMCS, which is at `page`; 0: it has happened, or an exit says that it failed; else a
  * VM-instruction error, or a negative errno. reflect: the active machine stops for an exit of `to`'s guest. */
 struct nv_nested_vmx_exit {

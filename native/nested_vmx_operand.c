@@ -68,6 +68,19 @@ static int page_fault(struct nv_nested *nested, uint64_t address)
 	return raise(nested, PF, error_code, address);
 }
 
+int nv_nested_vmx_wants_trap(const struct nv_nested *nested)
+{
+	for (const struct nv_machine *owner = nested->active->parent; owner; owner = owner->parent)
+		if (nv_nested_vmx_wants_exception(owner, DB, 0))
+			return 1;
+	return 0;
+}
+
+int nv_nested_vmx_trap(struct nv_nested *nested)
+{
+	return raise(nested, DB, 0, DR6_BS);
+}
+
 static uint64_t offset_of(struct nv_vmx *vmx, uint64_t information)
 {
 	uint64_t offset = got(vmx, GOT_QUALIFICATION); /* the displacement */

@@ -91,6 +91,33 @@ static int is_another(const struct nv_machine *machine, const struct nv_virtual_
 	       machine->seen_cr3 != field_of(block, NV_VMCS_GUEST_CR3);
 }
 
+/* Whether the hypervisor has done the instruction that its guest's exit was of. What came from outside, or was behind an instruction already,
+ * was none; and none is behind its guest that takes the interrupt or exception which it is for. */
+static int did_instruction(const struct nv_machine *machine, const struct nv_virtual_vmcs *block)
+{
+	uint64_t event = field_of(block, NV_VMCS_ENTRY_INTERRUPTION);
+
+	if (!machine->used || machine->seen_rip == field_of(block, NV_VMCS_GUEST_RIP))
+		return 0;
+	switch (machine->seen_code) {
+	case BASIC_EXCEPTION:
+		if (EVENT_KIND_OF(field_of(block, NV_VMCS_EXIT_INTERRUPTION)) == NV_EVENT_NMI)
+			return 0;
+		break;
+	case BASIC_INTERRUPT:
+	case BASIC_TRIPLE_FAULT:
+	case BASIC_INIT:
+	case BASIC_INTERRUPT_WINDOW:
+	case BASIC_NMI_WINDOW:
+	case BASIC_PREEMPTION_TIMER:
+	case BASIC_TPR_THRESHOLD:
+		return 0;
+	default:
+		break;
+	}
+	return !(event & EVENT_VALID && EVENT_KIND_OF(event) >= NV_EVENT_SOFTWARE_INTERRUPT);
+}
+
 /* Of a guest that runs one the parent was told another RFLAGS.IF: it changes only if the parent changed that. */
 static void load_flag(struct nv_nested *nested, const struct nv_machine *machine)
 {
@@ -176,7 +203,7 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 	struct nv_vmx_field now[] = {{NV_VMCS_GUEST_EFER, 0}, {NV_VMCS_GUEST_CR0, 0}, {NV_VMCS_GUEST_CR4, 0}};
 	uint64_t qualification, address = parent->vmx.current, real[2], view[2];
 	int64_t failed;
-	int result = nv_vmx_store(nested->vcpu, NULL, 0);
+	int result = nv_vmx_store(nested->vcpu, NULL, 0), another, behind;
 
 	if (!result)
 		result = nv_vmx_exchange(nested->vcpu, now, sizeof now / sizeof now[0]);
@@ -206,8 +233,10 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 		nested->too_deep = 1;
 		return -EIO;
 	}
-	if (is_another(machine, block) && (machine->child || is_at_reset(block)))
+	another = is_another(machine, block);
+	if (another && (machine->child || is_at_reset(block)))
 		nv_nested_restart(machine);
+	behind = !another && did_instruction(machine, block);
 	block->written = 0;
 	load_kept(machine, block);
 	nv_nested_vmx_load_guest(nested, parent, now[NOW_EFER].value, real);
@@ -228,6 +257,8 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 	nv_nested_vmx_resume_cr(parent, last, view);
 	nv_nested_vmx_activate(nested, last, view[0], view[1]);
 	resume(vmx, last);
+	/* levels below the hypervisor see what it does itself */
+	vmx->switched.stepped = behind && nv_vmx_steps(vmx, nested->levels[parent->depth]);
 	if (last != machine)
 		return inject_below(nested, machine, block);
 	if (!nv_nested_vmx_tell(nested, machine, field_of(block, NV_VMCS_ENTRY_INTERRUPTION)))
@@ -384,7 +415,7 @@ int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const
 	nv_nested_vmx_hold_timers(nested, to);
 	to->child = NULL;
 	vmx->injection = vmx->interrupted = 0;
-	vmx->switched.faulted = 0;
+	vmx->switched.stepped = vmx->switched.faulted = 0;
 	nested->reflected[to->depth]++;
 	return finish(nested, to, page, efer, real);
 }

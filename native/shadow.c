@@ -362,7 +362,7 @@ uint64_t nv_shadow_reverse(const struct nv_shadow *shadow, uint64_t physical)
 	for (uint32_t i = 0; i < shadow->count; i++) {
 		const struct nv_shadow_range *range = &shadow->ranges[i];
 
-		if (range->to <= physical && physical - range->to <= range->last - range->first)
+		if (range->to != NV_SHADOW_WINDOW && range->to <= physical && physical - range->to <= range->last - range->first)
 			return range->first + (physical - range->to);
 	}
 	return ~0ull;

@@ -82,7 +82,14 @@ static int step_exit(struct nv_svm *svm)
 	if (step->traps && (code == EXIT_INTR || code == EXIT_NMI) && !intercepts(svm->wanted, code))
 		return 0; /* kept for later: the step goes on */
 	nv_svm_step_end(svm, step->traps ? trapped : code != EXIT_NPF);
-	return trapped && step->traps && !step->trap.own ? -EAGAIN : 0;
+	if (!trapped || !step->traps)
+		return 0;
+	if (!step->trap.own)
+		return -EAGAIN;
+	if (!nv_svm_steps(svm, 0) || intercepts(svm->wanted, code))
+		return 0;
+	nv_nested_raise(svm->nested, DB, 0); /* behind the levels' event */
+	return -EAGAIN;
 }
 
 /* Whether the tables of level n, or of the machine above it that is active, allow the access now; or another machine hears of it. */
@@ -102,7 +109,12 @@ static int interrupt_step(struct nv_svm *svm)
 		return 0;
 	/* KVM raises no trap for a store that it emulates */
 	nv_svm_step_end(svm, !svm->step.traps || *register_of(svm, NV_REG_RIP) != svm->step.rip);
-	return nv_nested_undo(svm->nested);
+	if (nv_nested_undo(svm->nested))
+		return 1;
+	if (!svm->switched.stepped || !nv_svm_steps(svm, 0))
+		return 0;
+	memset(&svm->nested->due, 0, sizeof svm->nested->due); /* comes again, behind the levels' event */
+	return 1;
 }
 
 /* Whether the table hears of the exit: 0; -EAGAIN: level n goes on. */
@@ -161,7 +173,7 @@ static int interrupt_window(struct nv_svm *svm)
 {
 	const struct nv_pending *pending = &svm->switched.pending;
 
-	if (!(pending->windows & NV_WINDOW_INTERRUPT) || !nv_svm_steps(svm) || nv_pending_highest(pending) >= 0 || svm->step.active ||
+	if (!(pending->windows & NV_WINDOW_INTERRUPT) || !nv_svm_steps(svm, 0) || nv_pending_highest(pending) >= 0 || svm->step.active ||
 	    svm->injection || svm->interrupted || nv_nested_route(svm->nested, svm->nested->machines, 0).turn != NV_TURN_TAKES)
 		return 0;
 	svm->switched.pending.windows &= ~NV_WINDOW_INTERRUPT;
@@ -172,20 +184,15 @@ static int interrupt_window(struct nv_svm *svm)
 /* The handler's first instruction is to be stepped as well, and what pushes level n's flags must not find L0's. */
 static int stops_behind_delivery(const struct nv_svm *svm)
 {
-	return svm->entering && nv_svm_steps(svm);
+	return svm->entering && nv_svm_steps(svm, 0);
 }
 
 /* A level sees that level n is behind an instruction. */
 static int debug_step(struct nv_svm *svm)
 {
-	if (!svm->switched.stepped)
-		return 0;
-	svm->switched.stepped = 0;
-	if (!nv_svm_steps(svm))
-		return 0;
-	svm->synthetic = NV_REASON_DEBUG;
-	svm->synthetic_space = 0;
-	return 1;
+	if (svm->switched.stepped)
+		svm->switched.stepped = nv_svm_steps(svm, 0) ? NV_STEPPED_TOLD : NV_STEPPED_NOT;
+	return svm->switched.stepped;
 }
 
 /* Level n is outside, and something waits: whether the table hears of it now. */
@@ -232,10 +239,10 @@ static int svm_enter(struct nv_vcpu *vcpu)
 			return -EIO;
 		if (nv_nested_answered_cpuid(svm->nested))
 			return NV_RUN_ANSWERED;
-		if (nv_nested_is_due(svm->nested) || svm->synthetic)
-			return 0;
 		/* an NMI that is to bring level n outside comes first */
 		if (!svm->switched.recalling && debug_step(svm))
+			return 0;
+		if (nv_nested_is_due(svm->nested) || svm->synthetic)
 			return 0;
 		if (!nv_nested_idle(svm->nested) && offers(svm))
 			return 0;
@@ -252,7 +259,7 @@ static int svm_enter(struct nv_vcpu *vcpu)
 			if (result)
 				return result;
 		}
-	} else if (needs_outside(svm) || (svm->step.active && nv_svm_steps(svm) && nv_switched_stores(vcpu))) {
+	} else if (needs_outside(svm) || (svm->step.active && nv_svm_steps(svm, 0) && nv_switched_stores(vcpu))) {
 		result = nv_switched_summon(vcpu);
 		if (result)
 			return result;
@@ -267,7 +274,7 @@ static void svm_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 {
 	struct nv_svm *svm = vcpu->engine;
 
-	if (nv_nested_is_due(svm->nested)) {
+	if (nv_nested_is_due(svm->nested) && svm->switched.stepped != NV_STEPPED_TOLD) {
 		struct nv_code code = nv_svm_code(svm);
 
 		nv_nested_decode_due(svm->nested, event);
@@ -283,6 +290,7 @@ static void svm_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 		return;
 	}
 	nv_switched_decode(vcpu, event);
+	nv_nested_lose_address(svm->nested, event);
 	if (event->reason == NV_REASON_IO && svm->step.active && svm->step.code == EXIT_IOIO) {
 		event->raw = svm->stopped.raw;
 		event->info = svm->stopped.info;
@@ -314,12 +322,12 @@ void nv_svm_skip(struct nv_svm *svm, const struct nv_event *event)
 	if (code_bits(block) != 64)
 		*rip = (uint32_t)*rip;
 	block->interrupt_shadow &= ~SHADOWED;
-	svm->switched.stepped = nv_svm_steps(svm);
+	svm->switched.stepped = nv_svm_steps(svm, 0);
 	if (event->reason == NV_REASON_IRET)
 		svm->switched.pending.nmi_masked = 0;
 	if (*register_of(svm, NV_REG_RFLAGS) & RFLAGS_TF && !svm->injection) {
 		block->dr6 |= DR6_BS;
-		nv_svm_inject(svm, NV_EVENT_EXCEPTION, DB, 0, 0);
+		nv_nested_raise(svm->nested, DB, 0);
 	}
 }
 

@@ -102,7 +102,7 @@ static int is_breakpoint(const struct nv_svm *svm, const struct nv_event *event)
 	uint8_t rex;
 	const uint8_t *opcode;
 
-	if (!(svm->switched.debug & NV_DEBUG_BREAKS) || event->qualifier != BP || !nv_nested_debugged(svm->nested, BP))
+	if (!(svm->switched.debug & NV_DEBUG_BREAKS) || event->qualifier != BP || !nv_nested_debugged(svm->nested, BP, 0))
 		return 0;
 	if (event->reason == NV_REASON_EXCEPTION)
 		return 1;
@@ -178,8 +178,6 @@ static uint32_t code_of(uint32_t reason)
 	switch (reason) {
 	case NV_REASON_SHUTDOWN:
 		return EXIT_SHUTDOWN;
-	case NV_REASON_DEBUG:
-		return EXIT_DB;
 	case NV_REASON_NMI_WINDOW:
 		return EXIT_IRET;
 	case NV_REASON_INTERRUPT:
@@ -198,13 +196,18 @@ static void decode_synthetic(struct nv_svm *svm, struct nv_event *event)
 	event->qualifier = svm->synthetic == NV_REASON_INTERRUPT ? svm->synthetic_vector : 0;
 	event->info = 0;
 	event->space = svm->synthetic_space;
-	if (svm->synthetic == NV_REASON_DEBUG) {
-		event->direction = NV_READ;
-		event->qualifier = DB;
-		event->info = DR6_STEPPED;
-		event->value = linear_rip(svm);
-	}
 	svm->synthetic = svm->synthetic_space = 0;
+}
+
+static void decode_stepped(struct nv_svm *svm, struct nv_event *event)
+{
+	event->reason = NV_REASON_DEBUG;
+	event->raw = EXIT_DB;
+	event->direction = NV_READ;
+	event->qualifier = DB;
+	event->info = DR6_STEPPED;
+	event->value = linear_rip(svm);
+	svm->switched.stepped = NV_STEPPED_NOT;
 }
 
 void nv_svm_decode(struct nv_svm *svm, struct nv_event *event)
@@ -225,6 +228,10 @@ void nv_svm_decode(struct nv_svm *svm, struct nv_event *event)
 	event->size = 0;
 	event->instruction_length = 0;
 	event->length = event->advance = 0;
+	if (svm->switched.stepped == NV_STEPPED_TOLD) {
+		decode_stepped(svm, event);
+		return;
+	}
 	if (svm->synthetic) {
 		decode_synthetic(svm, event);
 		return;

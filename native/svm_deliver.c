@@ -100,12 +100,10 @@ static uint64_t event_interrupted(const struct nv_svm *svm)
 void nv_svm_interrupted(struct nv_svm *svm)
 {
 	uint64_t event = event_interrupted(svm);
-	int kind = EVENT_KIND_OF(event), vector = EVENT_VECTOR(event);
-	int soft = kind == NV_EVENT_SOFTWARE_INTERRUPT || (kind == NV_EVENT_EXCEPTION && (vector == BP || vector == OF));
 
 	svm->block->exit_interrupt_info = 0;
 	svm->vectoring = event & EVENT_VALID ? event : 0;
-	svm->interrupted = event & EVENT_VALID && (!soft || svm->soft_injected) && svm->block->exit_code != EXIT_SHUTDOWN ? event : 0;
+	svm->interrupted = event & EVENT_VALID && (!is_soft(event) || svm->soft_injected) && svm->block->exit_code != EXIT_SHUTDOWN ? event : 0;
 	if (!svm->interrupted)
 		svm->soft_injected = 0;
 	/* an exception that came out of its delivery is the instruction's fault, not an external event's */
@@ -197,7 +195,7 @@ static void set_intercepts(struct nv_svm *svm)
 	/* to set RIP back */
 	if (svm->soft_injected && !svm->saves_next_rip)
 		vectors[EXIT_EXCEPTION / 32] = ~0u;
-	if (svm->switched.debug & NV_DEBUG_BREAKS && nv_nested_debugged(svm->nested, BP))
+	if (svm->switched.debug & NV_DEBUG_BREAKS && nv_nested_debugged(svm->nested, BP, 0))
 		vectors[EXIT_SWINT / 32] |= 1u << EXIT_SWINT % 32;
 	if (!step->active)
 		return;

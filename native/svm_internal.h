@@ -62,6 +62,14 @@ static inline int intercepts(const uint32_t *vectors, uint64_t code)
 	return code < 6 * 32 && vectors[code / 32] >> code % 32 & 1;
 }
 
+/* Of an event as EVENTINJ: an instruction asked for it, INTn, INT3 or INTO. */
+static inline int is_soft(uint64_t event)
+{
+	int kind = EVENT_KIND_OF(event), vector = EVENT_VECTOR(event);
+
+	return kind == NV_EVENT_SOFTWARE_INTERRUPT || (kind == NV_EVENT_EXCEPTION && (vector == BP || vector == OF));
+}
+
 static inline uint64_t *register_of(struct nv_svm *svm, int number)
 {
 	return &svm->switched.mailbox->regs[number];
@@ -103,11 +111,11 @@ struct nv_paging *nv_svm_paging(struct nv_svm *svm, int user, int ac);
 void nv_svm_decode_undefined(struct nv_svm *svm, const struct nv_table *table, struct nv_event *event);
 
 /* svm_step.c. end: executed says whether the instruction is behind level n. debug: begins the next one of those that levels
- * want to see, unless something comes first; 1: the instruction is done. steps: they do. */
+ * want to see, unless something comes first; 1: the instruction is done. steps: levels do, and stand above level `above`. */
 void nv_svm_step_begin(struct nv_svm *svm, uint32_t code, int traps, uint8_t length);
 void nv_svm_step_end(struct nv_svm *svm, int executed);
 int nv_svm_step_debug(struct nv_svm *svm);
-int nv_svm_steps(const struct nv_svm *svm);
+int nv_svm_steps(const struct nv_svm *svm, uint8_t above);
 
 /* svm_deliver.c. prepare: what level n takes at its next entry, and what stops it, goes to the block; happens again when a kick comes
  * before level n runs. 1: that event is a software interrupt which its gate keeps from level n's privilege: the block has the exit

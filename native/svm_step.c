@@ -1,8 +1,8 @@
 #include "nested_svm_internal.h"
 
-int nv_svm_steps(const struct nv_svm *svm)
+int nv_svm_steps(const struct nv_svm *svm, uint8_t above)
 {
-	return svm->switched.debug & NV_DEBUG_STEPS && nv_nested_debugged(svm->nested, DB);
+	return svm->switched.debug & NV_DEBUG_STEPS && nv_nested_debugged(svm->nested, DB, above);
 }
 
 static struct nv_code code_now(struct nv_svm *svm)
@@ -51,7 +51,7 @@ int nv_svm_step_debug(struct nv_svm *svm)
 {
 	struct nv_trap_flag *trap = &svm->step.trap;
 
-	if (!nv_svm_steps(svm) || nv_svm_next_event(svm) || svm->step.active)
+	if (!nv_svm_steps(svm, 0) || nv_svm_next_event(svm) || svm->step.active)
 		return 0;
 	nv_svm_step_begin(svm, NV_SVM_NO_CODE, 1, 0);
 	if (trap->kind != NV_TRAPPED_ENABLES &&

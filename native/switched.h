@@ -17,6 +17,9 @@
 #define NV_DEBUG_STEPS 1
 #define NV_DEBUG_BREAKS 2
 
+/* Of `stepped`. */
+enum { NV_STEPPED_NOT, NV_STEPPED, NV_STEPPED_TOLD };
+
 struct nv_switched {
 	struct nv_mailbox *mailbox;
 	struct nv_shadow *shadow; /* level n's nested page tables */
@@ -29,7 +32,7 @@ struct nv_switched {
 	uint8_t operand;         /* general register that the pending access to a control or debug register moves */
 	uint8_t rung;            /* the last exit came by the doorbell */
 	uint8_t debug;           /* NV_DEBUG_* */
-	uint8_t stepped;         /* level n is behind an instruction: an event, with NV_DEBUG_STEPS */
+	uint8_t stepped;         /* level n is behind an instruction: an event, with NV_DEBUG_STEPS; told: the pending one */
 	uint8_t recalling;       /* the next NMI is nv_switched_summon's; one of level n's that comes with it is lost */
 };
 

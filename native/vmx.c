@@ -179,7 +179,12 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 			return result;
 		if (nv_nested_answered_cpuid(vmx->nested))
 			return NV_RUN_ANSWERED;
-		if (nv_nested_is_due(vmx->nested) || nv_vmx_debug_due(vmx) || nv_nested_vmx_window(vmx->nested))
+		if (nv_vmx_debug_told(vmx))
+			return 0;
+		result = nv_vmx_debug_own_trap(vcpu);
+		if (result)
+			return result;
+		if (nv_nested_is_due(vmx->nested) || nv_vmx_debug_window(vmx) || nv_nested_vmx_window(vmx->nested))
 			return 0;
 		result = nv_nested_vmx_deliver(vmx->nested);
 		if (result || nv_nested_is_due(vmx->nested) || nv_nested_vmx_waits(vmx->nested))
@@ -199,7 +204,7 @@ static int vmx_enter(struct nv_vcpu *vcpu)
 			result = nv_switched_summon(vcpu);
 		if (result)
 			return result;
-	} else if (needs_outside(vmx) || (vmx->step.active && nv_vmx_steps(vmx) && nv_switched_stores(vcpu))) {
+	} else if (needs_outside(vmx) || (vmx->step.active && nv_vmx_steps(vmx, 0) && nv_switched_stores(vcpu))) {
 		result = nv_switched_summon(vcpu);
 		if (result)
 			return result;
@@ -229,7 +234,7 @@ static void vmx_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 
 	if (nv_nested_vmx_decode_gone(vmx->nested, event))
 		return;
-	if (nv_nested_is_due(vmx->nested)) {
+	if (nv_nested_is_due(vmx->nested) && vmx->switched.stepped != NV_STEPPED_TOLD) {
 		nv_nested_vmx_decode_due(vmx->nested, event);
 		return;
 	}
@@ -244,6 +249,7 @@ static void vmx_decode(struct nv_vcpu *vcpu, struct nv_event *event)
 		return;
 	}
 	nv_switched_decode(vcpu, event);
+	nv_nested_lose_address(vmx->nested, event);
 	if (event->reason == NV_REASON_IO && vmx->step.active && vmx->step.ports) {
 		event->raw = vmx->stopped.raw;
 		event->info = vmx->stopped.info;
@@ -262,11 +268,14 @@ int nv_vmx_skip(struct nv_vcpu *vcpu, const struct nv_event *event)
 	if ((*rip ^ before) >> 32 && !nv_vmx_exchange(vcpu, &rights, 1) && !(rights.value & CS_LONG))
 		*rip = (uint32_t)*rip;
 	nv_vmx_end_shadow(vmx);
-	vmx->switched.stepped = nv_vmx_steps(vmx);
+	vmx->switched.stepped = nv_vmx_steps(vmx, 0);
 	if (!(*register_of(vmx, NV_REG_RFLAGS) & RFLAGS_TF) || vmx->injection)
 		return 0;
-	if (nv_vmx_steps(vmx))
-		return nv_vmx_trap_own(vcpu); /* the next step has the trap that is pending to itself */
+	/* the next step has the trap that is pending to itself */
+	if (nv_vmx_steps(vmx, 0)) {
+		vmx->owes_trap = nv_nested_vmx_wants_trap(vmx->nested);
+		return vmx->owes_trap ? 0 : nv_vmx_trap_own(vcpu);
+	}
 	nv_vmx_put(vmx, NV_VMCS_GUEST_PENDING_DEBUG, DR6_BS);
 	return 0;
 }

@@ -5,9 +5,9 @@
 #define ACTIVITY_HLT 1
 #define HLT_EXITING (1u << 7)
 
-int nv_vmx_steps(const struct nv_vmx *vmx)
+int nv_vmx_steps(const struct nv_vmx *vmx, uint8_t above)
 {
-	return vmx->switched.debug & NV_DEBUG_STEPS && nv_nested_debugged(vmx->nested, DB);
+	return vmx->switched.debug & NV_DEBUG_STEPS && nv_nested_debugged(vmx->nested, DB, above);
 }
 
 /* It lasts until something wakes level n, which the trap would do at once. */
@@ -47,7 +47,7 @@ int nv_vmx_debug_step(struct nv_vcpu *vcpu)
 	struct nv_code code;
 	int result;
 
-	if (!nv_vmx_steps(vmx) || vmx->step.active || nv_vmx_next_event(vmx))
+	if (!nv_vmx_steps(vmx, 0) || vmx->step.active || nv_vmx_next_event(vmx))
 		return 0;
 	result = nv_vmx_code(vcpu, &code);
 	if (result)
@@ -84,19 +84,32 @@ static uint32_t open_window(struct nv_vmx *vmx)
 	return 0;
 }
 
-int nv_vmx_debug_due(struct nv_vmx *vmx)
+int nv_vmx_debug_told(struct nv_vmx *vmx)
 {
-	if (vmx->synthetic || vmx->switched.recalling)
+	if (vmx->switched.recalling)
 		return 0;
-	if (!nv_vmx_steps(vmx)) {
-		vmx->switched.stepped = 0;
-		return 0;
-	}
 	if (vmx->switched.stepped)
-		vmx->synthetic = NV_REASON_DEBUG;
-	else if (!vmx->step.active && !vmx->injection && !vmx->interrupted)
-		vmx->synthetic = open_window(vmx);
-	vmx->switched.stepped = 0;
+		vmx->switched.stepped = nv_vmx_steps(vmx, 0) ? NV_STEPPED_TOLD : NV_STEPPED_NOT;
+	return vmx->switched.stepped;
+}
+
+int nv_vmx_debug_own_trap(struct nv_vcpu *vcpu)
+{
+	struct nv_vmx *vmx = vcpu->engine;
+	int result;
+
+	if (!vmx->owes_trap || vmx->switched.recalling)
+		return 0;
+	vmx->owes_trap = 0;
+	result = nv_nested_vmx_trap(vmx->nested);
+	return result < 0 ? result : -EAGAIN;
+}
+
+int nv_vmx_debug_window(struct nv_vmx *vmx)
+{
+	if (vmx->synthetic || vmx->switched.recalling || !nv_vmx_steps(vmx, 0) || vmx->step.active || vmx->injection || vmx->interrupted)
+		return 0;
+	vmx->synthetic = open_window(vmx);
 	vmx->synthetic_space = 0;
 	return !!vmx->synthetic;
 }

@@ -147,8 +147,6 @@ static uint32_t basic_of_reason(uint32_t reason)
 		return BASIC_EXCEPTION;
 	case NV_REASON_PREEMPTION_TIMER:
 		return BASIC_PREEMPTION_TIMER;
-	case NV_REASON_DEBUG:
-		return BASIC_EXCEPTION;
 	default:
 		return BASIC_TRIPLE_FAULT;
 	}
@@ -165,12 +163,17 @@ static void decode_synthetic(struct nv_vmx *vmx, struct nv_event *event)
 			event->qualifier = vmx->synthetic_vector;
 		event->space = vmx->synthetic_space;
 	}
-	if (event->reason == NV_REASON_DEBUG) {
-		event->direction = NV_READ;
-		event->qualifier = DB;
-		event->info = DR6_STEPPED;
-	}
 	vmx->synthetic = vmx->synthetic_space = vmx->refused = 0;
+}
+
+static void decode_stepped(struct nv_vmx *vmx, struct nv_event *event)
+{
+	event->reason = NV_REASON_DEBUG;
+	event->raw = BASIC_EXCEPTION;
+	event->direction = NV_READ;
+	event->qualifier = DB;
+	event->info = DR6_STEPPED;
+	vmx->switched.stepped = NV_STEPPED_NOT;
 }
 
 void nv_vmx_decode(struct nv_vmx *vmx, struct nv_event *event)
@@ -185,6 +188,10 @@ void nv_vmx_decode(struct nv_vmx *vmx, struct nv_event *event)
 	event->size = 0;
 	event->instruction_length = 0;
 	event->length = event->advance = 0;
+	if (vmx->switched.stepped == NV_STEPPED_TOLD) {
+		decode_stepped(vmx, event);
+		return;
+	}
 	if (vmx->synthetic || vmx->refused) {
 		decode_synthetic(vmx, event);
 		return;
@@ -208,7 +215,7 @@ void nv_vmx_decode(struct nv_vmx *vmx, struct nv_event *event)
 	case NV_REASON_EXCEPTION:
 		event->info = got(vmx, GOT_INTERRUPTION) & EVENT_ERROR_CODE ? got(vmx, GOT_INTERRUPTION_ERROR) : 0;
 		event->value = event->qualifier == PF || event->qualifier == DB ? got(vmx, GOT_QUALIFICATION) : 0;
-		if (event->qualifier == BP && vmx->switched.debug & NV_DEBUG_BREAKS && nv_nested_debugged(vmx->nested, BP)) {
+		if (event->qualifier == BP && vmx->switched.debug & NV_DEBUG_BREAKS && nv_nested_debugged(vmx->nested, BP, 0)) {
 			event->reason = NV_REASON_DEBUG;
 			event->direction = NV_READ;
 			event->length = got(vmx, GOT_LENGTH);

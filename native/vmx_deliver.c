@@ -210,7 +210,7 @@ static void put_controls(struct nv_vmx *vmx, uint64_t windows)
 		wanted.exit |= EXIT_SAVES_TIMER;
 	}
 	/* KVM exits for these itself, and Bochs then ends the step before them: L0 does them */
-	if (nv_vmx_steps(vmx))
+	if (nv_vmx_steps(vmx, 0))
 		wanted.primary |= PRIMARY_DEBUG_REGISTERS;
 	if (vmx->holds)
 		wanted.pin &= ~PIN_INTERRUPTS;
@@ -269,7 +269,7 @@ void nv_vmx_prepare(struct nv_vmx *vmx)
 		if (pending->windows & NV_WINDOW_NMI || (pending->nmi && offered(vmx, NV_EVENT_NMI) < 0))
 			windows |= PRIMARY_NMI_WINDOW;
 		/* opens in front of the handler's first instruction, unless it is in an NMI's */
-		if (vmx->event && nv_vmx_steps(vmx))
+		if (vmx->event && nv_vmx_steps(vmx, 0))
 			windows |= PRIMARY_NMI_WINDOW;
 	}
 	if (vmx->timer) {

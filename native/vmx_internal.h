@@ -173,16 +173,24 @@ int nv_vmx_decode_undefined(struct nv_vcpu *vcpu, struct nv_event *event);
 /* vmx_sort.c: whether the table hears of the exit: 0; -EAGAIN: level n goes on; another negative errno. */
 int nv_vmx_sort_exit(struct nv_vcpu *vcpu);
 
+/* Level n goes on elsewhere: a step is over, and what it has done may be undone. 0: what stopped it is still so; 1: that comes again,
+ * if at all; a negative errno. */
+int nv_vmx_interrupt_step(struct nv_vcpu *vcpu);
+
 /* vmx_step.c. end: executed says whether the instruction is behind level n. A negative errno. */
 void nv_vmx_step_begin(struct nv_vmx *vmx, const struct nv_vmx_controls *off);
 void nv_vmx_step_trap(struct nv_vmx *vmx, const struct nv_trap_flag *trap); /* of an instruction that nothing has stopped */
 int nv_vmx_step_end(struct nv_vcpu *vcpu, int executed);
 
 /* vmx_debug_step.c. steps: levels see each instruction of what executes now. debug_step: begins such a step, unless something comes first;
- * -EAGAIN when the instruction is done, another negative errno. debug_due: something is to be reported before level n goes on, vmx->synthetic. */
-int nv_vmx_steps(const struct nv_vmx *vmx);
+ * -EAGAIN when the instruction is done, another negative errno. steps: of levels above level `above`. told: the event behind an instruction
+ * is pending. window: that of an open window is, vmx->synthetic. own_trap: behind the first, level n's own, where a machine wants it: 0; -EAGAIN when
+ * that has it now, another negative errno. */
+int nv_vmx_steps(const struct nv_vmx *vmx, uint8_t above);
+int nv_vmx_debug_own_trap(struct nv_vcpu *vcpu);
 int nv_vmx_debug_step(struct nv_vcpu *vcpu);
-int nv_vmx_debug_due(struct nv_vmx *vmx);
+int nv_vmx_debug_told(struct nv_vmx *vmx);
+int nv_vmx_debug_window(struct nv_vmx *vmx);
 int nv_vmx_pass_cr(struct nv_vcpu *vcpu);
 void nv_vmx_pass_port(struct nv_vmx *vmx);
 

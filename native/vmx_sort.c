@@ -130,7 +130,13 @@ static int step_exit(struct nv_vcpu *vcpu)
 	if (trapped && again && !step->ports && step->early++ < EARLY_TRAPS)
 		return -EAGAIN;
 	result = nv_vmx_step_end(vcpu, trapped);
-	return result ? result : trapped && !step->trap.own ? -EAGAIN : 0;
+	if (result || !trapped)
+		return result;
+	if (step->trap.own && nv_vmx_steps(vmx, 0) && nv_nested_vmx_wants_trap(vmx->nested))
+		vmx->owes_trap = 1;
+	else if (step->trap.own)
+		return 0;
+	return -EAGAIN;
 }
 
 /* Whether the tables of level n, or of the machine above it that is active, allow the access now; or another machine hears of it. */
@@ -141,14 +147,18 @@ static int fill(struct nv_vmx *vmx)
 	return nv_switched_fill(&vmx->switched, got(vmx, GOT_PHYSICAL), access_of(got(vmx, GOT_QUALIFICATION)));
 }
 
-/* Level n goes on elsewhere: a step is over, and what it has done may be undone. */
-static int end_step(struct nv_vcpu *vcpu)
+int nv_vmx_interrupt_step(struct nv_vcpu *vcpu)
 {
 	struct nv_vmx *vmx = vcpu->engine;
-	/* KVM raises no trap for a store that it emulates */
-	int result = nv_vmx_step_end(vcpu, got(vmx, GOT_RIP) != vmx->step.rip);
+	int result;
 
-	return result ? result : nv_nested_vmx_undo(vmx->nested);
+	if (!vmx->step.active)
+		return 0;
+	/* KVM raises no trap for a store that it emulates */
+	result = nv_vmx_step_end(vcpu, got(vmx, GOT_RIP) != vmx->step.rip);
+	if (!result)
+		result = nv_nested_vmx_undo(vmx->nested);
+	return result ? result : vmx->switched.stepped && nv_vmx_steps(vmx, 0); /* the levels' event comes first */
 }
 
 int nv_vmx_sort_exit(struct nv_vcpu *vcpu)
@@ -165,7 +175,7 @@ int nv_vmx_sort_exit(struct nv_vcpu *vcpu)
 	}
 	if (vmx->switched.recalling && is_nmi(vmx)) {
 		vmx->switched.recalling = 0;
-		return vmx->step.active ? goes_on(end_step(vcpu)) : -EAGAIN;
+		return goes_on(nv_vmx_interrupt_step(vcpu));
 	}
 	if (vmx->step.active) {
 		int ended = step_exit(vcpu);

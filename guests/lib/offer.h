@@ -20,6 +20,9 @@
 /* The same with this: the level injects RCX into its guest, a vector and, from bit 8 on, 0 for an external interrupt or 2 for an NMI. */
 #define HYPERCALL_EVENT 0x4e58
 
+/* The same with this: the answer is RFLAGS of the level's guest, as its control block has them. */
+#define HYPERCALL_FLAGS 0x4e59
+
 static inline uint64_t hypercall_answer(uint64_t level, uint64_t value)
 {
 	return value * 31 + level;

@@ -1,5 +1,5 @@
 /* A small hypervisor: it loads the image that lies behind it as its guest, and serves it for ever.
- * Options: level=N (the level that it is at; 1), extras (by VMX: see extras.h). */
+ * Options: level=N (the level that it is at; 1), extras (by VMX: see extras.h), traps (it intercepts #DB of its guest). */
 #include "guest.h"
 #include "memory.h"
 #include "minivisor.h"
@@ -26,6 +26,9 @@ static void handle(const struct exit *exit)
 	case EXIT_PORT:
 		serve_port(&guest_registers, exit);
 		break;
+	case EXIT_TRAP:
+		vendor_trap();
+		return;
 	case EXIT_OUTSIDE:
 		stop(STATUS_OUTSIDE, "its guest touched 0x%lx at 0x%lx, which is not its memory", exit->address, exit->rip);
 	case EXIT_REFUSED:

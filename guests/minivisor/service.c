@@ -31,7 +31,7 @@ bool serve_hypercall(struct registers *registers)
 {
 	uint64_t number = registers->rax, wanted = registers->rbx;
 
-	if (number != HYPERCALL && number != HYPERCALL_EVENT)
+	if (number != HYPERCALL && number != HYPERCALL_EVENT && number != HYPERCALL_FLAGS)
 		return false;
 	if (!wanted || wanted > level) {
 		registers->rax = HYPERCALL_NOBODY;
@@ -39,6 +39,8 @@ bool serve_hypercall(struct registers *registers)
 		registers->rax = vendor_hypercall(number, wanted, registers->rcx);
 	} else if (number == HYPERCALL) {
 		registers->rax = hypercall_answer(level, registers->rcx);
+	} else if (number == HYPERCALL_FLAGS) {
+		registers->rax = vendor_flags();
 	} else {
 		vendor_inject(registers->rcx & EVENT_KIND_AND_VECTOR);
 		registers->rax = 0;

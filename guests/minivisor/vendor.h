@@ -16,6 +16,7 @@ enum exit_reason {
 	EXIT_CPUID,
 	EXIT_HYPERCALL,
 	EXIT_PORT,
+	EXIT_TRAP,      /* #DB, with the option `traps` */
 	EXIT_OUTSIDE,   /* not mapped by the nested page tables */
 	EXIT_SHUTDOWN,
 	EXIT_REFUSED,   /* the control block is not taken */
@@ -54,6 +55,12 @@ void vendor_undefined(void);
 
 /* It takes this event: its vector, and its kind as both vendors number it. */
 void vendor_inject(uint64_t event);
+
+/* It takes the #DB that it stopped for. */
+void vendor_trap(void);
+
+/* Its RFLAGS. */
+uint64_t vendor_flags(void);
 
 /* Asks the hypervisor below. */
 uint64_t vendor_hypercall(uint64_t number, uint64_t wanted, uint64_t value);

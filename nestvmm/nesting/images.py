@@ -25,16 +25,19 @@ from nestvmm.nesting.features.request import Request
 from nestvmm.nesting.policy import Policy
 from nestvmm.nesting.spec import TowerSpec
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.scope import Scope
 
 __all__ = ["check_between", "check_images", "engine_for", "make_levels", "name_of", "stacked"]
 
-# What a level above an image can have: what code does by an instruction, and to the memory that the level gives it.
-_BETWEEN = frozenset(ExitReason) - {
-    ExitReason.MEMORY_FAULT,
-    ExitReason.SMI,
-    ExitReason.INIT,
-    ExitReason.EOI,
-    ExitReason.DEBUG,
+# SVM and VMX inject neither; where no exit comes of it, the processor itself starts anew, or is in its management mode
+# (AMD APM vol. 2, 15.13; Intel SDM vol. 3, 26.2, 32.14).
+_SIGNAL = "a signal to the processor, which is the lowest image's; none can pass it on to its guest"
+
+# What no level above an image can have, and why.
+_NOT_ABOVE = {
+    ExitReason.SMI: _SIGNAL,
+    ExitReason.INIT: _SIGNAL,
+    ExitReason.EOI: "the interrupt controller is the lowest image's",
 }
 
 
@@ -91,11 +94,18 @@ def check_between(spec: TowerSpec, policy: Policy) -> None:
                     f"but L{level} {one.hypervisor} stands there"
                 )
     for claim in policy.claims:
-        if claim.level >= lowest and claim.scope.reason not in _BETWEEN:
+        if claim.level >= lowest and (why := _why_not(claim.scope)):
             raise UsageError(
-                f"L{claim.level} {claim.who} wants {claim.scope.reason.label}, but stands above an image, "
-                "and only below all images a level can have that"
+                f"L{claim.level} {claim.who} wants {claim.scope.reason.label}, but stands above an image: {why}; "
+                "only below all images a level can have that"
             )
+
+
+def _why_not(scope: Scope) -> str | None:
+    """Why no level above an image can have such events; None: it can."""
+    if scope.reason is ExitReason.MEMORY_FAULT and not scope.is_whole():
+        return "the memory is L0's own, and where in the guest's it is nobody knows; claim all addresses"
+    return _NOT_ABOVE.get(scope.reason)
 
 
 def _path(spec: TowerSpec, level: int) -> str:

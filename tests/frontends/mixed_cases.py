@@ -9,7 +9,6 @@ from typing import Any
 
 import guest_code as guest
 import mixed_arriving
-import mixed_debug
 import mixed_designated
 import mixed_interrupts
 import mixed_memory
@@ -234,7 +233,6 @@ CASES: dict[str, Case] = {
     **mixed_memory.CASES,
     **mixed_interrupts.CASES,
     **mixed_arriving.CASES,
-    **(mixed_debug.CASES if ENGINE == "svm" else {}),
     **mixed_designated.CASES,
     **(mixed_timers.CASES if ENGINE == "vmx" else {}),
 }

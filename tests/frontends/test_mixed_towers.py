@@ -14,7 +14,6 @@ from mixed_checks import (
     PASSED,
     check_arriving,
     check_declined,
-    check_stepped,
     faults,
     found_in,
     handled,
@@ -444,7 +443,3 @@ def test_the_trace_tells_who_caused_and_who_handled(found: dict[str, Any]) -> No
     assert lines.count((4, "io", 3, "minivisor-svm.elf")) == 2
     assert lines.count((3, "svm-instruction", 0, "L0")) == 6
     assert len(lines) == found["traced"]["exits"]
-
-
-def test_a_level_below_an_image_steps_through_it_and_its_guest(found: dict[str, Any]) -> None:
-    check_stepped(found["stepped with its image"], found["not stepped with its image"])

@@ -263,6 +263,11 @@ def test_reverse_gives_the_first_address_that_leads_there() -> None:
     assert lib.nv_shadow_reverse(shadow.c, 10 * PAGE) == (1 << 64) - 1
 
 
+def test_nothing_leads_to_an_address_that_is_not_known() -> None:
+    shadow = Shadow([Range(0, PAGE - 1, WINDOW), Range(PAGE, 2 * PAGE - 1, 0)])
+    assert lib.nv_shadow_reverse(shadow.c, (1 << 64) - 1) == (1 << 64) - 1
+
+
 # Places where pages of all sizes meet, so that random ranges are often aligned and adjacent.
 EDGES = sorted(
     base + offset

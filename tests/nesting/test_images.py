@@ -19,16 +19,18 @@ from nestvmm.nesting.images import check_between, check_images, engine_for, make
 from nestvmm.nesting.memory import Region
 from nestvmm.nesting.policy import Policy
 from nestvmm.x86.exit_reason import ExitReason
+from nestvmm.x86.scope import QUALIFIER_MAX
 
 IMAGE = LevelSpec(image=Path("folder/mini.elf"), append="level=1")
 LOGGER = LevelSpec("logger")
+SIGNAL = "a signal to the processor, which is the lowest image's; none can pass it on to its guest"
 
 
 class Claiming(Hypervisor):
-    """One event, by its reason's label."""
+    """One event, by its reason's name, or all of that reason."""
 
-    def __init__(self, what: str, first: int = 0) -> None:
-        self._claim = ExitReason[what], first, first, None, lambda _: Result.declined()
+    def __init__(self, what: str, first: int = 0, last: int = 0) -> None:
+        self._claim = ExitReason[what], first, (last or first) & QUALIFIER_MAX, None, lambda _: Result.declined()
 
     def claims(self) -> Any:
         yield self._claim
@@ -77,6 +79,8 @@ def test_an_image_is_called_by_its_file() -> None:
         tower(IMAGE, own("Claiming", what="NESTED_PAGE_FAULT", first=0x1000), IMAGE),
         tower(IMAGE, own("Claiming", what="INTERRUPT"), own("Claiming", what="NMI"), IMAGE),
         tower(IMAGE, own("Claiming", what="PREEMPTION_TIMER")),
+        tower(IMAGE, own("Claiming", what="MEMORY_FAULT", last=-1)),
+        tower(IMAGE, own("Claiming", what="DEBUG", first=1), IMAGE, own("Claiming", what="DEBUG", first=3)),
         tower(IMAGE, LOGGER, designate=["mmio:0xd0000000=L1", "nested-page-fault=L0"]),
         tower(LOGGER, IMAGE, expose=["L0:-aes", "L1:-popcnt"]),
         tower(IMAGE, IMAGE, designate=["svm-instruction=L1"]),
@@ -100,14 +104,14 @@ def test_what_can_be(spec: TowerSpec) -> None:
         *(
             (
                 tower(LOGGER, IMAGE, own("Claiming", what=reason.name, first=0x1000)),
-                f"L3 Claiming wants {reason.label}, but stands above an image",
+                f"L3 Claiming wants {reason.label}, but stands above an image: {why}",
             )
-            for reason in (
-                ExitReason.MEMORY_FAULT,
-                ExitReason.SMI,
-                ExitReason.INIT,
-                ExitReason.DEBUG,
-            )
+            for reason, why in {
+                ExitReason.MEMORY_FAULT: "the memory is L0's own, and where in the guest's it is nobody knows; claim",
+                ExitReason.SMI: SIGNAL,
+                ExitReason.INIT: SIGNAL,
+                ExitReason.EOI: "the interrupt controller is the lowest image's",
+            }.items()
         ),
         (
             tower(IMAGE, LOGGER, IMAGE, designate=["svm-instruction=L1"]),

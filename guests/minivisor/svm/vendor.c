@@ -5,6 +5,7 @@
 #include "msr.h"
 #include "nest.h"
 #include "offer.h"
+#include "option.h"
 #include "vendor.h"
 #include "vmcb.h"
 
@@ -69,6 +70,8 @@ static void fill_controls(void)
 
 	for (unsigned int i = 0; i < sizeof intercepted; i++)
 		intercept(intercepted[i]);
+	if (option_word("traps"))
+		intercept(CODE_DEBUG);
 	io_map[OWN_PORT(level) / 8] |= (uint8_t)(1 << OWN_PORT(level) % 8);
 	nest_intercept_msrs(msr_map);
 	block.iopm = (uintptr_t)io_map;
@@ -128,6 +131,9 @@ static void decode(struct exit *exit)
 		exit->in = info & IO_IN;
 		exit->string = info & IO_STRING;
 		exit->address = 0;
+		break;
+	case CODE_DEBUG:
+		exit->reason = EXIT_TRAP;
 		break;
 	case CODE_NESTED_PAGE_FAULT:
 		exit->reason = EXIT_OUTSIDE;
@@ -195,6 +201,16 @@ void vendor_undefined(void)
 void vendor_inject(uint64_t event)
 {
 	running->event_injection = EVENT_VALID | event;
+}
+
+void vendor_trap(void)
+{
+	running->event_injection = INJECT_DEBUG; /* DR6 is set already */
+}
+
+uint64_t vendor_flags(void)
+{
+	return running->rflags;
 }
 
 uint64_t vendor_hypercall(uint64_t number, uint64_t wanted, uint64_t value)

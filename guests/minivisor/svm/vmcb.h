@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 enum {
+	CODE_DEBUG = 0x41, /* #DB */
 	CODE_CPUID = 0x72,
 	CODE_INVLPGA = 0x7a,
 	CODE_IO = 0x7b,
@@ -33,6 +34,7 @@ enum {
 #define V_INTR_MASKING (1ull << 24)
 #define EVENT_VALID (1ull << 31)
 #define INJECT_UNDEFINED (EVENT_VALID | 3 << 8 | 6)
+#define INJECT_DEBUG (EVENT_VALID | 3 << 8 | 1)
 #define INJECT_PROTECTION (EVENT_VALID | 1 << 11 | 3 << 8 | 13)
 #define TLB_FLUSH_ALL 1
 

@@ -9,6 +9,7 @@
 #include "nest.h"
 #include "nest_msrs.h"
 #include "offer.h"
+#include "option.h"
 #include "vendor.h"
 #include "vmcs.h"
 
@@ -62,7 +63,7 @@ static void fill_controls(void)
 	vmwrite(VMCS_IO_MAP_B, (uintptr_t)io_map + 4096);
 	vmwrite(VMCS_MSR_MAP, (uintptr_t)msr_map);
 	vmwrite(VMCS_EPT_POINTER, memory_root() | EPT_WRITE_BACK_4_LEVELS);
-	vmwrite(VMCS_EXCEPTIONS, 0);
+	vmwrite(VMCS_EXCEPTIONS, option_word("traps") ? 1 << VECTOR_DEBUG : 0);
 	vmwrite(VMCS_CR3_TARGETS, 0);
 	vmwrite(VMCS_ENTRY_EVENT, 0);
 	/* all bits are the guest's: it sees CR4.VMXE set, which VMX operation wants */
@@ -134,6 +135,9 @@ static void decode(struct exit *exit)
 	case CODE_IO:
 		decode_port(exit);
 		break;
+	case CODE_EXCEPTION:
+		exit->reason = EXIT_TRAP;
+		break;
 	case CODE_EPT_VIOLATION:
 		exit->reason = EXIT_OUTSIDE;
 		break;
@@ -187,6 +191,21 @@ void vendor_undefined(void)
 void vendor_inject(uint64_t event)
 {
 	vmwrite(VMCS_ENTRY_EVENT, EVENT_VALID | event);
+}
+
+/* The exit leaves DR6 alone (26.2). */
+void vendor_trap(void)
+{
+	uint64_t status;
+
+	asm volatile("mov %%dr6, %0" : "=r"(status));
+	asm volatile("mov %0, %%dr6" :: "r"((status & ~DR6_CAUSES) | vmread(VMCS_QUALIFICATION)));
+	vmwrite(VMCS_ENTRY_EVENT, INJECT_DEBUG);
+}
+
+uint64_t vendor_flags(void)
+{
+	return vmread(VMCS_RFLAGS);
 }
 
 uint64_t vendor_hypercall(uint64_t number, uint64_t wanted, uint64_t value)

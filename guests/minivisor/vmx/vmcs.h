@@ -160,6 +160,9 @@ enum {
 #define EVENT_KIND(event) ((event) >> 8 & 7)
 #define EVENT_FIELDS 0xfffu
 enum { KIND_NMI = 2 };
+#define VECTOR_DEBUG 1
+#define DR6_CAUSES 0xfull
+#define INJECT_DEBUG (EVENT_VALID | 3 << 8 | VECTOR_DEBUG)
 #define INJECT_UNDEFINED (EVENT_VALID | 3 << 8 | 6)
 #define INJECT_STACK_FAULT (EVENT_VALID | EVENT_ERROR_CODE | 3 << 8 | 12)
 #define INJECT_PROTECTION (EVENT_VALID | EVENT_ERROR_CODE | 3 << 8 | 13)
