@@ -62,22 +62,23 @@ def test_the_goals_of_the_switcher(counting: Lab) -> None:
 
 @pytest.mark.svm_lab
 def test_flat_costs_the_same_at_any_depth_and_a_cascade_doubles(counting: Lab) -> None:
-    measured_rows = measured(counting, ["depth"], heights=(1, 2, 3, 5))
+    measured_rows = measured(counting, ["depth"], heights=(1, 2, 3, 5, 8))
     rows = {(row.what.partition(",")[0], row.level, row.mode): row for row in measured_rows}
     assert len(rows) == len(measured_rows)
     kinds = ("cpuid", "hypercall", "port")
     modes = ("flat", "cascade")
     assert set(rows) == {
         *((kind, 1, "flat") for kind in ("cpuid", "port")),
-        *((kind, level, mode) for kind in kinds for level in (2, 3, 5) for mode in modes),
+        *((kind, level, mode) for kind in kinds for level in (2, 3, 5, 8) for mode in modes),
     }
     for kind in kinds:
-        assert [rows[kind, level, "flat"].met for level in (3, 5)] == [True, True]
-        ratios = [rows[kind, level, "cascade"].ratio or 0 for level in (2, 3, 5)]
+        assert [rows[kind, level, "flat"].met for level in (3, 5, 8)] == [True, True, True]
+        ratios = [rows[kind, level, "cascade"].ratio or 0 for level in (2, 3, 5, 8)]
         # nothing nests at level 2: the designation makes no difference
         assert ratios[0] == pytest.approx(1, abs=NEAR)
         assert ratios[1] > 1.8
         assert ratios[2] > 3.5 * ratios[1]
+        assert ratios[3] > 7 * ratios[2]
 
 
 @pytest.mark.svm_lab

@@ -29,6 +29,7 @@ from guest_code import (
     rax,
     rbx,
     rdi,
+    wakes,
     with_handlers,
 )
 from reason_cases import keep_both, run, watch
@@ -165,14 +166,25 @@ def ports(engine: str, code: bytes, does: str, **more: object) -> dict[str, obje
     return run(engine, code + keep_both() + done(), levels, io_intercepts=True, **more)  # type: ignore[arg-type]
 
 
-def acts(engine: str, code: bytes, handlers: dict[int, bytes], *levels: LevelSpec) -> dict[str, object]:
+def acts(engine: str, code: bytes, handlers: dict[int, bytes], *levels: LevelSpec, count: int = 2) -> dict[str, object]:
     """OUT to a port of Injector's."""
-    return run(engine, with_handlers(code + done(), handlers), [INJECTOR, *levels])
+    return run(engine, with_handlers(code + done(), handlers), [INJECTOR, *levels], count)
 
 
-def timed(engine: str, *levels: LevelSpec, code: bytes = STI + NOP + NOP) -> dict[str, object]:
+def injected_wakes(engine: str, *levels: LevelSpec) -> dict[str, object]:
+    """HLT, ended by an interrupt that Injector has pending."""
+    return acts(engine, CLI + out(0x5001, 0) + STI + HLT, {0x41: wakes(COUNT, 2)}, *levels, count=3)
+
+
+def timed(engine: str, *levels: LevelSpec) -> dict[str, object]:
     """An interrupt of the in-kernel PIT."""
-    return run(engine, with_handlers(CLI + TIMER + code + done(), TICK), levels, machine="pc")
+    return run(engine, with_handlers(CLI + TIMER + STI + NOP + NOP + done(), TICK), levels, machine="pc")
+
+
+def tick_wakes(engine: str, *levels: LevelSpec) -> dict[str, object]:
+    """HLT, ended by such an interrupt."""
+    tick = {0x20: wakes(TICK[0x20], 2, END_OF_INTERRUPT)}
+    return run(engine, with_handlers(CLI + TIMER + STI + HLT + add(1) + done(), tick), levels, 3, machine="pc")
 
 
 def signal(engine: str, mode: int, *levels: LevelSpec) -> dict[str, object]:
@@ -210,10 +222,8 @@ CASES = {
     "two interrupts": lambda engine: acts(
         engine, CLI + out(0x5005, 0) + STI + NOP + NOP, {0x51: handler(load(RESULTS) + keep(1)), 0x52: COUNT}
     ),
-    "interrupt wakes": lambda engine: acts(engine, CLI + out(0x5001, 0) + STI + HLT, {0x41: COUNT}),
-    "interrupt wakes, hlt declined": lambda engine: acts(
-        engine, CLI + out(0x5001, 0) + STI + HLT, {0x41: COUNT}, watch("hlt", "decline")
-    ),
+    "interrupt wakes": injected_wakes,
+    "interrupt wakes, hlt declined": lambda engine: injected_wakes(engine, watch("hlt", "decline")),
     "nmi": lambda engine: acts(engine, out(0x5002, 0) + NOP + add(1), {2: COUNT}),
     "nmi in nmi": lambda engine: acts(
         engine, out(0x5002, 0) + NOP + add(1), {2: NMI_TWICE + NOP * 15 + add(0) + b"\x5f\x5a\x58" + IRETQ}
@@ -223,10 +233,8 @@ CASES = {
     "tick": timed,
     "tick declined": lambda engine: timed(engine, watch("interrupt", "decline")),
     "tick handled": lambda engine: timed(engine, watch("interrupt", "handled")),
-    "tick wakes": lambda engine: timed(engine, watch("hlt", "decline"), code=STI + HLT + add(1)),
-    "tick wakes, declined": lambda engine: timed(
-        engine, watch("hlt", "decline"), watch("interrupt", "decline"), code=STI + HLT + add(1)
-    ),
+    "tick wakes": lambda engine: tick_wakes(engine, watch("hlt", "decline")),
+    "tick wakes, declined": lambda engine: tick_wakes(engine, watch("hlt", "decline"), watch("interrupt", "decline")),
     **{
         f"{name} {does}": (
             lambda engine, name=name, mode=mode, does=does: signal(

@@ -69,7 +69,7 @@ def that_exit(names: Iterable[str]) -> pytest.MarkDecorator:
 @pytest.fixture(scope="module")
 def found(vendor: str, vendor_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    return run_cases(vendor_lab, f"engines/{vendor}_cases.py", "modes", timeout=400)
+    return run_cases(vendor_lab, f"engines/{vendor}_cases.py", "modes")
 
 
 @that_exit([*ANSWERED, *DECLINED, "user rdtsc decline"])

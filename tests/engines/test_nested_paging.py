@@ -33,7 +33,7 @@ def fault(vendor: str, way: int, rights: Rights = NONE) -> list[int]:
 @pytest.fixture(scope="module")
 def found(vendor: str, vendor_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    return run_cases(vendor_lab, "engines/shadow_cases.py", vendor, timeout=600)
+    return run_cases(vendor_lab, "engines/shadow_cases.py", vendor)
 
 
 def ended(case: dict[str, Any]) -> bool:

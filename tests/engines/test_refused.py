@@ -37,7 +37,7 @@ SOURCES = {"svm": "AMD APM vol. 2, 15.5.1", "vmx": "Intel SDM vol. 3, 27.3.1"}
 @pytest.fixture(scope="module")
 def found(vendor: str, vendor_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    return run_cases(vendor_lab, "engines/refused_cases.py", vendor, timeout=200)
+    return run_cases(vendor_lab, "engines/refused_cases.py", vendor)
 
 
 @pytest.mark.parametrize("what", BREAKS)

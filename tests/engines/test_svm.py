@@ -106,7 +106,7 @@ DECLINED = {
 @pytest.fixture(scope="module")
 def found(svm_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    return run_cases(svm_lab, "engines/svm_cases.py", "instructions", timeout=240)
+    return run_cases(svm_lab, "engines/svm_cases.py", "instructions")
 
 
 def seen(found: dict[str, Any], name: str, exits: int = 2) -> dict[str, Any]:

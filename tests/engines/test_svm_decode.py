@@ -42,7 +42,7 @@ class Instruction(str):
 @pytest.fixture(scope="module")
 def found(svm_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    return run_cases(svm_lab, "engines/decode_cases.py", timeout=240)
+    return run_cases(svm_lab, "engines/decode_cases.py")
 
 
 def stops(case: dict[str, Any]) -> list[tuple[int, int, Instruction]]:

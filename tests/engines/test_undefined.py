@@ -39,7 +39,7 @@ def poor_lab(vendor: str, request: pytest.FixtureRequest) -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def found(vendor: str, poor_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    return run_cases(poor_lab, "engines/undefined_cases.py", vendor, timeout=240)
+    return run_cases(poor_lab, "engines/undefined_cases.py", vendor)
 
 
 def emulated(case: dict[str, Any], count: int, name: str) -> bool:

@@ -105,7 +105,7 @@ DECLINED = {
 @pytest.fixture(scope="module")
 def found(vmx_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    return run_cases(vmx_lab, "engines/vmx_cases.py", "instructions", timeout=900)
+    return run_cases(vmx_lab, "engines/vmx_cases.py", "instructions")
 
 
 def seen(case: dict[str, Any], *names: str) -> list[tuple[int, ...]]:

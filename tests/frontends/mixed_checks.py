@@ -16,7 +16,7 @@ READ, WRITE = 0, 1
 def found_in(lab: Lab, vendor: str, *names: str) -> dict[str, Any]:
     """What these cases, or all, find, run in one go in the lab."""
     guest("minivisor")
-    return run_cases(lab, "frontends/mixed_cases.py", vendor, *names, timeout=360)
+    return run_cases(lab, "frontends/mixed_cases.py", vendor, *names)
 
 
 def handled(case: dict[str, Any], *levels: int) -> list[tuple[int, str, int]]:

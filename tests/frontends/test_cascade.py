@@ -27,7 +27,7 @@ def lab(svm_lab: Lab) -> Lab:
 @pytest.fixture(scope="module")
 def found(lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    found = run_cases(lab, "frontends/cascade_cases.py", timeout=240)
+    found = run_cases(lab, "frontends/cascade_cases.py")
     assert {(case["status"], case["message"]) for case in found.values()} == {(0, "")}
     return found
 

@@ -26,7 +26,7 @@ INVALID, VALID = 1, 0x40  # CF, ZF
 @pytest.fixture(scope="module")
 def found(vmx_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    found = run_cases(vmx_lab, "frontends/cascade_vmx_cases.py", timeout=240)
+    found = run_cases(vmx_lab, "frontends/cascade_vmx_cases.py")
     assert {(case["status"], case["message"]) for case in found.values()} == {(0, "")}
     return found
 

@@ -22,7 +22,7 @@ GATE, IDT_BIT = 16, 2
 @pytest.fixture(scope="module")
 def found(svm_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    found = run_cases(svm_lab, "frontends/feature_cases.py", timeout=240)
+    found = run_cases(svm_lab, "frontends/feature_cases.py")
     assert {name: case["message"] for name, case in found.items() if case["message"]} == {}
     return found
 

@@ -22,7 +22,7 @@ TIMED_OUT, DIED = 124, 255
 @pytest.fixture(scope="module")
 def found(svm_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    return run_cases(svm_lab, "frontends/hostile_cases.py", timeout=240)
+    return run_cases(svm_lab, "frontends/hostile_cases.py")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ BROKEN = [
 @pytest.fixture(scope="module")
 def found(svm_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    found = run_cases(svm_lab, "frontends/nested_cases.py", timeout=240)
+    found = run_cases(svm_lab, "frontends/nested_cases.py")
     assert [name for name, case in found.items() if case["message"]] == []
     return found
 

@@ -36,7 +36,7 @@ def found(vmx_lab: Lab) -> dict[str, Any]:
     """All heights, run in one go in the lab."""
     guest("minivisor")
     words = [*map(str, HEIGHTS), *CASCADES, *EXTRAS, TRACED, "designated"]
-    return run_cases(vmx_lab, "frontends/tower_cases.py", "vmx", *words, timeout=300)
+    return run_cases(vmx_lab, "frontends/tower_cases.py", "vmx", *words)
 
 
 @pytest.mark.parametrize("name", [*map(str, HEIGHTS), *CASCADES, *EXTRAS])

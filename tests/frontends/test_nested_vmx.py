@@ -25,7 +25,7 @@ UNDEFINED, PROTECTION, PAGE_FAULT = 0x106, 0x10D, 0x10E
 @pytest.fixture(scope="module")
 def found(vmx_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
-    found = run_cases(vmx_lab, "frontends/nested_vmx_cases.py", timeout=600)
+    found = run_cases(vmx_lab, "frontends/nested_vmx_cases.py")
     assert {name: case["message"] for name, case in found.items() if case["message"] and name != "abort"} == {}
     return found
 

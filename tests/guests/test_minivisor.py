@@ -18,7 +18,7 @@ HOLDS = "its guest has 0xe00000 bytes at 0x200000"
 def found(vendor: str, vendor_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
     guest("minivisor")
-    return run_cases(vendor_lab, "guests/minivisor_cases.py", vendor, timeout=300)
+    return run_cases(vendor_lab, "guests/minivisor_cases.py", vendor)
 
 
 def test_all_answers_are_right(vendor: str, found: dict[str, Any]) -> None:

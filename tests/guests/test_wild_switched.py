@@ -45,7 +45,7 @@ def allowed(vendor: str, name: str) -> set[int]:
 def found(vendor: str, vendor_lab: Lab) -> dict[str, Any]:
     """How each member ended, all in one go in the lab."""
     members = [f"{name}={SHORT if 124 in allowed(vendor, name) else LONG}" for name in (*MEMBERS, *AIMED)]
-    return run_cases(vendor_lab, "guests/wild_cases.py", guest("wild"), vendor, *members, timeout=900)
+    return run_cases(vendor_lab, "guests/wild_cases.py", guest("wild"), vendor, *members)
 
 
 @pytest.mark.parametrize("name", [*MEMBERS, *AIMED])
