@@ -1,8 +1,14 @@
 # The types of native/python/, which has their documentation.
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from nestvmm.kvm import Regs
+
+NV_EFFECTS: int
+NV_ANSWER_OUTCOME: int
+NV_ANSWER_VALUE: int
+
+_Tuple = TypeVar("_Tuple", bound=tuple[Any, ...])
 
 class Registers:
     def copy(self) -> Self: ...
@@ -33,6 +39,11 @@ class EffectTable:
     def newest(
         self, reason: int, qualifier: int, write: bool, handler: int, cause: int, /
     ) -> tuple[int, int] | None: ...
+
+class Answer(Generic[_Tuple]):
+    def __new__(cls, like: _Tuple) -> Self: ...
+    def same(self) -> _Tuple: ...
+    def read(self, value: int) -> _Tuple: ...
 
 class Dispatch:
     handlers: tuple[Any, ...]

@@ -34,7 +34,7 @@ LAYERS = [
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 
 # Packages with a counterpart in native/.
-NATIVE_USERS = {"kvm", "devices", "engines", "frontends", "nesting", "stats", "trace", "bench"}
+NATIVE_USERS = {"kvm", "x86", "devices", "engines", "frontends", "nesting", "stats", "trace", "bench"}
 
 LINES_MAX = 450
 # Written so that this file does not hold what it looks for.

@@ -3,14 +3,12 @@
 #include <stddef.h>
 #include <structmember.h>
 
+#include "answer.h"
 #include "effects.h"
 #include "object.h"
 #include "presenter.h"
 #include "state.h"
 #include "vcpu.h"
-
-/* What the loop looks at of nestvmm.x86.event.Result. */
-enum { OUTCOME, VALUE, FIELDS };
 
 /* The loop does what is ordinary: a handler that has handled an event of one element at most. All else it leaves to
  * nestvmm/nesting/runner.py, which goes on from `event` and `result`. */
@@ -61,10 +59,21 @@ static void forget(struct dispatch *self)
 	Py_CLEAR(self->result);
 }
 
+/* Calls it, and a method's function at once: with an object of its own for both, that costs as much as ten instructions of a handler. */
+static PyObject *call(PyObject *handler, PyObject *event)
+{
+	PyObject *arguments[3] = {NULL, NULL, event};
+
+	if (!Py_IS_TYPE(handler, &PyMethod_Type))
+		return PyObject_Vectorcall(handler, &arguments[2], 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+	arguments[1] = PyMethod_GET_SELF(handler);
+	return PyObject_Vectorcall(PyMethod_GET_FUNCTION(handler), &arguments[1], 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+}
+
 /* Asks the handler. When it raises, `event` says what it was asked. */
 static int ask(struct dispatch *self)
 {
-	PyObject *handler = Py_XNewRef(handler_of(self)), *arguments[2] = {NULL};
+	PyObject *handler = Py_XNewRef(handler_of(self));
 
 	forget(self);
 	if (!handler) {
@@ -72,9 +81,9 @@ static int ask(struct dispatch *self)
 		return -1;
 	}
 	/* the event stays while its handler runs: `running` sees to that */
-	arguments[1] = self->event = nv_present(&self->presenter, &self->vcpu->event, self->vcpu->event.handler);
+	self->event = nv_present(&self->presenter, &self->vcpu->event, self->vcpu->event.handler);
 	if (self->event)
-		self->result = PyObject_Vectorcall(handler, &arguments[1], 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+		self->result = call(handler, self->event);
 	Py_DECREF(handler);
 	return self->result ? 0 : -1;
 }
@@ -84,8 +93,8 @@ static int ordinary(const struct dispatch *self)
 {
 	const struct nv_event *event = &self->vcpu->event;
 
-	return Py_IS_TYPE(self->result, self->result_type) && PyTuple_GET_SIZE(self->result) >= FIELDS &&
-	       PyTuple_GET_ITEM(self->result, OUTCOME) == self->handled && !self->stale &&
+	return Py_IS_TYPE(self->result, self->result_type) && PyTuple_GET_SIZE(self->result) >= NV_ANSWER_LOOKED_AT &&
+	       PyTuple_GET_ITEM(self->result, NV_ANSWER_OUTCOME) == self->handled && !self->stale &&
 	       !(event->size && (event->count != 1 || self->listened)) && nv_state_settles(self->state);
 }
 
@@ -150,7 +159,7 @@ static int loop(struct dispatch *self)
 			return -1;
 		if (!ordinary(self))
 			return status;
-		if (self->vcpu->event.size && complete(self, PyTuple_GET_ITEM(self->result, VALUE), &moved))
+		if (self->vcpu->event.size && complete(self, PyTuple_GET_ITEM(self->result, NV_ANSWER_VALUE), &moved))
 			return -1;
 		settle(self);
 	}

@@ -127,7 +127,7 @@ static PyMethodDef methods[] = {
 };
 
 static PyType_Slot slots[] = {
-	{Py_tp_doc, "The newest effect of each handler on each (reason, qualifier, whether it was a write), of 4096 at most."},
+	{Py_tp_doc, "The newest effect of each handler on each (reason, qualifier, whether it was a write), of NV_EFFECTS at most."},
 	{Py_tp_new, make},
 	{Py_tp_dealloc, release},
 	{Py_tp_methods, methods},
@@ -144,5 +144,5 @@ static PyType_Spec spec = {
 int nv_effects_add(PyObject *module)
 {
 	nv_effects_type = nv_type_add(module, &spec);
-	return nv_effects_type ? 0 : -1;
+	return nv_effects_type ? PyModule_AddIntMacro(module, NV_EFFECTS) : -1;
 }

@@ -1,6 +1,7 @@
 /* nestvmm._dispatch: what of the path of an exit needs the interpreter. Beside nestvmm._native, which does not know it. */
 #include <Python.h>
 
+#include "answer.h"
 #include "dispatch.h"
 #include "effects.h"
 #include "registers.h"
@@ -12,7 +13,7 @@ static int fill(PyObject *module)
 	/* types that others are made of come first */
 	if (nv_registers_add(module) || nv_state_add(module) || nv_view_add(module) || nv_effects_add(module))
 		return -1;
-	return nv_dispatch_add(module);
+	return nv_answer_add(module) || nv_dispatch_add(module) ? -1 : 0;
 }
 
 static PyModuleDef_Slot slots[] = {

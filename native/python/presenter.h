@@ -12,7 +12,10 @@ struct nv_presenter {
 	PyObject *reasons;       /* by number */
 	PyObject *carries;       /* by number: whether a qualifier is an address, which each level sees in its own way */
 	PyObject *carry;         /* and what carries it: (space, address, level) gives the address or None */
-	PyObject *spare;         /* an event that nobody holds any more: the next one is made of it */
+	PyObject *spare;         /* an event that nobody holds any more: the next one differs from it in little */
+	PyObject *shown;         /* the event that was made last: not held, to be compared only */
+	struct nv_event of;      /* what it shows, */
+	int level;               /* to this level */
 	uint64_t key;            /* what the last one is about, as effects are kept */
 };
 

@@ -102,7 +102,8 @@ PyObject *nv_state_regs(struct nv_state *state)
 
 PyObject *nv_state_set_regs(struct nv_state *state, PyObject *regs)
 {
-	if (!PyObject_TypeCheck(regs, nv_registers_type)) {
+	/* what was lent is most often what comes back; to find a base class takes longer */
+	if (!Py_IS_TYPE(regs, state->kind) && !PyObject_TypeCheck(regs, nv_registers_type)) {
 		PyErr_Format(PyExc_TypeError, "registers are a nestvmm.kvm.Regs, not a %s", Py_TYPE(regs)->tp_name);
 		return NULL;
 	}

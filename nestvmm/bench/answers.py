@@ -72,7 +72,8 @@ class Answering(Bells):
         yield *_CLAIMS[self._kind], self._registers if self._kind in ("cpuid", "hypercall") else self._value
 
     def _value(self, event: Event) -> Result:
-        return HANDLED if event.direction is Direction.WRITE else Result.read(0xFF)
+        # a write moves what it writes
+        return Result.read(0xFF)
 
     def _registers(self, event: Event) -> Result:
         regs = self.guest.regs

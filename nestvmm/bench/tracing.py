@@ -33,7 +33,7 @@ _HANDLERS: Final = (("C", 0), ("Python", 1))
 
 @dataclass(frozen=True, slots=True)
 class Tracing:
-    """The case: each round trip traced against untraced, in turns; and against that and the writing of 700 bytes."""
+    """The case: each round trip traced against untraced, in turns; and against that and the writing of 600 bytes."""
 
     name: ClassVar[str] = "tracing"
     about: ClassVar[str] = "what `nestvmm run --trace` costs a port read"

@@ -18,7 +18,7 @@ from typing import Final
 
 from nestvmm._native import lib
 from nestvmm.nesting.levels import LevelMaps
-from nestvmm.nesting.memory import MemoryMap, Slot
+from nestvmm.nesting.memory import PAGE_SIZE, MemoryMap, Slot
 from nestvmm.x86.exit_reason import REASONS, SPACED, Qualifier
 from nestvmm.x86.rights import Rights
 from nestvmm.x86.scope import Scope
@@ -28,6 +28,8 @@ __all__ = ["TowerMaps"]
 
 _SHIFT: Final = lib.NV_SPACE_SHIFT
 _LAST: Final = (1 << _SHIFT) - 1
+# A guest chooses the addresses: of so many pages what `carry` found is kept.
+_CARRIED_MAX: Final = 4096
 
 _Claimed = Iterable[tuple[int, int, int]]
 
@@ -52,6 +54,8 @@ class TowerMaps:
         passed: _Claimed = (),
     ) -> None:
         self.code = code
+        # what `carry` found, by space, page and level: exits come to the same devices again and again
+        self._carried: dict[tuple[int, int, int], tuple[int | None]] = {}
         holes, faults, passed = list(holes), list(faults), list(passed)
         #: By space.
         self.parts: list[LevelMaps] = []
@@ -78,6 +82,7 @@ class TowerMaps:
     def change(self, level: int, new: MemoryMap) -> None:
         """Gives the hypervisor at `level` a new map. Raises UsageError, and changes nothing, for too many regions."""
         self.part(level).change(level, new)
+        self._carried.clear()
 
     def gives(self, level: int, address: int, right: Rights) -> bool:
         """Whether the hypervisor at `level` itself allows an access to level+1's address."""
@@ -97,7 +102,19 @@ class TowerMaps:
 
     def carry(self, space: int, address: int, level: int) -> int | None:
         """A space's address as level `level` sees it; None: not that level's, or a level between lacks it."""
-        return self.parts[space].carry(address, level) if space == self.space(level) else None
+        offset = address % PAGE_SIZE
+        key = space, address - offset, level
+        (page,) = self._carried.get(key) or self._find(key)
+        return None if page is None else page + offset
+
+    def _find(self, key: tuple[int, int, int]) -> tuple[int | None]:
+        """Where the page is, if it is somewhere; maps have whole pages."""
+        space, page, level = key
+        found = (self.parts[space].carry(page, level) if space == self.space(level) else None,)
+        if len(self._carried) >= _CARRIED_MAX:
+            self._carried.clear()
+        self._carried[key] = found
+        return found
 
     def at_top(self, level: int, first: int, last: int) -> list[Span]:
         """The addresses, with their space, that lead to level `level`'s first to last."""

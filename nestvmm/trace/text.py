@@ -66,7 +66,9 @@ def ns(span: Us) -> str:
 
 def text_with_holes(value: object) -> bytes:
     """One line of JSON whose marks are holes; strings from outside must have been through `without_marks`."""
-    return _MARK.sub(lambda found: chr(int(found[1] or found[2], 16)), json.dumps(value)).encode("latin-1")
+    # blanks would be an eighth of the file
+    text = json.dumps(value, separators=(",", ":"))
+    return _MARK.sub(lambda found: chr(int(found[1] or found[2], 16)), text).encode("latin-1")
 
 
 def without_marks(text: str, longest: int = 200) -> str:

@@ -121,8 +121,9 @@ def test_what_handlers_do_keeps_the_loop_in_its_memory(folder: Path) -> None:
     ]
     # with its own allocator Python would hide most errors; and it frees nothing when it ends
     settings = {"LD_PRELOAD": " ".join(libraries), "PYTHONMALLOC": "malloc", "ASAN_OPTIONS": "detect_leaks=0"}
+    about = ("nesting/test_dispatch", "nesting/test_presenter", "kvm/test_regs", "x86/test_event")
     run = subprocess.run(
-        [sys.executable, "-c", INSTEAD, module, "tests/nesting/test_dispatch.py", "tests/kvm/test_regs.py"],
+        [sys.executable, "-c", INSTEAD, module, *(f"tests/{one}.py" for one in about)],
         cwd=ROOT,
         env=os.environ | settings,
         capture_output=True,

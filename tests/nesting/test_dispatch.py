@@ -1,4 +1,4 @@
-"""The loop in C that has handlers handle events: what it presents, what it leaves to Python, and what it holds."""
+"""The loop in C that has handlers handle events: what it does, what it leaves to Python, and what it holds."""
 
 from __future__ import annotations
 
@@ -12,45 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_engine import Exit, FakeEngine, reads, writes
-from hypothesis import given
-from hypothesis import strategies as st
+from bare import Bare, loop
+from fake_engine import Exit, FakeEngine, reads
 from scripted import Run, Scripted, scripted
 
 from nestvmm._dispatch import Dispatch, RegisterState, RegisterView
 from nestvmm._native import ffi, lib
 from nestvmm.errors import HypervisorError
-from nestvmm.hypervisors import HANDLED, Direction, Event, ExitReason, Result
+from nestvmm.hypervisors import HANDLED, Event, ExitReason, Result
 from nestvmm.kvm import Regs
 from nestvmm.nesting import RunResult
-from nestvmm.nesting.dispatch import dispatch_of
 from nestvmm.nesting.guest_view import VcpuState
-from nestvmm.nesting.propagation import Effects
 from nestvmm.x86.event import Outcome
-from nestvmm.x86.exit_reason import REASONS, Qualifier
 
 ROOT = Path(__file__).resolve().parents[2]
 IO, CPUID = ExitReason.IO, ExitReason.CPUID
-SIZE = ffi.sizeof("struct nv_event")
-PHYSICAL = {reason for reason in ExitReason if REASONS[reason].qualifier is Qualifier.PHYSICAL}
 # Where the mailbox has registers: the numbers of the instruction encoding.
 ORDER = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *Regs.__match_args__[8:])
-
-
-class Bare:
-    """What a loop needs of an engine."""
-
-    mailbox = 0
-
-    def __init__(self) -> None:
-        self.vcpu = ffi.new("struct nv_vcpu *")
-
-    def regs(self) -> Regs:
-        return Regs()
-
-
-def loop(engine: Any, carry: Callable[[int, int, int], int | None] = lambda space, address, level: None) -> Dispatch:
-    return dispatch_of(engine, VcpuState(engine), Effects((2,)), carry)
 
 
 @pytest.fixture
@@ -61,93 +39,6 @@ def mailbox(monkeypatch: pytest.MonkeyPatch) -> Any:
     box.regs = list(range(100, 118))
     monkeypatch.setattr(FakeEngine, "mailbox", int(ffi.cast("uintptr_t", box)))
     return box
-
-
-# what is presented
-
-
-@given(st.binary(min_size=SIZE, max_size=SIZE), st.sampled_from(ExitReason), st.integers(0, 2), st.integers(0, 254))
-def test_each_field_is_the_events(content: bytes, reason: ExitReason, direction: int, level: int) -> None:
-    engine = Bare()
-    event = engine.vcpu.event
-    ffi.memmove(ffi.addressof(event), content, SIZE)
-    event.reason, event.direction, event.count = reason, direction, 1
-    value = int(event.value).to_bytes(8, "little")
-    carried = []
-
-    def carry(space: int, address: int, to: int) -> int:
-        carried.append((space, address, to))
-        return 77
-
-    assert loop(engine, carry).present(level) == Event(
-        reason=reason,
-        level=level + 1,
-        qualifier=77 if reason in PHYSICAL else event.qualifier,
-        direction=direction,
-        size=event.size,
-        count=1,
-        value=event.value,
-        data=value[: event.size] if direction == Direction.WRITE else b"",
-        info=event.info,
-        raw=event.raw,
-        instruction=bytes(event.instruction)[: event.instruction_length],
-        length=event.length,
-    )
-    assert carried == [(event.space, event.qualifier, level + 1)] * (reason in PHYSICAL)
-
-
-def test_an_address_that_a_level_does_not_have_is_level_ns() -> None:
-    engine = Bare()
-    engine.vcpu.event.reason, engine.vcpu.event.qualifier, engine.vcpu.event.count = ExitReason.MMIO, 0x5000, 1
-    assert loop(engine).present(1).qualifier == 0x5000
-
-
-def test_what_carries_an_address_may_fail() -> None:
-    def carry(space: int, address: int, level: int) -> int:
-        raise KeyError(address)
-
-    engine = Bare()
-    engine.vcpu.event.reason = ExitReason.MMIO
-    with pytest.raises(KeyError):
-        loop(engine, carry).present(1)
-
-
-def test_there_is_no_such_reason_or_level() -> None:
-    engine = Bare()
-    one = loop(engine)
-    for level in (-1, 255, 1 << 70):
-        with pytest.raises((ValueError, OverflowError)):
-            one.present(level)
-    engine.vcpu.event.reason = len(ExitReason)
-    with pytest.raises(ValueError, match=f"there is no reason {len(ExitReason)}"):
-        one.present(1)
-
-
-def test_events_that_are_kept_stay_as_they_are(make: Callable[..., Run]) -> None:
-    run = make(scripted())
-    exits = [writes(0x5000 + n, n, 2) for n in range(50)]
-    assert run.go(*exits) == RunResult(0)
-    seen = run.hypervisor(1).seen
-    assert [(event.qualifier, event.value, event.data) for event in seen] == [
-        (0x5000 + n, n, n.to_bytes(2, "little")) for n in range(50)
-    ]
-    assert all(type(event) is Event for event in seen)
-    assert len({hash(event) for event in seen}) == 50
-
-
-def test_events_that_nobody_keeps_are_told_apart(make: Callable[..., Run]) -> None:
-    run = make(scripted())
-    texts: list[str] = []
-    hypervisor = run.hypervisor(1)
-
-    def note(_: Scripted, event: Event) -> Result:
-        hypervisor.seen.clear()
-        texts.append(f"{event!r} {hash(event) == hash(Event(*event))}")
-        return HANDLED
-
-    hypervisor.behave = note
-    assert run.go(*(writes(0x5000 + n, n) for n in range(5))) == RunResult(0)
-    assert texts == [f"<io write {0x5000 + n:#x} size 1 count 1 value {n:#x} from L2> True" for n in range(5)]
 
 
 # registers
@@ -388,7 +279,7 @@ def test_an_interpreter_ends_while_level_n_runs() -> None:
     script = """
 import ctypes, sys, threading, time
 sys.path[:0] = ["tests", "tests/nesting"]
-from test_dispatch import Bare, loop
+from bare import Bare, loop
 from nestvmm._native import ffi, lib
 engine = Bare()
 ops = ffi.new("struct nv_engine_ops *")

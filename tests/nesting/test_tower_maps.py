@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nestvmm._native import ffi, lib
 from nestvmm.hypervisors import HANDLED
@@ -34,6 +38,38 @@ def test_addresses_are_carried_in_their_own_space_only() -> None:
     assert [tower.carry(1, 0x4010, level) for level in range(1, 7)] == [None, None, 0x8010, 0x8010, 0x4010, None]
     assert [tower.carry(0, 0x4010, level) for level in (1, 2, 3)] == [0x8010, 0x4010, None]
     assert tower.carry(1, 0x9010, 4) is None, "level 4 maps it nowhere"
+
+
+def test_an_address_is_carried_by_the_maps_of_the_moment() -> None:
+    tower = maps()
+    before = [tower.carry(1, 0x4010, level) for level in (3, 4)]
+    tower.change(3, SHIFTED)
+    assert (before, [tower.carry(1, 0x4010, level) for level in (3, 4)]) == ([0x8010, 0x8010], [None, 0x8010])
+    tower.change(4, MemoryMap.identity())
+    assert [tower.carry(1, 0x4010, level) for level in (3, 4)] == [0x8010, 0x4010]
+    assert tower.carry(1, 0x9010, 4) == 0x9010, "a hole is none any more"
+
+
+@given(st.integers(0, 0xA000), st.integers(1, 6), st.integers(0, 1))
+def test_the_second_time_it_is_carried_as_the_first_time(address: int, level: int, space: int) -> None:
+    asked = maps()
+    for at in (address ^ 0xFFF, address):
+        asked.carry(space, at, level)
+    assert asked.carry(space, address, level) == maps().carry(space, address, level)
+
+
+def test_a_guest_cannot_make_l0_keep_all_that_it_asks_for() -> None:
+    tower = maps()
+    tracemalloc.start()
+    try:
+        for page in range(1 << 14):
+            tower.carry(1, page * PAGE, 5)
+        kept = tracemalloc.get_traced_memory()[0]
+        for page in range(1 << 14, 1 << 15):
+            tower.carry(1, page * PAGE, 5)
+        assert tracemalloc.get_traced_memory()[0] < kept + 100_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_claims_are_projected_with_their_space() -> None:
