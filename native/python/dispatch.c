@@ -79,14 +79,15 @@ static int ask(struct dispatch *self)
 	return self->result ? 0 : -1;
 }
 
-/* Whether the answer is one that the loop gives itself. */
+/* Whether the answer is one that the loop gives itself. A value that has to be asked for its number might change registers. */
 static int ordinary(const struct dispatch *self)
 {
 	const struct nv_event *event = &self->vcpu->event;
 
 	return Py_IS_TYPE(self->result, self->result_type) && PyTuple_GET_SIZE(self->result) >= FIELDS &&
-	       PyTuple_GET_ITEM(self->result, OUTCOME) == self->handled && !self->stale &&
-	       !(event->size && (event->count != 1 || self->listened)) && nv_state_settles(self->state);
+	       PyTuple_GET_ITEM(self->result, OUTCOME) == self->handled && PyLong_Check(PyTuple_GET_ITEM(self->result, VALUE)) &&
+	       !self->stale && !(event->size && (event->count != 1 || self->listened)) &&
+	       nv_state_settles(self->state);
 }
 
 /* The value that moved: what a write has, or what a read gets of `value`. -1: an exception is set. */

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from types import NoneType
+from typing import Any, Final, NamedTuple, TypeGuard
 
 from nestvmm.x86.exit_reason import ExitReason
 
-__all__ = ["HANDLED", "Direction", "Event", "Outcome", "Result"]
+__all__ = ["HANDLED", "Direction", "Event", "Outcome", "Result", "is_result"]
 
 
 class Direction(IntEnum):
@@ -136,3 +137,13 @@ _new_tuple = tuple.__new__
 HANDLED = Result(_HANDLED_OUTCOME)
 _DECLINED = Result(Outcome.DECLINED)
 _RETRIED = Result(Outcome.RETRIED)
+
+# Of a Result's fields, in their order.
+_TYPES: Final[tuple[Any, ...]] = (Outcome, int, (bytes, bytearray), int, int, (int, NoneType), int, str)
+
+
+def is_result(answer: object) -> TypeGuard[Result]:
+    """Whether what a handler returned is a Result, all fields of which have their types."""
+    if answer is _DECLINED:
+        return True  # the most frequent one
+    return type(answer) is Result and len(answer) == len(_TYPES) and all(map(isinstance, answer, _TYPES))
