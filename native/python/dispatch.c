@@ -88,13 +88,14 @@ static int ask(struct dispatch *self)
 	return self->result ? 0 : -1;
 }
 
-/* Whether the answer is one that the loop gives itself. */
+/* Whether the answer is one that the loop gives itself. A value that has to be asked for its number might change registers. */
 static int ordinary(const struct dispatch *self)
 {
 	const struct nv_event *event = &self->vcpu->event;
 
 	return Py_IS_TYPE(self->result, self->result_type) && PyTuple_GET_SIZE(self->result) >= NV_ANSWER_LOOKED_AT &&
-	       PyTuple_GET_ITEM(self->result, NV_ANSWER_OUTCOME) == self->handled && !self->stale &&
+	       PyTuple_GET_ITEM(self->result, NV_ANSWER_OUTCOME) == self->handled &&
+	       PyLong_Check(PyTuple_GET_ITEM(self->result, NV_ANSWER_VALUE)) && !self->stale &&
 	       !(event->size && (event->count != 1 || self->listened)) && nv_state_settles(self->state);
 }
 

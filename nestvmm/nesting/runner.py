@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from reprlib import Repr
 
 from nestvmm._native import ffi, lib
 from nestvmm.engines import RunStatus
@@ -26,7 +27,7 @@ from nestvmm.nesting.attend import TIMED_OUT, UNREAD, attend
 from nestvmm.nesting.designation import Claim
 from nestvmm.nesting.exception import wrong_exception
 from nestvmm.nesting.tower import Tower
-from nestvmm.x86.event import Direction, Event, Outcome, Result
+from nestvmm.x86.event import Direction, Event, Outcome, Result, is_result
 from nestvmm.x86.exit_reason import REASONS, ExitReason, Qualifier
 
 __all__ = ["STOPPED", "RunResult", "Runner"]
@@ -41,6 +42,9 @@ _REASONS = tuple(ExitReason)
 _EVENT = int(RunStatus.EVENT)
 _HANDLED = Outcome.HANDLED
 _WRITE = int(Direction.WRITE)
+# What a handler answered may be anything, with a `__repr__` that fails.
+_SHOW = Repr()
+_SHOW.maxother = 300
 # How often a kick is repeated until the vCPU's thread has stopped, in seconds.
 _KICK_AGAIN = 0.01
 # How long a handler that is running when the run ends may take to return, in seconds.
@@ -208,9 +212,10 @@ class Runner:
                 self._ask()
             asked = False
             event, result = dispatch.event, dispatch.result
-            if type(result) is not Result:
+            if not is_result(result):
                 raise HypervisorError(
-                    f"L{claim.level} {claim.who} answered {result!r} to {event!r}; a handler must return a Result"
+                    f"L{claim.level} {claim.who} answered {_SHOW.repr(result)} to {event!r}; a handler must return a "
+                    "Result whose fields have their types"
                 )
             outcome = result.outcome
             if outcome is _HANDLED:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import ClassVar, NamedTuple
+from types import NoneType
+from typing import Any, ClassVar, Final, NamedTuple, TypeGuard
 
 from nestvmm._dispatch import Answer
 from nestvmm.x86.exit_reason import ExitReason
 
-__all__ = ["HANDLED", "Direction", "Event", "Outcome", "Result"]
+__all__ = ["HANDLED", "Direction", "Event", "Outcome", "Result", "is_result"]
 
 
 class Direction(IntEnum):
@@ -124,8 +125,19 @@ class Result(_Fields):
 
 
 HANDLED = Result(Outcome.HANDLED)
+_DECLINED = Result(Outcome.DECLINED)
 
 Result.handled = Answer(HANDLED).same
 Result.read = Answer(HANDLED).read
-Result.declined = Answer(Result(Outcome.DECLINED)).same
+Result.declined = Answer(_DECLINED).same
 Result.retry = Answer(Result(Outcome.RETRIED)).same
+
+# Of a Result's fields, in their order.
+_TYPES: Final[tuple[Any, ...]] = (Outcome, int, (bytes, bytearray), int, int, (int, NoneType), int, str)
+
+
+def is_result(answer: object) -> TypeGuard[Result]:
+    """Whether what a handler returned is a Result, all fields of which have their types."""
+    if answer is _DECLINED:
+        return True  # the most frequent one
+    return type(answer) is Result and len(answer) == len(_TYPES) and all(map(isinstance, answer, _TYPES))
