@@ -60,3 +60,13 @@ def check_declined(case: dict[str, Any]) -> None:
     ]
     assert images(case)[2] == (3, 4)
     assert handled(case, 1, 2, 3) == [(2, "io", 3)]
+
+
+def check_lent(case: dict[str, Any], image: int) -> None:
+    """The level below the image took its control block, which its next exit was missing, and gave it back then."""
+    assert case["kept"] == [1, 7 * 31 + image, image]
+    assert case["heard"][image - 2] == [[0]], "the fault is at the block itself"
+    assert (image - 1, "nested-page-fault", 1) in handled(case, image - 1)
+    assert images(case)[image] == (2, 3), "it sees its exits once"
+    assert handled(case, image) == [(image, "hypercall", 1), (image, "io", 1)], "and so does the account"
+    assert case["exits"] == sum(count for *_, count in case["rows"])

@@ -96,6 +96,10 @@ class Device(Silent):
         return Result.read(len(self.seen))
 
 
+VMRUN, VMPTRLD = 0x80, 21
+BEHIND_RSP = b"\x0f\xc7\x74\x24"  # VMPTRLD of a pointer at RSP and a byte more, as minivisor does it
+
+
 class Taking(Silent):
     """Takes the control block away that its guest entered the next level with, at an access to PORT."""
 
@@ -104,12 +108,19 @@ class Taking(Silent):
         self.block = 0
 
     def claims(self) -> Any:
-        yield ExitReason.SVM_INSTRUCTION, 0, (1 << 64) - 1, None, self.instruction
+        reason = ExitReason.SVM_INSTRUCTION if ENGINE == "svm" else ExitReason.VMX_INSTRUCTION
+        yield reason, 0, (1 << 64) - 1, None, self.instruction
         yield ExitReason.IO, PORT, PORT, None, self.access
 
     def instruction(self, event: Event) -> Result:
-        if event.raw == 0x80:  # VMRUN
-            self.block = self.guest.regs.rax
+        regs = self.guest.regs
+        if ENGINE == "svm" and event.raw == VMRUN:
+            self.block = regs.rax
+        if ENGINE == "vmx" and event.raw == VMPTRLD:
+            *code, offset = self.guest.read(regs.rip, 5)
+            if bytes(code) != BEHIND_RSP:
+                raise ValueError(f"VMPTRLD by other instruction bytes: {bytes(code).hex()}")
+            self.block = int.from_bytes(self.guest.read(regs.rsp + offset, 8), "little")
         return Result.declined()
 
     def access(self, event: Event) -> Result:
@@ -190,5 +201,5 @@ CASES: dict[str, Case] = {
         guest.load(AT, 4) + guest.keep(0) + guest.store(AT + 4, 0x55, 1) + guest.load(AT, 2) + guest.keep(1),
         2,
     ),
-    **(BLOCKS if ENGINE == "svm" else {}),
+    **BLOCKS,
 }

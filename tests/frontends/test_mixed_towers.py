@@ -14,6 +14,7 @@ from mixed_checks import (
     PASSED,
     check_arriving,
     check_declined,
+    check_lent,
     faults,
     found_in,
     handled,
@@ -266,13 +267,7 @@ def test_faults_are_designated_to_a_level_above_an_image(where: str, address: in
 @pytest.mark.parametrize(("where", "image"), [("below", 2), ("above an image", 3)])
 def test_a_control_block_that_a_level_takes_away(where: str, image: int, found: dict[str, Any]) -> None:
     """The next exit to the image whose block it is faults in that page; where nobody gives it back, that is all."""
-    case = found[f"block lent {where}"]
-    assert case["kept"] == [1, 7 * 31 + image, image]
-    assert case["heard"][image - 2] == [[0]], "the fault is at the block itself"
-    assert (image - 1, "nested-page-fault", 1) in handled(case, image - 1)
-    assert images(case)[image] == (2, 3), "it sees its exits once"
-    assert handled(case, image) == [(image, "hypercall", 1), (image, "io", 1)], "and so does the account"
-    assert case["exits"] == sum(count for *_, count in case["rows"])
+    check_lent(found[f"block lent {where}"], image)
     why = f"a level below level {image + 1} has taken away the memory of the control block that it is run by"
     assert found[f"block taken {where}"] == {"refused": why}
 

@@ -14,6 +14,7 @@ from mixed_checks import (
     PASSED,
     check_arriving,
     check_declined,
+    check_lent,
     faults,
     found_in,
     handled,
@@ -40,6 +41,7 @@ CASES = (
     *("arriving at two levels", "arriving designated", "interrupt window behind an image's exit"),
     *("timer", "timer declined", "timer between images", "two timers", "timers below and above an image"),
     *("device designated between images", "device designated to an image", "fault designated between images"),
+    *("block lent below", "block lent above an image"),
 )
 
 
@@ -134,6 +136,11 @@ def test_a_level_above_an_image_maps_memory(found: dict[str, Any]) -> None:
     assert (case["kept"], case["heard"][1]) == ([1, 2, 3, 0x11], [[1], [2], [2], [3]])
     case = found["device"]
     assert case["seen"][1] == [[3, AT, READ, 4, 0], [3, AT + 4, WRITE, 1, 0x55], [3, AT, READ, 2, 0]]
+
+
+@pytest.mark.parametrize(("where", "image"), [("below", 2), ("above an image", 3)])
+def test_a_control_block_that_a_level_takes_away(where: str, image: int, found: dict[str, Any]) -> None:
+    check_lent(found[f"block lent {where}"], image)
 
 
 def test_a_level_above_an_image_injects(found: dict[str, Any]) -> None:
