@@ -10,12 +10,17 @@ enum { REASON, LEVEL, QUALIFIER, DIRECTION, SIZE, COUNT, VALUE, DATA, INFO, RAW,
 /* The address that is the event's qualifier, at `level`. */
 static PyObject *carry(struct nv_presenter *presenter, const struct nv_event *event, int level)
 {
-	PyObject *carried = PyObject_CallFunction(presenter->carry, "iKi", event->space, (unsigned long long)event->qualifier, level);
+	PyObject *space = PyLong_FromLong(event->space), *address = PyLong_FromUnsignedLongLong(event->qualifier);
+	PyObject *to = PyLong_FromLong(level), *arguments[] = {NULL, space, address, to}, *carried = NULL;
 
-	if (carried != Py_None)
-		return carried;
-	Py_DECREF(carried);
-	return PyLong_FromUnsignedLongLong(event->qualifier);
+	if (space && address && to)
+		carried = PyObject_Vectorcall(presenter->carry, &arguments[1], 3 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+	if (carried == Py_None)
+		Py_SETREF(carried, Py_NewRef(address));
+	Py_XDECREF(space);
+	Py_XDECREF(address);
+	Py_XDECREF(to);
+	return carried;
 }
 
 /* The bytes that a write moves. */

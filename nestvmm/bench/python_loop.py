@@ -1,4 +1,6 @@
-"""The floor of whatever serves exits in Python: a loop that enters the guest and looks at one field of each exit.
+"""The least that a loop written in Python does: it enters the guest and looks at one field of each exit.
+
+What calls handlers in Python is a loop in C (native/python/dispatch.c), and may be below that.
 
 Nothing is decoded, looked up, counted or answered; the guest's instruction is as it is, or comes again.
 """

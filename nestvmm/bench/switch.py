@@ -1,7 +1,7 @@
 """A world switch alone, and round trips of CPUID through the switcher: in C, in Python, and up towers.
 
-A bare loop stands beside them (bare_loop.py), and one in Python: the floor of all that Python serves. By VMRUN there
-is another: it is what a program does that lets the nested guest share the page tables of its host; KVM
+A bare loop stands beside them (bare_loop.py), and one in Python: the least that a loop written in it does. By VMRUN
+there is another: it is what a program does that lets the nested guest share the page tables of its host; KVM
 write-protects those, which costs it more than all the rest.
 """
 
@@ -85,9 +85,9 @@ class Switch:
 
 
 def _compared(rows: Sequence[Row], shared: Row | None = None) -> Iterator[Row]:
-    bare, floor, in_c, in_python, *higher = rows
+    bare, by_python, in_c, in_python, *higher = rows
     yield bare
-    yield compare(floor, bare)
+    yield compare(by_python, bare)
     yield compare(in_c, bare, SWITCH_IN_C.most)
     if shared is not None:
         yield compare(in_python, shared, SWITCH_IN_PYTHON.most)

@@ -1,6 +1,6 @@
 """Round trips of a port read by L0's clock: bare, served in C, in Python, and up towers of growing height.
 
-The bare loop in Python is the floor of all that Python serves (python_loop.py).
+The bare loop in Python is the least that a loop written in Python does (python_loop.py).
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ _PYTHON = "served in Python"
 
 
 def _compared(rows: Sequence[Row]) -> Iterator[Row]:
-    bare, floor, in_c, in_python, *higher = rows
-    yield compare(floor, bare)
+    bare, by_python, in_c, in_python, *higher = rows
+    yield compare(by_python, bare)
     yield compare(in_c, bare, PORT_IN_C.most)
     yield compare(in_python, bare, PORT_IN_PYTHON.most)
     for row in higher:

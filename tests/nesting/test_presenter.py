@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -52,26 +52,26 @@ def test_each_field_is_the_events(content: bytes, reason: ExitReason, direction:
     assert carried == [(event.space, event.qualifier, level + 1)] * (reason in PHYSICAL)
 
 
-ANY_EVENT = st.fixed_dictionaries(
-    {
-        "reason": st.sampled_from((IO, CPUID, ExitReason.MMIO)),
-        "direction": st.integers(0, 2),
-        "size": st.sampled_from((0, 1, 4, 8)),
-        "count": st.integers(1, 2),
-        "qualifier": st.integers(0, 2),
-        "value": st.sampled_from((0, 1, 1 << 40)),
-        "info": st.integers(0, 1),
-        "raw": st.integers(0, 1),
-        "length": st.integers(0, 1),
-        "handler": st.integers(0, 1),
-        "instruction_length": st.sampled_from((0, 2, 15, 200)),
-        "instruction": st.sampled_from((b"\x0f\xa2", b"\x0f\xa3", bytes(15))),
-    }
-)
+# Of each field, what differs from each other.
+VALUES: dict[str, tuple[Any, ...]] = {
+    "reason": (IO, CPUID, ExitReason.MMIO),
+    "direction": (0, 1, 2),
+    "size": (4, 0, 1, 8),
+    "count": (1, 2),
+    "qualifier": (0, 1, 1 << 40),
+    "value": (0, 1, 1 << 40),
+    "info": (0, 1),
+    "raw": (0, 1),
+    "length": (0, 1),
+    "handler": (0, 1),
+    "instruction_length": (2, 0, 15, 200),
+    "instruction": (b"\x0f\xa2", b"\x0f\xa3", bytes(15)),
+}
+FIELDS = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in VALUES.items()})
 
 
-@given(st.lists(st.tuples(ANY_EVENT, st.binary(min_size=16, max_size=16), st.booleans()), max_size=12))
-def test_an_event_shows_nothing_of_the_one_before(events: list[tuple[dict[str, Any], bytes, bool]]) -> None:
+def present_all(events: Iterable[tuple[dict[str, Any], bytes, bool]]) -> None:
+    """Has a loop present one after the other (fields, data, whether it is kept), each as if it were the first."""
     engine = Bare()
     native = engine.vcpu.event
     one = loop(engine, lambda space, address, level: address + level)
@@ -94,10 +94,23 @@ def test_an_event_shows_nothing_of_the_one_before(events: list[tuple[dict[str, A
         ffi.memmove(native.instruction, fields["instruction"], len(fields["instruction"]))
         one.ask()
         fresh = loop(engine, lambda space, address, level: address + level).present(native.handler)
-        assert shown[-1] == tuple(fresh), "as an event that was made of nothing"
+        assert shown[-1] == tuple(fresh)
         if keeps:
             expected.append(fresh)
     assert kept == expected
+
+
+@given(st.lists(st.tuples(FIELDS, st.binary(min_size=16, max_size=16), st.booleans()), max_size=12))
+def test_an_event_shows_nothing_of_those_before(events: list[tuple[dict[str, Any], bytes, bool]]) -> None:
+    present_all(events)
+
+
+@pytest.mark.parametrize("count", VALUES["count"])
+@pytest.mark.parametrize("direction", VALUES["direction"])
+def test_an_event_that_differs_in_one_field_shows_it(direction: int, count: int) -> None:
+    first = {name: values[0] for name, values in VALUES.items()} | {"direction": direction, "count": count}
+    others = [first | {name: value} for name, values in VALUES.items() for value in values]
+    present_all((fields, bytes([number] * 16), False) for number, pair in enumerate(others) for fields in (first, pair))
 
 
 def test_an_address_that_a_level_does_not_have_is_level_ns() -> None:
