@@ -18,7 +18,7 @@ MARKED = int.from_bytes(b"memory t", "little")
 def found(vendor: str, vendor_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
     guest("minivisor")
-    return run_cases(vendor_lab, "frontends/lost_memory_cases.py", vendor, timeout=300)
+    return run_cases(vendor_lab, "frontends/lost_memory_cases.py", vendor)
 
 
 @pytest.mark.parametrize(

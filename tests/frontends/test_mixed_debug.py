@@ -26,7 +26,7 @@ ENDED = 250  # a minivisor's, whose guest touches what is not its memory
 def found(vendor: str, vendor_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
     guest("minivisor")
-    found = run_cases(vendor_lab, "frontends/mixed_step_cases.py", vendor, timeout=560)
+    found = run_cases(vendor_lab, "frontends/mixed_step_cases.py", vendor)
     assert {name: case for name, case in found.items() if case.get("message", "refused")} == {}
     assert {name for name, case in found.items() if case["status"]} == {"outside"}
     return found
