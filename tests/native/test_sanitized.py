@@ -119,8 +119,9 @@ def test_what_handlers_do_keeps_the_loop_in_its_memory(folder: Path) -> None:
     ]
     # with its own allocator Python would hide most errors; and it frees nothing when it ends
     settings = {"LD_PRELOAD": " ".join(libraries), "PYTHONMALLOC": "malloc", "ASAN_OPTIONS": "detect_leaks=0"}
+    tests = ("tests/nesting/test_dispatch.py", "tests/nesting/test_answers.py", "tests/kvm/test_regs.py")
     run = subprocess.run(
-        [sys.executable, "-c", INSTEAD, module, "tests/nesting/test_dispatch.py", "tests/kvm/test_regs.py"],
+        [sys.executable, "-c", INSTEAD, module, *tests],
         cwd=ROOT,
         env=os.environ | settings,
         capture_output=True,
