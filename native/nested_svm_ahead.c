@@ -154,7 +154,8 @@ static int execute(struct ahead *ahead)
 	uint32_t at = 0, length = 0;
 	uint64_t jump = 0;
 
-	if (ahead->count < 2)
+	/* behind the last address the next instruction faults, but this one has happened */
+	if (ahead->count < 2 || !is_canonical_here(ahead, ahead->regs[NV_REG_RIP] + NV_INSTRUCTION_MAX))
 		return 0;
 	if ((ahead->bytes[0] & 0xf0) == 0x40)
 		rex = ahead->bytes[at++];

@@ -9,6 +9,7 @@
 #include "switcher/mailbox.h"
 
 #define SFMASK 0xc0000084
+#define LOCK 0xf0
 #define STACK_SEGMENT (2 << 3) /* in a ModRM byte's register */
 #define REGISTER_FIELD (7 << 3)
 
@@ -57,7 +58,8 @@ void nv_trap_look(struct nv_trap_flag *trap, struct nv_paging *paging, const str
 		const uint8_t *opcode = nv_opcode(event.instruction, event.instruction_length, at.bits, &rex);
 		int count = opcode ? event.instruction + event.instruction_length - opcode : 0;
 
-		if (!count || !length)
+		/* with LOCK, each of those that are not plain faults */
+		if (!count || !length || memchr(event.instruction, LOCK, opcode - event.instruction))
 			return;
 		if (!shadowed && is_shadow(opcode, count)) {
 			shadowed = 1;

@@ -11,10 +11,16 @@ int nv_vmx_steps(const struct nv_vmx *vmx, uint8_t above)
 }
 
 /* It lasts until something wakes level n, which the trap would do at once. */
-static int halt(struct nv_vmx *vmx, uint8_t length)
+static int halt(struct nv_vcpu *vcpu, uint8_t length)
 {
+	struct nv_vmx *vmx = vcpu->engine;
+	struct nv_vmx_field rights = {NV_VMCS_GUEST_SS_RIGHTS, 0};
 	const struct nv_machine *parent = vmx->nested->active->parent;
+	int result = nv_vmx_exchange(vcpu, &rights, 1);
 
+	/* anywhere but at CPL 0 it faults */
+	if (result || rights.value >> 5 & 3)
+		return result;
 	if (!vmx->halts || (vmx->wanted.primary | (parent ? parent->vmx.primary : 0)) & HLT_EXITING ||
 	    *register_of(vmx, NV_REG_RFLAGS) & RFLAGS_TF || nv_pending_any(&vmx->switched.pending) || nv_nested_injected(vmx->nested))
 		return 0;
@@ -58,12 +64,17 @@ int nv_vmx_debug_step(struct nv_vcpu *vcpu)
 		if (result)
 			return result < 0 ? result : -EAGAIN;
 	}
+	if (trap.kind == NV_TRAPPED_HALTS) {
+		result = halt(vcpu, trap.length);
+		if (result)
+			return result < 0 ? result : 0;
+	}
 	/* VMX has no exits for INTn, and INT1's is a #DB as the trap's is (26.1) */
 	if (trap.kind == NV_TRAPPED_INTERRUPTS)
 		nv_vmx_inject_soft(vmx, NV_EVENT_SOFTWARE_INTERRUPT, trap.vector, trap.length);
 	else if (trap.kind == NV_TRAPPED_BREAKS)
 		nv_vmx_inject_soft(vmx, NV_EVENT_INT1, DB, trap.length);
-	else if (trap.kind != NV_TRAPPED_HALTS || !halt(vmx, trap.length))
+	else
 		nv_vmx_step_trap(vmx, &trap);
 	return 0;
 }

@@ -71,6 +71,7 @@ class Nested(ABC):
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.c.active = ffi.NULL  # no machine has memory any more
         self._table_memory.close()
 
     def attach(self, shadow: Shadow) -> None:

@@ -148,6 +148,7 @@ class SwitchedEngine(DirectEngine):
         self._vcpu.set_cpuid(offered)
         self._mailbox: Any = self._switcher.place(lib.NV_SWITCHER_MAILBOX, "struct nv_mailbox *")
         self.mailbox = int(ffi.cast("uintptr_t", self._mailbox))
+        self._open.callback(self._drop_mailbox)
         self._mailbox.state = lib.NV_SWITCHER_OUTSIDE
         self._mailbox.block = lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_BLOCK
         self.nested = self._open.enter_context(
@@ -168,6 +169,10 @@ class SwitchedEngine(DirectEngine):
                 rsp=lib.NV_SWITCHER_BASE + lib.NV_SWITCHER_MAILBOX,
             )
         )
+
+    def _drop_mailbox(self) -> None:
+        """The switcher's memory goes: registers are KVM's to give from now on, and it says that the vCPU is closed."""
+        self._mailbox = ffi.new("struct nv_mailbox *")
 
     def set_cpuid(self, entries: list[CpuidEntry]) -> None:
         """What level n's CPUID reports."""

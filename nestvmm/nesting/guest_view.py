@@ -49,6 +49,11 @@ class VcpuState(RegisterState):
         self._new_sregs: Sregs | None = None
         self._exception: tuple[int, int | None] | None = None
 
+    def close(self) -> None:
+        """The engine's memory is about to go: who still holds a view asks the engine, which says that it is closed."""
+        super().__init__(self._engine, Regs, 0)
+        self.forget()
+
     def sregs(self) -> Sregs:
         """Segment and control registers with the changes so far."""
         return self._engine.sregs() if self._new_sregs is None else deepcopy(self._new_sregs)

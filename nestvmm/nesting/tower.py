@@ -197,6 +197,7 @@ class Tower:
         engine.set_regs(regs)
         self.effects = Effects(self.spec.code)
         self.state = VcpuState(engine)
+        self._open.callback(self.state.close)
         self.dispatch = dispatch_of(engine, self.state, self.effects, self.maps.carry)
         self._reclaimed = False
         for level, hypervisor in enumerate(self.hypervisors, start=1):

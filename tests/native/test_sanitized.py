@@ -121,7 +121,13 @@ def test_what_handlers_do_keeps_the_loop_in_its_memory(folder: Path) -> None:
     ]
     # with its own allocator Python would hide most errors; and it frees nothing when it ends
     settings = {"LD_PRELOAD": " ".join(libraries), "PYTHONMALLOC": "malloc", "ASAN_OPTIONS": "detect_leaks=0"}
-    about = ("nesting/test_dispatch", "nesting/test_presenter", "kvm/test_regs", "x86/test_event")
+    about = (
+        "nesting/test_dispatch",
+        "nesting/test_presenter",
+        "nesting/test_answers",
+        "kvm/test_regs",
+        "x86/test_event",
+    )
     run = subprocess.run(
         [sys.executable, "-c", INSTEAD, module, *(f"tests/{one}.py" for one in about)],
         cwd=ROOT,

@@ -31,6 +31,10 @@ KINDS = {
     "8ed89c": lib.NV_TRAPPED_PLAIN,  # MOV DS
     "8ed0cd55": lib.NV_TRAPPED_PLAIN,
     "8ed0f4": lib.NV_TRAPPED_PLAIN,
+    "f0f4": lib.NV_TRAPPED_PLAIN,  # LOCK: #UD
+    "66f0cd55": lib.NV_TRAPPED_PLAIN,
+    "f0fb": lib.NV_TRAPPED_PLAIN,
+    "8ed0f09c": lib.NV_TRAPPED_PLAIN,
 }
 
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 from bare import Bare, loop
-from fake_engine import Exit, FakeEngine, reads, writes
+from fake_engine import Exit, FakeEngine, reads
 from scripted import Run, Scripted, scripted
 
 from nestvmm._dispatch import Dispatch, RegisterState, RegisterView
 from nestvmm._native import ffi, lib
 from nestvmm.errors import HypervisorError
-from nestvmm.hypervisors import HANDLED, Direction, Event, ExitReason, Result
+from nestvmm.hypervisors import HANDLED, Event, ExitReason, Result
 from nestvmm.kvm import Regs
-from nestvmm.nesting import LevelSpec, RunResult
+from nestvmm.nesting import RunResult
 from nestvmm.nesting.guest_view import VcpuState
 from nestvmm.x86.event import Outcome
 
@@ -125,6 +125,16 @@ def test_a_guests_registers_wrap_and_are_the_handlers_own(make: Callable[..., Ru
     assert list(mailbox.regs) == [100, 6, *range(102, 118)]
 
 
+def test_registers_of_a_closed_tower_are_the_engines_to_give(make: Callable[..., Run], mailbox: Any) -> None:
+    """The mailbox's memory is no more; a real engine says that it is closed."""
+    run = make(scripted())
+    guest = run.hypervisor(1).guest
+    assert guest.regs.rax == 100
+    run.tower.close()
+    assert guest.regs == run.engine.regs()
+    assert guest.regs.rax != 100
+
+
 def test_registers_are_regs(make: Callable[..., Run]) -> None:
     run = make(scripted())
     run.hypervisor(1).behave = lambda hypervisor, _: hypervisor.guest.set_regs(3)
@@ -161,67 +171,6 @@ def test_a_handler_that_runs_what_runs_it_is_refused(make: Callable[..., Run]) -
     run.hypervisor(1).behave = lambda hypervisor, _: Result.read(9)
     assert run.go(reads(0x5000)) == RunResult(0), "and nothing of it stays"
     assert run.engine.answers[-1].value == 9
-
-
-class Changing:
-    """A number that changes registers when it is asked for."""
-
-    def __init__(self, hypervisor: Scripted) -> None:
-        self.hypervisor = hypervisor
-
-    def __index__(self) -> int:
-        guest = self.hypervisor.guest
-        regs = guest.regs
-        regs.rbx += 1
-        guest.set_regs(regs)
-        return 7
-
-
-@pytest.mark.parametrize("exit_", [reads(0x5000), reads(0x5000, 2, 3), writes(0x5000, 1)])
-@pytest.mark.parametrize("heard", [False, True])
-@pytest.mark.parametrize(
-    "make_result",
-    [
-        lambda _: tuple.__new__(Result, ()),
-        lambda _: tuple.__new__(Result, (Outcome.HANDLED,)),
-        Changing,
-        lambda hypervisor: Result.read(Changing(hypervisor)),  # type: ignore[arg-type]
-        lambda _: Result.read("7"),  # type: ignore[arg-type]
-        lambda _: Result.reflected(None),  # type: ignore[arg-type]
-        lambda _: Result.faulted(None),  # type: ignore[arg-type]
-        lambda _: Result.faulted(13, "0"),  # type: ignore[arg-type]
-        lambda _: Result.stopped(1.5),  # type: ignore[arg-type]
-        lambda _: Result.stopped(1, b"enough"),  # type: ignore[arg-type]
-        lambda _: Result(6),  # type: ignore[arg-type]
-    ],
-)
-def test_what_is_no_result_is_the_handlers_fault(
-    make: Callable[..., Run], make_result: Callable[[Scripted], object], heard: bool, exit_: Exit
-) -> None:
-    run = make(scripted(), *[LevelSpec("scripted:Listening")] * heard)
-    run.hypervisor(1).behave = lambda hypervisor, _: make_result(hypervisor)
-    why = r"^L1 Scripted answered .+ to <io .+>; a handler must return a Result whose fields have their types$"
-    with pytest.raises(HypervisorError, match=why):
-        run.go(exit_)
-    assert not [entry for entry in run.engine.log if entry[0] == "regs"]
-
-
-def test_only_bytes_are_a_strings_data(make: Callable[..., Run]) -> None:
-    run = make(scripted())
-    run.hypervisor(1).behave = lambda hypervisor, _: Result(Outcome.HANDLED, data="777777")  # type: ignore[arg-type]
-    with pytest.raises(HypervisorError, match=r"^L1 Scripted answered .+data='777777'"):
-        run.go(reads(0x5000, 2, 3))
-    run.hypervisor(1).behave = lambda hypervisor, _: Result.read_bytes(bytearray(b"777777"))  # type: ignore[arg-type]
-    assert run.go(reads(0x5000, 2, 3)) == RunResult(0)
-    assert run.engine.answers[-1].data == b"777777"
-
-
-def test_numbers_of_any_kind_are_values(make: Callable[..., Run]) -> None:
-    run = make(scripted())
-    values = iter([True, Direction.EXECUTE, -1, 1 << 70 | 3])
-    run.hypervisor(1).behave = lambda hypervisor, _: Result.read(next(values))
-    assert run.go(*[reads(0x5000, 2)] * 4) == RunResult(0)
-    assert [answer.value for answer in run.engine.answers] == [1, 2, 0xFFFF, 3]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
