@@ -55,8 +55,8 @@ int nv_svm_step_debug(struct nv_svm *svm)
 		return 0;
 	nv_svm_step_begin(svm, NV_SVM_NO_CODE, 1, 0);
 	if (trap->kind != NV_TRAPPED_ENABLES &&
-	    (trap->kind != NV_TRAPPED_HALTS || trap->own || intercepts(svm->wanted, EXIT_HLT) || nv_nested_wanted(svm->nested, EXIT_HLT) ||
-	     nv_pending_any(&svm->switched.pending) || nv_nested_injected(svm->nested)))
+	    (trap->kind != NV_TRAPPED_HALTS || svm->block->cpl || trap->own || intercepts(svm->wanted, EXIT_HLT) ||
+	     nv_nested_wanted(svm->nested, EXIT_HLT) || nv_pending_any(&svm->switched.pending) || nv_nested_injected(svm->nested)))
 		return 0;
 	nv_trap_clear(trap, svm->nested->vcpu->fd, svm->switched.mailbox->regs, 0);
 	if (trap->kind == NV_TRAPPED_ENABLES) {

@@ -332,7 +332,7 @@ STEPPED = {
     "steps and an interrupt": [1, 0],
     "steps and windows": [0x5A8, 0],
     "steps over HLT": [1, 0],
-    "steps into what is refused": [0, 1],
+    "steps into a HLT that faults": [0, 1],
 }
 # KVM's emulator does several elements at once, or raises a trap behind each of them.
 STRINGS = ("steps over accesses", "steps over strings of ports")
