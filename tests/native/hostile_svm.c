@@ -110,6 +110,27 @@ static void stop_for_remap(void)
 		block->exit_info_2 = address;
 }
 
+/* Hypervisors change their tables, and say so by the next VMRUN; or say nothing any more. */
+static void change_blocks(void)
+{
+	static int said;
+	uint32_t control = once_in(2) ? TLB_FLUSH_ALL : 3, asid = once_in(2) ? 1 + below(100) : 0;
+
+	if (!said && !once_in(16))
+		return;
+	said = !said;
+	if (said)
+		write_plain_tables(BLOCKS, once_in(2) ? READ_ONLY : PLAIN, below(2));
+	for (unsigned int i = 0; i < BLOCKS; i++) {
+		struct nv_vmcb *at = (struct nv_vmcb *)(level + i * PAGE);
+
+		at->tlb_control = said && !asid ? control : 0;
+		if (said && asid)
+			at->asid = asid;
+	}
+	model_note(&npt_format);
+}
+
 static void change_state(void)
 {
 	block->rip = once_in(2) ? block->rip + below(16) : address();
@@ -128,13 +149,16 @@ static void change_state(void)
 			mailbox.regs[i] = address();
 }
 
-/* A VMRUN that has made the processor forget: of an ASID, or all. */
+/* A VMRUN that has made the processor forget: of an ASID, or all; or whose guest has another one. */
 static void note_flush(void)
 {
 	const struct nv_vmcb *guest = entering ? &entering->guest : NULL;
 
-	if (guest && entering->child && nested.entered[entering->depth] > entered && guest->tlb_control)
-		model_flush(entering, guest->tlb_control == TLB_FLUSH_ALL ? ~0ull : guest->asid);
+	if (guest && entering->child && nested.entered[entering->depth] > entered) {
+		model_flush_tagged(entering->child, guest->asid);
+		if (guest->tlb_control)
+			model_flush(entering, guest->tlb_control == TLB_FLUSH_ALL ? ~0ull : guest->asid);
+	}
 	entering = NULL;
 }
 
@@ -175,6 +199,7 @@ static int run_kvm(void)
 		stop_with(EXIT_INVLPGA);
 	} else if (nested.active->svme && !once_in(4)) {
 		blocks_run++;
+		change_blocks();
 		block->cpl = 0;
 		entering = nested.active;
 		entered = nested.entered[entering->depth];

@@ -85,6 +85,8 @@ static void stop_for_vmx(void)
 		basic = BASIC_VMXON;
 	else if (own->on && own->current == NO_VMCS && !once_in(4))
 		basic = BASIC_VMPTRLD;
+	else if (own->on && once_in(16))
+		basic = BASIC_INVEPT;
 	else if (own->on && !once_in(4))
 		basic = is_launched(own) ^ once_in(16) ? BASIC_VMRESUME : BASIC_VMLAUNCH;
 	if (basic == BASIC_VMLAUNCH || basic == BASIC_VMRESUME)
@@ -94,6 +96,11 @@ static void stop_for_vmx(void)
 		if (once_in(4))
 			mailbox.regs[i] = basic == BASIC_INVEPT || basic == BASIC_INVVPID ? below(4) : random_field();
 	put(NV_VMCS_EXIT_LENGTH, 3);
+	if (basic == BASIC_INVEPT && once_in(2)) {
+		write_guest_tables();
+		model_note(&ept_format);
+		mailbox.regs[field(NV_VMCS_EXIT_INSTRUCTION) >> 28 & 15] = 2;
+	}
 	if (basic == BASIC_INVEPT && mailbox.regs[field(NV_VMCS_EXIT_INSTRUCTION) >> 28 & 15] == 2) {
 		invalidates = nested.active;
 		behind = field(NV_VMCS_GUEST_RIP) + 3;

@@ -1,5 +1,6 @@
 /* A machine's tables have a large page where those that L0 made of them have small ones already: its guests get a small one, too. With
- * a large one they would find what the machine itself does not, and keep it when that is elsewhere in the end. */
+ * a large one they would find what the machine itself does not, and keep it when that is elsewhere in the end. And small pages where L0's
+ * have a large one: what is said of one of them is not said of the others. */
 #include <unistd.h>
 
 #include "nested_level_svm.h"
@@ -57,11 +58,42 @@ static void enter(uint64_t number, uint64_t tables)
 	nv_nested_compose(&nested);
 }
 
+static uint32_t allowed_at(const struct nv_machine *machine, uint64_t address)
+{
+	struct nv_shadow_leaf leaf;
+
+	return nv_shadow_look(&nested.tables[machine->tables].shadow, address, &leaf) ? leaf.rights : 0;
+}
+
 static uint64_t found_at(const struct nv_machine *machine, uint64_t address)
 {
 	struct nv_shadow_leaf leaf;
 
 	return nv_shadow_look(&nested.tables[machine->tables].shadow, address, &leaf) ? leaf.to : 0;
+}
+
+static void large_among_small(const struct nv_machine *one, const struct nv_machine *two)
+{
+	page(BELOW + 2)[AREA >> 21] = PLACE | LARGE | ALL; /* allows more: nobody needs to be told */
+	CHECK(nv_nested_fault(&nested, NPF_USER | NPF_WRITE, FIRST));
+	CHECK(found_at(one, FIRST) == PLACE + FIRST - AREA && found_at(two, FIRST) == PLACE + FIRST - AREA);
+	CHECK(!found_at(one, LATER) && !found_at(two, LATER));
+	make_area(ALL);
+	page(SMALL)[LATER >> 12 & 511] = ELSEWHERE | ALL;
+	CHECK(nv_nested_fault(&nested, NPF_USER, LATER));
+	CHECK(found_at(one, LATER) == ELSEWHERE && found_at(two, LATER) == ELSEWHERE);
+}
+
+static void small_in_large(const struct nv_machine *one)
+{
+	page(BELOW + 2)[AREA >> 21] = PLACE | LARGE | READ_ONLY;
+	nv_nested_drop(&nested, one); /* it is told of that */
+	CHECK(nv_nested_fault(&nested, NPF_USER, FIRST));
+	CHECK(allowed_at(one, FIRST) == NV_RIGHT_READ && allowed_at(one, LATER) == NV_RIGHT_READ);
+	make_area(READ_ONLY);
+	page(SMALL)[FIRST >> 12 & 511] |= ALL;
+	CHECK(nv_nested_fault(&nested, NPF_USER | NPF_WRITE, FIRST));
+	CHECK(allowed_at(one, FIRST) & NV_RIGHT_WRITE && !(allowed_at(one, LATER) & NV_RIGHT_WRITE));
 }
 
 int main(void)
@@ -78,14 +110,8 @@ int main(void)
 	enter(BLOCK + 1, ABOVE);
 	two = nested.active;
 	CHECK(one->depth == 1 && two->depth == 2);
-	page(BELOW + 2)[AREA >> 21] = PLACE | LARGE | ALL; /* allows more: nobody needs to be told */
-	CHECK(nv_nested_fault(&nested, NPF_USER | NPF_WRITE, FIRST));
-	CHECK(found_at(one, FIRST) == PLACE + FIRST - AREA && found_at(two, FIRST) == PLACE + FIRST - AREA);
-	CHECK(!found_at(one, LATER) && !found_at(two, LATER));
-	make_area(ALL);
-	page(SMALL)[LATER >> 12 & 511] = ELSEWHERE | ALL;
-	CHECK(nv_nested_fault(&nested, NPF_USER, LATER));
-	CHECK(found_at(one, LATER) == ELSEWHERE && found_at(two, LATER) == ELSEWHERE);
+	large_among_small(one, two);
+	small_in_large(one);
 	puts("done");
 	return 0;
 }

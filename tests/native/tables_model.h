@@ -28,7 +28,7 @@ struct model_set {
 	uint64_t *pool;
 	const struct nv_machine *machine;
 	uint32_t revision;                  /* of the tables, at the last look */
-	uint32_t rebuilt;                   /* likewise */
+	uint32_t rebuilt, tag;              /* likewise */
 	uint32_t below;                     /* the least `rebuilt` of the tables of the machine below that these are made of */
 	struct model_time made[NV_NESTED_DEPTH]; /* and by depth, these and those below, down to machine 1's */
 	struct model_dropped *dropped;
@@ -240,7 +240,8 @@ static inline int model_is_over(const struct model_set *set)
 	return 1;
 }
 
-/* What changed since the last look: at each entry, or a change and its return between two looks would show only in what L0 made of it. */
+/* What changed since the last look: at each entry, or a change and its return between two looks would show only in what L0 made of it. And
+ * where it is to be known that it did before L0 hears of something. */
 static inline void model_note(const struct model_format *format)
 {
 	struct model_set before[NV_NESTED_SETS];
@@ -262,24 +263,43 @@ static inline void model_note(const struct model_format *format)
 		model_note_emptied(format, depth, before);
 	for (unsigned int i = 0; i < NV_NESTED_SETS; i++) {
 		model_sets[i].rebuilt = model_tables(i)->rebuilt;
+		model_sets[i].tag = nested.tables[i].tag;
 		if (model_sets[i].dropped_count && model_is_over(&model_sets[i]))
 			model_sets[i].dropped_count = 0;
 	}
 }
 
-/* A machine has made the processor forget what it knows of its guests, whether L0 has or not; tag: of these alone, ~0: of all. */
+/* The processor has been made to forget what it knows of a machine, and of those above it, whether L0 has or not. */
+static inline void model_flush_machine(const struct nv_machine *flushed)
+{
+	for (unsigned int i = 1; i < NV_NESTED_SETS; i++) {
+		const struct nv_machine *machine = nested.tables[i].machine, *one = machine;
+
+		while (one && one != flushed)
+			one = one->parent;
+		for (uint8_t depth = flushed->depth; one && depth <= machine->depth; depth++)
+			model_sets[i].made[depth].flushed = model_looks + 1;
+	}
+}
+
+/* By its parent: of those with this tag, ~0: of all. */
 static inline void model_flush(const struct nv_machine *by, uint64_t tag)
 {
 	for (unsigned int i = 1; i < NV_NESTED_SETS; i++) {
-		const struct nv_machine *machine = nested.tables[i].machine, *guest = machine;
+		const struct nv_machine *machine = nested.tables[i].machine;
 
-		while (guest && guest->parent != by)
-			guest = guest->parent;
-		if (!guest || !guest->tables || (tag != ~0ull && nested.tables[guest->tables].tag != tag))
-			continue;
-		for (uint8_t depth = guest->depth; depth <= machine->depth; depth++)
-			model_sets[i].made[depth].flushed = model_looks + 1;
+		if (machine && machine->parent == by && (tag == ~0ull || nested.tables[i].tag == tag))
+			model_flush_machine(machine);
 	}
+}
+
+/* By another tag than it had. */
+static inline void model_flush_tagged(const struct nv_machine *machine, uint32_t tag)
+{
+	const struct model_set *set = &model_sets[machine->tables];
+
+	if (machine->tables && set->machine == machine && set->tag != tag)
+		model_flush_machine(machine);
 }
 
 /* A walk for what tables have that were made at these times, by depth; now: for what they would get. */
@@ -379,11 +399,13 @@ static inline void model_check_walked(const struct model_format *format)
 /* At an entry. Visits of all tables are not for each one, for they take long. */
 static inline void model_check(const struct model_format *format)
 {
+	static uint64_t count;
+
 	model_note(format);
-	if (model_looks % 2)
+	if (++count % 2)
 		return;
 	model_check_remembered();
-	if (model_looks % 4)
+	if (count % 4)
 		return;
 	model_check_below();
 	model_check_walked(format);
