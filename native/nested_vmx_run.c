@@ -9,13 +9,15 @@ enum { NOW_EFER, NOW_CR0, NOW_CR4 };
 #define EVENT_FIELDS 0xfffull  /* of interruption information: what is an event, without its valid bit */
 
 /* The memory of a block in use is gone. A machine or Python level below may give it back: then the active machine comes to its exit, or
- * entry, again. */
-static int lose(struct nv_nested *nested, const struct nv_nested_place *place, int heard)
+ * entry, again. An exit that the table has counted is the last one of the machine whose block it is, else. */
+static int lose(struct nv_nested *nested, const struct nv_machine *of, const struct nv_nested_place *place, int heard)
 {
 	int result = nv_nested_vmx_refused(nested, place, heard);
 
-	if (!result)
+	if (!result) {
 		nested->lost = 1;
+		nested->reflected[of->depth] += heard;
+	}
 	return result < 0 ? result : 0;
 }
 
@@ -28,7 +30,7 @@ static int fail_late(struct nv_nested *nested, struct nv_machine *parent, const 
 	int64_t failed;
 
 	if (!page)
-		return lose(nested, &place, 0);
+		return lose(nested, parent, &place, 0);
 	set_field(page, NV_VMCS_EXIT_REASON, reason | ENTRY_FAILED);
 	set_field(page, NV_VMCS_EXIT_QUALIFICATION, qualification);
 	nv_nested_vmx_load_host(nested, parent, now[NOW_EFER].value, parent->vmx.nmi_masked, real);
@@ -385,11 +387,8 @@ int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const
 	int result;
 
 	page = (struct nv_virtual_vmcs *)nv_nested_page(nested, to, machine->address, 1, &place);
-	if (!page) {
-		result = lose(nested, &place, exit->heard);
-		nested->reflected[to->depth] += nested->lost && exit->heard; /* counted by the table, and the last one */
-		return result;
-	}
+	if (!page)
+		return lose(nested, to, &place, exit->heard);
 	result = lists_refused(nested, to, exit->heard);
 	if (result)
 		return result < 0 ? result : 0;

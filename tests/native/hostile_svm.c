@@ -10,13 +10,17 @@
 #include "tables_model_npt.h"
 
 #define EFER 0xc0000080
+#define EXIT_INVLPGA 0x7a
 #define PLAIN 7ull                          /* of a page's entry */
+#define READ_ONLY 5ull
 
 static const uint64_t flags[] = {7, 7, 7, 7, 0x87, 0xe7, 5, 1, 0, 0x107, 0x67, 1ull << 63 | 7, 1ull << 52 | 7, 1ull << 51 | 7};
-static uint64_t blocks_run, deepest;
+static uint64_t blocks_run, deepest, invalidations;
 static int summoned, climbs;
 static const struct nv_machine *entering;   /* this machine's VMRUN was its last instruction; NULL: it was not */
 static uint64_t entered;                    /* VMRUNs of machines of its depth before */
+static const struct nv_machine *invalidates; /* this machine's INVLPGA was its last instruction; NULL: it was not */
+static uint64_t served;                     /* instructions that L0 did for machines of its depth before */
 
 static void write_fields(struct nv_vmcb *to)
 {
@@ -54,7 +58,7 @@ static void write_block(uint8_t *at)
 static void change_memory(void)
 {
 	if (once_in(8))
-		write_plain_tables(BLOCKS, PLAIN, below(2));
+		write_plain_tables(BLOCKS, once_in(4) ? READ_ONLY : PLAIN, below(2));
 	for (uint64_t count = below(3); count; count--) {
 		if (once_in(2))
 			write_block(level + page_of(0, BLOCKS));
@@ -68,6 +72,8 @@ static void stop_with(uint64_t code)
 	static const uint32_t indices[] = {EFER, EFER, EFER, 0xc0010114, 0xc0010117, 0xc0000100, 0x10, 0x4e570000};
 	uint64_t injected = block->event_injection;
 
+	invalidates = code == EXIT_INVLPGA ? nested.active : NULL;
+	served = nested.served[nested.active->depth];
 	block->exit_code = code;
 	block->exit_info_1 = any();
 	block->exit_info_2 = once_in(2) ? address() : any();
@@ -94,7 +100,7 @@ static void stop_with(uint64_t code)
 /* Where the machine's tables have changed. */
 static void stop_for_remap(void)
 {
-	static const struct remap_format format = {&npt_format, PLAIN, 5};
+	static const struct remap_format format = {&npt_format, PLAIN, READ_ONLY, PLAIN | NPT_NO_EXECUTE};
 	uint32_t access;
 	uint64_t address = remap(&format, &access);
 
@@ -102,6 +108,27 @@ static void stop_for_remap(void)
 	block->exit_info_1 = NPF_FINAL | NPF_USER | (access == NV_RIGHT_WRITE ? NPF_WRITE : 0);
 	if (address != ~0ull)
 		block->exit_info_2 = address;
+}
+
+/* Hypervisors change their tables, and say so by the next VMRUN; or say nothing any more. */
+static void change_blocks(void)
+{
+	static int said;
+	uint32_t control = once_in(2) ? TLB_FLUSH_ALL : 3, asid = once_in(2) ? 1 + below(100) : 0;
+
+	if (!said && !once_in(16))
+		return;
+	said = !said;
+	if (said)
+		write_plain_tables(BLOCKS, once_in(2) ? READ_ONLY : PLAIN, below(2));
+	for (unsigned int i = 0; i < BLOCKS; i++) {
+		struct nv_vmcb *at = (struct nv_vmcb *)(level + i * PAGE);
+
+		at->tlb_control = said && !asid ? control : 0;
+		if (said && asid)
+			at->asid = asid;
+	}
+	model_note(&npt_format);
 }
 
 static void change_state(void)
@@ -122,14 +149,27 @@ static void change_state(void)
 			mailbox.regs[i] = address();
 }
 
-/* A VMRUN that has made the processor forget: of an ASID, or all. */
+/* A VMRUN that has made the processor forget: of an ASID, or all; or whose guest has another one. */
 static void note_flush(void)
 {
 	const struct nv_vmcb *guest = entering ? &entering->guest : NULL;
 
-	if (guest && entering->child && nested.entered[entering->depth] > entered && guest->tlb_control)
-		model_flush(entering, guest->tlb_control == TLB_FLUSH_ALL ? ~0ull : guest->asid);
+	if (guest && entering->child && nested.entered[entering->depth] > entered) {
+		model_flush_tagged(entering->child, guest->asid);
+		if (guest->tlb_control)
+			model_flush(entering, guest->tlb_control == TLB_FLUSH_ALL ? ~0ull : guest->asid);
+	}
 	entering = NULL;
+}
+
+/* An INVLPGA that L0 has done: the processor has to forget, too. */
+static void note_invalidation(void)
+{
+	if (invalidates && nested.served[invalidates->depth] > served) {
+		invalidations++;
+		CHECK(block->tlb_control == TLB_FLUSH_ALL);
+	}
+	invalidates = NULL;
 }
 
 /* The processor: enters level n, which writes its memory and stops for something. */
@@ -140,6 +180,7 @@ static int run_kvm(void)
 
 	check_entry();
 	note_flush();
+	note_invalidation();
 	model_check(&npt_format);
 	if (nested.active->depth > deepest)
 		deepest = nested.active->depth;
@@ -153,8 +194,12 @@ static int run_kvm(void)
 		stop_directly();
 	} else if (nested.active->depth && once_in(8)) {
 		stop_for_remap();
+	} else if (nested.active->svme && once_in(32)) {
+		block->cpl = 0;
+		stop_with(EXIT_INVLPGA);
 	} else if (nested.active->svme && !once_in(4)) {
 		blocks_run++;
+		change_blocks();
 		block->cpl = 0;
 		entering = nested.active;
 		entered = nested.entered[entering->depth];
@@ -255,7 +300,7 @@ int main(int count, char **words)
 	check_canaries();
 	/* otherwise the levels did too little, or L0 too much */
 	model_end(blocks);
-	CHECK(deepest > 4 && 2 * unflushed > blocks);
+	CHECK(deepest > 4 && 2 * unflushed > blocks && 100 * invalidations > blocks);
 	puts("done");
 	return 0;
 }

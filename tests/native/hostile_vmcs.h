@@ -7,6 +7,8 @@
 
 #define PLAIN 0x37ull                       /* of a page's entry: write-back */
 #define READ_ONLY 0x31ull
+#define UNWRITABLE 0x35ull
+#define UNEXECUTABLE 0x33ull
 #define PAGE_TABLES BLOCKS                  /* those that lead everywhere: a level's own, and for its guests */
 #define GUEST_TABLES (BLOCKS + 3)
 #define OPERANDS (ZEROS + 8)                /* a page that instructions have their operands in */
@@ -14,8 +16,7 @@
 #define LIST (OPERANDS + 8)                 /* pages with a list of MSRs that is longer than L0 reads */
 #define LIST_READ 4096u                     /* elements that it does: no processor recommends more */
 #define LIST_LENGTH 5000u
-#define LISTED 0xc0000084                   /* an MSR that is there, and one behind those */
-#define BEYOND 0xc0000083
+#define LISTED 0xc0000084                   /* the MSR of all of them */
 
 static const uint64_t flags[] = {7, 7, 7, 7, 0xb7, 0x37, 0x35, 0x31, 0, 0x107, 0x32, 0x27, 1ull << 52 | 7, 1ull << 51 | 7};
 static int climbs;                          /* few changes, so that levels come on top of each other */
@@ -140,12 +141,13 @@ static inline void write_block(uint8_t *at)
 		to->field[below(NV_VIRTUAL_VMCS_FIELDS)] ^= once_in(2) ? any() : 1ull << below(64);
 }
 
+/* Anew from time to time: it is in memory that machines, and lists that are stored to, change. */
 static inline void write_list(void)
 {
 	uint64_t *at = (uint64_t *)(level + LIST * PAGE);
 
 	for (unsigned int i = 0; i < LIST_LENGTH; i++)
-		at[2 * i] = i < LIST_READ ? LISTED : BEYOND;
+		at[2 * i] = LISTED;
 }
 
 /* Pointers for VMXON, VMPTRLD and VMCLEAR, and lists of MSRs. */
@@ -177,6 +179,8 @@ static inline void change_memory(void)
 		write_plain_tables(PAGE_TABLES, PLAIN, 0);
 	if (once_in(climbs ? 64 : 8))
 		write_guest_tables();
+	if (once_in(64))
+		write_list();
 	write_operands();
 	for (uint64_t count = climbs && !once_in(16) ? 0 : below(3); count; count--) {
 		if (once_in(2))

@@ -13,8 +13,7 @@
 #define FEATURE_CONTROL 0x3a
 
 static uint64_t blocks_run, deepest, exits_run, exits_taken, untold;
-static uint64_t listed, lists_ended;        /* MSRs of the long list that were moved */
-static uint64_t in_a_row;                   /* of those, without another one or an entry in between */
+static uint64_t moved, lists_ended;         /* MSRs of the list that is gone through; lists of which as many as L0 reads were moved */
 static int summoned, refuses;
 static const struct nv_machine *invalidates; /* this machine's INVEPT was its last instruction, of all; NULL: it was not */
 static uint64_t behind;                     /* RIP, when it has succeeded */
@@ -86,6 +85,8 @@ static void stop_for_vmx(void)
 		basic = BASIC_VMXON;
 	else if (own->on && own->current == NO_VMCS && !once_in(4))
 		basic = BASIC_VMPTRLD;
+	else if (own->on && once_in(16))
+		basic = BASIC_INVEPT;
 	else if (own->on && !once_in(4))
 		basic = is_launched(own) ^ once_in(16) ? BASIC_VMRESUME : BASIC_VMLAUNCH;
 	if (basic == BASIC_VMLAUNCH || basic == BASIC_VMRESUME)
@@ -95,6 +96,11 @@ static void stop_for_vmx(void)
 		if (once_in(4))
 			mailbox.regs[i] = basic == BASIC_INVEPT || basic == BASIC_INVVPID ? below(4) : random_field();
 	put(NV_VMCS_EXIT_LENGTH, 3);
+	if (basic == BASIC_INVEPT && once_in(2)) {
+		write_guest_tables();
+		model_note(&ept_format);
+		mailbox.regs[field(NV_VMCS_EXIT_INSTRUCTION) >> 28 & 15] = 2;
+	}
 	if (basic == BASIC_INVEPT && mailbox.regs[field(NV_VMCS_EXIT_INSTRUCTION) >> 28 & 15] == 2) {
 		invalidates = nested.active;
 		behind = field(NV_VMCS_GUEST_RIP) + 3;
@@ -155,7 +161,7 @@ static void stop_for_event(uint32_t basic)
 /* Where the machine's tables have changed. */
 static void stop_for_remap(void)
 {
-	static const struct remap_format format = {&ept_format, PLAIN, READ_ONLY};
+	static const struct remap_format format = {&ept_format, PLAIN, UNWRITABLE, UNEXECUTABLE};
 	uint32_t access;
 	uint64_t address = remap(&format, &access);
 
@@ -218,7 +224,6 @@ static int run_kvm(void)
 	int enters = mailbox.state == NV_SWITCHER_OUTSIDE;
 	const struct nv_machine *active = nested.active;
 
-	in_a_row = 0;
 	if (enters && once_in(64)) {
 		mailbox.nmi = 1;
 		ring(NV_SWITCHER_AGAIN);
@@ -267,20 +272,43 @@ static int run_kvm(void)
 	return 0;
 }
 
-/* No list of a level's may name an MSR by which KVM writes memory, or one that is L0's; or go on for ever. */
+/* No list of a level's may name an MSR by which KVM writes memory, or one that is L0's. */
 static int move_msrs(const struct kvm_msrs *msrs)
 {
 	CHECK(msrs->nmsrs == 1);
 	CHECK(msrs->entries[0].index - 0x4b564d00 > 0xff && msrs->entries[0].index != 0x11 && msrs->entries[0].index != 0x12);
 	CHECK(msrs->entries[0].index != FEATURE_CONTROL && msrs->entries[0].index != 0x1b);
-	/* a list may begin in the middle of the long one, or behind it */
-	CHECK(msrs->entries[0].index != BEYOND || !in_a_row || in_a_row % LIST_READ);
-	in_a_row = msrs->entries[0].index == LISTED ? in_a_row + 1 : 0;
-	lists_ended += msrs->entries[0].index == LISTED && !(++listed % LIST_READ);
+	moved++;
 	if (msrs->entries[0].index == LISTED || !once_in(8))
 		return 1;
 	errno = EINVAL;
 	return once_in(2) ? 0 : -1;
+}
+
+/* Or go on for ever. L0's own two functions that go through a list; count: its elements. */
+typedef int64_t move_list(struct nv_nested *of, struct nv_machine *machine, uint64_t list, uint64_t count);
+
+move_list __real_nv_nested_vmx_load_msrs, __real_nv_nested_vmx_store_msrs, __wrap_nv_nested_vmx_load_msrs, __wrap_nv_nested_vmx_store_msrs;
+
+static int64_t watch(move_list *move, struct nv_nested *of, struct nv_machine *machine, uint64_t list, uint64_t count)
+{
+	int64_t result;
+
+	moved = 0;
+	result = move(of, machine, list, count);
+	CHECK(moved <= count && moved <= LIST_READ && result <= (int64_t)LIST_READ);
+	lists_ended += !result && moved == LIST_READ;
+	return result;
+}
+
+int64_t __wrap_nv_nested_vmx_load_msrs(struct nv_nested *of, struct nv_machine *machine, uint64_t list, uint64_t count)
+{
+	return watch(__real_nv_nested_vmx_load_msrs, of, machine, list, count);
+}
+
+int64_t __wrap_nv_nested_vmx_store_msrs(struct nv_nested *of, struct nv_machine *machine, uint64_t list, uint64_t count)
+{
+	return watch(__real_nv_nested_vmx_store_msrs, of, machine, list, count);
 }
 
 int ioctl(int fd, unsigned long request, ...)

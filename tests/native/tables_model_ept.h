@@ -42,7 +42,7 @@ static inline uint32_t ept_rights(uint64_t entry)
 }
 
 static const struct model_format ept_format = {
-	.present = 7, .root = ept_root, .mode = ept_mode, .is_valid = ept_is_valid, .is_leaf = ept_is_leaf, .rights = ept_rights,
+	.root = ept_root, .mode = ept_mode, .is_valid = ept_is_valid, .is_leaf = ept_is_leaf, .rights = ept_rights,
 };
 
 #endif

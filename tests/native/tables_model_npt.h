@@ -44,7 +44,7 @@ static inline uint32_t npt_rights(uint64_t entry)
 }
 
 static const struct model_format npt_format = {
-	.present = 1, .changing = 0x60, .root = npt_root, .mode = npt_mode, .is_valid = npt_is_valid, .is_leaf = npt_is_leaf, .rights = npt_rights,
+	.changing = 0x60, .root = npt_root, .mode = npt_mode, .is_valid = npt_is_valid, .is_leaf = npt_is_leaf, .rights = npt_rights,
 };
 
 #endif

@@ -1,0 +1,117 @@
+/* A machine's tables have a large page where those that L0 made of them have small ones already: its guests get a small one, too. With
+ * a large one they would find what the machine itself does not, and keep it when that is elsewhere in the end. And small pages where L0's
+ * have a large one: what is said of one of them is not said of the others. */
+#include <unistd.h>
+
+#include "nested_level_svm.h"
+
+#define ALL 7ull
+#define READ_ONLY 5ull
+#define LARGE 0x80ull
+#define BLOCK 1                             /* pages BLOCK and BLOCK + 1 are control blocks */
+#define BELOW 8                             /* and so many from here on machine 0's tables: its guest has its memory, and PLACE at AREA */
+#define SMALL (BELOW + 4)
+#define ABOVE 16                            /* machine 1's: its guest has a large page at AREA, which is machine 1's AREA */
+#define AREA (4ull << 20)
+#define PLACE (16ull << 20)                 /* where nothing is but machine 0's addresses */
+#define ELSEWHERE (32ull << 20)
+#define FIRST (AREA + 3 * PAGE)             /* what is used first, and later */
+#define LATER (AREA + 5 * PAGE)
+
+static uint64_t *page(uint64_t number)
+{
+	return (uint64_t *)(level + number * PAGE);
+}
+
+/* Entries of machine 0 for AREA. */
+static void make_area(uint64_t flags)
+{
+	for (uint64_t i = 0; i < 512; i++)
+		page(SMALL)[i] = (PLACE + i * PAGE) | flags;
+	page(BELOW + 2)[AREA >> 21] = SMALL * PAGE | ALL;
+}
+
+static void make_tables(void)
+{
+	for (uint64_t first = BELOW; first <= ABOVE; first += ABOVE - BELOW)
+		for (uint64_t depth = 0; depth < 2; depth++)
+			page(first + depth)[0] = (first + depth + 1) * PAGE | ALL;
+	page(BELOW + 2)[0] = (BELOW + 3) * PAGE | ALL;
+	for (uint64_t i = 0; i < PAGES; i++)
+		page(BELOW + 3)[i] = i * PAGE | ALL;
+	make_area(READ_ONLY);
+	page(ABOVE + 2)[AREA >> 21] = AREA | LARGE | ALL;
+}
+
+static void enter(uint64_t number, uint64_t tables)
+{
+	struct nv_event event = {.raw = EXIT_VMRUN, .advance = 3};
+
+	*(struct nv_vmcb *)page(number) = (struct nv_vmcb){
+		.intercept = {0, 0, 0, 0, 3, 0}, .asid = 1, .nested_paging = 1, .nested_cr3 = tables * PAGE,
+		.cs = {0x10, 0xa9b, ~0u, 0}, .efer = EFER_SVME | EFER_LME | EFER_LMA, .cr0 = 0x80010031, .cr4 = CR4_PAE,
+		.dr6 = 0xffff0ff0, .dr7 = 0x400, .guest_pat = 0x0007040600070406,
+	};
+	mailbox.regs[NV_REG_RAX] = number * PAGE;
+	CHECK(nv_nested_serve(&svm, 0, &event) == NV_HANDLED);
+	nested.active->svme = 1;
+	nv_nested_compose(&nested);
+}
+
+static uint32_t allowed_at(const struct nv_machine *machine, uint64_t address)
+{
+	struct nv_shadow_leaf leaf;
+
+	return nv_shadow_look(&nested.tables[machine->tables].shadow, address, &leaf) ? leaf.rights : 0;
+}
+
+static uint64_t found_at(const struct nv_machine *machine, uint64_t address)
+{
+	struct nv_shadow_leaf leaf;
+
+	return nv_shadow_look(&nested.tables[machine->tables].shadow, address, &leaf) ? leaf.to : 0;
+}
+
+static void large_among_small(const struct nv_machine *one, const struct nv_machine *two)
+{
+	page(BELOW + 2)[AREA >> 21] = PLACE | LARGE | ALL; /* allows more: nobody needs to be told */
+	CHECK(nv_nested_fault(&nested, NPF_USER | NPF_WRITE, FIRST));
+	CHECK(found_at(one, FIRST) == PLACE + FIRST - AREA && found_at(two, FIRST) == PLACE + FIRST - AREA);
+	CHECK(!found_at(one, LATER) && !found_at(two, LATER));
+	make_area(ALL);
+	page(SMALL)[LATER >> 12 & 511] = ELSEWHERE | ALL;
+	CHECK(nv_nested_fault(&nested, NPF_USER, LATER));
+	CHECK(found_at(one, LATER) == ELSEWHERE && found_at(two, LATER) == ELSEWHERE);
+}
+
+static void small_in_large(const struct nv_machine *one)
+{
+	page(BELOW + 2)[AREA >> 21] = PLACE | LARGE | READ_ONLY;
+	nv_nested_drop(&nested, one); /* it is told of that */
+	CHECK(nv_nested_fault(&nested, NPF_USER, FIRST));
+	CHECK(allowed_at(one, FIRST) == NV_RIGHT_READ && allowed_at(one, LATER) == NV_RIGHT_READ);
+	make_area(READ_ONLY);
+	page(SMALL)[FIRST >> 12 & 511] |= ALL;
+	CHECK(nv_nested_fault(&nested, NPF_USER | NPF_WRITE, FIRST));
+	CHECK(allowed_at(one, FIRST) & NV_RIGHT_WRITE && !(allowed_at(one, LATER) & NV_RIGHT_WRITE));
+}
+
+int main(void)
+{
+	const struct nv_machine *one, *two;
+
+	alarm(60);
+	prepare();
+	start();
+	make_tables();
+	enter(BLOCK, BELOW);
+	one = nested.active;
+	CHECK(nv_nested_fault(&nested, NPF_USER, FIRST) && found_at(one, FIRST) == PLACE + FIRST - AREA);
+	enter(BLOCK + 1, ABOVE);
+	two = nested.active;
+	CHECK(one->depth == 1 && two->depth == 2);
+	large_among_small(one, two);
+	small_in_large(one);
+	puts("done");
+	return 0;
+}
