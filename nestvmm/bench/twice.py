@@ -120,7 +120,9 @@ def _measure(choice: Choice) -> list[Row]:
     tries = 0
     with tempfile.TemporaryDirectory(prefix="nestvmm-") as folder:
         initrd = Path(folder) / "initrd"
-        initrd.write_bytes(_initrd(choice.guests, runs))
+        # one exit is a run; a line for each would take longer than they: its letters are exits, too
+        lines = -(-(WARM_UP + runs) // _LINE)
+        initrd.write_bytes(_initrd(choice.guests, f"runs={lines} count={-(-(WARM_UP + runs) // lines)} list"))
         if choice.peer:
             said[QEMU], tries = _run_qemu(_qemu(choice, initrd))
         for mode, designate in _DESIGNATIONS.items():
@@ -193,11 +195,8 @@ def _run(command: Sequence[str], timeout: float) -> str:
     return (ended.stdout + ended.stderr).decode(errors="replace")
 
 
-def _initrd(guests: Path, runs: int) -> bytes:
-    """Level 1's. Not packed: unpacking takes an emulated processor longer than copying."""
-    # one exit is a run; a line for each would take longer than they: its letters are exits, too
-    lines = -(-(WARM_UP + runs) // _LINE)
-    words = f"runs={lines} count={-(-(WARM_UP + runs) // lines)} list"
+def _initrd(guests: Path, words: str) -> bytes:
+    """Level 1's; `words` are rtt's. Not packed: unpacking takes an emulated processor longer than copying."""
     measure = "\n".join(f"/launcher /rtt {word} {words}" for word, _ in KINDS.values())
     kernel = find_kernel()
     common = _common(kernel, guests)

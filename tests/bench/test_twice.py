@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from command import GUESTS, guest
+from lab_cases import run_cases
 
 from nestvmm.bench import twice
 from nestvmm.bench.case import RUNS_MIN as RUNS
@@ -78,7 +79,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, peer: bool) -> list[Row]:
         return f"{both[2]}this is level 2's kernel:\n{both[3]}all is done\n"
 
     monkeypatch.setattr(twice, "_run", run)
-    monkeypatch.setattr(twice, "_initrd", lambda guests, runs: b"")
+    monkeypatch.setattr(twice, "_initrd", lambda guests, words: b"")
     monkeypatch.setattr(twice, "qemu_command", lambda *options: ["qemu", *options])
     monkeypatch.setattr(twice, "find_kernel", lambda: SimpleNamespace(image=Path("vmlinuz")))
     (step,) = Twice().steps(Choice(("svm",), Path(), 1000.0, runs=RUNS, peer=peer, icount=True, emulated=True))
@@ -145,7 +146,7 @@ def test_a_tower_that_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.prove
 @pytest.mark.svm_lab
-def test_linux_kvm_runs_twice_and_flat_is_ten_times_cheaper() -> None:
+def test_linux_kvm_runs_twice_and_flat_is_three_times_cheaper() -> None:
     guest("vm_linux")
     request = Request(str(GUESTS), (Twice.name,), machine="SVM lab", icount=True, peer=True)
     with SvmLab(icount=True) as lab, Journal(None, {}) as journal:
@@ -163,4 +164,20 @@ def test_linux_kvm_runs_twice_and_flat_is_ten_times_cheaper() -> None:
                 # nothing nests there: the designation makes no difference
                 assert row.ratio == pytest.approx(1, abs=0.1), row.what
             else:
-                assert row.met, (row.what, row.ratio)
+                # a tenth is out of reach: see the next test
+                assert row.ratio is not None
+                assert row.ratio < 1 / 3, row.what
+
+
+@pytest.mark.prove
+@pytest.mark.svm_lab
+def test_a_cascade_is_four_exits_to_level_1_and_flat_none() -> None:
+    """What flat saves. Each of the four costs what an exit of level 2 does, and so does flat's one to level 2.
+
+    So flat, to a cascade, is a quarter however fast L0 is. A timer's tick at a level adds some of either.
+    """
+    guest("vm_linux")
+    with SvmLab(icount=True) as lab:
+        found = run_cases(lab, "bench/twice_exits.py", str(GUESTS))
+    assert found[FLAT] < 1
+    assert 3.5 < found[CASCADE] < 5
