@@ -1,7 +1,5 @@
 /* Machines whose nested page tables lead through ever more pages of the machine below, so that a translation at depth d takes five times
  * what one at depth d - 1 does: L0 gives up in time, and says so. */
-#include <unistd.h>
-
 #include "nested_level_svm.h"
 
 #define ENTRY(number) ((uint64_t)(number) * PAGE | 7)
@@ -57,7 +55,7 @@ int main(void)
 	struct nv_event event = {.raw = EXIT_VMRUN, .advance = 3};
 	int depth = 0;
 
-	alarm(60);
+	limit_time(60);
 	prepare();
 	start();
 	make_tables();

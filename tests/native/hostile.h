@@ -2,8 +2,6 @@
 #ifndef HOSTILE_H
 #define HOSTILE_H
 
-#include <unistd.h>
-
 #include "nested_level.h"
 
 #define BLOCKS 24u                          /* the first pages are control blocks, then come page tables */
@@ -110,7 +108,7 @@ static inline void write_plain_tables(uint64_t first, uint64_t plain, int small)
 /* Everything that comes is the seed's. It must not take for ever. write_table's words: of the tables. */
 static inline void begin(const char *seed, void (*write_block)(uint8_t *at), const uint64_t *flags, uint64_t count, uint64_t plain)
 {
-	alarm(100);
+	limit_time(100);
 	random_state = strtoull(seed, NULL, 0) * 2 + 1;
 	for (unsigned int i = 0; i < BLOCKS; i++)
 		write_block(level + i * PAGE);

@@ -1,8 +1,6 @@
 /* A machine's tables have a large page where those that L0 made of them have small ones already: its guests get a small one, too. With
  * a large one they would find what the machine itself does not, and keep it when that is elsewhere in the end. And small pages where L0's
  * have a large one: what is said of one of them is not said of the others. */
-#include <unistd.h>
-
 #include "nested_level_svm.h"
 
 #define ALL 7ull
@@ -100,7 +98,7 @@ int main(void)
 {
 	const struct nv_machine *one, *two;
 
-	alarm(60);
+	limit_time(60);
 	prepare();
 	start();
 	make_tables();

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "nested_machines.h"
 
@@ -115,6 +116,12 @@ static inline void *filled(size_t size, int with)
 static inline void *zeroed(size_t size)
 {
 	return filled(size, 0);
+}
+
+/* In seconds of the processor's, however busy the machine is: what goes on for ever ends. */
+static inline void limit_time(rlim_t seconds)
+{
+	CHECK(!setrlimit(RLIMIT_CPU, &(struct rlimit){seconds, seconds}));
 }
 
 static inline void prepare_level(uint32_t format)
