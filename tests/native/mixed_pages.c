@@ -1,6 +1,6 @@
 /* A machine's tables have a large page where those that L0 made of them have small ones already: its guests get a small one, too. With
  * a large one they would find what the machine itself does not, and keep it when that is elsewhere in the end. And small pages where L0's
- * have a large one: what is said of one of them is not said of the others. */
+ * have a large one: what is said of one of them is not said of the others. And tables that have no more room for a page. */
 #include "nested_level_svm.h"
 
 #define ALL 7ull
@@ -82,6 +82,32 @@ static void large_among_small(const struct nv_machine *one, const struct nv_mach
 	CHECK(found_at(one, LATER) == ELSEWHERE && found_at(two, LATER) == ELSEWHERE);
 }
 
+/* L0 looks at a software interrupt's gate before it enters machine 0's guest at CPL 3, in tables that have no room for that page: so they are
+ * made anew, with another root. */
+static void root_of_new_tables(void)
+{
+	struct nv_nested_tables *tables;
+
+	start();
+	make_tables();
+	enter(BLOCK, BELOW);
+	tables = &nested.tables[nested.active->tables];
+	while (tables->shadow.used < NV_SHADOW_PAGES_MIN)
+		nv_nested_drop(&nested, nested.active);
+	nv_nested_compose(&nested);
+	block->cr0 = 0x31;
+	block->efer = EFER_SVME;
+	block->cpl = 3;
+	block->idtr.limit = 0xfff;
+	svm.soft_injected = 1;
+	svm.injection = EVENT_VALID | (uint64_t)NV_EVENT_SOFTWARE_INTERRUPT << 8 | 0x55;
+	tables->shadow.pages = tables->shadow.used;
+	CHECK(tables->shadow.root);
+	CHECK(nv_svm_prepare(&svm) && block->exit_info_1 == 0x55 * 8 + 2);
+	CHECK(!tables->shadow.root && block->nested_cr3 == tables->shadow.physical);
+	tables->shadow.pages = TABLE_PAGES;
+}
+
 static void small_in_large(const struct nv_machine *one)
 {
 	page(BELOW + 2)[AREA >> 21] = PLACE | LARGE | READ_ONLY;
@@ -110,6 +136,7 @@ int main(void)
 	CHECK(one->depth == 1 && two->depth == 2);
 	large_among_small(one, two);
 	small_in_large(one);
+	root_of_new_tables();
 	puts("done");
 	return 0;
 }
