@@ -86,7 +86,8 @@ struct nv_nested_reached {
 	uint8_t *host;
 };
 
-#define NV_NESTED_REACHED 64
+/* An exit of a guest of Linux's KVM takes some forty, which are elsewhere after each boot: few of them share a place. */
+#define NV_NESTED_REACHED 1024
 
 /* The nested page tables of a machine's guest: where they start, how they are read, and the tag by which the processor tells what it
  * remembers of them from that of others. */
