@@ -146,7 +146,7 @@ def test_a_tower_that_stands_still(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.prove
 @pytest.mark.svm_lab
-def test_linux_kvm_runs_twice_and_flat_is_three_times_cheaper() -> None:
+def test_linux_kvm_runs_twice_and_flat_is_ten_times_cheaper() -> None:
     guest("vm_linux")
     request = Request(str(GUESTS), (Twice.name,), machine="SVM lab", icount=True, peer=True)
     with SvmLab(icount=True) as lab, Journal(None, {}) as journal:
@@ -164,9 +164,7 @@ def test_linux_kvm_runs_twice_and_flat_is_three_times_cheaper() -> None:
                 # nothing nests there: the designation makes no difference
                 assert row.ratio == pytest.approx(1, abs=0.1), row.what
             else:
-                # a tenth is out of reach: see the next test
-                assert row.ratio is not None
-                assert row.ratio < 1 / 3, row.what
+                assert row.met, (row.what, row.ratio)
 
 
 @pytest.mark.prove

@@ -8,15 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nested_world import ENTRIES, sound_block
 
 from nestvmm._native import ffi, lib
 from nestvmm.engines.svm_rules import broken_rules, limit
 from nestvmm.kvm import CpuidEntry
 
-ENTRIES = [
-    CpuidEntry(function=0x80000001, edx=1 << 11 | 1 << 20 | 1 << 29),  # SYSCALL, NX, long mode
-    CpuidEntry(function=0x80000008, eax=40),
-]
 NO_LONG_MODE = [CpuidEntry(function=0x80000001, edx=1 << 11 | 1 << 20), ENTRIES[1]]
 VALID, EXCEPTION, NMI_VECTOR = 1 << 31, 3 << 8, 2
 
@@ -27,14 +24,9 @@ def limits(entries: list[CpuidEntry] = ENTRIES) -> Any:
     return limits
 
 
-def sound_block() -> Any:
-    block = ffi.new("struct nv_vmcb *")
-    block.intercept[4] = 1
-    block.asid = 1
-    block.efer, block.cr4, block.cr0 = 0x1500, 0x20, 0x80000031
-    block.dr7, block.dr6 = 0x400, 0xFFFF0FF0
-    block.nested_paging, block.guest_pat = 1, 0x0007040600070406
-    block.cs.attributes = 0xA9B
+def paged_block() -> Any:
+    block = sound_block()
+    block.nested_paging = 1
     return block
 
 
@@ -75,8 +67,8 @@ BREAKS: dict[str, Callable[[Any], None]] = {
 
 
 def test_a_sound_block_breaks_none() -> None:
-    assert broken_rules(limits(), sound_block()) == []
-    assert lib.nv_svm_valid(limits(), sound_block())
+    assert broken_rules(limits(), paged_block()) == []
+    assert lib.nv_svm_valid(limits(), paged_block())
 
 
 def test_every_rule_is_here() -> None:
@@ -85,7 +77,7 @@ def test_every_rule_is_here() -> None:
 
 
 def test_long_mode_where_there_is_none_breaks_a_rule() -> None:
-    block = sound_block()
+    block = paged_block()
     block.efer = 0x1400
     assert broken_rules(limits(NO_LONG_MODE), block) == ["EFER.LMA is set and the processor has no long mode"]
     assert broken_rules(limits(), block) == []
@@ -93,7 +85,7 @@ def test_long_mode_where_there_is_none_breaks_a_rule() -> None:
 
 @pytest.mark.parametrize("name", ["iopm", "msrpm"])
 def test_a_map_that_wraps_around_lies_beyond(name: str) -> None:
-    block = sound_block()
+    block = paged_block()
     setattr(block, name, (1 << 64) - 0x1000)
     assert [rule.split(" permissions")[1] for rule in broken_rules(limits(), block)] == [
         " map lies beyond the last physical address"
@@ -102,7 +94,7 @@ def test_a_map_that_wraps_around_lies_beyond(name: str) -> None:
 
 @pytest.mark.parametrize("rule", BREAKS)
 def test_a_broken_rule_is_told(rule: str) -> None:
-    block = sound_block()
+    block = paged_block()
     BREAKS[rule](block)
     assert broken_rules(limits(), block) == [rule]
     assert not lib.nv_svm_valid(limits(), block)
@@ -118,7 +110,7 @@ EXCEPTIONS = {0, 1, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 14, 16, 17, 18, 19, 21, 28
 @pytest.mark.parametrize("with_error", [0, 1 << 11 | 0x5A8 << 32])
 def test_these_events_may_be_injected(kind: int, vectors: Collection[int], with_error: int) -> None:
     """AMD APM vol. 2, 15.20; an event that is not marked valid may be any."""
-    block = sound_block()
+    block = paged_block()
     sound = []
     for vector in range(256):
         block.event_injection = kind << 8 | vector | with_error
@@ -131,7 +123,7 @@ def test_these_events_may_be_injected(kind: int, vectors: Collection[int], with_
 
 @given(st.sets(st.sampled_from(sorted(BREAKS))))
 def test_a_block_is_valid_if_no_rule_says_otherwise(rules: set[str]) -> None:
-    block = sound_block()
+    block = paged_block()
     for rule in sorted(rules):
         BREAKS[rule](block)
     assert bool(lib.nv_svm_valid(limits(), block)) == (not broken_rules(limits(), block))

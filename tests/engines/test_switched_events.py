@@ -212,10 +212,11 @@ def test_injected_interrupts_and_nmis(name: str, kept: list[int], exits: int, fo
 
 
 @pytest.mark.parametrize("name", ["interrupt wakes", "interrupt wakes, hlt declined"])
-def test_an_injected_interrupt_ends_hlt(name: str, found: dict[str, Any]) -> None:
+def test_an_injected_interrupt_ends_hlt(name: str, vendor: str, found: dict[str, Any]) -> None:
     case = found[name]
     came, _, before = case["kept"]
     assert (case["status"], came, case["exits"]) == (0, 1, 3 + before)
+    assert not before or vendor == "svm", "QEMU's processor alone forgets the interrupt shadow"
 
 
 def test_windows(vendor: str, found: dict[str, Any]) -> None:
@@ -241,11 +242,13 @@ def test_an_interrupt_wakes_from_a_declined_hlt(vendor: str, found: dict[str, An
     raw = RAW[vendor]
     case = found["tick wakes"]
     assert (case["status"], case["kept"][:2], brief(case["seen"][0], "raw")) == (0, [1, 1], [[raw["hlt"]]])
+    assert not case["kept"][2] or vendor == "svm", "QEMU's processor alone forgets the interrupt shadow"
     case = found["tick wakes, declined"]
     ((hlt, at),) = brief(case["seen"][0], "raw", "rip")
     *before, (interrupt, behind) = brief(case["seen"][1], "raw", "rip")
     assert (hlt, interrupt, behind - at) == (raw["hlt"], raw["interrupt"], 1)
     assert (case["status"], case["kept"]) == (0, [1, 1, len(before)])
+    assert not before or vendor == "svm"
 
 
 @pytest.mark.parametrize(("name", "taken"), [("nmi", 1), ("smi", 0), ("init", 0)])
