@@ -84,6 +84,7 @@ struct nv_nested_reached {
 	uint64_t page;                   /* address / 4096 + 1; 0: none */
 	uint64_t to;                     /* KVM's */
 	uint8_t *host;
+	uint64_t epoch;                  /* of the tables then; in another one nothing is known of it */
 };
 
 /* An exit of a guest of Linux's KVM takes some forty, which are elsewhere after each boot: few of them share a place. */
@@ -114,7 +115,8 @@ struct nv_nested_path {
 struct nv_nested_tables {
 	struct nv_shadow shadow;
 	struct nv_nested_reached reached[2][NV_NESTED_REACHED]; /* by page: what the tables have allowed to read, and to write */
-	uint32_t reached_revision;       /* of the shadow tables then: when it is another one, nothing is known */
+	uint64_t reached_epoch;          /* a new one begins when the revision of the shadow tables is another than `reached_revision` */
+	uint32_t reached_revision;
 	struct nv_machine *machine;      /* NULL: nobody's */
 	struct nv_nested_root root;
 	uint32_t doubted;                /* the processor has been made to forget them since they were looked through last */

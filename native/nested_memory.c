@@ -184,15 +184,15 @@ static struct nv_nested_reached *reached_at(struct nv_nested *nested, const stru
 	struct nv_nested_tables *tables = &nested->tables[machine->tables];
 
 	if (tables->reached_revision != tables->shadow.revision) {
-		memset(tables->reached, 0, sizeof tables->reached);
+		tables->reached_epoch++;
 		tables->reached_revision = tables->shadow.revision;
 	}
 	return &tables->reached[!!write][address / PAGE * SPREAD >> (64 - __builtin_ctz(NV_NESTED_REACHED))];
 }
 
-static int is_at(const struct nv_nested_reached *reached, uint64_t address)
+static int is_at(const struct nv_nested *nested, const struct nv_machine *machine, const struct nv_nested_reached *reached, uint64_t address)
 {
-	return reached->page == address / PAGE + 1;
+	return reached->page == address / PAGE + 1 && reached->epoch == nested->tables[machine->tables].reached_epoch;
 }
 
 uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int write, struct nv_nested_place *place)
@@ -201,7 +201,7 @@ uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, ui
 	uint8_t *host;
 
 	place->refuses = NULL;
-	if (reached && is_at(reached, address)) {
+	if (reached && is_at(nested, machine, reached, address)) {
 		place->withheld = 0;
 		place->leaf.to = reached->to + address % PAGE;
 		return reached->host + address % PAGE;
@@ -210,9 +210,11 @@ uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, ui
 		return NULL;
 	place->refuses = NULL;
 	host = memory_at(nested, place->leaf.to, write);
-	if (machine->parent && host)
-		*reached_at(nested, machine, address, write) =
-			(struct nv_nested_reached){address / PAGE + 1, place->leaf.to & -PAGE, host - address % PAGE};
+	if (machine->parent && host) {
+		reached = reached_at(nested, machine, address, write); /* by the tables that there are now */
+		*reached = (struct nv_nested_reached){address / PAGE + 1, place->leaf.to & -PAGE, host - address % PAGE,
+						      nested->tables[machine->tables].reached_epoch};
+	}
 	return host;
 }
 
@@ -268,5 +270,5 @@ uint8_t *nv_nested_back(void *context, uint64_t physical, int write)
 	if (!active->depth)
 		return nv_paging_slot(nested->switched->paging, physical, write);
 	reached = reached_at(nested, active, physical, write);
-	return is_at(reached, physical) ? reached->host + physical % PAGE : nv_nested_page(nested, active, physical, write, &place);
+	return is_at(nested, active, reached, physical) ? reached->host + physical % PAGE : nv_nested_page(nested, active, physical, write, &place);
 }
