@@ -81,7 +81,7 @@ def check_images(spec: TowerSpec, wanted: Sequence[Request]) -> None:
 def check_between(spec: TowerSpec, policy: Policy) -> None:
     """Raises UsageError for what a Python hypervisor above an image cannot do, as the image does it.
 
-    That is: what comes from outside, and what belongs to the lowest image's machine alone.
+    That is: signals to the lowest image's processor, and what belongs to its machine alone.
     """
     lowest = spec.code[0]
     for level, one in enumerate(spec.levels, start=1):
