@@ -82,7 +82,7 @@ class TowerMaps:
     def change(self, level: int, new: MemoryMap) -> None:
         """Gives the hypervisor at `level` a new map. Raises UsageError, and changes nothing, for too many regions."""
         self.part(level).change(level, new)
-        self._carried.clear()
+        self._carried = {}
 
     def gives(self, level: int, address: int, right: Rights) -> bool:
         """Whether the hypervisor at `level` itself allows an access to level+1's address."""
@@ -110,10 +110,11 @@ class TowerMaps:
     def _find(self, key: tuple[int, int, int]) -> tuple[int | None]:
         """Where the page is, if it is somewhere; maps have whole pages."""
         space, page, level = key
+        carried = self._carried  # another thread may change a map meanwhile: then it is those of before
         found = (self.parts[space].carry(page, level) if space == self.space(level) else None,)
-        if len(self._carried) >= _CARRIED_MAX:
-            self._carried.clear()
-        self._carried[key] = found
+        if len(carried) >= _CARRIED_MAX:
+            carried.clear()
+        carried[key] = found
         return found
 
     def at_top(self, level: int, first: int, last: int) -> list[Span]:

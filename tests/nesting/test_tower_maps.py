@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,6 +49,21 @@ def test_an_address_is_carried_by_the_maps_of_the_moment() -> None:
     tower.change(4, MemoryMap.identity())
     assert [tower.carry(1, 0x4010, level) for level in (3, 4)] == [0x8010, 0x4010]
     assert tower.carry(1, 0x9010, 4) == 0x9010, "a hole is none any more"
+
+
+def test_a_map_that_changes_while_an_address_is_carried_counts_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    tower = maps()
+    part = tower.parts[1]
+    carry = part.carry
+
+    def carry_and_change(address: int, level: int) -> int | None:
+        found = carry(address, level)
+        monkeypatch.undo()
+        tower.change(3, SHIFTED)
+        return found
+
+    monkeypatch.setattr(part, "carry", carry_and_change)
+    assert [tower.carry(1, 0x4010, 3) for _ in range(2)] == [0x8010, None]
 
 
 @given(st.integers(0, 0xA000), st.integers(1, 6), st.integers(0, 1))
