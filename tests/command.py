@@ -16,15 +16,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from patience import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[1]
 GUESTS = ROOT / "guests"
 TOWER = GUESTS / "tower.toml"
 
 #: What the console script of pyproject.toml does, from this checkout.
 NESTVMM = (sys.executable, "-c", "from nestvmm.cli import main; main()")
-
-# A process that takes longer than this hangs.
-_PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def started(*arguments: object, wrapper: tuple[str, ...] = (), **options: object
         process = subprocess.Popen(command, **settings)  # type: ignore[call-overload]
         try:
             yield process
-            process.wait(_PATIENCE)
+            process.wait(PATIENCE)
             assert not group_exists(process.pid), "processes are left"
             assert not list(Path(temporary).iterdir()), "temporary files are left"
         finally:
@@ -114,7 +113,7 @@ def wait_for_peak(process: subprocess.Popen[bytes]) -> int:
     (The kernel's own ru_maxrss counts what the forking process had, too.)
     """
     peak = 0
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + PATIENCE
     while process.poll() is None:
         if time.monotonic() > end:
             raise TimeoutError(f"{process.args} hangs")

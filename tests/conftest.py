@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from shared_lab import SharedLab
 from vendors import VENDORS, of_another_vendor
 
@@ -20,6 +21,10 @@ from nestvmm.errors import HostError
 from nestvmm.lab import Lab, LocalLab, SvmLab, VmxLab, kvm_amd_nests, kvm_intel_nests, svm, vmx
 
 ROOT = Path(__file__).parents[1]
+
+# Whatever takes long on a loaded machine is no failure.
+settings.register_profile("nestvmm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("nestvmm")
 
 
 def missing_kvm() -> str | None:

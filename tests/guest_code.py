@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from patience import PATIENCE
+
 from nestvmm.nesting import GuestSpec, LevelSpec, Runner, RunResult, Tower, TowerSpec
 
 CODE = 0x100000
@@ -202,7 +204,7 @@ def spec_of(
     machine: str = "auto",
     unclaimed: str = "ignore",
     designate: Sequence[str] = (),
-    timeout: float | None = 20,
+    timeout: float | None = PATIENCE,
     memory: int = MEMORY,
     engine: str = "auto",
     io_intercepts: bool = False,

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 SCRIPT = Path(__file__).resolve().parent.parent / ".ci" / "apt-packages"
 LAB = ["qemu-system-x86", "bochs", "bochs-term", "bochsbios", "vgabios", "busybox-static", "chromium", "nodejs", "kmod"]
@@ -39,7 +40,7 @@ class FakeDebian:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         path = f"{self.folder}:{os.environ['PATH']}"
         return subprocess.run(
-            [SCRIPT, *arguments], env={"PATH": path}, capture_output=True, text=True, check=False, timeout=30
+            [SCRIPT, *arguments], env={"PATH": path}, capture_output=True, text=True, check=False, timeout=PATIENCE
         )
 
     def apt_calls(self) -> list[str]:
@@ -110,7 +111,7 @@ def test_system_without_apt_is_told_what_must_be_there(tmp_path: Path) -> None:
     for name in ("bash", "cat"):
         (tmp_path / name).symlink_to(f"/bin/{name}")
     ended = subprocess.run(
-        [SCRIPT, "lab"], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False, timeout=30
+        [SCRIPT, "lab"], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert ended.returncode == 0
     assert ended.stderr.endswith(f"must be there: {' '.join(LAB)}\n")

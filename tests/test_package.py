@@ -7,6 +7,8 @@ import sys
 import tarfile
 from pathlib import Path
 
+from patience import PATIENCE
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -24,7 +26,7 @@ def test_a_source_distribution_has_all_that_a_build_needs(tmp_path: Path) -> Non
         [sys.executable, "-c", "from setuptools import setup; setup()", "-q", "sdist", "-d", tmp_path],
         cwd=tmp_path / "checkout",
         check=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     (archive,) = tmp_path.glob("nestvmm-*.tar.gz")
     with tarfile.open(archive) as packed:

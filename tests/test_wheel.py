@@ -9,6 +9,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 pytestmark = pytest.mark.kvm
 
@@ -24,7 +25,7 @@ GUEST = bytes.fromhex("b0 21 e6 e9 b0 00 e6 f4")
 def run(*command: str | Path, cwd: Path) -> str:
     """What it prints; it must succeed. It finds nothing in the environment but the programs."""
     result = subprocess.run(
-        command, cwd=cwd, env={"PATH": "/usr/bin:/bin"}, capture_output=True, timeout=300, check=False
+        command, cwd=cwd, env={"PATH": "/usr/bin:/bin"}, capture_output=True, timeout=PATIENCE, check=False
     )
     assert result.returncode == 0, result.stderr.decode()
     return result.stdout.decode()

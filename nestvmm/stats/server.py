@@ -57,13 +57,17 @@ def _listen(path: Path, stack: ExitStack) -> socket.socket:
                 listener = stack.enter_context(
                     socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
                 )
-                listener.bind(str(short / str(os.getpid())))
+                # under its name it answers: who finds one that does not removes it
+                unnamed = short / f".{os.getpid()}"
+                unnamed.unlink(missing_ok=True)
+                listener.bind(str(unnamed))
+                listener.listen(_CLIENTS)
+                unnamed.rename(short / str(os.getpid()))
                 break
         except FileNotFoundError:
             if not left:
                 raise
     stack.callback(_remove, path)
-    listener.listen(_CLIENTS)
     return listener
 
 

@@ -11,6 +11,7 @@ from nestvmm.bench.journal import Journal
 from nestvmm.bench.remote import conduct_in
 from nestvmm.bench.request import Request
 from nestvmm.bench.row import Row
+from nestvmm.bench.tracing import PARTS
 from nestvmm.errors import HostError
 from nestvmm.lab import Lab, SvmLab
 
@@ -79,6 +80,18 @@ def test_flat_costs_the_same_at_any_depth_and_a_cascade_doubles(counting: Lab) -
         assert ratios[1] > 1.8
         assert ratios[2] > 3.5 * ratios[1]
         assert ratios[3] > 7 * ratios[2]
+
+
+@pytest.mark.svm_lab
+def test_what_tracing_costs_and_the_parts_of_an_exit(counting: Lab) -> None:
+    rows = {row.what: row for row in measured(counting, ["tracing", "parts"], engines=("direct",))}
+    for served in ("served in C", "served in Python"):
+        traced, written = rows[f"{served}, traced"], rows[f"{served}, traced and written"]
+        assert traced.met
+        assert 1 < (traced.ratio or 0) < (written.ratio or 0)
+        switch, decode, route, handler, _ = (rows[f"{part}, {served}"].median or 0 for part in PARTS)
+        assert switch > decode + route > 0
+        assert (handler > 10 * route) == (served == "served in Python")
 
 
 @pytest.mark.svm_lab

@@ -32,9 +32,9 @@ def test_the_same_image_under_both() -> None:
     theirs, ours = next(iter(Peer().steps(choice()))).measure()
     assert (theirs.system, theirs.engine, theirs.level, len(theirs.runs)) == ("QEMU", "kvm", 1, 3)
     assert (ours.system, ours.engine, ours.against, len(ours.runs)) == ("nestvmm", "direct", "QEMU, L1", 3)
-    # both are this host's KVM
     assert ours.ratio is not None
-    assert 0.3 < ours.ratio < 3
+    # both are this host's KVM; the least of some is what it takes when nobody else has the processor
+    assert 0.3 < (ours.minimum or 0) / (theirs.minimum or 0) < 3
 
 
 @pytest.mark.kvm

@@ -1,4 +1,4 @@
-"""What tracing costs, and the parts of an exit: the cases with a few trips."""
+"""What tracing costs, and the parts of an exit: the cases with a few trips. What they take, test_bench_lab.py has."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from nestvmm.bench import tracing
 from nestvmm.bench.case import Choice
 from nestvmm.bench.tracing import PARTS, Parts, Tracing
+from nestvmm.trace import Recorder
+from nestvmm.trace.reader import read_trace
 
 CHOICE = Choice(("direct",), Path(), 2000.0, runs=10)
 
@@ -21,7 +24,15 @@ def test_steps_by_engine_and_handler() -> None:
 
 
 @pytest.mark.kvm
-def test_traced_against_untraced() -> None:
+def test_traced_against_untraced(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[int] = []
+
+    class Counted(Recorder):
+        def __exit__(self, *exception: object) -> None:
+            super().__exit__(*exception)
+            events.append(len(list(read_trace(self._path))))
+
+    monkeypatch.setattr(tracing, "Recorder", Counted)
     rows = Tracing(trips=50).measure(CHOICE)
     assert [(row.what, row.against, row.goal) for row in rows] == [
         ("served in C", "", None),
@@ -32,8 +43,9 @@ def test_traced_against_untraced() -> None:
         ("served in Python, traced and written", "served in Python", None),
     ]
     assert all(len(row.runs) == 10 and min(row.runs) > 0 for row in rows)
-    # the goal is the benchmark's; a machine that others use may be a little over it in ten runs
-    assert all(row.ratio is not None and row.ratio < 2 for row in rows[1::3])
+    assert [row.ratio is None for row in rows] == [True, False, False] * 2
+    # each of the four that are traced has all its events: those of the runs, of three before, and two doorbells of each
+    assert events == [(10 + 3) * (50 + 2)] * 4
     assert [row.goal for row in Tracing(trips=5).measure(replace(CHOICE, emulated=True))] == [None, 1.15, None] * 2
 
 
@@ -43,7 +55,4 @@ def test_parts(handler: str, level: int) -> None:
     rows = Parts(trips=50).measure(CHOICE, "direct", handler, level)
     assert [row.what for row in rows] == [f"{part}, served in {handler}" for part in PARTS]
     assert all(len(row.runs) == 10 and row.unit == "us" for row in rows)
-    found = {row.what.partition(",")[0]: row.median or 0.0 for row in rows}
-    assert found["world switch"] > found["decode"] + found["route"]
-    if handler == "Python":
-        assert found["handler"] > 10 * found["route"]
+    assert min(run for row in rows for run in row.runs) > 0

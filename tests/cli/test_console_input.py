@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from command import nestvmm, started
 from machine_code import ECHO, LOOP, image, leave, say
+from patience import PATIENCE
 
 pytestmark = pytest.mark.kvm
 
@@ -51,7 +52,7 @@ def test_a_conversation_through_a_pipe(tmp_path: Path, levels: list[str]) -> Non
             process.stdin.flush()
             if line != END:
                 assert process.stdout.readline() == line
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def test_the_end_of_input_does_not_end_the_run(tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def test_standard_input_that_cannot_be_read(tmp_path: Path) -> None:
     options = {"stdin": unreadable, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with started(*image(tmp_path, say(b"fine") + leave(0)), **options) as process:
         os.close(unreadable)
-        assert process.communicate(timeout=30) == (b"fine", b"")
+        assert process.communicate(timeout=PATIENCE) == (b"fine", b"")
         assert process.returncode == 0
 
 
@@ -98,7 +99,7 @@ CONTROLLING = (
 )
 
 
-def read_until(descriptor: int, wanted: bytes, seconds: float = 30) -> bytes:
+def read_until(descriptor: int, wanted: bytes, seconds: float = PATIENCE) -> bytes:
     """What comes, up to and with `wanted`."""
     got = b""
     end = time.monotonic() + seconds
@@ -124,7 +125,7 @@ def test_a_conversation_on_a_terminal(tmp_path: Path, levels: list[str]) -> None
                 os.write(ours, bytes([key]))
                 assert read_until(ours, bytes([key])) == bytes([key])
             os.write(ours, END)
-            assert process.wait(30) == 0
+            assert process.wait(PATIENCE) == 0
         assert termios.tcgetattr(theirs) == before
 
 
@@ -136,7 +137,7 @@ def test_what_was_typed_ahead_is_not_lost(tmp_path: Path) -> None:
             assert process.stdout is not None
             assert process.stdout.readline() == b"early\n"
             os.write(ours, END)
-            assert process.wait(30) == 0
+            assert process.wait(PATIENCE) == 0
 
 
 def test_a_terminal_that_hangs_up_ends_the_run(tmp_path: Path) -> None:
@@ -149,7 +150,7 @@ def test_a_terminal_that_hangs_up_ends_the_run(tmp_path: Path) -> None:
         os.close(theirs)
         assert process.stdout.readline() == b"ready\n"
         os.close(ours)
-        assert process.wait(30) == 129
+        assert process.wait(PATIENCE) == 129
         assert process.stderr.read() == b"nestvmm: ended by SIGHUP\n"
 
 
@@ -158,6 +159,6 @@ def test_a_terminal_in_whose_background_we_run_is_left_alone(tmp_path: Path) -> 
         before = termios.tcgetattr(theirs)
         os.write(ours, b"for the shell\n")
         with started(*image(tmp_path, LOOP), "--timeout", 0.5, stdin=theirs, stderr=subprocess.PIPE) as process:
-            assert process.wait(30) == 124
+            assert process.wait(PATIENCE) == 124
         assert termios.tcgetattr(theirs) == before
         assert os.read(theirs, 100) == b"for the shell\n"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from command import NESTVMM, environment, nestvmm, started
 from machine_code import CHATTER, ECHO, LOOP, image, leave, out, say
+from patience import PATIENCE
 from test_console_input import CONTROLLING, read_until, terminal
 
 pytestmark = pytest.mark.kvm
@@ -35,7 +36,7 @@ def interrupt(process: subprocess.Popen[bytes], number: int = signal.SIGINT) -> 
     """Sends a signal and gives the seconds until the process ended."""
     began = time.monotonic()
     process.send_signal(number)
-    process.wait(30)
+    process.wait(PATIENCE)
     return time.monotonic() - began
 
 
@@ -68,7 +69,7 @@ def test_signals_that_are_ignored_stay_ignored(tmp_path: Path) -> None:
         process.stdin.write(b"still here\n\x04")
         process.stdin.close()
         assert process.stdout.read() == b"still here\n"
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def test_ctrl_c_again_and_again(tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_ctrl_c_again_and_again(tmp_path: Path) -> None:
         for _ in range(30):
             process.send_signal(signal.SIGINT)
             time.sleep(0.001)
-        process.wait(30)
+        process.wait(PATIENCE)
         assert process.returncode in (130, -signal.SIGINT)
         assert b"Traceback" not in process.stderr.read()
 
@@ -97,7 +98,7 @@ def test_while_output_blocks(tmp_path: Path, levels: list[str], number: signal.S
         if number is not None:
             time.sleep(0.1)
             interrupt(process, number)
-        assert process.wait(10) == (124 if number is None else 130)
+        assert process.wait(PATIENCE) == (124 if number is None else 130)
         assert process.stderr.read().splitlines()[1:] == [b"nestvmm: nobody took 1 bytes of the guest's output"]
     os.close(ours)
 
@@ -111,7 +112,7 @@ def test_ctrl_c_on_a_terminal_restores_it(tmp_path: Path) -> None:
             read_until(ours, b"ready>")
             assert termios.tcgetattr(theirs) != before
             os.write(ours, b"\x03")
-            assert process.wait(30) == 130
+            assert process.wait(PATIENCE) == 130
             assert process.stderr.read() == b"nestvmm: ended by SIGINT\n"
         assert termios.tcgetattr(theirs) == before
 
@@ -145,7 +146,7 @@ def test_a_reader_that_goes_away(tmp_path: Path) -> None:
     with started(*image(tmp_path, say(b"first\n") + CHATTER), **PIPES) as process:
         assert process.stdout.readline() == b"first\n"
         process.stdout.close()
-        process.wait(30)
+        process.wait(PATIENCE)
         message = process.stderr.read()
     assert process.returncode == 141
     assert message.startswith(b"nestvmm: nobody reads the guest's output any more\n")
@@ -159,7 +160,7 @@ def test_in_a_shells_pipeline(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         env=environment(str(tmp_path)),
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
     )
     assert shell.stdout == b"first\n141\n"
@@ -172,7 +173,7 @@ def test_our_own_output_into_a_closed_pipe(tmp_path: Path, arguments: list[str])
     os.close(ours)
     for stderr in theirs, subprocess.PIPE:
         with started(*image(tmp_path, LOOP), "--timeout", 0.2, *arguments, stdout=theirs, stderr=stderr) as process:
-            assert process.wait(30) == 141
+            assert process.wait(PATIENCE) == 141
             assert process.stderr is None or b"Traceback" not in process.stderr.read()
     os.close(theirs)
 
@@ -197,7 +198,7 @@ def test_output_that_a_full_disk_does_not_take(tmp_path: Path) -> None:
     with started(*image(tmp_path, say(b"abc") + leave(0)), stdout=full, stderr=subprocess.PIPE) as process:
         os.close(full)
         assert process.stderr.read() == b"nestvmm: nobody took 3 bytes of the guest's output\n"
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize("option", ["--trace", "--json"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from command import ROOT, TOWER, environment, guest
 from machine_code import image, leave
+from patience import PATIENCE
 
 PROGRAM = """
 import sys
@@ -41,7 +42,7 @@ HEAVY = {
 
 def modules(folder: Path, *arguments: object) -> set[str]:
     command = (sys.executable, "-c", PROGRAM, *map(str, arguments))
-    settings = {"cwd": ROOT, "env": environment(str(folder)), "stdin": subprocess.DEVNULL, "timeout": 60}
+    settings = {"cwd": ROOT, "env": environment(str(folder)), "stdin": subprocess.DEVNULL, "timeout": PATIENCE}
     return set(subprocess.run(command, capture_output=True, text=True, check=True, **settings).stderr.splitlines())
 
 

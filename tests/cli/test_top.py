@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from command import nestvmm, started
 from machine_code import image, leave
+from patience import PATIENCE
 
 pytestmark = pytest.mark.kvm
 
@@ -31,11 +32,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def answering(home: Path, pid: int) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + PATIENCE
     while not (home / "nestvmm" / str(pid)).exists():
         assert time.monotonic() < end
         time.sleep(0.01)
-    time.sleep(0.05)
 
 
 def test_a_run_is_watched_from_elsewhere(tmp_path: Path, home: Path) -> None:
@@ -65,7 +65,7 @@ def test_top_ends_with_the_run(tmp_path: Path, home: Path) -> None:
         with started("top", "--interval", 0.1, "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as top:
             assert json.loads(top.stdout.readline())["exits"] > 0
             process.send_signal(signal.SIGTERM)
-            assert top.wait(30) == 0
+            assert top.wait(PATIENCE) == 0
             assert top.stderr.read() == b"nestvmm: the run has ended\n"
 
 
@@ -73,7 +73,7 @@ def test_what_a_killed_run_left_is_recognised(tmp_path: Path, home: Path) -> Non
     with started(*image(tmp_path, LOOP), stderr=subprocess.DEVNULL) as process:
         answering(home, process.pid)
         process.kill()
-        process.wait(30)
+        process.wait(PATIENCE)
     assert (home / "nestvmm" / str(process.pid)).exists()
     assert "no `nestvmm run` of yours is running" in nestvmm("top").failed(2)
     assert not (home / "nestvmm" / str(process.pid)).exists()
@@ -107,7 +107,7 @@ def test_a_table_at_each_interval(tmp_path: Path, home: Path) -> None:
                 seen += chunk
         except OSError:
             pass  # the end of a terminal
-        assert process.wait(30) == 124
+        assert process.wait(PATIENCE) == 124
     os.close(ours)
     assert seen.count(b" exits/s") >= 2
     assert b"\x1b[1A" in seen

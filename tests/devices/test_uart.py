@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE
 from port_access import answer_write, read, read_string, write
 
 from nestvmm._native import lib
@@ -346,7 +347,7 @@ def test_a_signal_ends_blocked_output_and_the_loss_is_counted(kick_signal: int, 
         assert uart.receive(b"typed") == 5, "who types does not wait for who reads"
         assert thread.ident is not None
         signal.pthread_kill(thread.ident, kick_signal)
-        thread.join(5)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
         assert uart.lost == 4
         assert read_string(uart, DATA, 5) == b"typed"
@@ -365,7 +366,7 @@ def test_output_waits_for_a_slow_reader_of_a_non_blocking_pipe() -> None:
         got = b""
         while len(got) < len(sent):
             got += os.read(reader, 1000)
-        thread.join(5)
+        thread.join(PATIENCE)
         assert got == sent
         assert uart.lost == 0
     os.close(reader)

@@ -11,6 +11,7 @@ from pathlib import Path
 import guest_code as guest
 import pytest
 from guest_code import LevelSpec, Tower, run_in, spec_of
+from patience import PATIENCE
 
 from nestvmm.hypervisors import (
     Event,
@@ -90,7 +91,7 @@ class Quick(Hypervisor):
 def test_a_kick_ends_whatever_the_guest_does(tmp_path: Path, storm: str) -> None:
     code, machine, levels = STORMS[storm]
     with Tower(
-        spec_of(tmp_path, code, [mine(name) for name in levels], machine=machine, timeout=30), stdout=-1
+        spec_of(tmp_path, code, [mine(name) for name in levels], machine=machine, timeout=PATIENCE), stdout=-1
     ) as tower:
         took = seconds_to_stop(tower)
     print(f"{storm}: {1000 * took:.1f} ms")
@@ -105,7 +106,7 @@ def test_a_kick_ends_output_that_nobody_reads(tmp_path: Path, full_pipe: int, co
         "a debug console": [LevelSpec("debug-console", {"port": 0x3F8, "output": full_pipe})],
     }
     code = guest.loop(guest.out(0x3F8, 0x41))
-    with Tower(spec_of(tmp_path, code, levels[console], timeout=30), stdout=full_pipe) as tower:
+    with Tower(spec_of(tmp_path, code, levels[console], timeout=PATIENCE), stdout=full_pipe) as tower:
         took = seconds_to_stop(tower)
     print(f"output of {console}: {1000 * took:.1f} ms")
     assert took < KICK_AT_MOST

@@ -31,7 +31,7 @@ def blocks(draw: st.DrawFn) -> bytes:
 
 
 @given(blocks())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_block_runs_or_is_refused(data: bytes) -> None:
     here = world()
     before = here.around()

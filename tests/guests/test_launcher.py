@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 from command import guest
-
-TIMEOUT = 60
+from patience import PATIENCE
 
 
 def launched(*words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [guest("launcher"), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 @pytest.mark.kvm

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 from command import GUESTS, guest, nestvmm
+from patience import PATIENCE
 
 
 @pytest.mark.kvm
 def test_the_guest_prints_what_the_linux_program_prints(tmp_path: Path) -> None:
     program = tmp_path / "ordinary"
     source = GUESTS / "ordinary" / "work.c"
-    subprocess.run(("cc", "-O2", source, "-o", program), check=True, timeout=60)
-    expected = subprocess.run((program,), check=True, capture_output=True, timeout=60).stdout
+    subprocess.run(("cc", "-O2", source, "-o", program), check=True, timeout=PATIENCE)
+    expected = subprocess.run((program,), check=True, capture_output=True, timeout=PATIENCE).stdout
     assert expected.count(b"\n") == 15
     ended = nestvmm("run", guest("ordinary"), "--timeout", "60")
     assert (ended.status, ended.err) == (0, "")

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 from command import guest
-
-TIMEOUT = 60
+from patience import PATIENCE
 
 
 def refused(*words: str | Path) -> tuple[int, str]:
@@ -16,7 +15,7 @@ def refused(*words: str | Path) -> tuple[int, str]:
         [guest("vm_linux"), *words],
         capture_output=True,
         text=True,
-        timeout=TIMEOUT,
+        timeout=PATIENCE,
         check=False,
         stdin=subprocess.DEVNULL,
     )

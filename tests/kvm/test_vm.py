@@ -7,6 +7,7 @@ from collections.abc import Callable
 from errno import EEXIST, EINVAL, ENOENT, ENXIO
 
 import pytest
+from patience import PATIENCE
 
 from nestvmm.kvm import (
     IOAPIC,
@@ -31,8 +32,8 @@ pytestmark = pytest.mark.kvm
 
 
 def wait_for(condition: Callable[[], bool]) -> bool:
-    """Whether it comes true within two seconds: irqfds are served by a worker of the kernel."""
-    end = time.monotonic() + 2
+    """Whether it comes true soon: irqfds are served by a worker of the kernel."""
+    end = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > end:
             return False

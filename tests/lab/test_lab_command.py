@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from nestvmm.lab import kvm_amd_nests, kvm_intel_nests
 
@@ -49,7 +50,7 @@ def run(command: Command) -> Run:
     """Status, stdout and stderr of `nestvmm lab` with some words behind it."""
 
     def run(*words: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
-        done = subprocess.run(command(*words), input=stdin, capture_output=True, check=False, timeout=60)
+        done = subprocess.run(command(*words), input=stdin, capture_output=True, check=False, timeout=PATIENCE)
         return done.returncode, done.stdout, done.stderr
 
     return run
@@ -133,8 +134,8 @@ def test_an_interrupt_leaves_nothing(
         assert process.stdout is not None
         sleeper = process.stdout.readline().decode().strip()
         process.send_signal(number)
-        assert process.wait(10) == status
-    deadline = time.monotonic() + 5
+        assert process.wait(PATIENCE) == status
+    deadline = time.monotonic() + PATIENCE
     # killed, the stand-in cannot end its command, as a real machine's end does
     gone = [*boots(), sleeper] if number == signal.SIGINT else boots()
     left = {Path("/proc", str(pid), "exe") for pid in gone}

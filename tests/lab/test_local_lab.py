@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from nestvmm.lab import LabError, LabResult, LabTimeoutError, LocalLab
 
@@ -50,7 +51,7 @@ def test_input_from_a_pipe_arrives_while_the_command_runs(lab: LocalLab) -> None
 
     try:
         os.write(writer, b"first\n")
-        assert lab.run(["cat"], stdin=reader, stream=answer, timeout=10).status == 0
+        assert lab.run(["cat"], stdin=reader, stream=answer, timeout=PATIENCE).status == 0
     finally:
         os.close(reader)
     assert answers == [b"first\n", b"more\n"]
@@ -116,8 +117,8 @@ def test_timeout_kills_with_output_so_far_and_leaves_the_lab_usable(lab: LocalLa
 
 
 def test_what_a_command_leaves_behind_is_killed(lab: LocalLab) -> None:
-    pid = lab.run("sleep 60 >&- 2>&- & echo $!", timeout=10).stdout.decode().strip()
-    deadline = time.monotonic() + 5
+    pid = lab.run("sleep 60 >&- 2>&- & echo $!", timeout=PATIENCE).stdout.decode().strip()
+    deadline = time.monotonic() + PATIENCE
     while Path("/proc", pid, "exe").exists() and time.monotonic() < deadline:  # a zombie has no exe
         time.sleep(0.01)
     assert not Path("/proc", pid, "exe").exists()
@@ -131,7 +132,7 @@ def test_ctrl_c_kills_the_command_and_leaves_the_lab_usable(lab: LocalLab) -> No
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     with pytest.raises(KeyboardInterrupt):
-        lab.run("echo $$; sleep 60", stream=interrupt, timeout=20)
+        lab.run("echo $$; sleep 60", stream=interrupt, timeout=PATIENCE)
     assert not Path("/proc", pids[0].decode().strip()).exists()
     assert lab.run(["echo", "still"]).stdout == b"still\n"
 
@@ -147,4 +148,4 @@ def test_a_stream_that_fails_ends_the_command(lab: LocalLab) -> None:
 
 def test_an_agent_that_died_is_an_error() -> None:
     with LocalLab() as lab, pytest.raises(LabError, match="the local lab's agent is lost: its channel closed"):
-        lab.run("kill -9 $PPID", timeout=20)
+        lab.run("kill -9 $PPID", timeout=PATIENCE)

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from nestvmm.errors import HostError, UsageError
 from nestvmm.lab import SvmLab, kernel, vmx
@@ -174,7 +175,7 @@ def test_a_cache_that_cannot_be_made_says_so(tools: Path, tmp_path: Path, monkey
 
 
 def test_two_builds_at_oncekeep_one_whole_file(tools: Path, tmp_path: Path) -> None:
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=PATIENCE)
 
     def build() -> bytes:
         both.wait()

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 from image_writers import BzImage, Elf, MultibootHeader, Segment
+from patience import PATIENCE
 
 from nestvmm.errors import ImageError, UsageError
 from nestvmm.loaders import MemoryRange, Stacked, load, read_file
@@ -130,7 +131,7 @@ def test_pyelftools_is_imported_for_elf_only(write):
     )
     for data, loaded in ((BzImage().write(), b"False\n"), (Elf().write(), b"True\n")):
         command = [sys.executable, "-c", program, write("image", data)]
-        assert subprocess.run(command, capture_output=True, check=True, timeout=60).stdout == loaded
+        assert subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE).stdout == loaded
 
 
 def test_images_above_lie_behind_an_elf64_executable(write):

@@ -5,6 +5,7 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 from nestvmm._native import ffi, lib
 
@@ -87,7 +88,7 @@ def test_an_event_that_is_being_added_is_waited_for() -> None:
     assert reader.is_alive()
     counter.served = counter.ticks = 1
     counter.count = 1
-    reader.join(30)
+    reader.join(PATIENCE)
     assert not reader.is_alive()
     assert (copy.count, copy.served, copy.ticks) == (1, 1, 1)
 

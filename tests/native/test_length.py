@@ -120,7 +120,7 @@ def instructions(draw: st.DrawFn) -> tuple[bytes, int]:
     return prefixes + mandatory + rex + opcode + draw(st.binary(min_size=8, max_size=8)), bits
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=3000)
 @given(instructions())
 @example((b"\x67" * 10 + b"\x0f\x01\x14\x25\0\0\0\0", 64))
 def test_iced_says_the_same(case: tuple[bytes, int]) -> None:
@@ -137,7 +137,7 @@ def test_iced_says_the_same(case: tuple[bytes, int]) -> None:
         assert length(code[:count], bits) == SHORT, (code.hex(), bits, count)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(st.binary(max_size=20), st.sampled_from([16, 32, 64]))
 def test_any_bytes_give_a_length_within_them_or_none(code: bytes, bits: int) -> None:
     found = length(code, bits)

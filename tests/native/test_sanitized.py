@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 NATIVE = ROOT / "native"
@@ -92,7 +93,7 @@ def build(output: Path, sources: Iterable[Path], *options: str) -> None:
             "-lpthread",
         ],
         check=True,
-        timeout=900,
+        timeout=3 * PATIENCE,
     )
 
 
@@ -103,7 +104,7 @@ def test_no_input_makes_it_leave_its_memory(name: str, words: tuple[str, ...], f
         wraps = [f"-Wl,--wrap={function}" for function in WATCHED.get(name, ())]
         build(program, [Path(__file__).with_name(f"{name}.c"), *(NATIVE / source for source in SOURCES[name])], *wraps)
     # it ends itself by the processor's time that it takes
-    run = subprocess.run([program, *words], capture_output=True, text=True, timeout=900, check=False)
+    run = subprocess.run([program, *words], capture_output=True, text=True, timeout=3 * PATIENCE, check=False)
     assert (run.returncode, run.stdout, run.stderr) == (0, "done\n", "")
 
 
@@ -126,7 +127,7 @@ def test_what_handlers_do_keeps_the_loop_in_its_memory(folder: Path) -> None:
     build(module, sorted((NATIVE / "python").glob("*.c")), "-shared", "-fPIC", include)
     libraries = [
         subprocess.run(
-            ["gcc", f"-print-file-name={name}.so"], capture_output=True, text=True, check=True, timeout=60
+            ["gcc", f"-print-file-name={name}.so"], capture_output=True, text=True, check=True, timeout=PATIENCE
         ).stdout.strip()
         for name in ("libasan", "libubsan")
     ]
@@ -145,7 +146,7 @@ def test_what_handlers_do_keeps_the_loop_in_its_memory(folder: Path) -> None:
         env=os.environ | settings,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=3 * PATIENCE,
         check=False,
     )
     assert (run.returncode, run.stderr) == (0, ""), run.stdout

@@ -311,7 +311,7 @@ def changes(draw: st.DrawFn) -> tuple[int, int, int, int | None]:
 ACCESSES = st.tuples(st.sampled_from([edge + offset for edge in EDGES for offset in (0, PAGE - 1)]), RIGHTS)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(changes() | ACCESSES, min_size=1, max_size=40),
     st.sampled_from([4, 7, 64]),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 
 from nestvmm._native import ffi, lib
 
@@ -120,7 +121,7 @@ class Writer:
 
     def stop(self) -> int:
         self.c.stopping = 1
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         return self.status
 
 

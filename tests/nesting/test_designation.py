@@ -179,7 +179,7 @@ def probes(draw: st.DrawFn) -> Probe:
     return Probe(reason, qualifier, draw(st.sampled_from([R, W, X])))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(towers(), st.lists(probes(), min_size=1, max_size=20))
 @example(
     Tower([Claim(1, Scope(MMIO), handle)], [Ceiling(0, Scope(MMIO))], [MemoryMap.identity(), MemoryMap()]),
@@ -194,7 +194,7 @@ def test_definition_and_flat_table_route_as_the_levels_do_one_by_one(tower: Towe
         assert chain(flat, event) == expected
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(towers())
 def test_table_has_the_edges_of_every_claim(tower: Tower) -> None:
     """Off-by-one errors show at the first and last qualifiers of what was projected."""

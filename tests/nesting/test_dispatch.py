@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from bare import Bare, loop
 from fake_engine import Exit, FakeEngine, reads
+from patience import PATIENCE
 from scripted import Run, Scripted, scripted
 
 from nestvmm._dispatch import Dispatch, RegisterState, RegisterView
@@ -270,7 +271,7 @@ def test_nothing_is_left_behind_by_a_hundred_thousand_events(make: Callable[...,
 
 def test_an_interpreter_ends_while_level_n_runs() -> None:
     script = """
-import ctypes, sys, threading, time
+import ctypes, pathlib, sys, threading, time
 sys.path[:0] = ["tests", "tests/nesting"]
 from bare import Bare, loop
 from nestvmm._native import ffi, lib
@@ -279,11 +280,14 @@ ops = ffi.new("struct nv_engine_ops *")
 pause = ctypes.cast(ctypes.CDLL(None).pause, ctypes.c_void_p).value
 ops.enter = ffi.cast("int(*)(struct nv_vcpu *)", pause)
 engine.vcpu.ops = ops
-threading.Thread(target=loop(engine).run, daemon=True).start()
-time.sleep(0.2)
+thread = threading.Thread(target=loop(engine).run, daemon=True)
+thread.start()
+PAUSE = "34 "  # the number of the system call in which it stays
+while not pathlib.Path(f"/proc/self/task/{thread.native_id}/syscall").read_text().startswith(PAUSE):
+    time.sleep(0.001)
 print("ended")
 """
     run = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, "ended\n", "")

@@ -78,7 +78,6 @@ def sample(seed: int) -> list[int]:
     return [page * PAGE_SIZE + (seed * 977 + page * 331) % PAGE_SIZE for page in range(PAGES + 1)]
 
 
-@settings(deadline=None)
 @given(towers(), st.integers(0, 4))
 def test_an_address_is_carried_down_one_map_at_a_time(tower: tuple[list[MemoryMap], list[Hole]], seed: int) -> None:
     maps, holes = tower
@@ -91,7 +90,6 @@ def test_an_address_is_carried_down_one_map_at_a_time(tower: tuple[list[MemoryMa
             assert levels.carry(address, level) == reached.get(level)
 
 
-@settings(deadline=None)
 @given(towers(), st.integers(0, RAM), st.integers(0, 3 * PAGE_SIZE))
 def test_the_ranges_at_the_top_are_all_that_lead_to_a_levels_range(
     tower: tuple[list[MemoryMap], list[Hole]], first: int, length: int
@@ -108,7 +106,6 @@ def test_the_ranges_at_the_top_are_all_that_lead_to_a_levels_range(
             assert any(low <= address <= high for low, high in ranges) == inside
 
 
-@settings(deadline=None)
 @given(towers(), st.integers(0, 4))
 def test_each_levels_memory_is_what_the_levels_below_give_it(
     tower: tuple[list[MemoryMap], list[Hole]], seed: int
@@ -120,7 +117,7 @@ def test_each_levels_memory_is_what_the_levels_below_give_it(
             assert levels.to_host(level).translate(address) == backing(maps, holes, address, level)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(towers(), st.integers(0, RAM + 100), st.integers(0, 3 * PAGE_SIZE), st.integers(1, 250))
 def test_reading_and_writing_across_regions_is_byte_for_byte_the_models(
     tower: tuple[list[MemoryMap], list[Hole]], address: int, size: int, seed: int

@@ -7,7 +7,7 @@ import time
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nestvmm.errors import UsageError
@@ -75,7 +75,6 @@ def walk(models: list[Model], address: int) -> tuple[int, Rights] | None:
     return (address, rights) if rights else None
 
 
-@settings(deadline=None)
 @given(st.lists(maps(), min_size=1, max_size=5))
 def test_composed_map_translates_as_the_levels_do_one_by_one(levels: list[MemoryMap]) -> None:
     composed = compose_all(levels)
@@ -87,7 +86,6 @@ def test_composed_map_translates_as_the_levels_do_one_by_one(levels: list[Memory
         assert composed.translate(page(number) + PAGE_SIZE - 1) == last
 
 
-@settings(deadline=None)
 @given(st.lists(maps(), min_size=1, max_size=4))
 def test_no_level_reaches_what_the_level_below_did_not_give(levels: list[MemoryMap]) -> None:
     given_pages = {at for at, _ in model_of(levels[0]).values()}
@@ -98,7 +96,6 @@ def test_no_level_reaches_what_the_level_below_did_not_give(levels: list[MemoryM
         assert rights in top[1]
 
 
-@settings(deadline=None)
 @given(maps(), maps(), maps())
 def test_composition_is_associative_with_the_identity_as_neutral_element(
     a: MemoryMap, b: MemoryMap, c: MemoryMap
@@ -107,7 +104,6 @@ def test_composition_is_associative_with_the_identity_as_neutral_element(
     assert compose(a, MemoryMap.identity()) == compose(MemoryMap.identity(), a) == a
 
 
-@settings(deadline=None)
 @given(maps())
 def test_regions_are_ascending_disjoint_and_joined(memory: MemoryMap) -> None:
     for before, after in pairwise(memory.regions):
@@ -117,7 +113,6 @@ def test_regions_are_ascending_disjoint_and_joined(memory: MemoryMap) -> None:
     assert MemoryMap(by_page) == memory
 
 
-@settings(deadline=None)
 @given(maps(), st.integers(0, PAGES - 1), st.integers(0, PAGE_SIZE - 1), st.integers(0, 3 * PAGE_SIZE))
 def test_hole_takes_whole_pages_and_nothing_else(memory: MemoryMap, number: int, offset: int, length: int) -> None:
     first = page(number) + offset
@@ -127,7 +122,6 @@ def test_hole_takes_whole_pages_and_nothing_else(memory: MemoryMap, number: int,
     assert model_of(memory.without(first, last)) == expected
 
 
-@settings(deadline=None)
 @given(maps(), st.integers(0, page(PAGES) - 1), st.integers(0, 4 * PAGE_SIZE))
 def test_preimage_is_every_address_that_leads_into_the_range(memory: MemoryMap, first: int, length: int) -> None:
     last = first + length
@@ -145,7 +139,6 @@ def test_preimage_is_every_address_that_leads_into_the_range(memory: MemoryMap, 
 RANGES = st.tuples(st.integers(0, PAGES - 1), st.integers(1, PAGES)).map(lambda one: (one[0], min(sum(one), PAGES)))
 
 
-@settings(deadline=None)
 @given(maps(), RANGES, st.integers(0, 3), st.sampled_from([Rights.ALL, RW, RX, Rights.READ, Rights(0)]))
 def test_changes_of_a_range_are_the_models(memory: MemoryMap, where: tuple[int, int], to: int, rights: Rights) -> None:
     first, last = page(where[0]), page(where[1]) - 1
@@ -164,7 +157,6 @@ def test_changes_of_a_range_are_the_models(memory: MemoryMap, where: tuple[int, 
     assert withheld == {at for at in pages if at not in before or before[at][1] != Rights.ALL}
 
 
-@settings(deadline=None)
 @given(st.lists(maps(), min_size=1, max_size=3))
 def test_slots_are_disjoint_and_equal_to_the_model(levels: list[MemoryMap]) -> None:
     models = [model_of(level) for level in levels]

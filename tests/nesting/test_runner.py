@@ -280,7 +280,7 @@ def test_the_machine_is_what_the_tower_says(make: Callable[..., Run]) -> None:
     assert results(run.tower, 1) == [0]
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.sampled_from(["read", "declined", "reflected"]), min_size=1, max_size=6),
     st.lists(st.integers(0, 1), min_size=1, max_size=8),

@@ -195,7 +195,7 @@ _VALUES = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.dictionaries(_KEYS, _VALUES, max_size=6), st.dictionaries(_KEYS, _VALUES, max_size=5))
 def test_no_tower_file_is_anything_but_a_tower_or_a_usage_error(top: dict[str, str], guest: dict[str, str]) -> None:
     text = "".join(f"{key} = {value}\n" for key, value in top.items())

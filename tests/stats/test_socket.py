@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from nestvmm.errors import UsageError
 from nestvmm.stats import runtime, server
@@ -42,12 +43,11 @@ def serving(folder: Path) -> Iterator[None]:
     thread.start()
     while thread.is_alive() and not runtime.pids(folder):
         time.sleep(0.001)
-    time.sleep(0.01)  # bound, but perhaps not listening yet
     try:
         yield
     finally:
         os.close(at_the_end)
-        thread.join(10)
+        thread.join(PATIENCE)
         os.close(done)
         assert not thread.is_alive()
 
@@ -84,7 +84,7 @@ def test_a_client_that_does_not_read_is_sent_away(folder: Path) -> None:
         deaf = runtime.connect(folder, os.getpid())
         assert deaf is not None
         with deaf:
-            deaf.settimeout(10)
+            deaf.settimeout(PATIENCE)
             with pytest.raises(OSError, match=r"Broken pipe|Connection reset"):
                 ask_for_ever(deaf)
         with Watched(os.getpid()) as watched:
@@ -94,6 +94,21 @@ def test_a_client_that_does_not_read_is_sent_away(folder: Path) -> None:
 def ask_for_ever(connection: socket.socket) -> None:
     for _ in range(100_000):
         connection.sendall(b"\n")
+
+
+def test_a_socket_that_does_not_answer_yet_has_no_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else who looks for runs then, as every new run does, would remove it."""
+    seen: list[list[int]] = []
+
+    class Observed(socket.socket):
+        def listen(self, backlog: int = 0) -> None:
+            seen.append(runtime.pids(folder))
+            super().listen(backlog)
+
+    monkeypatch.setattr(server.socket, "socket", Observed)
+    with serving(folder):
+        assert (seen, running()) == ([[]], [os.getpid()])
+    assert not folder.exists()
 
 
 def test_a_socket_that_nobody_answers_is_removed(folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from command import TOWER, group_exists, guest, nestvmm, started
+from patience import PATIENCE
 from trace_processor import TraceProcessor
 
 pytestmark = pytest.mark.kvm
@@ -123,9 +124,9 @@ def test_it_is_whole_when_the_run_is_killed(tmp_path: Path, monkeypatch: pytest.
         while not trace.exists() or trace.stat().st_size < 1 << 20:
             assert process.poll() is None
         process.send_signal(signal.SIGKILL)
-        process.wait(30)
+        process.wait(PATIENCE)
         # a write that has begun ends in a process of its own
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while group_exists(process.pid):
             assert time.monotonic() < deadline, "a process is left"
     numbers = [one["args"]["n"] for one in json.loads(trace.read_text())["traceEvents"] if one.get("cat") == "exit"]

@@ -195,7 +195,7 @@ def test_every_form_agrees_with_the_processor(machine: Machine) -> None:
     assert wrong == []
 
 
-@settings(max_examples=5000, deadline=None, database=None)
+@settings(max_examples=5000, database=None)
 @given(number=st.integers(0, 10**6), seed=st.integers(0, 2**64))
 def test_5000_random_cases_agree_with_the_processor(machine: Machine, number: int, seed: int) -> None:
     covered = forms_of(machine)

@@ -194,21 +194,21 @@ def compare(kind: type[InstructionEmulator], case: tuple[bytes, dict[str, int], 
 
 
 @pytest.mark.skipif(host_lacks("popcnt"), reason="this processor has no POPCNT")
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(cases(FORMS[Popcnt]))
 def test_popcnt_is_what_the_processor_does(case: tuple[bytes, dict[str, int], int, bytes]) -> None:
     compare(Popcnt, case)
 
 
 @pytest.mark.skipif(host_lacks("sse4_2"), reason="this processor has no CRC32")
-@settings(max_examples=2500, deadline=None)
+@settings(max_examples=2500)
 @given(cases(FORMS[Crc32]))
 def test_crc32_is_what_the_processor_does(case: tuple[bytes, dict[str, int], int, bytes]) -> None:
     compare(Crc32, case)
 
 
 @pytest.mark.skipif(host_lacks("movbe"), reason="this processor has no MOVBE")
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(cases(FORMS[Movbe]))
 def test_movbe_is_what_the_processor_does(case: tuple[bytes, dict[str, int], int, bytes]) -> None:
     compare(Movbe, case)
