@@ -251,7 +251,7 @@ static int svm_enter(struct nv_vcpu *vcpu)
 		if (nv_svm_step_debug(svm))
 			return -EAGAIN;
 		if (nv_svm_prepare(svm)) {
-			nv_svm_entered(svm);
+			nv_svm_taken(svm); /* and not the processor, which has not forgotten either what it is to */
 			return stopped(svm);
 		}
 		if (stops_behind_delivery(svm) || nv_nested_urgent(svm->nested)) {

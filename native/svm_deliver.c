@@ -253,7 +253,7 @@ int nv_svm_prepare(struct nv_svm *svm)
 	return forbidden;
 }
 
-void nv_svm_entered(struct nv_svm *svm)
+void nv_svm_taken(struct nv_svm *svm)
 {
 	if (offered(svm, NV_EVENT_INTERRUPT) >= 0)
 		nv_pending_taken(&svm->switched.pending, EVENT_VECTOR(svm->entering));
@@ -262,6 +262,11 @@ void nv_svm_entered(struct nv_svm *svm)
 	if (svm->entering && EVENT_KIND_OF(svm->entering) == NV_EVENT_NMI)
 		svm->switched.pending.nmi_masked = 1;
 	svm->entering = svm->injection = svm->interrupted = svm->vectoring = 0;
+}
+
+void nv_svm_entered(struct nv_svm *svm)
+{
+	nv_svm_taken(svm);
 	svm->nested->flush = 0;
 	svm->nested->ahead.done = 0;
 }

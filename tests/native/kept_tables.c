@@ -1,5 +1,7 @@
 /* What L0 keeps of the tables that it has made of a hypervisor's nested page tables, when that makes the processor forget: all, as long as
  * they are what they were. */
+#include <errno.h>
+#include <stdarg.h>
 #include <unistd.h>
 
 #include "nested_level_svm.h"
@@ -346,6 +348,50 @@ static void tables_that_move_under_the_walk(void)
 	CHECK(found(1) == ~0ull);
 }
 
+static int runs, forgets;                   /* KVM_RUN; and the TLB_CONTROL of the last one */
+
+int ioctl(int fd, unsigned long request, ...)
+{
+	(void)fd;
+	if (request == KVM_RUN) {
+		runs++;
+		forgets = block->tlb_control;
+		run->exit_reason = KVM_EXIT_IO;
+		run->io.port = NV_DOORBELL;
+		mailbox.state = NV_SWITCHER_RINGING;
+		block->exit_code = EXIT_NMI;
+	}
+	return 0;
+}
+
+/* The guest's software interrupt is one that its gate forbids: it takes a #GP before the processor is entered, which is to forget at the
+ * entry that comes then. */
+static void a_flush_waits_for_the_processor(void)
+{
+	enum { VECTOR = 0x80, IDT = 3, PRIVILEGE = 5 };
+	struct nv_vmcb *guest = block_at(BLOCK);
+
+	begin();
+	page(LEAVES)[1] = ENTRY(OTHER);
+	guest->cr0 = 0x11;
+	guest->efer = EFER_SVME;
+	guest->cs.attributes = 0xcfb;
+	guest->cpl = 3;
+	guest->idtr = (struct nv_vmcb_segment){.limit = 0x7ff, .base = IDT * PAGE};
+	guest->event_injection = EVENT_VALID | (uint64_t)NV_EVENT_SOFTWARE_INTERRUPT << EVENT_KIND | VECTOR;
+	((uint8_t *)page(DATA + IDT))[8 * VECTOR + PRIVILEGE] = 0x8e;
+	guest->tlb_control = FLUSH_ASID;
+	runs = 0;
+	run_block(BLOCK);
+	check_dropped();
+	CHECK(vcpu.ops->enter(&vcpu) == -EAGAIN && !runs);
+	CHECK(svm.injection == (EVENT_VALID | EVENT_ERROR_CODE | (uint64_t)NV_EVENT_EXCEPTION << EVENT_KIND | GP | (8ull * VECTOR + 2) << 32));
+	vcpu.ops->enter(&vcpu);
+	CHECK(runs == 1 && forgets == TLB_FLUSH_ALL);
+	vcpu.ops->enter(&vcpu);
+	CHECK(runs == 2 && !forgets);
+}
+
 int main(void)
 {
 	alarm(60);
@@ -363,6 +409,7 @@ int main(void)
 	tables_in_no_memory();
 	a_guest_of_the_guest();
 	tables_that_move_under_the_walk();
+	a_flush_waits_for_the_processor();
 	check_canaries();
 	puts("done");
 	return 0;
