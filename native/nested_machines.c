@@ -50,13 +50,20 @@ static struct nv_machine *make_place(struct nv_nested *nested)
 	return victim;
 }
 
-struct nv_machine *nv_nested_take_guest(struct nv_nested *nested, struct nv_machine *parent, uint64_t address)
+struct nv_machine *nv_nested_find_guest(struct nv_nested *nested, const struct nv_machine *parent, uint64_t address)
 {
-	struct nv_machine *machine = nested->machines + 1;
-
-	for (; machine < nested->machines + NV_NESTED_MACHINES; machine++)
+	for (struct nv_machine *machine = nested->machines + 1; machine < nested->machines + NV_NESTED_MACHINES; machine++)
 		if (machine->used && machine->parent == parent && machine->address == address)
 			return machine;
+	return NULL;
+}
+
+struct nv_machine *nv_nested_take_guest(struct nv_nested *nested, struct nv_machine *parent, uint64_t address)
+{
+	struct nv_machine *machine = nv_nested_find_guest(nested, parent, address);
+
+	if (machine)
+		return machine;
 	machine = make_place(nested);
 	machine->parent = parent;
 	machine->address = address;

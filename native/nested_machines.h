@@ -140,10 +140,11 @@ static inline void nv_nested_lose_address(const struct nv_nested *nested, struct
 		event->qualifier = ~0ull;
 }
 
-/* nested_machines.c: the machine of the parent's block at this address, made if need be. restart: its hypervisor has begun anew with it, as with
+/* nested_machines.c: the machine of the parent's block at this address, made if need be; find: NULL: there is none. restart: its hypervisor has begun anew with it, as with
  * another one or after a reset. pass: 1 when the event is of an interrupt or NMI that Python levels above an image were told of, which the machine
  * takes, or of a timer of theirs. */
 int nv_nested_pass(struct nv_nested *nested, const struct nv_event *event);
+struct nv_machine *nv_nested_find_guest(struct nv_nested *nested, const struct nv_machine *parent, uint64_t address);
 struct nv_machine *nv_nested_take_guest(struct nv_nested *nested, struct nv_machine *parent, uint64_t address);
 void nv_nested_restart(struct nv_machine *machine);
 

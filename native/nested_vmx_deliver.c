@@ -196,11 +196,29 @@ static int shut_down(struct nv_nested *nested)
 	return result < 0 ? result : 0;
 }
 
+/* A double fault is an exception of its own, which no processor had a chance to hand to a machine (26.2). */
+static int hand_double_fault(struct nv_nested *nested)
+{
+	struct nv_machine *owner = nested->active->parent;
+	struct nv_nested_vmx_exit exit = {.reason = BASIC_EXCEPTION, .interruption = event_of(NV_EVENT_EXCEPTION, DF) | EVENT_ERROR_CODE};
+	int result;
+
+	if (!nested->vmx->doubled)
+		return 0;
+	while (owner && !nv_nested_vmx_wants_exception(owner, DF, 0))
+		owner = owner->parent;
+	result = owner ? nv_nested_vmx_reflect(nested, owner, &exit) : 0;
+	nested->vmx->doubled = nested->due.withheld;
+	return result;
+}
+
 int nv_nested_vmx_deliver(struct nv_nested *nested)
 {
 	struct nv_vmx *vmx = nested->vmx;
 	int result = shut_down(nested);
 
+	if (!result)
+		result = hand_double_fault(nested);
 	if (result)
 		return result;
 	for (int turns = 0; turns < NV_NESTED_DEPTH; turns++) {

@@ -48,7 +48,7 @@ static int malformed(const struct nv_nested_vmx_limits *limits, uint64_t entry, 
 	if (!(entry & NV_RIGHT_READ))
 		return 1;
 	if (!is_leaf(entry, level))
-		return !!(entry & (reserved | 7ull << 3 | (level == ROOT_LEVEL ? LARGE : 0)));
+		return !!(entry & (reserved | 15ull << 3 | (level == ROOT_LEVEL ? LARGE : 0)));
 	reserved |= (size_of(level) - 1) & ~(PAGE - 1);
 	return entry & reserved || type == 2 || type == 3 || type == 7;
 }

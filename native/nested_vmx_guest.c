@@ -1,14 +1,13 @@
 #include "nested_vmx_internal.h"
 
 /* Exit qualifications of a refused guest state (27.8). */
-enum { PDPTES = 2, NMI_BLOCKED = 3, LINK = 4 };
+enum { PDPTES = 2, LINK = 4 };
 
 enum { ES, CS, SS, DS, FS, GS, LDTR, TR };
 enum { ACTIVE, HALTED };
 enum { MACHINE_CHECK = 18 };
 
 #define CR4_PCIDE (1ull << 17)
-#define DEBUGCTL_RESERVED (~0xffc3ull)
 #define RFLAGS_RESERVED 0xffffffffffc08028ull
 #define RFLAGS_ONE 2ull
 #define INTERRUPTIBILITY_RESERVED (~0x1full)
@@ -17,6 +16,8 @@ enum { MACHINE_CHECK = 18 };
 #define BLOCKED_BY_SMI 4ull
 #define IN_ENCLAVE 0x10ull
 #define PENDING_RESERVED 0xfffffffffffeaff0ull
+#define PENDING_ENABLED (1ull << 12)
+#define PENDING_IN_TRANSACTION (1ull << 16)
 #define DEBUGCTL_BTF 2ull
 
 /* Access rights (25.4.1). */
@@ -198,7 +199,8 @@ RULE(rip)
 {
 	uint64_t value = get(g, NV_VMCS_GUEST_RIP);
 
-	return g->long_mode && rights(g, CS) & CS_LONG ? !is_canonical(value) : value >> 32 != 0;
+	/* bit 47 may differ: a fetch there is the guest's fault, such as behind the last instruction below the hole */
+	return g->long_mode && rights(g, CS) & CS_LONG ? value >> 48 != 0 && value >> 48 != 0xffff : value >> 32 != 0;
 }
 
 RULE(rflags) { return g->rflags & RFLAGS_RESERVED || !(g->rflags & RFLAGS_ONE); }
@@ -248,6 +250,14 @@ RULE(masked_nmi)
 
 RULE(pending_bits) { return !!(get(g, NV_VMCS_GUEST_PENDING_DEBUG) & PENDING_RESERVED); }
 
+RULE(pending_in_transaction)
+{
+	uint64_t pending = get(g, NV_VMCS_GUEST_PENDING_DEBUG);
+
+	return pending & PENDING_IN_TRANSACTION &&
+	       (pending != (PENDING_IN_TRANSACTION | PENDING_ENABLED) || g->interruptibility & BLOCKED_BY_MOV_SS);
+}
+
 /* Where traps wait, they wait exactly if RFLAGS.TF says that they come for each instruction. */
 RULE(pending_step)
 {
@@ -262,16 +272,33 @@ static const rule_fn rules[] = {
 	cr0_fixed, paging_unprotected, cr4_fixed, debugctl, long_mode, pcid, cr3, dr7, sysenter, pat, efer, task_table, local_table,
 	stack_privilege, bases, virtual_8086_segments, code_segment, stack_segment, data_segments, task_segment, local_segment, tables,
 	rip, rflags, rflags_vm, rflags_if, activity_kind, halted_user, halted_blocked, halted_event, blocking_bits, blocked_twice,
-	blocked_masked, blocked_smi, blocked_interrupt, blocked_nmi, pending_bits, pending_step,
+	blocked_masked, blocked_smi, blocked_interrupt, blocked_nmi, masked_nmi, pending_bits, pending_in_transaction, pending_step,
 };
+
+/* Another VMCS, which is no shadow one, for there are none. */
+static int bad_link(struct nv_nested *nested, uint64_t address)
+{
+	const struct nv_virtual_vmcs *at;
+	struct nv_nested_place place;
+
+	if (address == NO_VMCS)
+		return 0;
+	if (address & ((PAGE - 1) | nested->vmx_limits.physical_reserved) || address == nested->active->vmx.current)
+		return 1;
+	at = (const struct nv_virtual_vmcs *)nv_nested_page(nested, nested->active, address, 0, &place);
+	return !at || at->revision != NV_VIRTUAL_VMCS_REVISION;
+}
 
 /* 27.3.1.6. */
 static int bad_pointers(const struct guest *g)
 {
-	for (uint32_t field = NV_VMCS_GUEST_PDPTE0; field < NV_VMCS_GUEST_PDPTE0 + 8; field += 2)
-		if (get(g, field) & 1 && get(g, field) & (g->limits->physical_reserved | 0x1e6))
-			return 1;
-	return 0;
+	uint64_t pointers[NV_VMX_POINTERS];
+
+	if (nv_nested_vmx_guest_table(g->block) == NO_TABLE)
+		return 0;
+	for (int i = 0; i < NV_VMX_POINTERS; i++)
+		pointers[i] = get(g, NV_VMCS_GUEST_PDPTE0 + 2 * i);
+	return nv_nested_vmx_bad_pointers(g->limits, pointers);
 }
 
 int nv_nested_vmx_check_guest(struct nv_nested *nested, const struct nv_virtual_vmcs *block, uint64_t *qualification)
@@ -295,16 +322,11 @@ int nv_nested_vmx_check_guest(struct nv_nested *nested, const struct nv_virtual_
 	for (unsigned int i = 0; i < sizeof rules / sizeof rules[0]; i++)
 		if (rules[i](&guest))
 			return 1;
-	if (masked_nmi(&guest)) {
-		*qualification = NMI_BLOCKED;
-		return 1;
-	}
-	/* there are no shadow VMCSs that it could point at */
-	if (field_of(block, NV_VMCS_LINK_POINTER) != ~0ull) {
+	if (bad_link(nested, field_of(block, NV_VMCS_LINK_POINTER))) {
 		*qualification = LINK;
 		return 1;
 	}
-	if (guest.cr0 & CR0_PG && guest.cr4 & CR4_PAE && !guest.long_mode && secondary_of(block) & SECONDARY_EPT && bad_pointers(&guest)) {
+	if (bad_pointers(&guest)) {
 		*qualification = PDPTES;
 		return 1;
 	}

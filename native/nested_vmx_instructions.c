@@ -76,11 +76,11 @@ static int raise(struct nv_nested *nested, int vector)
 /* The 64 bits of memory that the operand is. */
 static int load_pointer(struct nv_nested *nested, uint64_t *value)
 {
-	struct nv_nested_vmx_operand operand;
-	int result = nv_nested_vmx_locate(nested, &operand);
+	uint64_t at;
+	int result = nv_nested_vmx_locate(nested, sizeof *value, 0, &at);
 
 	if (!result)
-		result = nv_nested_vmx_load(nested, operand.address, value, sizeof *value);
+		result = nv_nested_vmx_load(nested, at, value, sizeof *value);
 	return result < 0 ? result : result ? AGAIN : DONE;
 }
 
@@ -189,11 +189,11 @@ static int vmptrld(struct nv_nested *nested)
 
 static int vmptrst(struct nv_nested *nested)
 {
-	struct nv_nested_vmx_operand operand;
-	int result = nv_nested_vmx_locate(nested, &operand);
+	uint64_t at;
+	int result = nv_nested_vmx_locate(nested, 8, 1, &at);
 
 	if (!result)
-		result = nv_nested_vmx_store(nested, operand.address, &nested->active->vmx.current, 8);
+		result = nv_nested_vmx_store(nested, at, &nested->active->vmx.current, 8);
 	return result < 0 ? result : result ? AGAIN : succeed(nested);
 }
 
@@ -206,8 +206,7 @@ static int operand_size(struct nv_nested *nested)
 static int vmread(struct nv_nested *nested)
 {
 	struct nv_vmx *vmx = nested->vmx;
-	uint64_t information = got(vmx, GOT_INSTRUCTION), encoding = *register_of(vmx, REGISTER_2(information)), value;
-	struct nv_nested_vmx_operand operand;
+	uint64_t information = got(vmx, GOT_INSTRUCTION), encoding = *register_of(vmx, REGISTER_2(information)), value, at;
 	struct nv_virtual_vmcs *block;
 	int size = operand_size(nested), result = current(nested, &block);
 
@@ -224,17 +223,16 @@ static int vmread(struct nv_nested *nested)
 		*register_of(vmx, REGISTER(information)) = size == 4 ? (uint32_t)value : value;
 		return succeed(nested);
 	}
-	result = nv_nested_vmx_locate(nested, &operand);
+	result = nv_nested_vmx_locate(nested, size, 1, &at);
 	if (!result)
-		result = nv_nested_vmx_store(nested, operand.address, &value, size);
+		result = nv_nested_vmx_store(nested, at, &value, size);
 	return result < 0 ? result : result ? AGAIN : succeed(nested);
 }
 
 static int vmwrite(struct nv_nested *nested)
 {
 	struct nv_vmx *vmx = nested->vmx;
-	uint64_t information = got(vmx, GOT_INSTRUCTION), encoding = *register_of(vmx, REGISTER_2(information)), value = 0;
-	struct nv_nested_vmx_operand operand;
+	uint64_t information = got(vmx, GOT_INSTRUCTION), encoding = *register_of(vmx, REGISTER_2(information)), value = 0, at;
 	struct nv_virtual_vmcs *block;
 	int size = operand_size(nested), result = current(nested, &block);
 
@@ -247,9 +245,9 @@ static int vmwrite(struct nv_nested *nested)
 	if (IN_REGISTER(information)) {
 		value = *register_of(vmx, REGISTER(information));
 	} else {
-		result = nv_nested_vmx_locate(nested, &operand);
+		result = nv_nested_vmx_locate(nested, size, 0, &at);
 		if (!result)
-			result = nv_nested_vmx_load(nested, operand.address, &value, size);
+			result = nv_nested_vmx_load(nested, at, &value, size);
 		if (result)
 			return result < 0 ? result : AGAIN;
 	}
@@ -290,26 +288,31 @@ static int vmxoff(struct nv_nested *nested)
 	return succeed(nested);
 }
 
-/* INVEPT and INVVPID: the type is in a register, the descriptor in memory. */
+/* INVEPT and INVVPID: the type is in a register, the descriptor in memory, which is looked at for types alone that there are. */
+static uint64_t invalidation_type(struct nv_nested *nested)
+{
+	uint64_t type = *register_of(nested->vmx, REGISTER_2(got(nested->vmx, GOT_INSTRUCTION)));
+
+	return operand_size(nested) == 4 ? (uint32_t)type : type;
+}
+
 static int load_descriptor(struct nv_nested *nested, uint64_t descriptor[2])
 {
-	struct nv_nested_vmx_operand operand;
-	int result = nv_nested_vmx_locate(nested, &operand);
+	uint64_t at;
+	int result = nv_nested_vmx_locate(nested, 16, 0, &at);
 
 	if (!result)
-		result = nv_nested_vmx_load(nested, operand.address, descriptor, 16);
-	return result < 0 ? result : result ? AGAIN : DONE;
+		result = nv_nested_vmx_load(nested, at, descriptor, 16);
+	return result < 0 ? result : result ? AGAIN : FOUND;
 }
 
 static int invept(struct nv_nested *nested)
 {
-	uint64_t type = *register_of(nested->vmx, REGISTER_2(got(nested->vmx, GOT_INSTRUCTION))), descriptor[2];
-	int result = load_descriptor(nested, descriptor);
+	uint64_t type = invalidation_type(nested), descriptor[2];
+	int result = type == INVEPT_ONE || type == INVEPT_ALL ? load_descriptor(nested, descriptor) : fail(nested, FAIL_INVALIDATION);
 
-	if (result)
+	if (result != FOUND)
 		return result;
-	if (type != INVEPT_ONE && type != INVEPT_ALL)
-		return fail(nested, FAIL_INVALIDATION);
 	if (type == INVEPT_ONE && !nv_nested_vmx_valid_eptp(&nested->vmx_limits, descriptor[0]))
 		return fail(nested, FAIL_INVALIDATION);
 	nv_nested_doubt_guests(nested, nested->active, NULL);
@@ -319,22 +322,33 @@ static int invept(struct nv_nested *nested)
 /* The processor that KVM makes forgets linear addresses at each entry. */
 static int invvpid(struct nv_nested *nested)
 {
-	uint64_t type = *register_of(nested->vmx, REGISTER_2(got(nested->vmx, GOT_INSTRUCTION))), descriptor[2];
-	int result = load_descriptor(nested, descriptor);
+	uint64_t type = invalidation_type(nested), descriptor[2];
+	int result = type <= INVVPID_LAST ? load_descriptor(nested, descriptor) : fail(nested, FAIL_INVALIDATION);
 
-	if (result)
+	if (result != FOUND)
 		return result;
-	if (type > INVVPID_LAST || descriptor[0] >> 16 || (type != INVVPID_ALL && !descriptor[0]) ||
+	if (descriptor[0] >> 16 || (type != INVVPID_ALL && !descriptor[0]) ||
 	    (type == INVVPID_ADDRESS && !is_canonical(descriptor[1])))
 		return fail(nested, FAIL_INVALIDATION);
 	return succeed(nested);
 }
 
+/* The only one that exits before it is looked at where it is (31.3): the others are undefined there without an exit. */
+static int vmcall(struct nv_nested *nested)
+{
+	struct nv_vmx_field efer = {NV_VMCS_GUEST_EFER, 0};
+	int result = nv_vmx_exchange(nested->vcpu, &efer, 1);
+
+	if (result)
+		return result;
+	if (*register_of(nested->vmx, NV_REG_RFLAGS) & RFLAGS_VM || (efer.value & EFER_LMA && !wide(nested->vmx, efer.value)))
+		return NOBODY;
+	return DPL(got(nested->vmx, GOT_SS_RIGHTS)) ? raise(nested, GP) : fail(nested, FAIL_VMCALL);
+}
+
 static int execute(struct nv_nested *nested, uint32_t basic)
 {
 	switch (basic) {
-	case BASIC_VMCALL:
-		return fail(nested, FAIL_VMCALL);
 	case BASIC_VMCLEAR:
 		return vmclear(nested);
 	case BASIC_VMLAUNCH:
@@ -371,6 +385,8 @@ int nv_nested_vmx_serve(void *device, uint64_t offset, struct nv_event *event)
 		return NV_DECLINED;
 	if (event->raw == BASIC_VMXON)
 		result = vmxon(nested);
+	else if (event->raw == BASIC_VMCALL)
+		result = vmcall(nested);
 	else if (DPL(got(vmx, GOT_SS_RIGHTS)))
 		result = raise(nested, GP);
 	else

@@ -6,6 +6,7 @@
 #include "vmx_internal.h"
 
 #define NO_VMCS (~0ull)
+#define NO_TABLE (~0ull)
 #define PAGE 4096ull
 
 /* Where the capability MSRs lie behind IA32_VMX_BASIC (appendix A). */
@@ -49,6 +50,8 @@ enum {
 #define ENTRY_LOADS_PAT (1ull << 14)
 #define ENTRY_LOADS_EFER (1ull << 15)
 
+#define DEBUGCTL_RESERVED (~0xffc3ull)
+
 /* Basic exit reasons that vmx_internal.h does not have, and VM-instruction errors (31.4). */
 enum {
 	BASIC_VMLAUNCH = 20,
@@ -62,6 +65,9 @@ enum {
 	BASIC_MSR_LOADING = 34,
 	BASIC_EPT_MISCONFIGURATION = 49,
 };
+
+/* VMX-abort indicators (28.7). */
+enum { ABORT_STORING = 1, ABORT_POINTERS = 2, ABORT_LOADING = 4 };
 
 enum {
 	FAIL_INVALID = -1,         /* there is no current VMCS to hold a number */
@@ -131,22 +137,38 @@ int nv_nested_vmx_valid_eptp(const struct nv_nested_vmx_limits *limits, uint64_t
 int nv_nested_vmx_check_block(const struct nv_nested *nested, const struct nv_virtual_vmcs *block, int long_mode);
 int nv_nested_vmx_check_guest(struct nv_nested *nested, const struct nv_virtual_vmcs *block, uint64_t *qualification);
 
+/* nested_vmx_pointers.c: PAE's page-directory-pointer entries. guest_table, host_table: where those of a block's guest, unless it has EPT, and of its
+ * host lie in the host's memory; NO_TABLE: it uses none. bad_pointers: one has a bit that it must not have. */
+#define NV_VMX_POINTERS 4
+
+uint64_t nv_nested_vmx_guest_table(const struct nv_virtual_vmcs *block);
+uint64_t nv_nested_vmx_host_table(const struct nv_virtual_vmcs *block);
+void nv_nested_vmx_read_pointers(struct nv_nested *nested, struct nv_machine *machine, uint64_t table, uint64_t *pointers);
+int nv_nested_vmx_bad_pointers(const struct nv_nested_vmx_limits *limits, const uint64_t *pointers);
+
 /* nested_vmx_msrs.c: the lists of MSRs that entries and exits go through: 0, or the number of the first entry that cannot be done, from 1
- * on; a negative errno. list_refused: who is below does not give the memory of one, and hears of that: 1, or a negative errno. */
-int nv_nested_vmx_list_refused(struct nv_nested *nested, struct nv_machine *machine, uint64_t list, uint64_t count, int write, int heard);
+ * on; a negative errno. */
+struct nv_nested_vmx_listed {
+	uint32_t index, reserved;
+	uint64_t value;
+};
+
+/* What is behind the elements that any processor recommends at most (appendix A.6) is not looked at. */
+#define NV_VMX_LIST_MAX 4096
+
 int64_t nv_nested_vmx_load_msrs(struct nv_nested *nested, struct nv_machine *machine, uint64_t list, uint64_t count);
 int64_t nv_nested_vmx_store_msrs(struct nv_nested *nested, struct nv_machine *machine, uint64_t list, uint64_t count);
 int nv_nested_vmx_get_msr(struct nv_nested *nested, uint32_t index, uint64_t *value);
 int nv_nested_vmx_set_msr(struct nv_nested *nested, uint32_t index, uint64_t value);
 
+/* nested_vmx_refused.c: who is below does not give the memory that an entry of the machine's needs, or an exit to it, and hears of that: 1, or a
+ * negative errno. heard: the table has that exit. */
+int nv_nested_vmx_entry_refused(struct nv_nested *nested, struct nv_machine *parent);
+int nv_nested_vmx_exit_refused(struct nv_nested *nested, struct nv_machine *to, int heard);
+
 /* nested_vmx_operand.c: the memory operand of the VMX instruction that the active machine stopped at. 0; 1: it took a fault, or a machine
  * below stopped it, and the instruction happens again; a negative errno. */
-struct nv_nested_vmx_operand {
-	uint64_t address;            /* linear */
-	int bits;                    /* of the code segment */
-};
-
-int nv_nested_vmx_locate(struct nv_nested *nested, struct nv_nested_vmx_operand *operand);
+int nv_nested_vmx_locate(struct nv_nested *nested, uint32_t size, int write, uint64_t *address);
 int nv_nested_vmx_load(struct nv_nested *nested, uint64_t address, void *to, uint32_t size);
 int nv_nested_vmx_store(struct nv_nested *nested, uint64_t address, const void *from, uint32_t size);
 int nv_nested_vmx_fault(struct nv_nested *nested, int vector, uint32_t error_code);
@@ -171,10 +193,10 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page);
 int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_vmx_exit *exit);
 
 /* nested_vmx_state.c: the guest's and the host's state between a block and what the processor runs. told: the exit was the processor's,
- * and what it tells is the guest's hypervisor's to know. efer, real: as they are now. */
+ * and what it tells is the guest's hypervisor's to know. efer, real: as they are now. load_host: gives a VMX-abort indicator, 0: it has none. */
 int nv_nested_vmx_save_guest(struct nv_nested *nested, struct nv_virtual_vmcs *block, int told, uint64_t *efer);
 void nv_nested_vmx_load_guest(struct nv_nested *nested, const struct nv_machine *parent, uint64_t efer, const uint64_t *real);
-void nv_nested_vmx_load_host(struct nv_nested *nested, const struct nv_machine *to, uint64_t efer, int nmi_masked, const uint64_t *real);
+int nv_nested_vmx_load_host(struct nv_nested *nested, struct nv_machine *to, uint64_t efer, int nmi_masked, const uint64_t *real);
 
 /* nested_vmx_exit.c. exit: 1 when the exit of the active machine went to another one; a negative errno. fault: 1 when the EPT violation
  * did or is filled, 0 when it is for the levels below. refused: a machine below does not let L0 reach the active one's memory, or a Python

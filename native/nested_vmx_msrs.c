@@ -7,15 +7,6 @@
 /* Those that the VMCS has while level n is outside. */
 enum { SYSENTER_CS = 0x174, SYSENTER_ESP = 0x175, SYSENTER_EIP = 0x176, DEBUGCTL = 0x1d9, EFER = 0xc0000080 };
 
-/* An entry of a list (27.4, 28.4). */
-struct list_entry {
-	uint32_t index, reserved;
-	uint64_t value;
-};
-
-/* What is behind the elements that any processor recommends at most (appendix A.6) is not looked at. */
-#define LIST_MAX 4096
-
 /* Those that KVM keeps for level n's processor, and that name none of its memory. */
 static const uint32_t live[] = {
 	0x10,       /* TSC */
@@ -94,6 +85,20 @@ static int set_efer(struct nv_nested *nested, uint64_t value)
 	return 0;
 }
 
+/* Whether WRMSR would take it, of those in the block but EFER. */
+static int takes(uint32_t index, uint64_t value)
+{
+	switch (index) {
+	case SYSENTER_ESP:
+	case SYSENTER_EIP:
+		return is_canonical(value);
+	case DEBUGCTL:
+		return !(value & DEBUGCTL_RESERVED);
+	default:
+		return 1;
+	}
+}
+
 int nv_nested_vmx_set_msr(struct nv_nested *nested, uint32_t index, uint64_t value)
 {
 	struct one_msr msr = {.head = {.nmsrs = 1}, .entry = {.index = index, .data = value}};
@@ -101,35 +106,26 @@ int nv_nested_vmx_set_msr(struct nv_nested *nested, uint32_t index, uint64_t val
 	if (index == EFER)
 		return set_efer(nested, value);
 	if (in_block(index)) {
+		if (!takes(index, value))
+			return -ENOENT;
 		nv_vmx_put(nested->vmx, in_block(index), value);
 		return 0;
 	}
 	return is_live(index) && ioctl(nested->vcpu->fd, KVM_SET_MSRS, &msr) == 1 ? 0 : -ENOENT;
 }
 
-static struct list_entry *entry_at(struct nv_nested *nested, struct nv_machine *machine, uint64_t list, uint64_t i, int write)
+static struct nv_nested_vmx_listed *entry_at(struct nv_nested *nested, struct nv_machine *machine, uint64_t list, uint64_t i, int write)
 {
 	struct nv_nested_place place;
 
-	return (struct list_entry *)nv_nested_page(nested, machine, list + i * sizeof(struct list_entry), write, &place);
-}
-
-int nv_nested_vmx_list_refused(struct nv_nested *nested, struct nv_machine *machine, uint64_t list, uint64_t count, int write, int heard)
-{
-	struct nv_nested_place place;
-	uint64_t end = list + (count < LIST_MAX ? count : LIST_MAX) * sizeof(struct list_entry);
-
-	for (uint64_t at = list; at < end; at = (at | (PAGE - 1)) + 1)
-		if (!nv_nested_page(nested, machine, at, write, &place) && (place.refuses || place.withheld))
-			return nv_nested_vmx_refused(nested, &place, heard);
-	return 0;
+	return (struct nv_nested_vmx_listed *)nv_nested_page(nested, machine, list + i * sizeof(struct nv_nested_vmx_listed), write, &place);
 }
 
 int64_t nv_nested_vmx_load_msrs(struct nv_nested *nested, struct nv_machine *machine, uint64_t list, uint64_t count)
 {
-	for (uint64_t i = 0; i < count && i < LIST_MAX; i++) {
-		const struct list_entry *at = entry_at(nested, machine, list, i, 0);
-		struct list_entry entry;
+	for (uint64_t i = 0; i < count && i < NV_VMX_LIST_MAX; i++) {
+		const struct nv_nested_vmx_listed *at = entry_at(nested, machine, list, i, 0);
+		struct nv_nested_vmx_listed entry;
 		int result;
 
 		if (!at)
@@ -146,8 +142,8 @@ int64_t nv_nested_vmx_load_msrs(struct nv_nested *nested, struct nv_machine *mac
 
 int64_t nv_nested_vmx_store_msrs(struct nv_nested *nested, struct nv_machine *machine, uint64_t list, uint64_t count)
 {
-	for (uint64_t i = 0; i < count && i < LIST_MAX; i++) {
-		struct list_entry *at = entry_at(nested, machine, list, i, 1);
+	for (uint64_t i = 0; i < count && i < NV_VMX_LIST_MAX; i++) {
+		struct nv_nested_vmx_listed *at = entry_at(nested, machine, list, i, 1);
 		uint64_t value;
 		int result;
 

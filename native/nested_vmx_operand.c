@@ -14,6 +14,12 @@
 #define BASE(information) ((information) >> 23 & 15)
 #define NO_BASE (1ull << 27)
 
+/* Access rights of a segment (25.4.1). */
+#define SEGMENT_CODE 8
+#define SEGMENT_READS_OR_WRITES 2 /* code can be read, data written */
+#define SEGMENT_DOWN 4            /* of data: offsets above the limit are the segment's */
+#define SEGMENT_UNUSABLE (1ull << 16)
+
 enum { SEGMENT_SS = 2, SEGMENT_FS = 4 };
 enum { STACK_FAULT = 12 };
 
@@ -99,16 +105,30 @@ static uint64_t offset_of(struct nv_vmx *vmx, uint64_t information)
 	}
 }
 
+/* Whether the segment has all of it, and allows the access; not of 64-bit code (vol. 3, 6.3 to 6.5). */
+static int allows(uint64_t rights, uint64_t limit, uint64_t offset, uint32_t size, int write)
+{
+	uint64_t last = offset + size - 1;
+
+	if (rights & SEGMENT_UNUSABLE)
+		return 0;
+	if (rights & SEGMENT_CODE)
+		return !write && rights & SEGMENT_READS_OR_WRITES && last <= limit;
+	if (write && !(rights & SEGMENT_READS_OR_WRITES))
+		return 0;
+	return rights & SEGMENT_DOWN ? offset > limit && last <= (rights & CS_BIG ? 0xffffffff : 0xffff) : last <= limit;
+}
+
 /* Where the operand is; and the walk through the active machine's own tables is prepared. */
-int nv_nested_vmx_locate(struct nv_nested *nested, struct nv_nested_vmx_operand *operand)
+int nv_nested_vmx_locate(struct nv_nested *nested, uint32_t size, int write, uint64_t *address)
 {
 	struct nv_vmx *vmx = nested->vmx;
 	struct nv_paging *paging = nested->switched->paging;
 	uint64_t information = got(vmx, GOT_INSTRUCTION), offset = offset_of(vmx, information);
-	int segment = SEGMENT(information), wide, result;
+	int segment = SEGMENT(information), vector = segment == SEGMENT_SS ? STACK_FAULT : GP, wide, result;
 	struct nv_vmx_field fields[] = {
 		{NV_VMCS_GUEST_CR0, 0}, {NV_VMCS_GUEST_CR3, 0}, {NV_VMCS_GUEST_CR4, 0}, {NV_VMCS_GUEST_EFER, 0},
-		{NV_VMCS_GUEST_ES_BASE + 2 * segment, 0}, {NV_VMCS_GUEST_ES_LIMIT + 2 * segment, 0},
+		{NV_VMCS_GUEST_ES_BASE + 2 * segment, 0}, {NV_VMCS_GUEST_ES_LIMIT + 2 * segment, 0}, {NV_VMCS_GUEST_ES_RIGHTS + 2 * segment, 0},
 	};
 
 	result = nv_vmx_exchange(nested->vcpu, fields, sizeof fields / sizeof fields[0]);
@@ -123,30 +143,36 @@ int nv_nested_vmx_locate(struct nv_nested *nested, struct nv_nested_vmx_operand 
 	nv_paging_flush(paging);
 	wide = fields[3].value & EFER_LMA && got(vmx, GOT_CS_RIGHTS) & CS_LONG;
 	if (!wide) {
-		operand->address = (uint32_t)(fields[4].value + offset);
-		return offset > fields[5].value ? nv_nested_vmx_fault(nested, segment == SEGMENT_SS ? STACK_FAULT : GP, 0) : 0;
+		*address = (uint32_t)(fields[4].value + offset);
+		return allows(fields[6].value, fields[5].value, offset, size, write) ? 0 : nv_nested_vmx_fault(nested, vector, 0);
 	}
-	operand->address = offset + (segment >= SEGMENT_FS ? fields[4].value : 0);
-	if (!is_canonical(operand->address))
-		return nv_nested_vmx_fault(nested, segment == SEGMENT_SS ? STACK_FAULT : GP, 0);
-	return 0;
+	*address = offset + (segment >= SEGMENT_FS ? fields[4].value : 0);
+	return is_canonical(*address) && is_canonical(*address + size - 1) ? 0 : nv_nested_vmx_fault(nested, vector, 0);
 }
 
-/* A byte of it, which a machine below may withhold; *host is NULL where no memory is. */
-static int touch(struct nv_nested *nested, uint64_t address, int access, uint8_t **host)
+/* Memory of the active machine's; *host is NULL where there is none, if that is no one's below to hear of. */
+static int reach(struct nv_nested *nested, uint64_t physical, int write, uint8_t **host)
 {
 	struct nv_nested_place place;
-	uint64_t physical;
-	int result;
 
-	*host = NULL;
-	result = nv_paging_walk(nested->switched->paging, address, access, &physical);
+	*host = nv_nested_page(nested, nested->active, physical, write, &place);
+	return *host ? 0 : nv_nested_vmx_refused(nested, &place, 0);
+}
+
+/* A byte of it, which a machine below may withhold, as it may the tables that lead there. */
+static int touch(struct nv_nested *nested, uint64_t address, int access, uint8_t **host)
+{
+	const struct nv_paging *paging = nested->switched->paging;
+	uint64_t physical;
+	int result = nv_paging_walk(nested->switched->paging, address, access, &physical);
+
 	if (result == NV_PAGING_FAULT)
 		return page_fault(nested, address);
 	if (result)
-		return 0;
-	*host = nv_nested_page(nested, nested->active, physical, access == NV_PAGING_WRITE, &place);
-	return *host ? 0 : nv_nested_vmx_refused(nested, &place, 0);
+		return reach(nested, paging->unbacked, 0, host);
+	if (paging->unmarked != NV_PAGING_NONE)
+		result = reach(nested, paging->unmarked, 1, host);
+	return result ? result : reach(nested, physical, access == NV_PAGING_WRITE, host);
 }
 
 /* Up to the end of the page that the address is in. */
@@ -176,11 +202,13 @@ int nv_nested_vmx_load(struct nv_nested *nested, uint64_t address, void *to, uin
 
 int nv_nested_vmx_store(struct nv_nested *nested, uint64_t address, const void *from, uint32_t size)
 {
+	uint32_t first = in_page(address, size);
 	uint8_t *host;
-	int result;
+	int result = touch(nested, address, NV_PAGING_WRITE, &host);
 
 	/* all of it can be written, or none is */
-	result = touch(nested, address + size - 1, NV_PAGING_WRITE, &host);
+	if (!result && first < size)
+		result = touch(nested, address + first, NV_PAGING_WRITE, &host);
 	if (result)
 		return result;
 	for (uint32_t done = 0, part; done < size; done += part) {

@@ -21,25 +21,44 @@ static int lose(struct nv_nested *nested, const struct nv_machine *of, const str
 	return result < 0 ? result : 0;
 }
 
+/* The machine goes on behind its guest's exit (28.5, 28.6): a VMX-abort indicator, 0: it does; a negative errno. */
+static int come_back(struct nv_nested *nested, struct nv_machine *to, uint64_t efer, int nmi_masked, const uint64_t *real)
+{
+	const struct nv_virtual_vmcs *block = &to->vmx.block;
+	int indicator = nv_nested_vmx_load_host(nested, to, efer, nmi_masked, real);
+	int64_t failed;
+
+	nv_nested_vmx_activate(nested, to, field_of(block, NV_VMCS_HOST_CR0), field_of(block, NV_VMCS_HOST_CR4));
+	failed = nv_nested_vmx_load_msrs(nested, to, field_of(block, NV_VMCS_EXIT_MSR_LOADS), field_of(block, NV_VMCS_EXIT_MSR_LOAD_COUNT));
+	if (failed < 0)
+		return failed;
+	return indicator ? indicator : failed ? ABORT_LOADING : 0;
+}
+
+/* A VMX abort (28.7) is the end of the machine. What the region has there without one is anything's. */
+static int ended(struct nv_nested *nested, struct nv_virtual_vmcs *page, int indicator)
+{
+	if (indicator) {
+		page->abort = indicator;
+		nested->vmx->synthetic = NV_REASON_SHUTDOWN;
+	}
+	return 0;
+}
+
 /* An entry that failed when the guest's state was to be loaded, and is an exit (27.8). */
 static int fail_late(struct nv_nested *nested, struct nv_machine *parent, const struct nv_vmx_field *now, uint64_t reason, uint64_t qualification)
 {
 	const uint64_t real[] = {now[NOW_CR0].value, now[NOW_CR4].value};
 	struct nv_nested_place place;
 	struct nv_virtual_vmcs *page = (struct nv_virtual_vmcs *)nv_nested_page(nested, parent, parent->vmx.current, 1, &place);
-	int64_t failed;
+	int indicator;
 
 	if (!page)
 		return lose(nested, parent, &place, 0);
 	set_field(page, NV_VMCS_EXIT_REASON, reason | ENTRY_FAILED);
 	set_field(page, NV_VMCS_EXIT_QUALIFICATION, qualification);
-	nv_nested_vmx_load_host(nested, parent, now[NOW_EFER].value, parent->vmx.nmi_masked, real);
-	nv_nested_vmx_activate(nested, parent, field_of(&parent->vmx.block, NV_VMCS_HOST_CR0), field_of(&parent->vmx.block, NV_VMCS_HOST_CR4));
-	failed = nv_nested_vmx_load_msrs(nested, parent, field_of(&parent->vmx.block, NV_VMCS_EXIT_MSR_LOADS),
-					 field_of(&parent->vmx.block, NV_VMCS_EXIT_MSR_LOAD_COUNT));
-	if (failed > 0)
-		nested->vmx->synthetic = NV_REASON_SHUTDOWN;
-	return failed < 0 ? failed : 0;
+	indicator = come_back(nested, parent, now[NOW_EFER].value, parent->vmx.nmi_masked, real);
+	return indicator < 0 ? indicator : ended(nested, page, indicator);
 }
 
 /* The event that the parent injects, at the machine that it runs. */
@@ -177,24 +196,21 @@ static void resume(struct nv_vmx *vmx, struct nv_machine *machine)
 	machine->resumed = 0;
 }
 
-/* A machine below that does not give the memory of a map or of the virtual-APIC page hears of that first, and the instruction happens
- * again. */
-static int maps_refused(struct nv_nested *nested, struct nv_machine *parent)
+/* Of a guest with PAE paging that has no EPT; one that runs a guest itself goes on with what that had. */
+static void load_pointers(struct nv_nested *nested, struct nv_machine *parent)
 {
-	const struct nv_virtual_vmcs *block = &parent->vmx.block;
-	uint64_t primary = field_of(block, NV_VMCS_PRIMARY_CONTROLS);
-	const uint64_t maps[] = {
-		primary & PRIMARY_PORT_MAPS ? field_of(block, NV_VMCS_IO_BITMAP_A) : NO_VMCS,
-		primary & PRIMARY_PORT_MAPS ? field_of(block, NV_VMCS_IO_BITMAP_B) : NO_VMCS,
-		primary & PRIMARY_MSR_MAP ? field_of(block, NV_VMCS_MSR_BITMAP) : NO_VMCS,
-		primary & PRIMARY_TPR_SHADOW ? field_of(block, NV_VMCS_VIRTUAL_APIC) : NO_VMCS,
-	};
-	struct nv_nested_place place;
+	struct nv_virtual_vmcs *block = &parent->vmx.block;
+	uint64_t table = nv_nested_vmx_guest_table(block), pointers[NV_VMX_POINTERS];
+	const struct nv_machine *machine;
 
-	for (unsigned int i = 0; i < sizeof maps / sizeof maps[0]; i++)
-		if (maps[i] != NO_VMCS && !nv_nested_page(nested, parent, maps[i], 0, &place) && (place.refuses || place.withheld))
-			return nv_nested_vmx_refused(nested, &place, 0);
-	return 0;
+	if (table == NO_TABLE || secondary_of(block) & SECONDARY_EPT)
+		return;
+	machine = nv_nested_find_guest(nested, parent, parent->vmx.current);
+	if (machine && machine->child)
+		return;
+	nv_nested_vmx_read_pointers(nested, parent, table, pointers);
+	for (int i = 0; i < NV_VMX_POINTERS; i++)
+		set_field(block, NV_VMCS_GUEST_PDPTE0 + 2 * i, pointers[i]);
 }
 
 int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
@@ -217,10 +233,7 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 	result = nv_nested_vmx_check_block(nested, block, now[NOW_EFER].value & EFER_LMA && got(vmx, GOT_CS_RIGHTS) & CS_LONG);
 	if (result)
 		return result;
-	result = maps_refused(nested, parent);
-	if (!result)
-		result = nv_nested_vmx_list_refused(nested, parent, field_of(block, NV_VMCS_ENTRY_MSR_LOADS),
-						    field_of(block, NV_VMCS_ENTRY_MSR_LOAD_COUNT), 0, 0);
+	result = nv_nested_vmx_entry_refused(nested, parent);
 	if (result)
 		return result < 0 ? result : 0;
 	result = nv_nested_vmx_check_tpr(nested, parent);
@@ -228,6 +241,7 @@ int nv_nested_vmx_enter(struct nv_nested *nested, struct nv_virtual_vmcs *page)
 		return result;
 	nested->entered[parent->depth]++;
 	parent->vmx.nmi_masked = !!(vmx->interruptibility & NMI_MASKED);
+	load_pointers(nested, parent);
 	if (nv_nested_vmx_check_guest(nested, block, &qualification))
 		return fail_late(nested, parent, now, BASIC_GUEST_STATE, qualification);
 	machine = parent->depth + 1 < NV_NESTED_DEPTH ? nv_nested_take_guest(nested, parent, address) : NULL;
@@ -339,42 +353,18 @@ static int nmi_masked(const struct nv_machine *machine)
 	return !!(field_of(block, NV_VMCS_GUEST_INTERRUPTIBILITY) & NMI_MASKED);
 }
 
-/* A VMX abort (28.7) is the end of the machine. */
 static int finish(struct nv_nested *nested, struct nv_machine *to, struct nv_virtual_vmcs *page, uint64_t efer, const uint64_t *real)
 {
 	struct nv_virtual_vmcs *block = &to->vmx.block;
 	int64_t failed = nv_nested_vmx_store_msrs(nested, to, field_of(block, NV_VMCS_EXIT_MSR_STORES),
 						  field_of(block, NV_VMCS_EXIT_MSR_STORE_COUNT));
+	int indicator;
 
 	if (failed < 0)
 		return failed;
-	if (failed)
-		block->abort = 1;
-	nv_nested_vmx_load_host(nested, to, efer, nmi_masked(to), real);
-	failed = failed ? 0 : nv_nested_vmx_load_msrs(nested, to, field_of(block, NV_VMCS_EXIT_MSR_LOADS),
-						      field_of(block, NV_VMCS_EXIT_MSR_LOAD_COUNT));
-	if (failed < 0)
-		return failed;
-	if (failed)
-		block->abort = 4;
 	memcpy(page, block, sizeof *page);
-	nv_nested_vmx_activate(nested, to, field_of(block, NV_VMCS_HOST_CR0), field_of(block, NV_VMCS_HOST_CR4));
-	if (block->abort)
-		nested->vmx->synthetic = NV_REASON_SHUTDOWN;
-	return 0;
-}
-
-/* A machine or Python level below does not give the memory of a list that an exit goes through: it hears of that first. */
-static int lists_refused(struct nv_nested *nested, struct nv_machine *to, int heard)
-{
-	const struct nv_virtual_vmcs *block = &to->vmx.block;
-	int result = nv_nested_vmx_list_refused(nested, to, field_of(block, NV_VMCS_EXIT_MSR_STORES),
-						field_of(block, NV_VMCS_EXIT_MSR_STORE_COUNT), 1, heard);
-
-	if (result)
-		return result;
-	return nv_nested_vmx_list_refused(nested, to, field_of(block, NV_VMCS_EXIT_MSR_LOADS), field_of(block, NV_VMCS_EXIT_MSR_LOAD_COUNT), 0,
-					  heard);
+	indicator = come_back(nested, to, efer, nmi_masked(to), real);
+	return indicator < 0 ? indicator : ended(nested, page, failed ? ABORT_STORING : indicator);
 }
 
 int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const struct nv_nested_vmx_exit *exit)
@@ -389,7 +379,7 @@ int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const
 	page = (struct nv_virtual_vmcs *)nv_nested_page(nested, to, machine->address, 1, &place);
 	if (!page)
 		return lose(nested, to, &place, exit->heard);
-	result = lists_refused(nested, to, exit->heard);
+	result = nv_nested_vmx_exit_refused(nested, to, exit->heard);
 	if (result)
 		return result < 0 ? result : 0;
 	if (!exit->heard)
@@ -413,7 +403,7 @@ int nv_nested_vmx_reflect(struct nv_nested *nested, struct nv_machine *to, const
 	stop_timer(nested, to);
 	nv_nested_vmx_hold_timers(nested, to);
 	to->child = NULL;
-	vmx->injection = vmx->interrupted = 0;
+	vmx->injection = vmx->interrupted = vmx->doubled = 0;
 	vmx->switched.stepped = vmx->switched.faulted = 0;
 	nested->reflected[to->depth]++;
 	return finish(nested, to, page, efer, real);

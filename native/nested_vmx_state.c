@@ -171,8 +171,23 @@ static void load_host_segments(struct nv_vmx *vmx, const struct nv_virtual_vmcs 
 	nv_vmx_put(vmx, NV_VMCS_GUEST_IDTR_LIMIT, TABLE_LIMIT);
 }
 
+/* 28.5.4 */
+static int load_host_pointers(struct nv_nested *nested, struct nv_machine *to)
+{
+	uint64_t table = nv_nested_vmx_host_table(&to->vmx.block), pointers[NV_VMX_POINTERS];
+
+	if (table == NO_TABLE)
+		return 0;
+	nv_nested_vmx_read_pointers(nested, to, table, pointers);
+	if (nv_nested_vmx_bad_pointers(&nested->vmx_limits, pointers))
+		return ABORT_POINTERS;
+	for (int i = 0; i < NV_VMX_POINTERS; i++)
+		nv_vmx_put(nested->vmx, NV_VMCS_GUEST_PDPTE0 + 2 * i, pointers[i]);
+	return 0;
+}
+
 /* 28.5 */
-void nv_nested_vmx_load_host(struct nv_nested *nested, const struct nv_machine *to, uint64_t efer, int nmi_masked, const uint64_t *real)
+int nv_nested_vmx_load_host(struct nv_nested *nested, struct nv_machine *to, uint64_t efer, int nmi_masked, const uint64_t *real)
 {
 	const struct nv_virtual_vmcs *block = &to->vmx.block;
 	struct nv_vmx *vmx = nested->vmx;
@@ -200,4 +215,5 @@ void nv_nested_vmx_load_host(struct nv_nested *nested, const struct nv_machine *
 	*register_of(vmx, NV_REG_RFLAGS) = 2;
 	*register_of(vmx, NV_REG_RIP) = field_of(block, NV_VMCS_HOST_RIP);
 	*register_of(vmx, NV_REG_RSP) = field_of(block, NV_VMCS_HOST_RSP);
+	return load_host_pointers(nested, to);
 }

@@ -78,6 +78,12 @@ static int fault(struct nv_paging *paging, int access, uint32_t error)
 	return NV_PAGING_FAULT;
 }
 
+static int unbacked(struct nv_paging *paging, uint64_t place)
+{
+	paging->unbacked = place;
+	return NV_PAGING_UNBACKED;
+}
+
 /* Bits that no entry has. */
 static uint64_t always_reserved(const struct nv_paging *paging)
 {
@@ -115,7 +121,7 @@ static int walk_wide(struct nv_paging *paging, uint64_t linear, int access, stru
 		uint64_t entry;
 
 		if (!at)
-			return NV_PAGING_UNBACKED;
+			return unbacked(paging, table + 8 * index);
 		entry = __atomic_load_n(at, __ATOMIC_RELAXED);
 		if (!(entry & PTE_P))
 			return fault(paging, access, 0);
@@ -153,7 +159,7 @@ static int walk_narrow(struct nv_paging *paging, uint64_t linear, int access, st
 		uint64_t entry;
 
 		if (!at)
-			return NV_PAGING_UNBACKED;
+			return unbacked(paging, place);
 		entry = __atomic_load_n(at, __ATOMIC_RELAXED);
 		if (!(entry & PTE_P))
 			return fault(paging, access, 0);
@@ -195,16 +201,22 @@ static int lacks(const struct walk *walk, int level, uint32_t bits)
 	return walk->entry[level] && (*(const uint32_t *)walk->entry[level] & bits) != bits;
 }
 
-static void mark(const struct nv_paging *paging, const struct walk *walk, int access)
+static void mark(struct nv_paging *paging, const struct walk *walk, int access)
 {
+	paging->unmarked = NV_PAGING_NONE;
 	if (walk->common & PTE_A && (access != NV_PAGING_WRITE || !lacks(walk, walk->leaf, PTE_D)))
 		return;
 	for (int level = walk->leaf; level <= LEVELS_MAX; level++) {
 		uint32_t bits = level == walk->leaf && access == NV_PAGING_WRITE ? PTE_A | PTE_D : PTE_A;
-		uint32_t *entry = lacks(walk, level, bits) ? (uint32_t *)backing(paging, walk->place[level], 1) : NULL;
+		uint32_t *entry;
 
+		if (!lacks(walk, level, bits))
+			continue;
+		entry = (uint32_t *)backing(paging, walk->place[level], 1);
 		if (entry)
 			__atomic_fetch_or(entry, bits, __ATOMIC_RELAXED);
+		else
+			paging->unmarked = walk->place[level];
 	}
 }
 
@@ -215,6 +227,7 @@ int nv_paging_walk(struct nv_paging *paging, uint64_t linear, int access, uint64
 
 	if (!(paging->cr0 & CR0_PG)) {
 		*physical = linear & 0xffffffff;
+		paging->unmarked = NV_PAGING_NONE;
 		return NV_PAGING_OK;
 	}
 	if (paging->efer & EFER_LMA || paging->cr4 & CR4_PAE)

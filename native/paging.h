@@ -15,6 +15,8 @@
 #define NV_PAGING_FAULT 1    /* #PF with the error code in `error` */
 #define NV_PAGING_UNBACKED 2 /* no slot backs the address or a page table, or only for reading */
 
+#define NV_PAGING_NONE (~0ull)
+
 struct nv_slot {
 	uint64_t guest, size;    /* physical address at level n, bytes */
 	uint8_t *host;
@@ -36,6 +38,8 @@ struct nv_paging {
 	void *context;           /* of `back` */
 	uint8_t *(*back)(void *context, uint64_t physical, int write); /* what physical memory is, in place of the slots; NULL: they */
 	uint32_t error;
+	uint64_t unbacked;       /* of NV_PAGING_UNBACKED by a walk: the physical address of the entry that is in no memory */
+	uint64_t unmarked;       /* of a walk that found an address: that of an entry that takes no accessed or dirty bit; NV_PAGING_NONE: all do */
 	uint64_t cr0, cr3, cr4, efer;
 	uint64_t reserved;       /* the physical address bits that page-table entries must not have */
 	uint8_t user;            /* CPL 3 */

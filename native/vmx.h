@@ -62,6 +62,7 @@ struct nv_vmx {
 	uint8_t missed;          /* level n took no interrupts at its exit: KVM has to look for them again */
 	uint8_t timer_armed;     /* the preemption timer runs */
 	uint8_t acknowledges;    /* the next exit for an interrupt acknowledges it */
+	uint8_t doubled;         /* `injection` is a double fault that two exceptions made here: a machine may want it */
 	uint8_t owes_trap;       /* level n is behind an instruction with its own trap flag set, and a machine wants that #DB */
 	uint8_t holds;           /* an interrupt waits in KVM until level n takes interrupts */
 	uint8_t nmi_wanted;      /* a level claims NMIs */

@@ -50,6 +50,7 @@ static uint64_t combine(struct nv_vmx *vmx, uint64_t event)
 		return 0;
 	case NV_COMBINED_DOUBLE_FAULT:
 		vmx->injection_error = 0;
+		vmx->doubled = 1;
 		return event_of(NV_EVENT_EXCEPTION, DF) | EVENT_ERROR_CODE;
 	default:
 		return event;
@@ -60,6 +61,7 @@ static void inject(struct nv_vmx *vmx, uint64_t event, uint64_t error_code, uint
 {
 	vmx->injection_error = error_code;
 	vmx->injection_length = length;
+	vmx->doubled = 0;
 	if (vmx->interrupted && EVENT_KIND_OF(event) == NV_EVENT_EXCEPTION && EVENT_KIND_OF(vmx->interrupted) == NV_EVENT_EXCEPTION)
 		event = combine(vmx, event);
 	postpone(vmx);
@@ -290,6 +292,6 @@ void nv_vmx_entered(struct nv_vmx *vmx)
 		nv_pending_taken(&vmx->switched.pending, EVENT_VECTOR(vmx->event));
 	if (offered(vmx, NV_EVENT_NMI) >= 0)
 		nv_pending_nmi_taken(&vmx->switched.pending);
-	vmx->event = vmx->injection = vmx->interrupted = 0;
+	vmx->event = vmx->injection = vmx->interrupted = vmx->doubled = 0;
 	vmx->timer = 0;
 }

@@ -28,7 +28,7 @@ _ALL: Final = (1 << 64) - 1
 _WRITE_BACK: Final = 6
 # INS and OUTS tell; true controls.
 _BASIC: Final = lib.NV_VIRTUAL_VMCS_REVISION | 4096 << 32 | _WRITE_BACK << 50 | 1 << 54 | 1 << 55
-_LARGEST_INDEX: Final = 25  # of a field's encoding
+_LARGEST_INDEX: Final = 23  # of a field's encoding: the preemption timer's value
 
 
 def _bits(*numbers: int) -> int:

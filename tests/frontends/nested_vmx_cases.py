@@ -31,8 +31,15 @@ from vmx_code import (
 
 
 def _answering() -> bytes:
-    """Level 1 answers level 2's CPUID by 0x1234."""
-    code = enable() + make_block() + launch() + keep_fields(0, vmx.REASON, vmx.LENGTH) + skip()
+    """Level 1 answers level 2's CPUID by 0x1234. What the VMCS has for an abort is of no account."""
+    code = (
+        enable()
+        + store(vmx.REGION + 4, 7, 4)
+        + make_block()
+        + launch()
+        + keep_fields(0, vmx.REASON, vmx.LENGTH)
+        + skip()
+    )
     return code + enter(rax(0x1234) + vmx.VMRESUME) + done(9)
 
 
@@ -115,11 +122,25 @@ def paging() -> dict[str, object]:
     code += store(LEAF, 0x200000 | 0xB7) + store(vmx.EPT, (vmx.EPT + 0x1000) | 0x87) + again + keep_fields(40, *told)
     code += vmwrite(vmx.EPT_POINTER, 0x3FFFF01E) + enter() + keep_fields(44, *told)
     # a table that is its own: each level finds it again
-    code += (
-        store(vmx.EPT, vmx.EPT | 7) + vmwrite(vmx.EPT_POINTER, vmx.EPT | 0x1E) + again + keep_fields(48, *told) + done()
-    )
+    code += store(vmx.EPT, vmx.EPT | 7) + vmwrite(vmx.EPT_POINTER, vmx.EPT | 0x1E) + again + keep_fields(48, *told)
+    code += store(vmx.EPT, (vmx.EPT + 0x1000) | 0x47) + again + keep_fields(52, *told) + done()
     guest = load(0x300000) + VMCALL + store(0x300008, 0x77) + VMCALL + store(0x300010, 1) + VMCALL
-    return run(image(code, guest + b"\x48\xc7\xc0\x00\x00\x30\x00\xff\xe0"), 52)
+    return run(image(code, guest + b"\x48\xc7\xc0\x00\x00\x30\x00\xff\xe0"), 56)
+
+
+def pointers() -> dict[str, object]:
+    """A guest with PAE paging that has no EPT: its page-directory pointers are where its CR3 says; then one is wrong.
+
+    It reads by the second one. Those that its block has are wrong from the beginning.
+    """
+    table, directory = vmx.EPT + 0x20, vmx.EPT + 0x1000
+    code = enable() + store(table, directory | 1) + store(table + 8, directory | 1) + store(directory, 0x83)
+    code += store(table + 16, 0) + store(table + 24, 0) + store(0x121000, 0x1234)
+    fields = {vmx.ENTRY: vmx.ENTRY_PLAIN & ~(1 << 9), vmx.RIGHTS + 2: 0xC09B, vmx.CR3: table, vmx.PDPTE0: 7}
+    code += make_block(fields) + launch() + keep(1) + keep_fields(0, vmx.REASON)
+    code += store(table + 24, directory | 3) + skip() + enter() + keep_fields(2, vmx.REASON, vmx.QUALIFICATION) + done()
+    guest = b"\xa1\x00\x10\x12\x40"  # mov 0x40121000, %eax
+    return run(image(code, guest + VMCALL), 4)
 
 
 def registers() -> dict[str, object]:
@@ -198,6 +219,10 @@ def instructions() -> dict[str, object]:
     return run(with_handlers(code, FAULTS), 101)
 
 
+# SYSENTER_ESP and SYSENTER_EIP that are not canonical, DEBUGCTL with a reserved bit: WRMSR faults.
+REFUSED_MSRS = [(0x175, 1 << 60), (0x176, 1 << 47), (0x1D9, 1 << 5)]
+
+
 def msr_lists() -> dict[str, object]:
     """An entry loads STAR, an exit stores it and loads another; then an entry that fails at its second element."""
     entry, stored, loaded = vmx.MSR_LIST, vmx.MSR_LIST + 0x100, vmx.MSR_LIST + 0x200
@@ -211,9 +236,12 @@ def msr_lists() -> dict[str, object]:
     code += enter() + keep_fields(4, vmx.REASON, vmx.QUALIFICATION)
     code += store(entry + 16, lstar) + store(entry + 20, 1, 4) + enter() + keep_fields(6, vmx.REASON, vmx.QUALIFICATION)
     code += store(entry + 16, 0x4B564D00) + enter() + keep_fields(8, vmx.REASON, vmx.QUALIFICATION)
-    code += store(entry + 16, lstar) + skip() + enter() + keep_field(10, vmx.REASON) + done()
+    for number, (index, value) in enumerate(REFUSED_MSRS):
+        code += store(entry + 16, index) + store(entry + 24, value) + enter()
+        code += keep_fields(12 + 2 * number, vmx.REASON, vmx.QUALIFICATION)
+    code += store(entry + 16, lstar) + store(entry + 24, 1) + skip() + enter() + keep_field(10, vmx.REASON) + done()
     guest = rdmsr(star) + keep(3) + wrmsr(star, 0x22) + VMCALL + rdmsr(lstar) + keep(11) + VMCALL
-    return run(image(code, guest), 12)
+    return run(image(code, guest), 12 + 2 * len(REFUSED_MSRS))
 
 
 def long_list() -> dict[str, object]:
@@ -271,10 +299,11 @@ def instruction_controls() -> dict[str, object]:
     return {**run(image(code + done(), guest + b"\x0f\x01\xf9" + VMCALL), 33), "bits": list(cases)}
 
 
-def abort() -> dict[str, object]:
-    """An exit that cannot store its list of MSRs."""
-    fields = {vmx.STORE_COUNT: 1, vmx.EXIT_STORES: HOLE}
-    return run(image(enable() + make_block(fields) + launch() + done(1), VMCALL), 0)
+def abort(count: int, field: int, at: int) -> dict[str, object]:
+    """An exit that cannot go through a list of MSRs, of which the memory has one that WRMSR would not take."""
+    fields = {count: 1, field: at}
+    code = enable() + store(vmx.MSR_LIST, 0x176) + store(vmx.MSR_LIST + 8, 1 << 60) + make_block(fields)
+    return run(image(code + launch() + done(1), VMCALL), 0)
 
 
 def invalidating() -> dict[str, object]:
@@ -295,7 +324,9 @@ CASES = {
     "msr lists": msr_lists,
     "long list": long_list,
     "mode": mode,
-    "abort": abort,
+    "abort of storing": lambda: abort(vmx.STORE_COUNT, vmx.EXIT_STORES, HOLE),
+    "abort of loading": lambda: abort(vmx.LOAD_COUNT, vmx.EXIT_LOADS, vmx.MSR_LIST),
+    "pointers": pointers,
     "paging": paging,
     "registers": registers,
     "controls of instructions": instruction_controls,

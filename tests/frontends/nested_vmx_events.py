@@ -184,10 +184,25 @@ def vectoring() -> dict[str, object]:
     told = (vmx.REASON, vmx.VECTORING, vmx.VECTORING_ERROR, vmx.LENGTH)
     code = enable() + ept_tables(0) + make_block({vmx.PRIMARY: SECONDARY_ON, vmx.SECONDARY: 2, vmx.IDTR: 0x200000})
     code += vmwrite(vmx.EVENT_LENGTH, 2) + vmwrite(vmx.EVENT_ERROR, 0x18) + vmwrite(vmx.RFLAGS, 0x202)
+    # INT1's the lab's KVM does not tell; tests/native/vmx_steps.c has it
     for number, event in enumerate((0x20, 2 << 8 | 2, 3 << 8 | 6, 1 << 11 | 3 << 8 | 13, 4 << 8 | 0x80, 6 << 8 | 3)):
         code += vmwrite(vmx.BLOCKING, 0) + vmwrite(vmx.EVENT, 1 << 31 | event)
         code += (launch() if not number else enter()) + keep_fields(4 * number, *told)
     return run(image(code + done(), VMCALL), 24)
+
+
+def faults_in_a_delivery() -> dict[str, object]:
+    """The guest's IDT is in no page: #UD becomes #PF, which level 1 wants; it does not, but the #DF; neither.
+
+    L0 stops the page faults in any case, for the mask asks for some.
+    """
+    told = (vmx.REASON, vmx.INTERRUPTION, vmx.INTERRUPTION_ERROR, vmx.VECTORING)
+    code = enable() + make_block({vmx.IDTR: 1 << 40})
+    for number, (exceptions, mask) in enumerate(((1 << 14, 0), (1 << 8, 0x10), (0, 0x10))):
+        code += vmwrite(vmx.EXCEPTIONS, exceptions) + vmwrite(vmx.PF_MASK, mask) + vmwrite(vmx.RIP, vmx.GUEST)
+        code += vmwrite(vmx.BLOCKING, 0) + (launch() if not number else enter()) + keep_fields(4 * number, *told)
+    code += vmwrite(vmx.RIP, 1 << 47) + vmwrite(vmx.EXCEPTIONS, 1 << 13) + enter() + keep_fields(12, *told)
+    return run(image(code + done(), UD2), 16)
 
 
 TPR_SHADOW = vmx.PRIMARY_PLAIN | 1 << 21
@@ -222,6 +237,7 @@ EVENT_CASES = {
     "TPR shadow": tpr_shadow,
     "events": events,
     "vectoring": vectoring,
+    "faults in a delivery": faults_in_a_delivery,
     "exceptions": exceptions,
     "windows": windows,
     "NMI masks": masks_of_plain_guests,

@@ -161,13 +161,17 @@ GUEST_STATE: Final[dict[str, tuple[int, dict[int, int]]]] = {
     "an interrupt behind STI": (0, {vmx.EVENT: _VALID | 0x20, vmx.BLOCKING: 1, vmx.RFLAGS: 0x202}),
     "an NMI behind MOV SS": (0, {vmx.EVENT: _VALID | 2 << 8 | 2, vmx.BLOCKING: 2}),
     "an NMI that is masked": (
-        3,
+        0,
         {vmx.PIN: vmx.PIN_PLAIN | _NMI | _VIRTUAL_NMI, vmx.EVENT: _VALID | 2 << 8 | 2, vmx.BLOCKING: 8},
     ),
     "pending traps: reserved bit": (0, {vmx.PENDING: 1 << 5}),
     "behind MOV SS, stepping, no trap": (0, {vmx.BLOCKING: 2, vmx.RFLAGS: 0x102}),
     "behind MOV SS, a trap, not stepping": (0, {vmx.BLOCKING: 2, vmx.PENDING: 1 << 14}),
-    "the link pointer": (4, {vmx.LINK: vmx.REGION}),
+    "pending traps in a transaction": (0, {vmx.PENDING: 1 << 16}),
+    "the link pointer: the VMCS itself": (4, {vmx.LINK: vmx.REGION}),
+    "the link pointer: unaligned": (4, {vmx.LINK: vmx.VMXON_REGION + 8}),
+    "the link pointer beyond": (4, {vmx.LINK: _BEYOND}),
+    "the link pointer: no VMCS": (4, {vmx.LINK: vmx.GUEST}),
     "a page directory pointer": (
         2,
         {

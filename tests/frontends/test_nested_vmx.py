@@ -20,13 +20,15 @@ INVALID, VALID = 1, 0x40  # CF, ZF
 FLAGS = 0x8D5  # CF, PF, AF, ZF, SF, OF: an instruction that fails sets one and clears the others (31.2)
 READ, WRITE = 1, 2  # of an EPT violation's exit qualification
 UNDEFINED, PROTECTION, PAGE_FAULT = 0x106, 0x10D, 0x10E
+ABORTS = ("abort of storing", "abort of loading")
+TRIPLE_FAULT = 2
 
 
 @pytest.fixture(scope="module")
 def found(vmx_lab: Lab) -> dict[str, Any]:
     """All cases, run in one go in the lab."""
     found = run_cases(vmx_lab, "frontends/nested_vmx_cases.py")
-    assert {name: case["message"] for name, case in found.items() if case["message"] and name != "abort"} == {}
+    assert {name: case["message"] for name, case in found.items() if case["message"] and name not in ABORTS} == {}
     return found
 
 
@@ -106,6 +108,7 @@ def test_fields_are_as_wide_as_their_encodings_say(found: dict[str, Any]) -> Non
 
 def test_the_capabilities_are_those_of_the_front_end(found: dict[str, Any]) -> None:
     capabilities = found["instructions"]["kept"][80:97]
+    assert capabilities[10] == 23 << 1  # the highest index of a field: the preemption timer's
     assert capabilities[0] == 0x4E56 | 4096 << 32 | 6 << 50 | 1 << 54 | 1 << 55
     pin, primary, exits, entry = (word >> 32 for word in capabilities[13:17])
     assert [word & 0xFFFFFFFF for word in capabilities[13:17]] == [0x16, 0x04006172, 0x36DFB, 0x11FB]
@@ -162,6 +165,16 @@ def test_an_exit_in_a_delivery_tells_of_the_event(
         assert instruction == length
 
 
+def test_an_exception_in_a_delivery_is_an_exit_of_its_own(found: dict[str, Any]) -> None:
+    """With the event (28.2.4); a double or triple fault without. At the end of canonical addresses the fetch faults."""
+    coded = 1 << 31 | 1 << 11 | 3 << 8
+    told = rows(found["faults in a delivery"])
+    assert told[0] == [EXCEPTION, coded | 14, 0, 1 << 31 | 3 << 8 | 6]
+    assert told[1] == [EXCEPTION, coded | 8, 0, 0]
+    assert (told[2][0], told[2][3]) == (TRIPLE_FAULT, 0)
+    assert told[3] == [EXCEPTION, coded | 13, 0, 0]
+
+
 def test_the_port_bitmaps_count_each_byte_of_an_access(found: dict[str, Any]) -> None:
     case = found["ports"]
     assert rows(case, 3)[:4] == [
@@ -185,15 +198,22 @@ def test_lists_of_msrs_are_loaded_and_stored(found: dict[str, Any]) -> None:
     assert kept[:4] == [VMCALL, 0x22, 0x33, 0x11]
     # FS_BASE, reserved bits, and one by which KVM would write level 1's memory: the second element
     assert kept[4:10] == [FAILED | 34, 2] * 3
-    assert kept[10:] == [VMCALL, 1]
+    assert kept[10:12] == [VMCALL, 1]
+    assert kept[12:] == [FAILED | 34, 2] * 3  # values that WRMSR would not take
 
 
 def test_of_a_list_without_end_its_beginning_is_loaded(found: dict[str, Any]) -> None:
     assert found["long list"]["kept"] == [FAILED | 33, 0xC0000081]
 
 
-def test_an_exit_that_cannot_store_msrs_is_the_end_of_the_machine(found: dict[str, Any]) -> None:
-    case = found["abort"]
+def test_pae_paging_without_ept_has_its_pointers_in_memory(found: dict[str, Any]) -> None:
+    """A wrong one there is an entry that fails (27.3.1.6)."""
+    assert found["pointers"]["kept"] == [VMCALL, 0x1234, FAILED | 33, 2]
+
+
+@pytest.mark.parametrize("name", ABORTS)
+def test_an_exit_that_cannot_move_msrs_is_the_end_of_the_machine(name: str, found: dict[str, Any]) -> None:
+    case = found[name]
     assert case["status"] == 255
     assert case["message"].startswith("guest at L1 died: triple fault")
 
@@ -228,6 +248,7 @@ def test_ept_moves_withholds_and_is_checked(found: dict[str, Any]) -> None:
     assert kept[40] == MISCONFIGURATION  # a page-map entry that is a page
     assert kept[44] == MISCONFIGURATION  # tables where no memory is
     assert kept[48] in (VIOLATION, MISCONFIGURATION)  # a table that is its own
+    assert kept[52:54] == [MISCONFIGURATION, 0]  # bit 6 of an entry that leads to a table
 
 
 def test_masks_shadows_and_targets_of_control_registers(found: dict[str, Any]) -> None:

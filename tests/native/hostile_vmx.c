@@ -6,115 +6,14 @@
 #include <errno.h>
 #include <stdarg.h>
 
-#include "hostile_vmcs.h"
+#include "hostile_instructions.h"
 #include "remap.h"
-#include "tables_model_ept.h"
 
 #define FEATURE_CONTROL 0x3a
 
-static uint64_t blocks_run, deepest, exits_run, exits_taken, untold;
+static uint64_t deepest, exits_run, exits_taken, untold;
 static uint64_t moved, lists_ended;         /* MSRs of the list that is gone through; lists of which as many as L0 reads were moved */
 static int summoned, refuses;
-static const struct nv_machine *invalidates; /* this machine's INVEPT was its last instruction, of all; NULL: it was not */
-static uint64_t behind;                     /* RIP, when it has succeeded */
-
-static void put(uint32_t encoding, uint64_t value)
-{
-	nv_virtual_vmcs_write(&vmcs, encoding, value);
-}
-
-/* An exit: what it tells is in the VMCS, and the switcher reads what L0 wants of it. */
-static void stop_with(uint64_t reason)
-{
-	uint64_t basic = reason & 0xffff, count = block->depth[basic % NV_VMX_BASIC_REASONS];
-
-	block->reason = reason;
-	if (!(reason & ENTRY_FAILED))
-		block->launched = 1;
-	CHECK(count <= NV_VMX_EXIT_READS);
-	for (uint64_t i = 0; i < count; i++)
-		block->exit[i].value = nv_virtual_vmcs_read(&vmcs, block->exit[i].encoding);
-	ring(NV_SWITCHER_RINGING);
-}
-
-/* Where an operand is: mostly in OPERANDS; where memory ends; or anywhere. */
-static uint64_t operand_address(void)
-{
-	switch (below(16)) {
-	case 0:
-		return any();
-	case 1:
-		return address() + below(PAGE);
-	case 2 ... 3:
-		return page_of(PAGES - 2, 4) - below(20);
-	default:
-		return OPERANDS * PAGE + 8 * below(512);
-	}
-}
-
-static void tell_operand(void)
-{
-	uint64_t in_register = once_in(3) ? 1ull << 10 : 0;
-
-	put(NV_VMCS_EXIT_INSTRUCTION, once_in(16) ? any() : in_register | 2 << 7 | 3 << 15 | 1u << 22 | 1u << 27 | below(16) << 3 | below(16) << 28);
-	put(NV_VMCS_EXIT_QUALIFICATION, operand_address());
-}
-
-static uint32_t random_field(void)
-{
-	return once_in(8) ? any() : encoding_of(below(NV_VIRTUAL_VMCS_FIELDS)) | once_in(8);
-}
-
-/* As far as the processor can tell: where the machine's memory is the level's. */
-static int is_launched(const struct nv_nested_vmx_machine *machine)
-{
-	return machine->current < PAGES * PAGE && ((struct nv_virtual_vmcs *)(level + machine->current))->launched;
-}
-
-/* A VMX instruction: most of the time the one that comes next on the way to a guest. */
-static void stop_for_vmx(void)
-{
-	static const uint32_t any_of[] = {BASIC_VMCLEAR, BASIC_VMPTRLD, BASIC_VMPTRST, BASIC_VMREAD, BASIC_VMWRITE, BASIC_VMREAD, BASIC_VMWRITE,
-					  BASIC_INVEPT, BASIC_INVVPID, BASIC_VMXON, BASIC_VMCALL, BASIC_VMLAUNCH, BASIC_VMRESUME};
-	const struct nv_nested_vmx_machine *own = &nested.active->vmx;
-	uint32_t basic = any_of[below(sizeof any_of / sizeof any_of[0])];
-
-	if (once_in(128))
-		basic = BASIC_VMXOFF;
-	else if (!own->on && !once_in(4))
-		basic = BASIC_VMXON;
-	else if (own->on && own->current == NO_VMCS && !once_in(4))
-		basic = BASIC_VMPTRLD;
-	else if (own->on && once_in(16))
-		basic = BASIC_INVEPT;
-	else if (own->on && !once_in(4))
-		basic = is_launched(own) ^ once_in(16) ? BASIC_VMRESUME : BASIC_VMLAUNCH;
-	if (basic == BASIC_VMLAUNCH || basic == BASIC_VMRESUME)
-		blocks_run++;
-	tell_operand();
-	for (int i = 0; i < 16; i++)
-		if (once_in(4))
-			mailbox.regs[i] = basic == BASIC_INVEPT || basic == BASIC_INVVPID ? below(4) : random_field();
-	put(NV_VMCS_EXIT_LENGTH, 3);
-	if (basic == BASIC_INVEPT && once_in(2)) {
-		write_guest_tables();
-		model_note(&ept_format);
-		mailbox.regs[field(NV_VMCS_EXIT_INSTRUCTION) >> 28 & 15] = 2;
-	}
-	if (basic == BASIC_INVEPT && mailbox.regs[field(NV_VMCS_EXIT_INSTRUCTION) >> 28 & 15] == 2) {
-		invalidates = nested.active;
-		behind = field(NV_VMCS_GUEST_RIP) + 3;
-	}
-	stop_with(basic);
-}
-
-/* An INVEPT that has succeeded. */
-static void note_invalidation(void)
-{
-	if (invalidates && nested.active == invalidates && field(NV_VMCS_GUEST_RIP) == behind && !(mailbox.regs[NV_REG_RFLAGS] & 0x41))
-		model_flush(invalidates, ~0ull);
-	invalidates = NULL;
-}
 
 /* Often one that the processor has had before. */
 static uint64_t fault_address(void)
@@ -424,7 +323,7 @@ int main(int count, char **words)
 	check_canaries();
 	/* otherwise the levels did too little */
 	model_end(blocks);
-	CHECK(deepest > 2 && checked > blocks && 16 * exits_taken > blocks && lists_ended > 10);
+	CHECK(deepest > 2 && checked > blocks && 16 * exits_taken > blocks && lists_ended > 10 && contexts > 10);
 	puts("done");
 	return 0;
 }

@@ -32,7 +32,7 @@ static inline int ept_is_valid(const struct nv_machine *machine, uint64_t entry,
 	if (!(entry & NV_RIGHT_READ))
 		return 0;
 	if (!ept_is_leaf(entry, depth))
-		return !(entry & (reserved | 0x38 | (depth == 4 ? 0x80 : 0)));
+		return !(entry & (reserved | 0x78 | (depth == 4 ? 0x80 : 0)));
 	return !(entry & (reserved | (offset & MODEL_ADDRESS))) && type != 2 && type != 3 && type != 7;
 }
 

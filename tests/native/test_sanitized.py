@@ -45,6 +45,9 @@ SOURCES = {
     "deep_tables": software("svm"),
     "kept_tables": software("svm"),
     "mixed_pages": software("svm"),
+    "entry_rules": software("vmx"),
+    "entry_state": software("vmx"),
+    "vmx_steps": software("vmx"),
 }
 # Functions of L0's that a program has its own ones around.
 WATCHED = {
@@ -66,6 +69,9 @@ RUNS = [
     ("deep_tables", ()),
     ("kept_tables", ()),
     ("mixed_pages", ()),
+    ("entry_rules", ()),
+    ("entry_state", ()),
+    ("vmx_steps", ()),
 ]
 
 
