@@ -27,7 +27,7 @@
 #define NV_NESTED_DEPTH 16       /* machines in one chain, machine 0 included */
 #define NV_NESTED_MACHINES 128   /* that L0 remembers */
 #define NV_NESTED_WALK_LEVELS 5  /* of a hypervisor's tables */
-#define NV_NESTED_SETS 16        /* of shadow tables: [0] is not used, and a chain needs one for each machine but the first */
+#define NV_NESTED_SETS 16        /* of shadow tables: machine 0 has others than [0], and a chain needs one for each machine but the first */
 #define NV_NESTED_SEEN 1024      /* entries of hypervisors' tables that L0 remembers for one set of its own */
 #define NV_NESTED_MISSED 1021
 #define NV_NESTED_WALKS 0x40000  /* through nested page tables of machines for one exit: each machine's may lead through those below */
@@ -114,7 +114,7 @@ struct nv_nested_path {
  * another one needs them. See nested_seen.c for the rest. */
 struct nv_nested_tables {
 	struct nv_shadow shadow;
-	struct nv_nested_reached reached[2][NV_NESTED_REACHED]; /* by page: what the tables have allowed to read, and to write */
+	struct nv_nested_reached reached[2][NV_NESTED_REACHED]; /* by page: what the tables have allowed to read, and to write; also machine 0's */
 	uint64_t reached_epoch;          /* a new one begins when the revision of the shadow tables is another than `reached_revision` */
 	uint32_t reached_revision;
 	struct nv_machine *machine;      /* NULL: nobody's */
@@ -229,6 +229,7 @@ struct nv_nested {
 	struct nv_nested_given given[NV_NESTED_DEPTH]; /* by depth, from 1 on */
 	struct nv_pending pending[NV_NESTED_DEPTH]; /* likewise, what Python levels inject into the machines, and wait for */
 	struct nv_nested_map_page map_pages[NV_NESTED_DEPTH][NV_NESTED_MAP_PAGES]; /* by depth of who adds to it */
+	struct nv_trail trails[NV_TRAILS]; /* of the active machine's code */
 	struct nv_paging walks[NV_NESTED_DEPTH]; /* through the tables of machine d's guest */
 	struct nv_nested_path paths[NV_NESTED_DEPTH]; /* of the last of these */
 };

@@ -111,8 +111,8 @@ static inline int nv_nested_runs_on(const struct nv_machine *machine, const stru
 /* The tables that a machine needs, made to fit its parent's block. enters: the parent's own entry does it, and may flush. */
 void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int enters);
 
-/* An nv_paging's `back` of the active machine. */
-uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
+/* The walk through the tables of code is the active machine's. */
+void nv_nested_init_paging(struct nv_nested *nested);
 
 /* nested_claims.c: of the claims on an event of the active machine's code those of machines, from the highest on, as long as no Python level's
  * comes first. claim: that of the last one, 0 to begin. NULL: there is none any more. */

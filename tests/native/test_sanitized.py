@@ -44,6 +44,7 @@ SOURCES = {
     "deep_tables": software("svm"),
     "kept_tables": software("svm"),
     "mixed_pages": software("svm"),
+    "trails": ("paging.c",),
 }
 # Functions of L0's that a program has its own ones around.
 WATCHED = {
@@ -65,6 +66,7 @@ RUNS = [
     ("deep_tables", ()),
     ("kept_tables", ()),
     ("mixed_pages", ()),
+    ("trails", ()),
 ]
 
 
