@@ -79,7 +79,7 @@ struct nv_machine {
 	struct nv_nested_vmx_machine vmx;
 };
 
-/* A page of the machine's that L0 has looked at, or written to. */
+/* A page of the machine's that L0 has looked at, written to, or found to be code. */
 struct nv_nested_reached {
 	uint64_t page;                   /* address / 4096 + 1; 0: none */
 	uint64_t to;                     /* KVM's */
@@ -114,7 +114,7 @@ struct nv_nested_path {
  * another one needs them. See nested_seen.c for the rest. */
 struct nv_nested_tables {
 	struct nv_shadow shadow;
-	struct nv_nested_reached reached[2][NV_NESTED_REACHED]; /* by page: what the tables have allowed to read, and to write; also machine 0's */
+	struct nv_nested_reached reached[3][NV_NESTED_REACHED]; /* by NV_PAGING_* and page: what the tables have allowed; also machine 0's */
 	uint64_t reached_epoch;          /* a new one begins when the revision of the shadow tables is another than `reached_revision` */
 	uint32_t reached_revision;
 	struct nv_machine *machine;      /* NULL: nobody's */

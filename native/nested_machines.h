@@ -62,9 +62,9 @@ static inline int nv_nested_is_due(const struct nv_nested *nested)
 
 void nv_nested_owe_fault(struct nv_nested *nested, const struct nv_nested_place *place);
 
-/* A page of its physical memory that this process can read, and write if asked; NULL: there is none, and place says why: a machine
- * refuses it, Python levels withhold it, or nothing is there. */
-uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int write, struct nv_nested_place *place);
+/* A page of its physical memory that this process can read, and the machine's code access (NV_PAGING_*); NULL: there is none, and place says
+ * why: a machine refuses it, Python levels withhold it, or nothing is there. */
+uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int access, struct nv_nested_place *place);
 
 /* nested_maps.c: a byte of a permissions map in its memory. Where it has no memory, every bit is set. */
 uint8_t nv_nested_map_byte(struct nv_nested *nested, struct nv_machine *machine, uint64_t address);

@@ -198,11 +198,11 @@ static struct nv_nested_tables *remembered(struct nv_nested *nested, const struc
 }
 
 /* Where a page of the machine's is remembered. */
-static struct nv_nested_reached *reached_at(struct nv_nested *nested, const struct nv_machine *machine, uint64_t address, int write)
+static struct nv_nested_reached *reached_at(struct nv_nested *nested, const struct nv_machine *machine, uint64_t address, int access)
 {
 	struct nv_nested_tables *tables = remembered(nested, machine);
 
-	return &tables->reached[!!write][address / PAGE * SPREAD >> (64 - __builtin_ctz(NV_NESTED_REACHED))];
+	return &tables->reached[access][address / PAGE * SPREAD >> (64 - __builtin_ctz(NV_NESTED_REACHED))];
 }
 
 static int is_at(const struct nv_nested *nested, const struct nv_machine *machine, const struct nv_nested_reached *reached, uint64_t address)
@@ -210,27 +210,35 @@ static int is_at(const struct nv_nested *nested, const struct nv_machine *machin
 	return reached->page == address / PAGE + 1 && reached->epoch == nested->tables[machine->tables].reached_epoch;
 }
 
-uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int write, struct nv_nested_place *place)
+static uint8_t *find_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int access, struct nv_nested_place *place)
 {
-	struct nv_nested_reached *reached = reached_at(nested, machine, address, write);
+	static const uint32_t rights[] = {NV_RIGHT_READ, NV_RIGHT_WRITE, NV_RIGHT_EXECUTE};
+	struct nv_nested_reached *reached;
 	uint8_t *host;
 
 	place->refuses = NULL;
-	if (is_at(nested, machine, reached, address)) {
-		place->withheld = 0;
-		place->leaf.to = reached->to + address % PAGE;
-		return reached->host + address % PAGE;
-	}
-	if (nv_nested_place(nested, machine, address, write ? NV_RIGHT_WRITE : NV_RIGHT_READ, place))
+	if (nv_nested_place(nested, machine, address, rights[access], place))
 		return NULL;
 	place->refuses = NULL;
-	host = memory_at(nested, place->leaf.to, write);
+	host = memory_at(nested, place->leaf.to, access == NV_PAGING_WRITE);
 	if (host && is_own(nested, place->leaf.to)) {
-		reached = reached_at(nested, machine, address, write); /* by the tables that there are now */
+		reached = reached_at(nested, machine, address, access); /* by the tables that there are now */
 		*reached = (struct nv_nested_reached){address / PAGE + 1, place->leaf.to & -PAGE, host - address % PAGE,
 						      nested->tables[machine->tables].reached_epoch};
 	}
 	return host;
+}
+
+uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int access, struct nv_nested_place *place)
+{
+	const struct nv_nested_reached *reached = reached_at(nested, machine, address, access);
+
+	if (!is_at(nested, machine, reached, address))
+		return find_page(nested, machine, address, access, place);
+	place->refuses = NULL;
+	place->withheld = 0;
+	place->leaf.to = reached->to + address % PAGE;
+	return reached->host + address % PAGE;
 }
 
 /* As nv_nested_page, of an address beneath all Python levels that are the machine's own. */
@@ -279,14 +287,11 @@ int nv_nested_nothing(struct nv_nested *nested, uint64_t address)
 static uint8_t *back(void *context, uint64_t physical, int write)
 {
 	struct nv_nested *nested = context;
-	struct nv_machine *active = nested->active;
 	struct nv_nested_place place;
-	const struct nv_nested_reached *reached;
 
-	if (!active->depth)
+	if (!nested->active->depth)
 		return nv_paging_slot(nested->switched->paging, physical, write);
-	reached = reached_at(nested, active, physical, write);
-	return is_at(nested, active, reached, physical) ? reached->host + physical % PAGE : nv_nested_page(nested, active, physical, write, &place);
+	return nv_nested_page(nested, nested->active, physical, write ? NV_PAGING_WRITE : NV_PAGING_READ, &place);
 }
 
 static uint64_t source(void *context)

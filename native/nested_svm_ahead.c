@@ -35,28 +35,19 @@ static int is_canonical_here(const struct ahead *ahead, uint64_t linear)
 	return (uint64_t)((int64_t)(linear << ahead->unused) >> ahead->unused) == linear;
 }
 
-/* By the nested tables of the machines below, and what Python levels give. */
-static int may_execute(struct ahead *ahead, uint64_t physical)
-{
-	struct nv_nested_place place;
-
-	return nv_nested_place(ahead->nested, ahead->nested->active, physical, NV_RIGHT_EXECUTE, &place) == NV_NESTED_MAPPED;
-}
-
 /* A page that is looked at for the first time. */
 static __attribute__((noinline)) uint8_t *reach_page(struct ahead *ahead, uint64_t page, int access)
 {
+	struct nv_nested *nested = ahead->nested;
 	struct place *place = &ahead->places[access][page % PLACES];
+	struct nv_nested_place physical_place;
 	uint64_t physical;
-	uint8_t *host = NULL;
+	uint8_t *host;
 
-	if (!is_canonical_here(ahead, page << 12))
+	if (!is_canonical_here(ahead, page << 12) || nv_paging_walk(ahead->paging, page << 12, access, &physical) || ahead->paging->users)
 		return NULL;
-	if (!nv_paging_walk(ahead->paging, page << 12, access, &physical) && !ahead->paging->users)
-		host = ahead->paging->back(ahead->paging->context, physical, access == NV_PAGING_WRITE);
-	if (host && access == NV_PAGING_FETCH && !may_execute(ahead, physical))
-		return NULL;
-	if (!host || (ahead->nested->switched->mailbox->store && host == ahead->nested->ahead.stored))
+	host = nv_nested_page(nested, nested->active, physical, access, &physical_place);
+	if (!host || (nested->switched->mailbox->store && host == nested->ahead.stored))
 		return NULL;
 	*place = (struct place){page + 1, host};
 	return host;
