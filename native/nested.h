@@ -37,6 +37,7 @@
 #define NV_NESTED_MSRS 0x2000
 #define NV_NESTED_MAPS 0x5000    /* ports, then MSRs */
 #define NV_NESTED_MAP_PAGES 5
+#define NV_NESTED_MAP_OPEN 64
 
 /* What VMRUN saves of the processor and #VMEXIT loads. */
 struct nv_nested_host {
@@ -127,10 +128,12 @@ struct nv_nested_tables {
 
 /* What a page of the composed permissions maps is made of. */
 struct nv_nested_map_page {
-	uint64_t below;          /* the version of the page below it */
+	uint64_t below;          /* the version of the page below it; 0: it is to be composed anew */
 	uint64_t version;        /* of no other page that was ever composed; 0: it never was */
-	uint8_t kind;            /* NV_NESTED_MAP_* of what the machine's block adds */
-	uint8_t words[4096];     /* of NV_NESTED_MAP_READ: it */
+	uint64_t words[512];     /* of NV_NESTED_MAP_READ: what the machine's block adds */
+	uint16_t open[NV_NESTED_MAP_OPEN]; /* those of the composed page that let something pass */
+	uint16_t open_count;     /* more than NV_NESTED_MAP_OPEN: any may */
+	uint8_t kind;            /* NV_NESTED_MAP_* */
 };
 
 enum { NV_NESTED_MAP_EMPTY, NV_NESTED_MAP_READ, NV_NESTED_MAP_FULL };

@@ -78,6 +78,9 @@ uint8_t nv_nested_map_byte(struct nv_nested *nested, struct nv_machine *machine,
 int nv_nested_compose_map(struct nv_nested *nested, struct nv_machine *machine, unsigned int number, uint64_t from,
 			  struct nv_nested_place *place);
 
+/* Whether eight bytes of that page are others now, at this offset in the maps: then the page is composed anew next time. */
+int nv_nested_map_changed(struct nv_nested *nested, struct nv_machine *machine, unsigned int offset, uint64_t from);
+
 /* Empties the tables of a machine and of those that run on it; of all, when machine 0's have changed. release: it needs none any more. */
 void nv_nested_drop(struct nv_nested *nested, const struct nv_machine *machine);
 void nv_nested_follow(struct nv_nested *nested);
