@@ -27,7 +27,7 @@
 #define NV_NESTED_DEPTH 16       /* machines in one chain, machine 0 included */
 #define NV_NESTED_MACHINES 128   /* that L0 remembers */
 #define NV_NESTED_WALK_LEVELS 5  /* of a hypervisor's tables */
-#define NV_NESTED_SETS 16        /* of shadow tables: [0] is not used, and a chain needs one for each machine but the first */
+#define NV_NESTED_SETS 16        /* of shadow tables: machine 0 has others than [0], and a chain needs one for each machine but the first */
 #define NV_NESTED_SEEN 1024      /* entries of hypervisors' tables that L0 remembers for one set of its own */
 #define NV_NESTED_MISSED 1021
 #define NV_NESTED_WALKS 0x40000  /* through nested page tables of machines for one exit: each machine's may lead through those below */
@@ -37,6 +37,7 @@
 #define NV_NESTED_MSRS 0x2000
 #define NV_NESTED_MAPS 0x5000    /* ports, then MSRs */
 #define NV_NESTED_MAP_PAGES 5
+#define NV_NESTED_MAP_OPEN 64
 
 /* What VMRUN saves of the processor and #VMEXIT loads. */
 struct nv_nested_host {
@@ -79,7 +80,7 @@ struct nv_machine {
 	struct nv_nested_vmx_machine vmx;
 };
 
-/* A page of the machine's that L0 has looked at, or written to. */
+/* A page of the machine's that L0 has looked at, written to, or found to be code. */
 struct nv_nested_reached {
 	uint64_t page;                   /* address / 4096 + 1; 0: none */
 	uint64_t to;                     /* KVM's */
@@ -114,7 +115,7 @@ struct nv_nested_path {
  * another one needs them. See nested_seen.c for the rest. */
 struct nv_nested_tables {
 	struct nv_shadow shadow;
-	struct nv_nested_reached reached[2][NV_NESTED_REACHED]; /* by page: what the tables have allowed to read, and to write */
+	struct nv_nested_reached reached[3][NV_NESTED_REACHED]; /* by NV_PAGING_* and page: what the tables have allowed; also machine 0's */
 	uint64_t reached_epoch;          /* a new one begins when the revision of the shadow tables is another than `reached_revision` */
 	uint32_t reached_revision;
 	struct nv_machine *machine;      /* NULL: nobody's */
@@ -127,10 +128,12 @@ struct nv_nested_tables {
 
 /* What a page of the composed permissions maps is made of. */
 struct nv_nested_map_page {
-	uint64_t below;          /* the version of the page below it */
+	uint64_t below;          /* the version of the page below it; 0: it is to be composed anew */
 	uint64_t version;        /* of no other page that was ever composed; 0: it never was */
-	uint8_t kind;            /* NV_NESTED_MAP_* of what the machine's block adds */
-	uint8_t words[4096];     /* of NV_NESTED_MAP_READ: it */
+	uint64_t words[512];     /* of NV_NESTED_MAP_READ: what the machine's block adds */
+	uint16_t open[NV_NESTED_MAP_OPEN]; /* those of the composed page that let something pass */
+	uint16_t open_count;     /* more than NV_NESTED_MAP_OPEN: any may */
+	uint8_t kind;            /* NV_NESTED_MAP_* */
 };
 
 enum { NV_NESTED_MAP_EMPTY, NV_NESTED_MAP_READ, NV_NESTED_MAP_FULL };
@@ -229,6 +232,7 @@ struct nv_nested {
 	struct nv_nested_given given[NV_NESTED_DEPTH]; /* by depth, from 1 on */
 	struct nv_pending pending[NV_NESTED_DEPTH]; /* likewise, what Python levels inject into the machines, and wait for */
 	struct nv_nested_map_page map_pages[NV_NESTED_DEPTH][NV_NESTED_MAP_PAGES]; /* by depth of who adds to it */
+	struct nv_trail trails[NV_TRAILS]; /* of the active machine's code */
 	struct nv_paging walks[NV_NESTED_DEPTH]; /* through the tables of machine d's guest */
 	struct nv_nested_path paths[NV_NESTED_DEPTH]; /* of the last of these */
 };

@@ -62,9 +62,9 @@ static inline int nv_nested_is_due(const struct nv_nested *nested)
 
 void nv_nested_owe_fault(struct nv_nested *nested, const struct nv_nested_place *place);
 
-/* A page of its physical memory that this process can read, and write if asked; NULL: there is none, and place says why: a machine
- * refuses it, Python levels withhold it, or nothing is there. */
-uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int write, struct nv_nested_place *place);
+/* A page of its physical memory that this process can read, and the machine's code access (NV_PAGING_*); NULL: there is none, and place says
+ * why: a machine refuses it, Python levels withhold it, or nothing is there. */
+uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int access, struct nv_nested_place *place);
 
 /* nested_maps.c: a byte of a permissions map in its memory. Where it has no memory, every bit is set. */
 uint8_t nv_nested_map_byte(struct nv_nested *nested, struct nv_machine *machine, uint64_t address);
@@ -77,6 +77,9 @@ uint8_t nv_nested_map_byte(struct nv_nested *nested, struct nv_machine *machine,
 
 int nv_nested_compose_map(struct nv_nested *nested, struct nv_machine *machine, unsigned int number, uint64_t from,
 			  struct nv_nested_place *place);
+
+/* Whether eight bytes of that page are others now, at this offset in the maps: then the page is composed anew next time. */
+int nv_nested_map_changed(struct nv_nested *nested, struct nv_machine *machine, unsigned int offset, uint64_t from);
 
 /* Empties the tables of a machine and of those that run on it; of all, when machine 0's have changed. release: it needs none any more. */
 void nv_nested_drop(struct nv_nested *nested, const struct nv_machine *machine);
@@ -111,8 +114,8 @@ static inline int nv_nested_runs_on(const struct nv_machine *machine, const stru
 /* The tables that a machine needs, made to fit its parent's block. enters: the parent's own entry does it, and may flush. */
 void nv_nested_use_tables(struct nv_nested *nested, struct nv_machine *machine, int enters);
 
-/* An nv_paging's `back` of the active machine. */
-uint8_t *nv_nested_back(void *nested, uint64_t physical, int write);
+/* The walk through the tables of code is the active machine's. */
+void nv_nested_init_paging(struct nv_nested *nested);
 
 /* nested_claims.c: of the claims on an event of the active machine's code those of machines, from the highest on, as long as no Python level's
  * comes first. claim: that of the last one, 0 to begin. NULL: there is none any more. */

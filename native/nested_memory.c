@@ -6,6 +6,12 @@
 #define PAGE 4096ull
 #define SPREAD 0x9e3779b97f4a7c15ull /* the golden ratio: neighbours, and pages that are a power of two apart, have places of their own */
 
+/* L0's memory for the tower, which stays where it is. Below it KVM's slots have what is read-only. */
+static int is_own(const struct nv_nested *nested, uint64_t to)
+{
+	return to - nested->ram_physical < nested->ram_size;
+}
+
 static struct nv_shadow *shadow_of(struct nv_nested *nested, const struct nv_machine *machine)
 {
 	return machine->depth ? &nested->tables[machine->tables].shadow : nested->shadow;
@@ -138,7 +144,7 @@ static int place_beneath(struct nv_nested *nested, struct nv_machine *machine, u
 /* What KVM has at one of its guest-physical addresses; below L0's memory they are machine 0's. */
 static uint8_t *memory_at(const struct nv_nested *nested, uint64_t to, int write)
 {
-	if (to - nested->ram_physical < nested->ram_size)
+	if (is_own(nested, to))
 		return nested->ram + (to - nested->ram_physical);
 	return to < nested->ram_physical ? nv_paging_slot(nested->switched->paging, to, write) : NULL;
 }
@@ -178,16 +184,25 @@ int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64
 	return NV_NESTED_MAPPED;
 }
 
-/* Where a page of the machine's, which is not machine 0, is remembered. */
-static struct nv_nested_reached *reached_at(struct nv_nested *nested, const struct nv_machine *machine, uint64_t address, int write)
+/* What is remembered of the machine's memory, in the epoch that it is. */
+static struct nv_nested_tables *remembered(struct nv_nested *nested, const struct nv_machine *machine)
 {
 	struct nv_nested_tables *tables = &nested->tables[machine->tables];
+	uint32_t revision = shadow_of(nested, machine)->revision;
 
-	if (tables->reached_revision != tables->shadow.revision) {
+	if (tables->reached_revision != revision) {
 		tables->reached_epoch++;
-		tables->reached_revision = tables->shadow.revision;
+		tables->reached_revision = revision;
 	}
-	return &tables->reached[!!write][address / PAGE * SPREAD >> (64 - __builtin_ctz(NV_NESTED_REACHED))];
+	return tables;
+}
+
+/* Where a page of the machine's is remembered. */
+static struct nv_nested_reached *reached_at(struct nv_nested *nested, const struct nv_machine *machine, uint64_t address, int access)
+{
+	struct nv_nested_tables *tables = remembered(nested, machine);
+
+	return &tables->reached[access][address / PAGE * SPREAD >> (64 - __builtin_ctz(NV_NESTED_REACHED))];
 }
 
 static int is_at(const struct nv_nested *nested, const struct nv_machine *machine, const struct nv_nested_reached *reached, uint64_t address)
@@ -195,27 +210,35 @@ static int is_at(const struct nv_nested *nested, const struct nv_machine *machin
 	return reached->page == address / PAGE + 1 && reached->epoch == nested->tables[machine->tables].reached_epoch;
 }
 
-uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int write, struct nv_nested_place *place)
+static uint8_t *find_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int access, struct nv_nested_place *place)
 {
-	struct nv_nested_reached *reached = machine->parent ? reached_at(nested, machine, address, write) : NULL;
+	static const uint32_t rights[] = {NV_RIGHT_READ, NV_RIGHT_WRITE, NV_RIGHT_EXECUTE};
+	struct nv_nested_reached *reached;
 	uint8_t *host;
 
 	place->refuses = NULL;
-	if (reached && is_at(nested, machine, reached, address)) {
-		place->withheld = 0;
-		place->leaf.to = reached->to + address % PAGE;
-		return reached->host + address % PAGE;
-	}
-	if (nv_nested_place(nested, machine, address, write ? NV_RIGHT_WRITE : NV_RIGHT_READ, place))
+	if (nv_nested_place(nested, machine, address, rights[access], place))
 		return NULL;
 	place->refuses = NULL;
-	host = memory_at(nested, place->leaf.to, write);
-	if (machine->parent && host) {
-		reached = reached_at(nested, machine, address, write); /* by the tables that there are now */
+	host = memory_at(nested, place->leaf.to, access == NV_PAGING_WRITE);
+	if (host && is_own(nested, place->leaf.to)) {
+		reached = reached_at(nested, machine, address, access); /* by the tables that there are now */
 		*reached = (struct nv_nested_reached){address / PAGE + 1, place->leaf.to & -PAGE, host - address % PAGE,
 						      nested->tables[machine->tables].reached_epoch};
 	}
 	return host;
+}
+
+uint8_t *nv_nested_page(struct nv_nested *nested, struct nv_machine *machine, uint64_t address, int access, struct nv_nested_place *place)
+{
+	const struct nv_nested_reached *reached = reached_at(nested, machine, address, access);
+
+	if (!is_at(nested, machine, reached, address))
+		return find_page(nested, machine, address, access, place);
+	place->refuses = NULL;
+	place->withheld = 0;
+	place->leaf.to = reached->to + address % PAGE;
+	return reached->host + address % PAGE;
 }
 
 /* As nv_nested_page, of an address beneath all Python levels that are the machine's own. */
@@ -260,15 +283,33 @@ int nv_nested_nothing(struct nv_nested *nested, uint64_t address)
 	       !nv_nested_page(nested, nested->active, address, 0, &place);
 }
 
-uint8_t *nv_nested_back(void *context, uint64_t physical, int write)
+/* An nv_paging's `back` and `source`. */
+static uint8_t *back(void *context, uint64_t physical, int write)
 {
 	struct nv_nested *nested = context;
-	struct nv_machine *active = nested->active;
 	struct nv_nested_place place;
-	const struct nv_nested_reached *reached;
 
-	if (!active->depth)
+	if (!nested->active->depth)
 		return nv_paging_slot(nested->switched->paging, physical, write);
-	reached = reached_at(nested, active, physical, write);
-	return is_at(nested, active, reached, physical) ? reached->host + physical % PAGE : nv_nested_page(nested, active, physical, write, &place);
+	return nv_nested_page(nested, nested->active, physical, write ? NV_PAGING_WRITE : NV_PAGING_READ, &place);
+}
+
+static uint64_t source(void *context)
+{
+	struct nv_nested *nested = context;
+	const struct nv_machine *active = nested->active;
+
+	/* machine 0's are the slots, and nv_paging_change says when those are others */
+	return active->depth ? remembered(nested, active)->reached_epoch * NV_NESTED_SETS + active->tables : 0;
+}
+
+void nv_nested_init_paging(struct nv_nested *nested)
+{
+	struct nv_paging *paging = nested->switched->paging;
+
+	memset(nested->trails, 0, sizeof nested->trails);
+	paging->back = back;
+	paging->source = source;
+	paging->context = nested;
+	paging->trails = nested->trails;
 }

@@ -24,6 +24,7 @@ struct ahead {
 	struct nv_paging *paging;
 	uint64_t *regs;
 	struct place places[3][PLACES];
+	struct place code;           /* where RIP was last */
 	const uint8_t *bytes;        /* at RIP */
 	uint32_t count;              /* of them that are known */
 	uint8_t copy[NV_INSTRUCTION_MAX];
@@ -35,28 +36,19 @@ static int is_canonical_here(const struct ahead *ahead, uint64_t linear)
 	return (uint64_t)((int64_t)(linear << ahead->unused) >> ahead->unused) == linear;
 }
 
-/* By the nested tables of the machines below, and what Python levels give. */
-static int may_execute(struct ahead *ahead, uint64_t physical)
-{
-	struct nv_nested_place place;
-
-	return nv_nested_place(ahead->nested, ahead->nested->active, physical, NV_RIGHT_EXECUTE, &place) == NV_NESTED_MAPPED;
-}
-
 /* A page that is looked at for the first time. */
 static __attribute__((noinline)) uint8_t *reach_page(struct ahead *ahead, uint64_t page, int access)
 {
+	struct nv_nested *nested = ahead->nested;
 	struct place *place = &ahead->places[access][page % PLACES];
+	struct nv_nested_place physical_place;
 	uint64_t physical;
-	uint8_t *host = NULL;
+	uint8_t *host;
 
-	if (!is_canonical_here(ahead, page << 12))
+	if (!is_canonical_here(ahead, page << 12) || nv_paging_walk(ahead->paging, page << 12, access, &physical) || ahead->paging->users)
 		return NULL;
-	if (!nv_paging_walk(ahead->paging, page << 12, access, &physical) && !ahead->paging->users)
-		host = ahead->paging->back(ahead->paging->context, physical, access == NV_PAGING_WRITE);
-	if (host && access == NV_PAGING_FETCH && !may_execute(ahead, physical))
-		return NULL;
-	if (!host || (ahead->nested->switched->mailbox->store && host == ahead->nested->ahead.stored))
+	host = nv_nested_page(nested, nested->active, physical, access, &physical_place);
+	if (!host || (nested->switched->mailbox->store && host == nested->ahead.stored))
 		return NULL;
 	*place = (struct place){page + 1, host};
 	return host;
@@ -72,24 +64,41 @@ static uint8_t *reach(struct ahead *ahead, uint64_t linear, int access)
 	return host ? host + (linear & 0xfff) : NULL;
 }
 
-/* Code that goes on in another page is copied. */
-static void fetch(struct ahead *ahead)
+/* Code of another page, or that goes on in another page, which is copied. */
+static __attribute__((noinline)) void fetch_anew(struct ahead *ahead, uint64_t rip)
 {
-	uint64_t rip = ahead->regs[NV_REG_RIP];
 	uint32_t left = 0x1000 - (rip & 0xfff);
 	const uint8_t *more;
 
-	ahead->bytes = reach(ahead, rip, NV_PAGING_FETCH);
-	ahead->count = ahead->bytes ? NV_INSTRUCTION_MAX : 0;
-	if (!ahead->count || left >= NV_INSTRUCTION_MAX)
+	ahead->count = 0;
+	/* behind the last address the next instruction faults, but this one has happened */
+	if (!is_canonical_here(ahead, rip + NV_INSTRUCTION_MAX))
 		return;
-	ahead->count = left;
+	ahead->bytes = reach(ahead, rip, NV_PAGING_FETCH);
+	if (!ahead->bytes)
+		return;
+	ahead->code = (struct place){(rip >> 12) + 1, (uint8_t *)ahead->bytes - (rip & 0xfff)};
+	ahead->count = left < NV_INSTRUCTION_MAX ? left : NV_INSTRUCTION_MAX;
+	if (ahead->count == NV_INSTRUCTION_MAX)
+		return;
 	more = reach(ahead, rip + left, NV_PAGING_FETCH);
 	if (!more)
 		return;
 	memcpy(ahead->copy, ahead->bytes, left);
 	memcpy(ahead->copy + left, more, NV_INSTRUCTION_MAX - left);
 	ahead->bytes = ahead->copy;
+	ahead->count = NV_INSTRUCTION_MAX;
+}
+
+static void fetch(struct ahead *ahead)
+{
+	uint64_t rip = ahead->regs[NV_REG_RIP], offset = rip & 0xfff;
+
+	if (ahead->code.page != (rip >> 12) + 1 || offset > 0xfff - NV_INSTRUCTION_MAX) {
+		fetch_anew(ahead, rip);
+		return;
+	}
+	ahead->bytes = ahead->code.host + offset;
 	ahead->count = NV_INSTRUCTION_MAX;
 }
 
@@ -164,8 +173,7 @@ static int execute(struct ahead *ahead)
 	uint32_t at = 0, length = 0;
 	uint64_t jump = 0;
 
-	/* behind the last address the next instruction faults, but this one has happened */
-	if (ahead->count < 2 || !is_canonical_here(ahead, ahead->regs[NV_REG_RIP] + NV_INSTRUCTION_MAX))
+	if (ahead->count < 2)
 		return 0;
 	if ((ahead->bytes[0] & 0xf0) == 0x40)
 		rex = ahead->bytes[at++];
@@ -190,7 +198,7 @@ static int execute(struct ahead *ahead)
 	default:
 		break;
 	}
-	if (!is_canonical_here(ahead, ahead->regs[NV_REG_RIP] + length + jump))
+	if (jump && !is_canonical_here(ahead, ahead->regs[NV_REG_RIP] + length + jump))
 		length = 0; /* a jump there is refused where it starts */
 	if (length)
 		ahead->regs[NV_REG_RIP] += length + jump;
@@ -237,6 +245,7 @@ static void start(struct ahead *ahead, struct nv_nested *nested)
 	for (int kind = 0; kind < 3; kind++)
 		for (int i = 0; i < PLACES; i++)
 			ahead->places[kind][i].page = 0;
+	ahead->code = (struct place){0};
 	ahead->nested = nested;
 	ahead->regs = nested->switched->mailbox->regs;
 	ahead->paging = nested->switched->paging;
@@ -271,6 +280,7 @@ int nv_nested_go_ahead(struct nv_nested *nested)
 	uint64_t from = nested->switched->mailbox->regs[NV_REG_RIP], code = 0;
 	struct nv_nested_missed *missed = place_of(nested, from);
 	struct ahead ahead;
+	int executed = 0;
 
 	nested->ahead.armed = 0;
 	if (nested->ahead.done == SVM_MAX || !is_plain(nested))
@@ -285,8 +295,10 @@ int nv_nested_go_ahead(struct nv_nested *nested)
 		code = meets(&ahead);
 		if (code || !execute(&ahead))
 			break;
-		nested->svm->block->interrupt_shadow &= ~SHADOWED;
+		executed = 1;
 	}
+	if (executed)
+		nested->svm->block->interrupt_shadow &= ~SHADOWED;
 	if (!code) {
 		*missed = (struct nv_nested_missed){.from = from, .left = MISSES};
 		return 0;

@@ -36,6 +36,34 @@ int nv_nested_compose_maps(struct nv_nested *nested, struct nv_machine *machine,
 	return compose_map(nested, machine, 0, MSR_PAGE - 1, EXIT_IOIO, guest->iopm, place) || refused; /* the ports come first */
 }
 
+static int has_changed(struct nv_nested *nested, struct nv_machine *machine, uint64_t code, unsigned int byte)
+{
+	uint64_t map = code == EXIT_MSR ? machine->guest.msrpm : machine->guest.iopm;
+	unsigned int offset = code == EXIT_MSR ? NV_NESTED_PORTS + byte : byte;
+
+	return intercepts(machine->guest.intercept, code) &&
+	       nv_nested_map_changed(nested, machine, offset, (map & ~(PAGE - 1)) + (byte & ~(PAGE - 1)));
+}
+
+int nv_nested_remap(struct nv_nested *nested)
+{
+	const struct nv_vmcb *block = nested->svm->block;
+	uint64_t code = block->exit_code, info = block->exit_info_1;
+	int bit = nv_nested_msr_bit(*register_of(nested->svm, NV_REG_RCX)), changed = 0;
+	unsigned int port = info >> 16 & 0xffff, size = info >> 4 & 7, first = (code == EXIT_MSR ? (unsigned int)bit : port) / 8;
+	struct nv_nested_place place;
+
+	if (code != EXIT_IOIO && (code != EXIT_MSR || bit == NV_NESTED_NO_BIT))
+		return 0;
+	for (struct nv_machine *machine = nested->active->parent; machine; machine = machine->parent) {
+		changed |= has_changed(nested, machine, code, first);
+		changed |= code == EXIT_IOIO && size && has_changed(nested, machine, code, (port + size - 1) / 8);
+	}
+	for (struct nv_machine *machine = nested->machines; changed && machine->child; machine = machine->child)
+		nv_nested_compose_maps(nested, machine, &place);
+	return changed;
+}
+
 /* How the processor treats external interrupts, which are machine 0's. */
 static void compose_interrupts(struct nv_nested *nested)
 {

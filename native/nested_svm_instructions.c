@@ -100,6 +100,5 @@ void nv_nested_init(struct nv_nested *nested)
 	nested->ops = &nv_nested_svm_ops;
 	machine->used = nested->clock = nested->own_maps = 1;
 	machine->gif = 1;
-	nested->svm->switched.paging->back = nv_nested_back;
-	nested->svm->switched.paging->context = nested;
+	nv_nested_init_paging(nested);
 }

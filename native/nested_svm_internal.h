@@ -25,8 +25,10 @@ int nv_nested_wants(struct nv_nested *nested, struct nv_machine *machine, uint64
 /* The code that the exit has for the machine: a write of CR0 that was stopped for another one is by its own intercept. */
 uint64_t nv_nested_code(const struct nv_machine *machine, uint64_t code);
 
-/* Whether blocks can say which accesses to this MSR they want: not beyond the map, where they get all or none. */
-int nv_nested_maps_msr(uint32_t index);
+/* Where the map has what blocks want of reads of this MSR, as the number of a bit, and then of writes; NV_NESTED_NO_BIT: beyond the map, where
+ * they get all or none. */
+enum { NV_NESTED_NO_BIT = -1 };
+int nv_nested_msr_bit(uint32_t index);
 
 /* nested_svm_route.c: what becomes of an interrupt or NMI for a machine. */
 enum nv_nested_turn {
@@ -121,5 +123,9 @@ int nv_nested_moved(const struct nv_nested *nested);
 /* What the machine's block intercepts goes on top of what the machines below it do; machine d's maps are at depth d. Gives 1 when one of the
  * permissions maps that its block needs lies where a machine below has not given it memory: place says which. */
 int nv_nested_compose_maps(struct nv_nested *nested, struct nv_machine *machine, struct nv_nested_place *place);
+
+/* Whether the exit is for an access to a port or MSR of which some machine's map says something else than when the maps were composed: they
+ * are composed anew. */
+int nv_nested_remap(struct nv_nested *nested);
 
 #endif

@@ -4,8 +4,6 @@
 
 #define PAGE 4096ull
 
-enum { MSRS_OUTSIDE = -1 };
-
 /* The low bits of a map's address are ignored. */
 static uint8_t map_byte(struct nv_nested *nested, struct nv_machine *machine, uint64_t map, uint64_t offset)
 {
@@ -23,27 +21,22 @@ static int wants_port(struct nv_nested *nested, struct nv_machine *machine, uint
 	return 0;
 }
 
-/* Where an MSR's two bits are in the map, by bit; MSRS_OUTSIDE: nowhere (AMD APM vol. 2, 15.11). */
-static int msr_bit(uint32_t index)
+/* AMD APM vol. 2, 15.11. */
+int nv_nested_msr_bit(uint32_t index)
 {
 	static const uint32_t first[] = {0, 0xc0000000, 0xc0010000};
 
 	for (int i = 0; i < 3; i++)
 		if (index - first[i] < 0x2000)
 			return i * 0x4000 + 2 * (index - first[i]);
-	return MSRS_OUTSIDE;
-}
-
-int nv_nested_maps_msr(uint32_t index)
-{
-	return msr_bit(index) != MSRS_OUTSIDE;
+	return NV_NESTED_NO_BIT;
 }
 
 static int wants_msr(struct nv_nested *nested, struct nv_machine *machine, int write)
 {
-	int bit = msr_bit(*register_of(nested->svm, NV_REG_RCX));
+	int bit = nv_nested_msr_bit(*register_of(nested->svm, NV_REG_RCX));
 
-	if (bit == MSRS_OUTSIDE)
+	if (bit == NV_NESTED_NO_BIT)
 		return 1;
 	bit += write;
 	return map_byte(nested, machine, machine->guest.msrpm, bit / 8) >> bit % 8 & 1;

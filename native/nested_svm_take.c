@@ -118,7 +118,7 @@ int nv_nested_take(void *device, uint64_t offset, struct nv_event *event)
 		return NV_DECLINED;
 	if (!svm->switched.rung)
 		return take_later(nested, claim, event);
-	to = !nv_nested_maps_msr(event->qualifier) && nv_nested_is_feature(nested, event) ? NULL : taker(claim, event->raw, event->info);
+	to = nv_nested_msr_bit(event->qualifier) == NV_NESTED_NO_BIT && nv_nested_is_feature(nested, event) ? NULL : taker(claim, event->raw, event->info);
 	if (!to)
 		return NV_DECLINED;
 	describe(nested, to, event, *register_of(svm, NV_REG_RIP), &exit);

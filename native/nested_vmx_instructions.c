@@ -410,6 +410,5 @@ void nv_nested_vmx_init(struct nv_nested *nested)
 	nested->ops = &nv_nested_vmx_ops;
 	machine->used = nested->clock = nested->own_maps = 1;
 	machine->vmx.current = NO_VMCS;
-	nested->switched->paging->back = nv_nested_back;
-	nested->switched->paging->context = nested;
+	nv_nested_init_paging(nested);
 }

@@ -23,11 +23,11 @@
 #define ERROR_RSVD 8
 #define ERROR_FETCH 16
 
-#define LEVELS_MAX 5
+#define SPREAD 0x9e3779b97f4a7c15ull /* the golden ratio: see trail_of */
 
 struct walk {
-	const uint64_t *entry[LEVELS_MAX + 1]; /* NULL where there are no accessed bits */
-	uint64_t place[LEVELS_MAX + 1]; /* its physical address */
+	const uint64_t *entry[NV_PAGING_LEVELS + 1]; /* NULL where there are no accessed bits */
+	uint64_t place[NV_PAGING_LEVELS + 1]; /* its physical address */
 	uint64_t rights;                 /* PTE_W and PTE_U of all levels, PTE_NX of any */
 	uint64_t common;                 /* bits that all of them have which can be marked as accessed */
 	uint64_t physical;
@@ -38,9 +38,17 @@ struct walk {
 void nv_paging_init(struct nv_paging *paging, const struct nv_slot *slots, uint32_t slot_count, uint32_t physical_bits)
 {
 	memset(paging, 0, sizeof *paging);
+	nv_paging_change(paging, slots, slot_count, physical_bits);
+}
+
+void nv_paging_change(struct nv_paging *paging, const struct nv_slot *slots, uint32_t slot_count, uint32_t physical_bits)
+{
 	paging->slots = slots;
 	paging->slot_count = slot_count;
 	paging->reserved = PTE_ADDRESS & ~((1ull << physical_bits) - 1);
+	nv_paging_flush(paging);
+	for (int i = 0; paging->trails && i < NV_TRAILS; i++)
+		paging->trails[i].page = 0;
 }
 
 void nv_paging_flush(struct nv_paging *paging)
@@ -206,7 +214,7 @@ static void mark(struct nv_paging *paging, const struct walk *walk, int access)
 	paging->unmarked = NV_PAGING_NONE;
 	if (walk->common & PTE_A && (access != NV_PAGING_WRITE || !lacks(walk, walk->leaf, PTE_D)))
 		return;
-	for (int level = walk->leaf; level <= LEVELS_MAX; level++) {
+	for (int level = walk->leaf; level <= NV_PAGING_LEVELS; level++) {
 		uint32_t bits = level == walk->leaf && access == NV_PAGING_WRITE ? PTE_A | PTE_D : PTE_A;
 		uint32_t *entry;
 
@@ -220,8 +228,58 @@ static void mark(struct nv_paging *paging, const struct walk *walk, int access)
 	}
 }
 
+/* The trail of a walk, or of another one for which there is no place then; NULL: it leaves none. Those of long mode do. */
+static struct nv_trail *trail_of(const struct nv_paging *paging, uint64_t linear, int access)
+{
+	if (!paging->trails || !(paging->efer & EFER_LMA))
+		return NULL;
+	return &paging->trails[(3 * (linear >> 12) + access) * SPREAD >> (64 - __builtin_ctz(NV_TRAILS))];
+}
+
+static int leads_on(const struct nv_paging *paging, const struct nv_trail *trail, uint64_t linear, int access)
+{
+	uint64_t changed;
+
+	if (trail->page != (linear >> 12) + 1 || trail->access != access)
+		return 0;
+	changed = (trail->cr3 ^ paging->cr3) | (trail->cr0 ^ paging->cr0) | (trail->cr4 ^ paging->cr4) | (trail->efer ^ paging->efer) |
+		  (trail->user ^ paging->user) | (trail->ac ^ paging->ac);
+	if (changed || trail->source != paging->source(paging->context))
+		return 0;
+	for (int i = 0; i < trail->count; i++)
+		changed |= __atomic_load_n(trail->at[i], __ATOMIC_RELAXED) ^ trail->entry[i];
+	return !changed;
+}
+
+static int follow(struct nv_paging *paging, const struct nv_trail *trail, uint64_t linear, uint64_t *physical)
+{
+	paging->leaf = trail->leaf;
+	paging->clean = trail->clean;
+	paging->writable = trail->writable;
+	paging->executable = trail->executable;
+	paging->users = trail->users;
+	*physical = trail->physical | (linear & 0xfff);
+	return NV_PAGING_OK;
+}
+
+static void leave(const struct nv_paging *paging, const struct walk *walk, uint64_t linear, int access, struct nv_trail *trail)
+{
+	*trail = (struct nv_trail){
+		.page = (linear >> 12) + 1, .access = access, .user = paging->user, .ac = paging->ac,
+		.cr0 = paging->cr0, .cr3 = paging->cr3, .cr4 = paging->cr4, .efer = paging->efer,
+		.source = paging->source(paging->context), .physical = walk->physical & ~0xfffull,
+		.leaf = paging->leaf, .clean = paging->clean, .writable = paging->writable, .executable = paging->executable,
+		.users = paging->users,
+	};
+	for (int level = walk->leaf; level <= NV_PAGING_LEVELS && walk->entry[level]; level++) {
+		trail->at[trail->count] = walk->entry[level];
+		trail->entry[trail->count++] = __atomic_load_n(walk->entry[level], __ATOMIC_RELAXED);
+	}
+}
+
 int nv_paging_walk(struct nv_paging *paging, uint64_t linear, int access, uint64_t *physical)
 {
+	struct nv_trail *trail;
 	struct walk walk = {.rights = PTE_W | PTE_U, .common = PTE_A};
 	int result;
 
@@ -230,6 +288,9 @@ int nv_paging_walk(struct nv_paging *paging, uint64_t linear, int access, uint64
 		paging->unmarked = NV_PAGING_NONE;
 		return NV_PAGING_OK;
 	}
+	trail = trail_of(paging, linear, access);
+	if (trail && leads_on(paging, trail, linear, access))
+		return follow(paging, trail, linear, physical);
 	if (paging->efer & EFER_LMA || paging->cr4 & CR4_PAE)
 		result = walk_wide(paging, linear, access, &walk);
 	else
@@ -244,6 +305,8 @@ int nv_paging_walk(struct nv_paging *paging, uint64_t linear, int access, uint64
 	paging->writable = !!(walk.rights & PTE_W);
 	paging->executable = !(walk.rights & PTE_NX);
 	paging->users = !!(walk.rights & PTE_U);
+	if (trail)
+		leave(paging, &walk, linear, access, trail);
 	*physical = walk.physical;
 	return NV_PAGING_OK;
 }

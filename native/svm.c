@@ -143,6 +143,8 @@ static int sort_exit(struct nv_svm *svm)
 		if ((!svm->step.active && nv_nested_undo(svm->nested)) || ended)
 			return -EAGAIN;
 	}
+	if (nv_nested_remap(svm->nested))
+		return -EAGAIN;
 	if (nv_nested_exit(svm->nested))
 		return nv_nested_is_due(svm->nested) ? 0 : -EAGAIN;
 	if (block->exit_code == EXIT_IOIO && !nv_nested_first(svm->nested)) {

@@ -59,22 +59,21 @@ class GuestPaging:
         self._bits = _BITS
         self._physical: Any = ffi.new("uint64_t *")
         self.c: Any = ffi.new("struct nv_paging *")
-        self.set_slots(slots)
+        self._slots = native_slots(memory, slots)
+        lib.nv_paging_init(self.c, self._slots, len(self._slots), self._bits)
 
     def set_slots(self, slots: Sequence[MemorySlot]) -> None:
         """The memory is in these slots now."""
         self._slots = native_slots(self._memory, slots)
-        self._init()
+        self._change()
 
     def set_cpuid(self, entries: Iterable[CpuidEntry]) -> None:
         """Physical addresses are as wide as this CPUID tells."""
         self._bits = physical_bits(entries)
-        self._init()
+        self._change()
 
-    def _init(self) -> None:
-        back, context = self.c.back, self.c.context
-        lib.nv_paging_init(self.c, self._slots, len(self._slots), self._bits)
-        self.c.back, self.c.context = back, context
+    def _change(self) -> None:
+        lib.nv_paging_change(self.c, self._slots, len(self._slots), self._bits)
 
     def translate(self, sregs: Sregs, linear: int, access: Access, *, user: bool, ac: bool = False) -> int:
         """The physical address of a linear one, after setting the accessed and dirty bits.

@@ -15,7 +15,7 @@
 #define READ_ONLY 5ull
 
 static const uint64_t flags[] = {7, 7, 7, 7, 0x87, 0xe7, 5, 1, 0, 0x107, 0x67, 1ull << 63 | 7, 1ull << 52 | 7, 1ull << 51 | 7};
-static uint64_t blocks_run, deepest, invalidations;
+static uint64_t blocks_run, deepest, invalidations, maps_checked;
 static int summoned, climbs;
 static const struct nv_machine *entering;   /* this machine's VMRUN was its last instruction; NULL: it was not */
 static uint64_t entered;                    /* VMRUNs of machines of its depth before */
@@ -149,12 +149,30 @@ static void change_state(void)
 			mailbox.regs[i] = address();
 }
 
+/* Behind a VMRUN the processor lets nothing pass that a page of machine 0's maps asks for; but L0 sets accessed and dirty bits in any page that is a
+ * table. */
+static void check_map(const struct nv_vmcb *guest, uint64_t code, uint64_t map, uint64_t offset, uint64_t size)
+{
+	const uint64_t *composed = (const uint64_t *)(nested.maps + offset);
+	uint64_t at = map & ~(PAGE - 1);
+
+	if (!intercepts(guest->intercept, code) || at + size > PAGES * PAGE)
+		return;
+	maps_checked++;
+	for (uint64_t i = 0; i < size / 8; i++)
+		CHECK(!(((const uint64_t *)(level + at))[i] & ~composed[i] & ~0x60ull));
+}
+
 /* A VMRUN that has made the processor forget: of an ASID, or all; or whose guest has another one. */
 static void note_flush(void)
 {
 	const struct nv_vmcb *guest = entering ? &entering->guest : NULL;
 
 	if (guest && entering->child && nested.entered[entering->depth] > entered) {
+		if (!entering->depth) {
+			check_map(guest, EXIT_IOIO, guest->iopm, 0, NV_NESTED_PORTS);
+			check_map(guest, EXIT_MSR, guest->msrpm, NV_NESTED_PORTS, NV_NESTED_MSRS);
+		}
 		model_flush_tagged(entering->child, guest->asid);
 		if (guest->tlb_control)
 			model_flush(entering, guest->tlb_control == TLB_FLUSH_ALL ? ~0ull : guest->asid);
@@ -300,7 +318,7 @@ int main(int count, char **words)
 	check_canaries();
 	/* otherwise the levels did too little, or L0 too much */
 	model_end(blocks);
-	CHECK(deepest > 4 && 2 * unflushed > blocks && 100 * invalidations > blocks);
+	CHECK(deepest > 4 && 2 * unflushed > blocks && 100 * invalidations > blocks && 20 * maps_checked > blocks);
 	puts("done");
 	return 0;
 }

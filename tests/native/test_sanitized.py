@@ -43,11 +43,13 @@ SOURCES = {
     "hostile_svm": software("svm"),
     "hostile_vmx": software("vmx"),
     "deep_tables": software("svm"),
+    "kept_maps": software("svm"),
     "kept_tables": software("svm"),
     "mixed_pages": software("svm"),
     "entry_rules": software("vmx"),
     "entry_state": software("vmx"),
     "vmx_steps": software("vmx"),
+    "trails": ("paging.c",),
 }
 # Functions of L0's that a program has its own ones around.
 WATCHED = {
@@ -67,11 +69,13 @@ RUNS = [
     ("hostile_vmx", ("2", "12000")),
     ("hostile_vmx", ("3", "12000")),
     ("deep_tables", ()),
+    ("kept_maps", ()),
     ("kept_tables", ()),
     ("mixed_pages", ()),
     ("entry_rules", ()),
     ("entry_state", ()),
     ("vmx_steps", ()),
+    ("trails", ()),
 ]
 
 
