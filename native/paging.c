@@ -228,7 +228,8 @@ static void mark(struct nv_paging *paging, const struct walk *walk, int access)
 	}
 }
 
-/* The trail of a walk, or of another one for which there is no place then; NULL: it leaves none. Those of long mode do. */
+/* The trail of a walk, or of another one for which there is no place then; NULL: it leaves none. Those of long mode do, unless
+ * there is an entry which could not be marked. */
 static struct nv_trail *trail_of(const struct nv_paging *paging, uint64_t linear, int access)
 {
 	if (!paging->trails || !(paging->efer & EFER_LMA))
@@ -258,6 +259,7 @@ static int follow(struct nv_paging *paging, const struct nv_trail *trail, uint64
 	paging->writable = trail->writable;
 	paging->executable = trail->executable;
 	paging->users = trail->users;
+	paging->unmarked = NV_PAGING_NONE;
 	*physical = trail->physical | (linear & 0xfff);
 	return NV_PAGING_OK;
 }
@@ -305,7 +307,7 @@ int nv_paging_walk(struct nv_paging *paging, uint64_t linear, int access, uint64
 	paging->writable = !!(walk.rights & PTE_W);
 	paging->executable = !(walk.rights & PTE_NX);
 	paging->users = !!(walk.rights & PTE_U);
-	if (trail)
+	if (trail && paging->unmarked == NV_PAGING_NONE)
 		leave(paging, &walk, linear, access, trail);
 	*physical = walk.physical;
 	return NV_PAGING_OK;

@@ -170,7 +170,7 @@ int main(void)
 			continue;
 		found++;
 		CHECK(one->leaf == other->leaf && one->clean == other->clean && one->writable == other->writable &&
-		      one->executable == other->executable && one->users == other->users);
+		      one->executable == other->executable && one->users == other->users && one->unmarked == other->unmarked);
 	}
 	/* otherwise there was little to remember, or it was not */
 	CHECK(8 * found > WALKS && 2 * (looks[1] - looks[0]) > found);
