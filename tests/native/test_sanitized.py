@@ -41,13 +41,14 @@ SOURCES = {
     "instruction_bytes": ("instruction.c", "length.c"),
     "hostile_svm": software("svm"),
     "hostile_vmx": software("vmx"),
+    "hostile_ahead": software("svm"),
     "deep_tables": software("svm"),
     "kept_tables": software("svm"),
     "mixed_pages": software("svm"),
 }
 # Functions of L0's that a program has its own ones around.
 WATCHED = {
-    "hostile_svm": ("nv_shadow_place",),
+    "hostile_svm": ("nv_shadow_place", "nv_nested_run"),
     "hostile_vmx": ("nv_shadow_place", "nv_nested_vmx_load_msrs", "nv_nested_vmx_store_msrs"),
 }
 # What the programs are told: 12,000 control blocks from each of some seeds. Software VMX's 3 finds two images that lose
@@ -59,6 +60,8 @@ RUNS = [
     ("hostile_svm", ("1", "12000")),
     ("hostile_svm", ("2", "12000")),
     ("hostile_svm", ("12", "12000")),
+    ("hostile_ahead", ("1", "20000")),
+    ("hostile_ahead", ("2", "20000")),
     ("hostile_vmx", ("1", "12000")),
     ("hostile_vmx", ("2", "12000")),
     ("hostile_vmx", ("3", "12000")),
