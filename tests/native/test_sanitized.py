@@ -43,6 +43,7 @@ SOURCES = {
     "hostile_vmx": software("vmx"),
     "hostile_ahead": software("svm"),
     "deep_tables": software("svm"),
+    "svm_corners": software("svm"),
     "kept_tables": software("svm"),
     "mixed_pages": software("svm"),
 }
@@ -66,6 +67,7 @@ RUNS = [
     ("hostile_vmx", ("2", "12000")),
     ("hostile_vmx", ("3", "12000")),
     ("deep_tables", ()),
+    ("svm_corners", ()),
     ("kept_tables", ()),
     ("mixed_pages", ()),
 ]
