@@ -251,9 +251,9 @@ static int has_bad_pointers(struct nv_nested *nested, struct nv_machine *machine
 	uint64_t reserved = POINTER_RESERVED | nested->svm->limits.physical_reserved;
 	const uint8_t *page;
 
-	*place = (struct nv_nested_place){0};
 	if (guest->nested_paging & NESTED_PAGING || !(guest->cr0 & CR0_PG) || !(guest->cr4 & CR4_PAE) || guest->efer & EFER_LME)
 		return 0;
+	*place = (struct nv_nested_place){0};
 	page = nv_nested_page(nested, machine, guest->cr3 & 0xffffffe0, 0, place);
 	for (int i = 0; page && i < 4; i++) {
 		uint64_t pointer;
