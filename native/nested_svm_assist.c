@@ -4,7 +4,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-/* What a processor with decode assists tells, whether this one has them or not: AMD APM vol. 2, 15.33. */
+/* What a processor with decode assists tells, whether this one has them or not: AMD APM vol. 2, 15.8. */
 
 enum { EXIT_INVLPG = 0x79, EXIT_INVLPGA = 0x7a, NONE = 16, RBX = 3, RSP = 4, RBP = 5, RSI = 6, RDI = 7, FS = 0x64, GS = 0x65 };
 
@@ -93,7 +93,7 @@ static uint64_t base_of(const struct nv_nested *nested, const struct operand *op
 static uint64_t invlpg_address(struct nv_nested *nested, const struct nv_event *event)
 {
 	struct nv_svm *svm = nested->svm;
-	int bits = code_bits(svm->block), size = bits;
+	int bits = code_bits(svm->block), size = nv_svm_address_bits(svm, event);
 	struct operand operand = {.index = NONE};
 	uint8_t rex, bytes[NV_INSTRUCTION_MAX + 8] = {0};
 	const uint8_t *opcode = nv_svm_opcode(svm, event, 3, &rex);
@@ -102,12 +102,9 @@ static uint64_t invlpg_address(struct nv_nested *nested, const struct nv_event *
 	if (!opcode)
 		return 0;
 	memcpy(bytes, opcode + 2, event->instruction + event->instruction_length - (opcode + 2));
-	for (const uint8_t *byte = event->instruction; byte < opcode; byte++) {
-		if (*byte == 0x67)
-			size = bits == 32 ? 16 : 32;
-		else if (*byte == FS || *byte == GS || (*byte & 0xe7) == 0x26)
+	for (const uint8_t *byte = event->instruction; byte < opcode; byte++)
+		if (*byte == FS || *byte == GS || (*byte & 0xe7) == 0x26)
 			operand.segment = *byte;
-	}
 	if (size == 16)
 		decode_16(bytes, &operand);
 	else
@@ -132,7 +129,7 @@ uint64_t nv_nested_assist(struct nv_nested *nested, uint64_t code, const struct 
 	if (code == EXIT_SWINT)
 		return event->qualifier;
 	if ((code <= EXIT_DR_LAST || code == EXIT_CR0_SELECTIVE) && event->size)
-		return MOVED_REGISTER | svm->switched.operand;
+		return (code < EXIT_DR_FIRST || code == EXIT_CR0_SELECTIVE ? MOVED_REGISTER : 0) | svm->switched.operand;
 	if (code == EXIT_INVLPG)
 		return invlpg_address(nested, event);
 	if (code == EXIT_INVLPGA)

@@ -4,11 +4,10 @@
 
 enum { INVLPGA = 0x7a, VMRUN = 0x80, VMLOAD = 0x82, VMSAVE = 0x83, STGI = 0x84, CLGI = 0x85, SKINIT = 0x86 };
 
-static int done(struct nv_svm *svm, uint64_t next_rip)
+static int done(struct nv_svm *svm, const struct nv_event *event)
 {
 	svm->nested->served[svm->nested->active->depth]++;
-	svm->switched.stepped = nv_svm_steps(svm, 0);
-	*register_of(svm, NV_REG_RIP) = next_rip;
+	nv_svm_skip(svm, event);
 	return NV_HANDLED;
 }
 
@@ -19,12 +18,19 @@ static int fault(struct nv_svm *svm, struct nv_event *event, int vector)
 	return NV_HANDLED;
 }
 
-/* RAX names a block: a page of the machine's memory. */
-static uint64_t operand(const struct nv_svm *svm)
+/* RAX names a block: a page of the machine's memory. How much of it counts the size of addresses says. */
+static uint64_t operand(const struct nv_svm *svm, const struct nv_event *event)
 {
 	uint64_t rax = svm->switched.mailbox->regs[NV_REG_RAX];
 
-	return code_bits(svm->block) == 64 ? rax : (uint32_t)rax;
+	switch (nv_svm_address_bits(svm, event)) {
+	case 16:
+		return (uint16_t)rax;
+	case 32:
+		return (uint32_t)rax;
+	default:
+		return rax;
+	}
 }
 
 /* Those that work on a block (AMD APM vol. 3, chapter 4). A machine below that does not give its memory hears of that first, and the
@@ -33,13 +39,13 @@ static int use_block(struct nv_nested *nested, struct nv_event *event, uint64_t 
 {
 	struct nv_svm *svm = nested->svm;
 	struct nv_mailbox *mailbox = svm->switched.mailbox;
-	uint64_t address = operand(svm);
+	uint64_t address = operand(svm, event);
 	struct nv_nested_place place;
 	uint8_t *page;
 
 	if (address & 0xfff || address & nested->svm->limits.physical_reserved)
 		return fault(svm, event, GP);
-	page = nv_nested_page(nested, nested->active, address, 1, &place);
+	page = nv_nested_page(nested, nested->active, address, code != VMLOAD, &place);
 	if (!page)
 		return nv_nested_refused(nested, &place, NPF_FINAL) ? NV_HANDLED : fault(svm, event, GP);
 	if (code == VMRUN) {
@@ -54,7 +60,7 @@ static int use_block(struct nv_nested *nested, struct nv_event *event, uint64_t 
 		nested->ahead.stored = page;
 	}
 	nested->ahead.armed = 1;
-	return done(svm, next_rip);
+	return done(svm, event);
 }
 
 int nv_nested_serve(void *device, uint64_t offset, struct nv_event *event)
@@ -65,6 +71,8 @@ int nv_nested_serve(void *device, uint64_t offset, struct nv_event *event)
 	uint64_t code = event->raw, next_rip = *register_of(svm, NV_REG_RIP) + event->advance;
 
 	(void)offset;
+	if (code_bits(svm->block) != 64)
+		next_rip = (uint32_t)next_rip;
 	if (!nested->visible || !active->svme || !event->advance)
 		return NV_DECLINED;
 	if (code != SKINIT && svm->block->cpl)
@@ -88,7 +96,7 @@ int nv_nested_serve(void *device, uint64_t offset, struct nv_event *event)
 	default:
 		return fault(svm, event, UD); /* SKINIT: CPUID does not show it */
 	}
-	return done(svm, next_rip);
+	return done(svm, event);
 }
 
 void nv_nested_init(struct nv_nested *nested)

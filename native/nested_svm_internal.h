@@ -10,8 +10,9 @@
 #define V_VECTOR(field) ((uint8_t)((field) >> 32))
 
 #define EXIT_INVALID (~0ull)
+#define EXIT_DR_FIRST 0x20       /* of moves to and from debug registers */
 #define EXIT_DR_LAST 0x3f        /* of moves to and from control and debug registers */
-#define MOVED_REGISTER (1ull << 63) /* EXITINFO1 has its number */
+#define MOVED_REGISTER (1ull << 63) /* EXITINFO1 has its number, of a move to or from a control register */
 
 #define TLB_FLUSH_ALL 1          /* of tlb_control */
 
@@ -49,6 +50,9 @@ struct nv_nested_route {
 /* arrives: it comes from below the machine; else it is the machine's already. */
 struct nv_nested_route nv_nested_route(const struct nv_nested *nested, struct nv_machine *machine, int arrives);
 struct nv_nested_route nv_nested_route_nmi(const struct nv_nested *nested, struct nv_machine *machine, int arrives);
+
+/* The machine whose block's V_TPR CR8 of the active machine is: a block without V_INTR_MASKING leaves that of the machine below. NULL: it is none. */
+struct nv_machine *nv_nested_prioritizes(const struct nv_nested *nested);
 
 /* nested_svm_run.c: VMRUN and #VMEXIT. run: of a block, which is at `address` in the active machine's memory. reflect: the active machine
  * stops for an exit of `to`'s guest. */

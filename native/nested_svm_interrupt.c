@@ -10,8 +10,10 @@ static void reflect(struct nv_nested *nested, struct nv_machine *machine, uint64
 /* A virtual interrupt that the parent's block has for its guest; V_TPR may hold it back. */
 static int has_virtual(const struct nv_nested *nested, const struct nv_machine *machine)
 {
+	const struct nv_machine *has = nv_nested_prioritizes(nested);
 	uint64_t field = machine->parent->guest.virtual_interrupt;
-	uint64_t priority = machine == nested->active ? nested->svm->block->virtual_interrupt & V_TPR : field & V_TPR;
+	int is_live = machine == nested->active && (!has || has == machine->parent);
+	uint64_t priority = (is_live ? nested->svm->block->virtual_interrupt : field) & V_TPR;
 
 	return field & V_IRQ && (field & V_IGNORES_TPR || V_PRIORITY(field) > (priority & 15));
 }
@@ -93,6 +95,7 @@ static int deliver_nmi(struct nv_nested *nested, struct nv_machine *machine)
 		tell(nested, route.machine, NV_REASON_NMI, 0);
 	else
 		nested->svm->injection = EVENT_VALID | (uint64_t)NV_EVENT_NMI << EVENT_KIND | NMI;
+	nested->svm->blocks_no_nmi = 0;
 	nv_pending_nmi_taken(pending);
 	return 1;
 }
@@ -152,6 +155,7 @@ static int deliver_inside(struct nv_nested *nested, struct nv_machine *machine)
 		event = EVENT_VALID | V_VECTOR(parent->guest.virtual_interrupt);
 		parent->guest.virtual_interrupt &= ~V_IRQ;
 	}
+	nested->svm->blocks_no_nmi = !!machine->held;
 	machine->held = 0;
 	if (route.turn == NV_TURN_TELLS)
 		nv_nested_tell(nested, route.machine, event);

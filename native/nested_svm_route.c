@@ -15,6 +15,15 @@ static int enabled(const struct nv_nested *nested, const struct nv_machine *mach
 	return *register_of(nested->svm, NV_REG_RFLAGS) & RFLAGS_IF && !(nested->svm->block->interrupt_shadow & SHADOWED);
 }
 
+struct nv_machine *nv_nested_prioritizes(const struct nv_nested *nested)
+{
+	struct nv_machine *machine = nested->active->parent;
+
+	while (machine && !(machine->guest.virtual_interrupt & V_INTR_MASKING))
+		machine = machine->parent;
+	return machine;
+}
+
 /* Who hears of it first, of the Python levels and blocks that it passes; from `machine` on. */
 static struct nv_nested_route find(const struct nv_nested *nested, struct nv_machine *machine, uint64_t code, uint8_t kind, int arrives)
 {

@@ -6,6 +6,7 @@
 
 #define DR7_OFF 0x400
 #define RFLAGS_RESERVED 2ull
+#define POINTER_RESERVED 0xfff00000000001e6ull /* AMD APM vol. 2, figure 5-10 */
 #define CLEAN_STATE (1u << 5 | 1u << 7 | 1u << 8) /* of the clean bits: control registers, descriptor tables, segments */
 
 /* The state that VMRUN loads of a block and #VMEXIT stores in it. RAX, RSP, RIP and RFLAGS are in the mailbox meanwhile. */
@@ -34,7 +35,7 @@ static void save_host(struct nv_nested *nested, struct nv_machine *machine, uint
 	machine->host = (struct nv_nested_host){
 		.es = block->es, .cs = block->cs, .ss = block->ss, .ds = block->ds, .gdtr = block->gdtr, .idtr = block->idtr,
 		.efer = block->efer, .cr0 = block->cr0, .cr3 = block->cr3, .cr4 = block->cr4, .pat = block->guest_pat,
-		.rflags = *register_of(nested->svm, NV_REG_RFLAGS),
+		.rflags = *register_of(nested->svm, NV_REG_RFLAGS) & ~RFLAGS_RF, /* as behind each instruction */
 		.rip = next_rip,
 		.rsp = *register_of(nested->svm, NV_REG_RSP),
 		.rax = *register_of(nested->svm, NV_REG_RAX),
@@ -57,7 +58,6 @@ static void load_host(struct nv_nested *nested, const struct nv_machine *machine
 	block->cr0 = host->cr0 | CR0_PE;
 	block->cr3 = host->cr3;
 	block->cr4 = host->cr4;
-	block->guest_pat = host->pat;
 	block->dr7 = DR7_OFF;
 	block->cpl = 0;
 	block->interrupt_shadow = 0;
@@ -70,10 +70,32 @@ static void load_host(struct nv_nested *nested, const struct nv_machine *machine
 void nv_nested_activate(struct nv_nested *nested, struct nv_machine *machine)
 {
 	uint64_t *task_priority = &nested->svm->block->virtual_interrupt;
+	const struct nv_machine *has;
 
 	nested->active = machine;
 	nested->vcpu->level = nested->levels[machine->depth];
-	*task_priority = machine->parent ? machine->parent->guest.virtual_interrupt & V_TPR : 0;
+	has = nv_nested_prioritizes(nested);
+	if (!has)
+		has = machine->parent;
+	*task_priority = has ? has->guest.virtual_interrupt & V_TPR : 0;
+}
+
+static void set_priority(struct nv_machine *machine, uint64_t priority)
+{
+	machine->guest.virtual_interrupt = (machine->guest.virtual_interrupt & ~V_TPR) | priority;
+}
+
+/* The active machine stops for an exit of `to`'s guest: what it has done to CR8. A write is one to its own V_TPR, too (15.21.2). */
+static void keep_priority(struct nv_nested *nested, struct nv_machine *to)
+{
+	struct nv_machine *has = nv_nested_prioritizes(nested);
+	uint64_t priority = nested->svm->block->virtual_interrupt & V_TPR;
+	int written = !has || priority != (has->guest.virtual_interrupt & V_TPR);
+
+	if (has)
+		set_priority(has, priority);
+	if (nested->active->parent == to && written)
+		set_priority(to, priority);
 }
 
 /* Where a processor starts after a reset (AMD APM vol. 2, table 14-1). */
@@ -115,7 +137,8 @@ static void load_guest(struct nv_nested *nested, const struct nv_machine *parent
 	if (machine->child && !!(rflags & RFLAGS_IF) == machine->shown_flag)
 		rflags = (rflags & ~RFLAGS_IF) | (machine->true_flag ? RFLAGS_IF : 0);
 	copy_state(block, from);
-	block->cpl &= 3; /* the field is a byte, the processor's CPL two bits */
+	/* real mode and virtual 8086 mode have their own (15.5.1); the field is a byte, the processor's CPL two bits */
+	block->cpl = !(block->cr0 & CR0_PE) ? 0 : rflags & RFLAGS_VM ? 3 : from->cpl & 3;
 	if (from->nested_paging & NESTED_PAGING)
 		block->guest_pat = from->guest_pat;
 	block->interrupt_shadow = from->interrupt_shadow & SHADOWED;
@@ -135,6 +158,7 @@ static void inject(struct nv_nested *nested, struct nv_machine *machine, uint64_
 	if (!(event & EVENT_VALID) || nv_nested_tell(nested, machine, event))
 		return;
 	svm->injection = event;
+	svm->blocks_no_nmi = EVENT_KIND_OF(event) == NV_EVENT_NMI;
 	svm->soft_injected = is_soft(event);
 	svm->soft_rip = *register_of(svm, NV_REG_RIP);
 	if (!is_soft(event) || !next_rip)
@@ -191,12 +215,54 @@ static void conclude_efer(struct nv_machine *machine, const struct nv_vmcb *bloc
 		machine->svme = machine->asked_svme;
 }
 
+/* As the block says it is, or else as the machine has left it: one that has no SVM of L0's cannot have cleared it. */
+static void set_gif(const struct nv_nested *nested, struct nv_machine *machine, uint64_t field)
+{
+	if (machine->child)
+		return;
+	if (field & V_GIF_ENABLE)
+		machine->gif = !!(field & V_GIF);
+	else if (!machine->svme || nests_by_itself(nested, machine))
+		machine->gif = 1;
+}
+
 static void refuse(struct nv_nested *nested, struct nv_vmcb *block, uint64_t next_rip)
 {
 	block->exit_code = EXIT_INVALID;
 	block->exit_info_1 = block->exit_info_2 = block->exit_interrupt_info = 0;
 	nested->active->gif = 0;
+	nested->svm->block->dr7 = DR7_OFF;
+	*register_of(nested->svm, NV_REG_RFLAGS) &= ~RFLAGS_RF;
 	*register_of(nested->svm, NV_REG_RIP) = next_rip;
+	nv_svm_trap(nested->svm);
+}
+
+/* Nested paging is for hypervisors that have paging themselves (15.25.3). */
+static int is_nested_unpaged(const struct nv_nested *nested, const struct nv_machine *machine)
+{
+	return machine->guest.nested_paging & NESTED_PAGING && !(nested->svm->block->cr0 & CR0_PG);
+}
+
+/* The page-directory pointers of PAE, which VMRUN reads where there is no nested paging (15.5.1): whether one of them has reserved bits.
+ * Where they cannot be read `place` says why; what is in no memory are ones. */
+static int has_bad_pointers(struct nv_nested *nested, struct nv_machine *machine, struct nv_nested_place *place)
+{
+	const struct nv_vmcb *guest = &machine->guest;
+	uint64_t reserved = POINTER_RESERVED | nested->svm->limits.physical_reserved;
+	const uint8_t *page;
+
+	if (guest->nested_paging & NESTED_PAGING || !(guest->cr0 & CR0_PG) || !(guest->cr4 & CR4_PAE) || guest->efer & EFER_LME)
+		return 0;
+	*place = (struct nv_nested_place){0};
+	page = nv_nested_page(nested, machine, guest->cr3 & 0xffffffe0, 0, place);
+	for (int i = 0; page && i < 4; i++) {
+		uint64_t pointer;
+
+		memcpy(&pointer, page + 8 * i, sizeof pointer);
+		if (pointer & 1 && pointer & reserved)
+			return 1;
+	}
+	return !page;
 }
 
 void nv_nested_run(struct nv_nested *nested, struct nv_vmcb *block, uint64_t address, uint64_t next_rip)
@@ -206,7 +272,14 @@ void nv_nested_run(struct nv_nested *nested, struct nv_vmcb *block, uint64_t add
 	int another, behind;
 
 	memcpy(&parent->guest, block, sizeof parent->guest);
-	if (!nv_svm_valid(&nested->svm->limits, &parent->guest)) {
+	if (!nv_svm_valid(&nested->svm->limits, &parent->guest) || is_nested_unpaged(nested, parent)) {
+		nested->entered[parent->depth]++;
+		refuse(nested, block, next_rip);
+		return;
+	}
+	if (has_bad_pointers(nested, parent, &place)) {
+		if (nv_nested_refused(nested, &place, NPF_FINAL))
+			return; /* and VMRUN happens again */
 		nested->entered[parent->depth]++;
 		refuse(nested, block, next_rip);
 		return;
@@ -226,8 +299,7 @@ void nv_nested_run(struct nv_nested *nested, struct nv_vmcb *block, uint64_t add
 	behind = !another && did_instruction(machine, &parent->guest);
 	machine->used = ++nested->clock;
 	conclude_efer(machine, &parent->guest);
-	if (parent->guest.virtual_interrupt & V_GIF_ENABLE && !machine->child)
-		machine->gif = !!(parent->guest.virtual_interrupt & V_GIF);
+	set_gif(nested, machine, parent->guest.virtual_interrupt);
 	parent->pauses = parent->guest.pause_filter_count;
 	if (nests_by_itself(nested, machine))
 		machine->svme = 1; /* as the block's EFER says */
@@ -287,9 +359,9 @@ void nv_nested_reflect(struct nv_nested *nested, struct nv_machine *to, const st
 		return;
 	}
 	block->next_rip = exit->next_rip;
+	keep_priority(nested, to);
 	if (machine == active) {
 		block->exit_interrupt_info = svm->vectoring;
-		to->guest.virtual_interrupt = (to->guest.virtual_interrupt & ~V_TPR) | (svm->block->virtual_interrupt & V_TPR);
 		if (machine->soft_next && svm->soft_injected) {
 			/* where it would be on a processor that saves the next RIP */
 			*register_of(svm, NV_REG_RIP) = svm->soft_rip;
@@ -314,10 +386,13 @@ void nv_nested_reflect(struct nv_nested *nested, struct nv_machine *to, const st
 	to->child = NULL;
 	to->gif = 0;
 	svm->injection = svm->interrupted = svm->vectoring = 0;
-	svm->soft_injected = 0;
+	svm->soft_injected = svm->blocks_no_nmi = 0;
 	svm->switched.stepped = svm->switched.faulted = 0;
+	if (to->guest.nested_paging & NESTED_PAGING || machine != active)
+		svm->block->guest_pat = to->host.pat; /* else its guest has had the same one (15.25.8) */
 	load_host(nested, to);
 	nested->reflected[to->depth]++;
 	nested->ahead.armed = 1;
 	nv_nested_activate(nested, to);
+	nv_svm_trap(svm); /* VMRUN is one instruction (15.5.1) */
 }

@@ -5,6 +5,16 @@
 
 enum { SVM_FIRST = 0x80, SVM_LAST = 0x86, INVLPGA = 0x7a, VMMCALL = 0x81, EFER = 0xc0000080 };
 
+/* The next RIP of INT3 and INTO, whose exceptions tell it (15.7.1); 0: it is not known. */
+static uint64_t behind(struct nv_svm *svm, uint64_t rip)
+{
+	struct nv_code code = nv_svm_code(svm);
+	struct nv_event event = {0};
+	uint32_t length = nv_fetch_instruction(svm->switched.paging, &code, &event);
+
+	return length ? rip + length : 0;
+}
+
 /* What the processor, or one with the features that L0 offers, tells the machine of the exit. */
 static void describe(struct nv_nested *nested, const struct nv_machine *to, const struct nv_event *event, uint64_t rip,
 		     struct nv_nested_exit *exit)
@@ -15,6 +25,8 @@ static void describe(struct nv_nested *nested, const struct nv_machine *to, cons
 	exit->info_1 = nv_nested_assist(nested, code, event, event->info);
 	if (event->advance)
 		exit->next_rip = rip + event->advance;
+	else if (code == EXIT_EXCEPTION + BP || code == EXIT_EXCEPTION + OF)
+		exit->next_rip = behind(nested->svm, rip);
 	if (code == EXIT_IOIO)
 		exit->info_2 = exit->next_rip;
 }

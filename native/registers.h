@@ -43,7 +43,7 @@
 #define DR6_BS (1ull << 14)
 #define DR6_STEPPED 0xffff4ff0ull /* BS, and the bits that are always set */
 
-enum { DB = 1, NMI = 2, BP = 3, OF = 4, UD = 6, NM = 7, DF = 8, GP = 13, PF = 14 };
+enum { DB = 1, NMI = 2, BP = 3, OF = 4, BR = 5, UD = 6, NM = 7, DF = 8, GP = 13, PF = 14 };
 
 /* Of four levels of tables. */
 static inline int is_canonical(uint64_t address)

@@ -315,6 +315,14 @@ static void discard_signal(struct nv_vcpu *vcpu)
 	ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &events);
 }
 
+void nv_svm_trap(struct nv_svm *svm)
+{
+	if (!(*register_of(svm, NV_REG_RFLAGS) & RFLAGS_TF) || svm->injection)
+		return;
+	svm->block->dr6 |= DR6_BS;
+	nv_nested_raise(svm->nested, DB, 0);
+}
+
 void nv_svm_skip(struct nv_svm *svm, const struct nv_event *event)
 {
 	struct nv_vmcb *block = svm->block;
@@ -327,10 +335,8 @@ void nv_svm_skip(struct nv_svm *svm, const struct nv_event *event)
 	svm->switched.stepped = nv_svm_steps(svm, 0);
 	if (event->reason == NV_REASON_IRET)
 		svm->switched.pending.nmi_masked = 0;
-	if (*register_of(svm, NV_REG_RFLAGS) & RFLAGS_TF && !svm->injection) {
-		block->dr6 |= DR6_BS;
-		nv_nested_raise(svm->nested, DB, 0);
-	}
+	*register_of(svm, NV_REG_RFLAGS) &= ~RFLAGS_RF;
+	nv_svm_trap(svm);
 }
 
 static void svm_complete(struct nv_vcpu *vcpu, struct nv_event *event)

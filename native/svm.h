@@ -84,6 +84,7 @@ struct nv_svm {
 	uint8_t synthetic_space; /* whose it is, as struct nv_event has it */
 	uint8_t synthetic_vector; /* of an interrupt */
 	uint8_t soft_injected;   /* what level n takes is such an interrupt; without next-RIP save RIP is behind the instruction already */
+	uint8_t blocks_no_nmi;   /* what level n takes is an NMI that a block injects (AMD APM vol. 2, 15.20) */
 	uint8_t saves_next_rip;  /* the processor does */
 	uint8_t met[3];          /* the instruction that L0 met without an exit of the processor: its bytes; the first 0: it was one */
 	uint8_t looks_ahead;     /* there is no Python level that could see what L0 does of the code between two exits */

@@ -64,6 +64,18 @@ const uint8_t *nv_svm_opcode(const struct nv_svm *svm, const struct nv_event *ev
 	return opcode && event->instruction + event->instruction_length - opcode >= count ? opcode : NULL;
 }
 
+int nv_svm_address_bits(const struct nv_svm *svm, const struct nv_event *event)
+{
+	int bits = code_bits(svm->block);
+	uint8_t rex;
+	const uint8_t *opcode = nv_svm_opcode(svm, event, 1, &rex);
+
+	for (const uint8_t *byte = event->instruction; opcode && byte < opcode; byte++)
+		if (*byte == 0x67)
+			return bits == 32 ? 16 : 32;
+	return bits;
+}
+
 /* MOV to and from a control or debug register moves a general register, whose number goes to the event's `operand`. SMSW, LMSW and
  * CLTS do not: their events move nothing. */
 static void decode_move(struct nv_svm *svm, struct nv_event *event)

@@ -24,7 +24,8 @@ static void postpone(struct nv_svm *svm)
 	if (EVENT_KIND_OF(svm->interrupted) == NV_EVENT_INTERRUPT && svm->interrupted) {
 		nv_pending_interrupt(pending, EVENT_VECTOR(svm->interrupted));
 	} else if (EVENT_KIND_OF(svm->interrupted) == NV_EVENT_NMI) {
-		svm->switched.pending.nmi_masked = 0;
+		if (!svm->blocks_no_nmi)
+			svm->switched.pending.nmi_masked = 0;
 		nv_pending_nmi(pending);
 	}
 	svm->interrupted = 0;
@@ -46,6 +47,23 @@ static uint64_t combine(struct nv_svm *svm, uint64_t event)
 	}
 }
 
+static int is_double_fault(uint64_t event)
+{
+	return event && EVENT_KIND_OF(event) == NV_EVENT_EXCEPTION && EVENT_VECTOR(event) == DF;
+}
+
+/* A machine below wants the double fault that has come of two exceptions: an exit for it, during the delivery of the first (15.12). */
+static int exits(struct nv_svm *svm)
+{
+	struct nv_machine *owner = nv_nested_owner(svm->nested, EXIT_EXCEPTION + DF, 0);
+
+	if (!owner)
+		return 0;
+	svm->interrupted = 0;
+	nv_nested_owe(svm->nested, owner, &(struct nv_nested_exit){.code = EXIT_EXCEPTION + DF});
+	return 1;
+}
+
 void nv_svm_inject(struct nv_svm *svm, int kind, uint8_t vector, int with_error, uint32_t error_code)
 {
 	uint64_t event = event_of(kind, vector, with_error, error_code);
@@ -53,9 +71,12 @@ void nv_svm_inject(struct nv_svm *svm, int kind, uint8_t vector, int with_error,
 	svm->soft_injected = 0;
 	if (svm->interrupted && kind == NV_EVENT_EXCEPTION && EVENT_KIND_OF(svm->interrupted) == NV_EVENT_EXCEPTION)
 		event = combine(svm, event);
+	if (vector != DF && is_double_fault(event) && exits(svm))
+		return;
 	postpone(svm);
 	if (!(svm->block->cr0 & CR0_PE))
 		event = (uint32_t)event & ~EVENT_ERROR_CODE; /* real mode has no error codes (AMD APM vol. 2, 8.2) */
+	svm->blocks_no_nmi = 0;
 	svm->injection = event;
 }
 
@@ -105,7 +126,7 @@ void nv_svm_interrupted(struct nv_svm *svm)
 	svm->vectoring = event & EVENT_VALID ? event : 0;
 	svm->interrupted = event & EVENT_VALID && (!is_soft(event) || svm->soft_injected) && svm->block->exit_code != EXIT_SHUTDOWN ? event : 0;
 	if (!svm->interrupted)
-		svm->soft_injected = 0;
+		svm->soft_injected = svm->blocks_no_nmi = 0;
 	/* an exception that came out of its delivery is the instruction's fault, not an external event's */
 	if (svm->soft_injected && svm->block->exit_code - EXIT_EXCEPTION < 32) {
 		*register_of(svm, NV_REG_RIP) = svm->soft_rip;
@@ -180,6 +201,12 @@ static int offered(const struct nv_svm *svm, int kind)
 	return event && EVENT_KIND_OF(event) == kind && !svm->injection && !svm->interrupted ? EVENT_VECTOR(event) : -1;
 }
 
+/* What level n takes at its next entry keeps others away until IRET. */
+static int blocks_nmi(const struct nv_svm *svm)
+{
+	return svm->entering && EVENT_KIND_OF(svm->entering) == NV_EVENT_NMI && !svm->blocks_no_nmi;
+}
+
 static void set_intercepts(struct nv_svm *svm)
 {
 	uint32_t *vectors = svm->block->intercept;
@@ -190,7 +217,7 @@ static void set_intercepts(struct nv_svm *svm)
 	if (svm->window)
 		vectors[EXIT_VINTR / 32] |= 1u << EXIT_VINTR % 32;
 	/* also the one that ends the NMI which this entry delivers */
-	if (svm->switched.pending.nmi_masked || (svm->entering && EVENT_KIND_OF(svm->entering) == NV_EVENT_NMI))
+	if (svm->switched.pending.nmi_masked || blocks_nmi(svm))
 		vectors[EXIT_IRET / 32] |= 1u << EXIT_IRET % 32;
 	/* to set RIP back */
 	if (svm->soft_injected && !svm->saves_next_rip)
@@ -259,7 +286,7 @@ void nv_svm_taken(struct nv_svm *svm)
 		nv_pending_taken(&svm->switched.pending, EVENT_VECTOR(svm->entering));
 	if (offered(svm, NV_EVENT_NMI) >= 0)
 		nv_pending_nmi_taken(&svm->switched.pending);
-	if (svm->entering && EVENT_KIND_OF(svm->entering) == NV_EVENT_NMI)
+	if (blocks_nmi(svm))
 		svm->switched.pending.nmi_masked = 1;
 	svm->entering = svm->injection = svm->interrupted = svm->vectoring = 0;
 }

@@ -98,8 +98,12 @@ void nv_svm_decode(struct nv_svm *svm, struct nv_event *event);
  * goes to `rex`. */
 const uint8_t *nv_svm_opcode(const struct nv_svm *svm, const struct nv_event *event, int count, uint8_t *rex);
 
-/* svm.c: the instruction is done, and level n stands behind it. */
+/* The size of its addresses: 16, 32 or 64. */
+int nv_svm_address_bits(const struct nv_svm *svm, const struct nv_event *event);
+
+/* svm.c: the instruction is done, and level n stands behind it. trap: what comes of that when level n's trap flag is set. */
 void nv_svm_skip(struct nv_svm *svm, const struct nv_event *event);
+void nv_svm_trap(struct nv_svm *svm);
 
 /* Where level n executes. */
 struct nv_code nv_svm_code(const struct nv_svm *svm);

@@ -58,6 +58,13 @@ RULE(bad_exception)
 	return injects(block, NV_EVENT_EXCEPTION) && (vector > 31 || !(EXCEPTIONS >> vector & 1));
 }
 
+/* BOUND, which alone raises it, is undefined there. */
+RULE(impossible_exception)
+{
+	UNLIMITED;
+	return injects(block, NV_EVENT_EXCEPTION) && EVENT_VECTOR(block->event_injection) == BR && code_bits(block) == 64;
+}
+
 RULE(no_svme) { UNLIMITED; return !(block->efer & EFER_SVME); }
 RULE(bad_efer) { return block->efer & ~(limits->efer_allowed | EFER_LMA | EFER_SVME); }
 RULE(no_long_mode) { return block->efer & EFER_LMA && !(limits->efer_allowed & EFER_LME); }
@@ -90,6 +97,7 @@ static const struct {
 	{bad_pat, "G_PAT has a type of memory that there is not", 0},
 	{bad_event, "the injected event is of no type that there is", 0},
 	{bad_exception, "the injected exception's vector is no exception's", 0},
+	{impossible_exception, "the injected exception is #BR, which 64-bit code cannot raise", 0},
 	{no_svme, "EFER.SVME is clear", 0},
 	{bad_efer, "EFER has reserved bits", 1},
 	{no_long_mode, "EFER.LMA is set and the processor has no long mode", 0},

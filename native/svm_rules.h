@@ -5,7 +5,7 @@
 
 #include "svm.h"
 
-#define NV_SVM_RULES 21
+#define NV_SVM_RULES 22
 
 /* What the rule of this number, less than NV_SVM_RULES, says of a block that breaks it, and the bits that do (0: they say nothing); NULL:
  * the block keeps it. */

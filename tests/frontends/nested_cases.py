@@ -7,6 +7,7 @@ from functools import partial
 
 import svm_code as svm
 from guest_code import (
+    CODE,
     END_OF_INTERRUPT,
     UD2,
     add,
@@ -64,6 +65,7 @@ def first() -> dict[str, object]:
 
 
 VMMCALL = svm.VMMCALL_CODE
+LOADS_IDT = 8  # bytes of with_handlers' own
 CR0_VALUE, CR4_VALUE, EFER_VALUE = 0x80000031, 0x20, 0x1D00
 
 # Each breaks one rule of AMD APM vol. 2, 15.5.1: field, bytes, value.
@@ -88,6 +90,7 @@ INVALID = {
     "exception 2": (INJECTION, 8, 1 << 31 | 3 << 8 | 2),
     "exception 9": (INJECTION, 8, 1 << 31 | 3 << 8 | 9),
     "exception 32": (INJECTION, 8, 1 << 31 | 3 << 8 | 32),
+    "#BR in 64-bit code": (INJECTION, 8, 1 << 31 | 3 << 8 | 5),
     "ASID 0": (svm.ASID, 4, 0),
     "reserved TLB control": (svm.TLB_CONTROL, 1, 2),
     "nested CR3 outside": (svm.NESTED_CR3, 8, 1 << 52),
@@ -280,6 +283,22 @@ def instructions() -> dict[str, object]:
     return run(whole, 46)
 
 
+def stepped() -> dict[str, object]:
+    """The trap flag before each SVM instruction: the handler keeps where it came from, and clears it."""
+    # mov (%rsp), %rax; mov %rax, (%r8); add $8, %r8; andq $~TF, 16(%rsp); iretq
+    handler = b"\x48\x8b\x04\x24\x49\x89\x00\x49\x83\xc0\x08\x48\x81\x64\x24\x10\xff\xfe\xff\xff\x48\xcf"
+    flag = b"\x9c\x48\x81\x0c\x24\x00\x01\x00\x00\x9d"  # pushf; orq $TF, (%rsp); popf
+    code = enable() + make_block() + b"\x49\xb8" + (0x120000).to_bytes(8, "little")
+    behind = []
+    for body in (svm.STGI, svm.CLGI, svm.INVLPGA, svm.vmload()[-3:], svm.vmsave()[-3:], vmrun()[-3:]):
+        code += rax(BLOCK) + flag + body
+        behind.append(CODE + LOADS_IDT + len(code))
+    code += store(BLOCK + svm.ASID, 0, 4) + rax(BLOCK) + flag + vmrun()[-3:]
+    behind.append(CODE + LOADS_IDT + len(code))
+    whole = with_handlers(code + done(), {1: handler}).ljust(svm.GUEST - CODE, b"\0") + VMMCALL
+    return {**run(whole, len(behind)), "behind": behind}
+
+
 def live_state() -> dict[str, object]:
     """VMSAVE stores and VMLOAD loads what VMRUN leaves alone."""
     fs_base, kernel_gs, star, sysenter = 0xC0000100, 0xC0000102, 0xC0000081, 0x174
@@ -383,6 +402,7 @@ CASES = {
     "exceptions": exceptions,
     "paging": paging,
     "instructions": instructions,
+    "stepped": stepped,
     "live state": live_state,
     "held back": held_back,
     "clusters": lambda: clusters([]),

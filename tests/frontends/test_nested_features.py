@@ -120,14 +120,23 @@ def test_decode_assists_tell_registers_vectors_and_addresses(found: dict[str, An
         [0x13, MOVED | 9],
         [0x03, MOVED | 10],
         [0x10, 0],
-        [0x26, MOVED | 6],
-        [0x37, MOVED | 2],
+        [0x26, 6],
+        [0x37, 2],
         [0x75, 0x42],
         [0x79, 0x1000 + 4 * 0x20 + 8],
         [0x79, after_relative + 16],
         [0x79, 0x23456789],
         [0x79, 0x51234],
     ]
+
+
+def test_breakpoints_tell_the_next_instruction(found: dict[str, Any]) -> None:
+    breakpoint_exit = 0x43
+    assert rows(found["breakpoints"], 3)[:2] == [
+        [breakpoint_exit, GUEST, GUEST + 1],
+        [breakpoint_exit, GUEST + 1, GUEST + 3],
+    ]
+    assert found["breakpoints"]["kept"][6] == VMMCALL
 
 
 def test_decode_assists_give_the_bytes_that_a_page_fault_stopped(found: dict[str, Any]) -> None:

@@ -13,12 +13,14 @@
 #define EXIT_INVLPGA 0x7a
 #define PLAIN 7ull                          /* of a page's entry */
 #define READ_ONLY 5ull
+#define RSI 6                               /* of mailbox.regs */
+#define RDI 7
+#define ZEROS_END (ZEROS + 4)               /* from there on what write_plain_code writes, and a few pages for the code to use */
+#define CODE (ZEROS_END + 3)
 
 static const uint64_t flags[] = {7, 7, 7, 7, 0x87, 0xe7, 5, 1, 0, 0x107, 0x67, 1ull << 63 | 7, 1ull << 52 | 7, 1ull << 51 | 7};
 static uint64_t blocks_run, deepest, invalidations, maps_checked;
 static int summoned, climbs;
-static const struct nv_machine *entering;   /* this machine's VMRUN was its last instruction; NULL: it was not */
-static uint64_t entered;                    /* VMRUNs of machines of its depth before */
 static const struct nv_machine *invalidates; /* this machine's INVLPGA was its last instruction; NULL: it was not */
 static uint64_t served;                     /* instructions that L0 did for machines of its depth before */
 
@@ -32,9 +34,9 @@ static void write_fields(struct nv_vmcb *to)
 		.event_injection = once_in(2) ? 0 : EVENT_VALID | below(5) << EVENT_KIND | below(256),
 		.interrupt_shadow = below(2),
 		.cs = {0x10, 0xa9b, ~0u, 0}, .ss = {0x18, 0xc93, ~0u, 0}, .es = {0x18, 0xc93, ~0u, 0}, .ds = {0x18, 0xc93, ~0u, 0},
-		.efer = EFER_SVME | EFER_LME | EFER_LMA | (once_in(2) ? EFER_NXE : 0), .cr0 = 0x80010031, .cr4 = CR4_PAE, .cr3 = address(),
+		.efer = EFER_SVME | EFER_LME | EFER_LMA | (once_in(2) ? EFER_NXE : 0), .cr0 = 0x80010031, .cr4 = CR4_PAE, .cr3 = once_in(2) ? BLOCKS * PAGE : address(),
 		.dr6 = 0xffff0ff0, .dr7 = 0x400, .rflags = 2 | (any() & 0x200), .rip = address(), .rsp = address(), .rax = address(),
-		.guest_pat = 0x0007040600070406,
+		.idtr = {.limit = once_in(4) ? 0 : 0xfff, .base = page_of(0, PAGES)}, .cpl = once_in(4) ? 3 : 0, .guest_pat = 0x0007040600070406,
 	};
 	if (once_in(8))
 		to->efer &= ~(EFER_LME | EFER_LMA);
@@ -131,6 +133,42 @@ static void change_blocks(void)
 	model_note(&npt_format);
 }
 
+/* The same each time: tables of its own for the software there, which lead everywhere, and code that L0 may do for the processor. */
+static void write_plain_code(void)
+{
+	uint64_t *tables = (uint64_t *)(level + ZEROS_END * PAGE);
+	uint8_t *code = level + CODE * PAGE;
+
+	memset(tables, 0, 3 * PAGE);
+	tables[0] = (ZEROS_END + 1) * PAGE | 3;
+	tables[512] = (ZEROS_END + 2) * PAGE | 3;
+	tables[1024] = 0x83;
+	for (unsigned int i = 0; i < PAGE; i += 8) {
+		static const uint8_t last[] = {0xd8, 0xd8, 0xda, 0xdb};
+
+		/* mov -16(%rsi), %rbx or mov %rdi, (%rsi) or mov %rdi, %rax or nops; then sometimes one of SVM's */
+		memcpy(code + i, (const uint8_t[][4]){{0x48, 0x8b, 0x5e, 0xf0}, {0x48, 0x89, 0x3e, 0x90}, {0x48, 0x89, 0xf8, 0x90},
+						      {0x90, 0x90, 0x90, 0x90}}[i / 8 % 4], 4);
+		memcpy(code + i + 4, (uint8_t[]){0x90, 0x90, 0x90, 0x90}, 4);
+		if (i / 8 % 3 == 2)
+			memcpy(code + i + 4, (uint8_t[]){0x0f, 0x01, last[i / 8 % 7 % 4]}, 3);
+	}
+}
+
+/* L0 goes on there from the next instruction of SVM's that it does. */
+static void change_to_plain_code(void)
+{
+	block->cr3 = ZEROS_END * PAGE;
+	block->cr0 |= CR0_PG;
+	block->efer |= EFER_LME | EFER_LMA;
+	block->cs.attributes = 0xa9b;
+	block->interrupt_shadow = 0;
+	block->rip = CODE * PAGE + 8 * below(PAGE / 8 - 16);
+	block->rflags = 2;
+	mailbox.regs[RSI] = page_of(CODE + 1, 2) + 0x100;
+	mailbox.regs[RDI] = page_of(0, BLOCKS);
+}
+
 static void change_state(void)
 {
 	block->rip = once_in(2) ? block->rip + below(16) : address();
@@ -163,21 +201,24 @@ static void check_map(const struct nv_vmcb *guest, uint64_t code, uint64_t map, 
 		CHECK(!(((const uint64_t *)(level + at))[i] & ~composed[i] & ~0x60ull));
 }
 
-/* A VMRUN that has made the processor forget: of an ASID, or all; or whose guest has another one. */
-static void note_flush(void)
-{
-	const struct nv_vmcb *guest = entering ? &entering->guest : NULL;
+void __real_nv_nested_run(struct nv_nested *nested, struct nv_vmcb *block, uint64_t address, uint64_t next_rip);
 
-	if (guest && entering->child && nested.entered[entering->depth] > entered) {
-		if (!entering->depth) {
-			check_map(guest, EXIT_IOIO, guest->iopm, 0, NV_NESTED_PORTS);
-			check_map(guest, EXIT_MSR, guest->msrpm, NV_NESTED_PORTS, NV_NESTED_MSRS);
-		}
-		model_flush_tagged(entering->child, guest->asid);
-		if (guest->tlb_control)
-			model_flush(entering, guest->tlb_control == TLB_FLUSH_ALL ? ~0ull : guest->asid);
+/* A VMRUN that L0 does makes the processor forget: of an ASID, or all; or its guest has another one. */
+void __wrap_nv_nested_run(struct nv_nested *nested, struct nv_vmcb *block, uint64_t address, uint64_t next_rip)
+{
+	const struct nv_machine *machine = nested->active;
+	uint64_t entered = nested->entered[machine->depth];
+
+	__real_nv_nested_run(nested, block, address, next_rip);
+	if (!machine->child || nested->entered[machine->depth] == entered)
+		return;
+	if (!machine->depth) {
+		check_map(&machine->guest, EXIT_IOIO, machine->guest.iopm, 0, NV_NESTED_PORTS);
+		check_map(&machine->guest, EXIT_MSR, machine->guest.msrpm, NV_NESTED_PORTS, NV_NESTED_MSRS);
 	}
-	entering = NULL;
+	model_flush_tagged(machine->child, machine->guest.asid);
+	if (machine->guest.tlb_control)
+		model_flush(machine, machine->guest.tlb_control == TLB_FLUSH_ALL ? ~0ull : machine->guest.asid);
 }
 
 /* An INVLPGA that L0 has done: the processor has to forget, too. */
@@ -197,7 +238,6 @@ static int run_kvm(void)
 					 0x10, 0x65, 0x23, 0x81, 0x85, 0x84, 0x86, 0x7a, 0x82, 0x83, ~0ull, 0x7d, 0x88};
 
 	check_entry();
-	note_flush();
 	note_invalidation();
 	model_check(&npt_format);
 	if (nested.active->depth > deepest)
@@ -219,9 +259,9 @@ static int run_kvm(void)
 		blocks_run++;
 		change_blocks();
 		block->cpl = 0;
-		entering = nested.active;
-		entered = nested.entered[entering->depth];
-		stop_with(EXIT_VMRUN);
+		if (once_in(3))
+			change_to_plain_code();
+		stop_with(once_in(4) ? EXIT_VMLOAD + below(2) : EXIT_VMRUN);
 	} else if (climbs && !nested.active->svme && !once_in(4)) {
 		stop_with(EXIT_MSR);
 		block->exit_info_1 = 1;
@@ -285,6 +325,9 @@ static void answer(void)
 		else if (once_in(4))
 			nv_svm_inject(&svm, NV_EVENT_EXCEPTION, below(2) ? 13 : 14, 1, any());
 	}
+	svm.looks_ahead = below(2);
+	if (once_in(2))
+		svm.switched.pending = (struct nv_pending){0}; /* it does not while something waits */
 	if (once_in(8))
 		nv_pending_interrupt(&svm.switched.pending, below(256));
 	if (once_in(16))
@@ -300,6 +343,7 @@ int main(int count, char **words)
 	CHECK(count == 3);
 	blocks = strtoull(words[2], NULL, 0);
 	prepare();
+	write_plain_code();
 	begin(words[1], write_block, flags, sizeof flags / sizeof flags[0], PLAIN);
 	while (blocks_run < blocks) {
 		start();
@@ -318,7 +362,8 @@ int main(int count, char **words)
 	check_canaries();
 	/* otherwise the levels did too little, or L0 too much */
 	model_end(blocks);
-	CHECK(deepest > 4 && 2 * unflushed > blocks && 100 * invalidations > blocks && 20 * maps_checked > blocks);
+	CHECK(deepest > 4 && 2 * unflushed > blocks && 100 * invalidations > blocks && 100 * nested.ahead.met > blocks &&
+	      20 * maps_checked > blocks);
 	puts("done");
 	return 0;
 }

@@ -42,8 +42,10 @@ SOURCES = {
     "instruction_bytes": ("instruction.c", "length.c"),
     "hostile_svm": software("svm"),
     "hostile_vmx": software("vmx"),
+    "hostile_ahead": software("svm"),
     "deep_tables": software("svm"),
     "kept_maps": software("svm"),
+    "svm_corners": software("svm"),
     "kept_tables": software("svm"),
     "mixed_pages": software("svm"),
     "entry_rules": software("vmx"),
@@ -53,7 +55,7 @@ SOURCES = {
 }
 # Functions of L0's that a program has its own ones around.
 WATCHED = {
-    "hostile_svm": ("nv_shadow_place",),
+    "hostile_svm": ("nv_shadow_place", "nv_nested_run"),
     "hostile_vmx": ("nv_shadow_place", "nv_nested_vmx_load_msrs", "nv_nested_vmx_store_msrs"),
 }
 # What the programs are told: 12,000 control blocks from each of some seeds. Software VMX's 3 finds two images that lose
@@ -65,11 +67,14 @@ RUNS = [
     ("hostile_svm", ("1", "12000")),
     ("hostile_svm", ("2", "12000")),
     ("hostile_svm", ("12", "12000")),
+    ("hostile_ahead", ("1", "20000")),
+    ("hostile_ahead", ("2", "20000")),
     ("hostile_vmx", ("1", "12000")),
     ("hostile_vmx", ("2", "12000")),
     ("hostile_vmx", ("3", "12000")),
     ("deep_tables", ()),
     ("kept_maps", ()),
+    ("svm_corners", ()),
     ("kept_tables", ()),
     ("mixed_pages", ()),
     ("entry_rules", ()),
