@@ -20,6 +20,7 @@ struct nv_vmx_controls {
 	uint64_t ept_pointer;
 	uint64_t tsc_offset;
 	uint64_t virtual_apic, tpr_threshold;
+	uint64_t xss;            /* components of which XSAVES and XRSTORS exit */
 };
 
 /* An instruction that was stopped executes after all, its control off for that long; see native/vmx_step.c. */
