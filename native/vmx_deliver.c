@@ -293,6 +293,6 @@ void nv_vmx_entered(struct nv_vmx *vmx)
 		nv_pending_taken(&vmx->switched.pending, EVENT_VECTOR(vmx->event));
 	if (offered(vmx, NV_EVENT_NMI) >= 0)
 		nv_pending_nmi_taken(&vmx->switched.pending);
-	vmx->event = vmx->injection = vmx->interrupted = vmx->doubled = 0;
+	vmx->event = vmx->injection = vmx->interrupted = vmx->doubled = vmx->made = 0;
 	vmx->timer = 0;
 }

@@ -193,6 +193,21 @@ static void check_abort(void)
 	}
 }
 
+/* Bits that an entry which leads to a table does not have (29.3.2), at each level of EPT. */
+static void check_misconfigured(void)
+{
+	for (uint64_t level = 0; level < 3; level++)
+		for (int bit = 3; bit <= (level ? 6 : 7); bit++) {
+			begin_steps();
+			begin_guest(1);
+			begin_hypervisor(VMXON_PAGE + 32, VMCS_PAGE + 32);
+			table(EPT_TABLES + level)[0] |= 1ull << bit;
+			nv_nested_drop(&nested, nested.active);
+			CHECK(instruct(BASIC_VMPTRLD, OPERANDS * PAGE) == ELSEWHERE_NOW && !nested.active->depth);
+			CHECK(told(NV_VMCS_EXIT_REASON) == BASIC_EPT_MISCONFIGURATION);
+		}
+}
+
 /* XSAVES exits for components that the bitmap has, as they are in IA32_XSS and the instruction asks for them; by the control alone. */
 static void check_xsaves(void)
 {
@@ -240,6 +255,7 @@ int main(void)
 	check_vectoring();
 	check_host_pointers();
 	check_abort();
+	check_misconfigured();
 	check_xsaves();
 	puts("done");
 	return 0;
