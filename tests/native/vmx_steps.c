@@ -196,12 +196,12 @@ static void check_abort(void)
 /* Bits that an entry which leads to a table does not have (29.3.2), at each level of EPT. */
 static void check_misconfigured(void)
 {
-	for (uint64_t level = 0; level < 3; level++)
-		for (int bit = 3; bit <= (level ? 6 : 7); bit++) {
+	for (uint64_t depth = 0; depth < 3; depth++)
+		for (int bit = 3; bit <= (depth ? 6 : 7); bit++) {
 			begin_steps();
 			begin_guest(1);
 			begin_hypervisor(VMXON_PAGE + 32, VMCS_PAGE + 32);
-			table(EPT_TABLES + level)[0] |= 1ull << bit;
+			table(EPT_TABLES + depth)[0] |= 1ull << bit;
 			nv_nested_drop(&nested, nested.active);
 			CHECK(instruct(BASIC_VMPTRLD, OPERANDS * PAGE) == ELSEWHERE_NOW && !nested.active->depth);
 			CHECK(told(NV_VMCS_EXIT_REASON) == BASIC_EPT_MISCONFIGURATION);
