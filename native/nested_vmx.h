@@ -43,6 +43,7 @@ struct nv_nested_vmx_machine {
 	uint64_t injected_error, injected_length; /* of nv_machine's held */
 	uint64_t primary, secondary, exceptions; /* controls that make its guest exit: its block's and those of the machines below */
 	uint64_t enabled;        /* secondary controls that all of these set */
+	uint64_t xss;            /* components of which XSAVES and XRSTORS make it exit, of all of these */
 	uint64_t cr0_mask, cr4_mask; /* bits whose change makes its guest exit, likewise */
 	struct nv_nested_vmx_kept kept;
 	/* of a machine that runs a guest, when one below its parent's had the exit: CR0 and CR4 as the last machine saw them, the read shadows

@@ -33,6 +33,7 @@ void nv_nested_vmx_compose_maps(struct nv_nested *nested, struct nv_machine *mac
 	own->primary = field_of(block, NV_VMCS_PRIMARY_CONTROLS) | (parent ? parent->vmx.primary : 0);
 	own->secondary = secondary_of(block) | (parent ? parent->vmx.secondary : 0);
 	own->enabled = secondary_of(block) & (parent ? parent->vmx.enabled : ~0ull);
+	own->xss = (secondary_of(block) & SECONDARY_XSAVES ? field_of(block, NV_VMCS_XSS_BITMAP) : 0) | (parent ? parent->vmx.xss : 0);
 	own->cr0_mask = field_of(block, NV_VMCS_CR0_MASK) | (parent ? parent->vmx.cr0_mask : 0);
 	own->cr4_mask = field_of(block, NV_VMCS_CR4_MASK) | (parent ? parent->vmx.cr4_mask : 0);
 	own->exceptions = field_of(block, NV_VMCS_EXCEPTION_BITMAP) | (parent ? parent->vmx.exceptions : 0);
@@ -102,6 +103,7 @@ void nv_nested_vmx_compose(struct nv_nested *nested, struct nv_vmx_controls *wan
 	wanted->secondary |= parent->vmx.secondary & EXITING_SECONDARY;
 	wanted->secondary &= ~ENABLING_SECONDARY | parent->vmx.enabled;
 	wanted->exceptions |= parent->vmx.exceptions;
+	wanted->xss = parent->vmx.enabled & SECONDARY_XSAVES ? parent->vmx.xss : 0;
 	wanted->cr0_mask = (wanted->cr0_mask == CR0_FIXED ? 0 : wanted->cr0_mask) | parent->vmx.cr0_mask | held;
 	wanted->cr4_mask = (wanted->cr4_mask == CR4_FIXED ? 0 : wanted->cr4_mask) | parent->vmx.cr4_mask;
 	wanted->tsc_offset = parent->tsc_offset;

@@ -39,6 +39,7 @@ enum {
 #define SECONDARY_EPT (1ull << 1)
 #define SECONDARY_VPID (1ull << 5)
 #define SECONDARY_UNRESTRICTED (1ull << 7)
+#define SECONDARY_XSAVES (1ull << 20)
 #define EXIT_SAVES_DEBUG (1ull << 2)
 #define EXIT_HOST_64 (1ull << 9)
 #define EXIT_SAVES_PAT (1ull << 18)

@@ -17,6 +17,8 @@
 #define SECONDARY_RDRAND (1ull << 11)
 #define SECONDARY_RDSEED (1ull << 16)
 
+#define XSS 0xda0
+
 #define MSRS 0x2000          /* in each half of a map */
 #define HIGH_MSRS 0xc0000000
 #define LMSW_VALUE(qualification) ((qualification) >> 16 & 15)
@@ -121,6 +123,17 @@ static int wants_cr(const struct nv_nested *nested, const struct nv_machine *mac
 	}
 }
 
+/* 26.1.3: of what the instruction saves or loads, the components that are the supervisor's. */
+static int wants_xsaves(struct nv_nested *nested, const struct nv_machine *machine)
+{
+	const uint64_t *regs = nested->switched->mailbox->regs;
+	uint64_t components = regs[NV_REG_RDX] << 32 | (uint32_t)regs[NV_REG_RAX], xss;
+
+	if (!(secondary_of(&machine->vmx.block) & SECONDARY_XSAVES) || nv_nested_vmx_get_msr(nested, XSS, &xss))
+		return 0;
+	return !!(components & xss & field_of(&machine->vmx.block, NV_VMCS_XSS_BITMAP));
+}
+
 /* The control that an instruction exits by, of `primary` or, `secondary`; both 0: every guest exits for it. */
 static void control_of(uint32_t basic, uint64_t *first, uint64_t *second)
 {
@@ -198,6 +211,9 @@ int nv_nested_vmx_wants(struct nv_nested *nested, struct nv_machine *machine)
 	case BASIC_RDMSR:
 	case BASIC_WRMSR:
 		return wants_msr(nested, machine, basic == BASIC_WRMSR);
+	case BASIC_XSAVES:
+	case BASIC_XRSTORS:
+		return wants_xsaves(nested, machine);
 	case BASIC_PREEMPTION_TIMER:
 		return machine->vmx.deadline && nv_ticks() >= machine->vmx.deadline;
 	default:

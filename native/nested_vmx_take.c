@@ -90,8 +90,8 @@ int nv_nested_vmx_take(void *device, uint64_t offset, struct nv_event *event)
 	(void)offset;
 	if (nested->gone_told)
 		return nv_nested_vmx_take_gone(claim, event);
-	if (nested->due.withheld || event->space || !nested->active->depth || nv_nested_is_step(event))
-		return NV_DECLINED; /* what is one space's own is no exit of a block */
+	if (nested->due.withheld || event->space || !nested->active->depth || nv_nested_is_step(event) || nested->vmx->made)
+		return NV_DECLINED; /* what is one space's own, or L0's, is no exit of a block */
 	if (!nested->switched->rung)
 		return take_later(nested, claim, event);
 	if (nested->vmx->block->reason & ENTRY_FAILED || (!maps_msr(event->qualifier) && nv_nested_is_feature(nested, event)))

@@ -20,6 +20,7 @@ struct nv_vmx_controls {
 	uint64_t ept_pointer;
 	uint64_t tsc_offset;
 	uint64_t virtual_apic, tpr_threshold;
+	uint64_t xss;            /* components of which XSAVES and XRSTORS exit */
 };
 
 /* An instruction that was stopped executes after all, its control off for that long; see native/vmx_step.c. */
@@ -59,6 +60,7 @@ struct nv_vmx {
 	uint8_t synthetic;       /* a reason to report without an exit */
 	uint8_t synthetic_space; /* whose it is, as struct nv_event has it */
 	uint8_t synthetic_vector; /* of an interrupt */
+	uint8_t made;            /* the pending event is of these two: what `block` tells is of an exit before */
 	uint8_t missed;          /* level n took no interrupts at its exit: KVM has to look for them again */
 	uint8_t timer_armed;     /* the preemption timer runs */
 	uint8_t acknowledges;    /* the next exit for an interrupt acknowledges it */

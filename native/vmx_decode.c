@@ -164,6 +164,7 @@ static void decode_synthetic(struct nv_vmx *vmx, struct nv_event *event)
 		event->space = vmx->synthetic_space;
 	}
 	vmx->synthetic = vmx->synthetic_space = vmx->refused = 0;
+	vmx->made = 1;
 }
 
 static void decode_stepped(struct nv_vmx *vmx, struct nv_event *event)
@@ -182,6 +183,7 @@ void nv_vmx_decode(struct nv_vmx *vmx, struct nv_event *event)
 	const struct nv_exit_row *row = nv_vmx_exit_row(basic);
 	const uint64_t *regs = vmx->switched.mailbox->regs;
 
+	vmx->made = 0;
 	event->value = 0;
 	event->data = NULL;
 	event->count = 1;

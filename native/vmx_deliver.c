@@ -243,6 +243,7 @@ static void put_controls(struct nv_vmx *vmx, uint64_t windows)
 	put_control(vmx, &vmx->now.tsc_offset, NV_VMCS_TSC_OFFSET, wanted.tsc_offset);
 	put_control(vmx, &vmx->now.virtual_apic, NV_VMCS_VIRTUAL_APIC, wanted.virtual_apic);
 	put_control(vmx, &vmx->now.tpr_threshold, NV_VMCS_TPR_THRESHOLD, wanted.tpr_threshold);
+	put_control(vmx, &vmx->now.xss, NV_VMCS_XSS_BITMAP, wanted.xss);
 }
 
 /* One of the registers that an entry takes from the VMCS, unless it is there already. */
@@ -292,6 +293,6 @@ void nv_vmx_entered(struct nv_vmx *vmx)
 		nv_pending_taken(&vmx->switched.pending, EVENT_VECTOR(vmx->event));
 	if (offered(vmx, NV_EVENT_NMI) >= 0)
 		nv_pending_nmi_taken(&vmx->switched.pending);
-	vmx->event = vmx->injection = vmx->interrupted = vmx->doubled = 0;
+	vmx->event = vmx->injection = vmx->interrupted = vmx->doubled = vmx->made = 0;
 	vmx->timer = 0;
 }

@@ -227,6 +227,8 @@ int nv_vmx_pass(struct nv_vcpu *vcpu)
 	vcpu->event.advance = 0;
 	if (nv_nested_pass(vmx->nested, &vcpu->event) || nv_nested_is_step(&vcpu->event))
 		return 1;
+	if (vmx->made) /* a window that is open; or the end of level n */
+		return vcpu->event.reason != NV_REASON_SHUTDOWN && vcpu->event.reason != NV_REASON_ENTRY_FAILURE;
 	switch (basic_of(vmx)) {
 	case BASIC_EXCEPTION:
 		if (is_nmi(vmx)) {

@@ -18,7 +18,7 @@
 #define LIST_LENGTH 5000u
 #define LISTED 0xc0000084                   /* the MSR of all of them */
 
-static const uint64_t flags[] = {7, 7, 7, 7, 0xb7, 0x37, 0x35, 0x31, 0, 0x107, 0x32, 0x27, 1ull << 52 | 7, 1ull << 51 | 7};
+static const uint64_t flags[] = {7, 7, 7, 7, 0xb7, 0x37, 0x35, 0x31, 0, 0x107, 0x32, 0x27, 0x47, 1ull << 52 | 7, 1ull << 51 | 7};
 static int climbs;                          /* few changes, so that levels come on top of each other */
 
 static inline uint64_t allowed(int capability, uint64_t chosen)

@@ -14,6 +14,7 @@
 static uint64_t deepest, exits_run, exits_taken, untold;
 static uint64_t moved, lists_ended;         /* MSRs of the list that is gone through; lists of which as many as L0 reads were moved */
 static int summoned, refuses;
+static uint64_t steps, flags_checked;       /* instructions behind which levels were told; looks at the trap flag */
 
 /* Often one that the processor has had before. */
 static uint64_t fault_address(void)
@@ -72,12 +73,72 @@ static void stop_for_remap(void)
 	stop_with(BASIC_EPT_VIOLATION);
 }
 
+/* What the trap flag is, as the level's code has it, when it stops; -1: it has done with it what the model does not know. */
+static struct {
+	const struct nv_machine *of;
+	uint64_t moves;                     /* entries and exits of machines until then */
+	int own;
+} trap_flag;
+
+static int is_stepping(void)
+{
+	return vmx.step.active && vmx.step.traps;
+}
+
+static uint64_t moves(void)
+{
+	uint64_t sum = 0;
+
+	for (int depth = 0; depth < NV_NESTED_DEPTH; depth++)
+		sum += nested.reflected[depth] + nested.entered[depth];
+	return sum;
+}
+
+/* An instruction that a level steps through runs under a trap flag that is L0's: no one sees that. */
+static void check_trap_flag(uint64_t rflags)
+{
+	if (trap_flag.of != nested.active || trap_flag.moves != moves() || trap_flag.own < 0)
+		return;
+	flags_checked++;
+	CHECK(!!(rflags & RFLAGS_TF) == trap_flag.own);
+}
+
+static void note_trap_flag(uint64_t rflags)
+{
+	trap_flag.of = nested.active;
+	trap_flag.moves = moves();
+	trap_flag.own = !is_stepping() ? !!(rflags & RFLAGS_TF) : vmx.step.trap.kind >= NV_TRAPPED_LOADS ? -1 : vmx.step.trap.own;
+}
+
+/* L0's own function. */
+typedef int reflect_exit(struct nv_nested *of, struct nv_machine *to, const struct nv_nested_vmx_exit *exit);
+
+reflect_exit __real_nv_nested_vmx_reflect, __wrap_nv_nested_vmx_reflect;
+
+int __wrap_nv_nested_vmx_reflect(struct nv_nested *of, struct nv_machine *to, const struct nv_nested_vmx_exit *exit)
+{
+	CHECK(!is_stepping());
+	check_trap_flag(mailbox.regs[NV_REG_RFLAGS]);
+	return __real_nv_nested_vmx_reflect(of, to, exit);
+}
+
+/* The trap behind an instruction that a level steps through. */
+static void stop_for_trap(void)
+{
+	put(NV_VMCS_EXIT_INTERRUPTION, EVENT_VALID | NV_EVENT_EXCEPTION << EVENT_KIND | DB);
+	put(NV_VMCS_EXIT_QUALIFICATION, DR6_BS);
+	put(NV_VMCS_IDT_VECTORING, 0);
+	stop_with(BASIC_EXCEPTION);
+	steps++;
+}
+
 static void change_state(void)
 {
 	static const uint64_t blocking[] = {0, 0, 0, 2, NMI_MASKED, NMI_MASKED | 2};
 
 	put(NV_VMCS_GUEST_RIP, (once_in(2) ? field(NV_VMCS_GUEST_RIP) + below(16) : address()) & 0x7fffffffffff);
-	put(NV_VMCS_GUEST_RFLAGS, (any() & (once_in(8) ? 0x300 : RFLAGS_IF)) | 2);
+	put(NV_VMCS_GUEST_RFLAGS, (any() & (once_in(8) ? 0x300 : RFLAGS_IF)) | 2 | (is_stepping() ? RFLAGS_TF : 0));
+	note_trap_flag(field(NV_VMCS_GUEST_RFLAGS));
 	put(NV_VMCS_GUEST_INTERRUPTIBILITY, once_in(32) ? below(16) : blocking[below(6)]);
 	put(NV_VMCS_GUEST_ACTIVITY, 0);
 	put(NV_VMCS_GUEST_PENDING_DEBUG, once_in(64) ? any() : field(NV_VMCS_GUEST_RFLAGS) & RFLAGS_TF ? DR6_BS : 0);
@@ -130,6 +191,8 @@ static int run_kvm(void)
 	}
 	if (enters && exchange())
 		return 0;
+	if (enters && !is_stepping())
+		check_trap_flag(field(NV_VMCS_GUEST_RFLAGS));
 	check_entry(once_in(2) ? address() : field(NV_VMCS_GUEST_PHYSICAL_ADDRESS));
 	note_invalidation();
 	model_check(&ept_format);
@@ -154,6 +217,8 @@ static int run_kvm(void)
 		put(NV_VMCS_EXIT_INTERRUPTION, EVENT_VALID | NV_EVENT_NMI << EVENT_KIND | 2);
 		put(NV_VMCS_IDT_VECTORING, 0);
 		stop_with(BASIC_EXCEPTION);
+	} else if (is_stepping() && once_in(2)) {
+		stop_for_trap();
 	} else if (once_in(50)) {
 		stop_directly();
 	} else if (!active->vmx.feature_control && !once_in(4)) {
@@ -248,14 +313,14 @@ enum { TAKEN = NV_REASONS };
 
 static struct nv_table *make_table(void)
 {
-	/* L0's two, an image's alone, and before each of those */
-	static const struct nv_claim claims[] = {{0}, {0, 1, 1, 0, 1}, {0, 2, 2, 0, 1}, {0, TAKEN, 3, 1, 0}, {1, TAKEN, 3, 1, 0},
-						{2, TAKEN, 3, 1, 0}};
+	/* L0's two, an image's alone, before each of those, and before a Python level's below it, which has steps */
+	static const struct nv_claim claims[] = {{0}, {0, 1, 1, 0, 1}, {0, 2, 2, 0, 1}, {0, TAKEN, 3, 2, 0}, {1, TAKEN, 3, 2, 0},
+						{2, TAKEN, 3, 2, 0}, {7, TAKEN, 3, 2, 0}, {0, 3, 0, 1, 0}};
 	static struct nv_nested_claim image = {&nested, 0, 1};
 	static struct nv_server servers[] = {
 		{0}, {nv_nested_vmx_serve, &vmx, 0}, {nv_vmx_serve_msr, &vmx, 0}, {nv_nested_vmx_take, &image, 0},
 	};
-	static const struct nv_range all = {0, ~0ull, 3, 0}, instructions = {0, ~0ull, 4, 0};
+	static const struct nv_range all = {0, ~0ull, 3, 0}, instructions = {0, ~0ull, 4, 0}, debug = {0, ~0ull, 6, 0};
 	static const struct nv_range msrs[] = {{0, FEATURE_CONTROL - 1, 3, 0}, {FEATURE_CONTROL, FEATURE_CONTROL, 5, 0},
 					       {FEATURE_CONTROL + 1, 0x47f, 3, 0}, {0x480, 0x493, 5, 0}, {0x494, ~0ull, 3, 0}};
 	static uint16_t ports[NV_PORTS];
@@ -267,6 +332,7 @@ static struct nv_table *make_table(void)
 		for (int reason = 0; reason < NV_REASONS; reason++)
 			table.ranges[reason][i] = (struct nv_ranges){&all, 1, 0};
 		table.ranges[NV_REASON_VMX_INSTRUCTION][i] = table.ranges[NV_REASON_HYPERCALL][i] = (struct nv_ranges){&instructions, 1, 0};
+		table.ranges[NV_REASON_DEBUG][i] = (struct nv_ranges){&debug, 1, 0};
 		table.ranges[NV_REASON_RDMSR][i] = table.ranges[NV_REASON_WRMSR][i] = (struct nv_ranges){msrs, 5, 0};
 	}
 	return &table;
@@ -287,6 +353,8 @@ static void answer(void)
 		nv_pending_nmi(&vmx.switched.pending);
 	if (once_in(32))
 		vmx.switched.pending.windows |= 1 + below(3);
+	if (once_in(64))
+		vmx.switched.debug ^= NV_DEBUG_STEPS;
 	if (once_in(32))
 		vmx.timer = 1 + below(1000);
 }
@@ -307,6 +375,10 @@ int main(int count, char **words)
 		start(once_in(2) ? 1u << UD : 0, once_in(2));
 		model_start();
 		vmx.halts = below(2);
+		vmx.switched.debug = once_in(3) ? NV_DEBUG_STEPS : 0;
+		vcpu.level = 2;
+		for (int depth = 0; depth < NV_NESTED_DEPTH; depth++)
+			nested.levels[depth] = 2 + depth;
 		run_with(make_table());
 		for (uint64_t end = exits_run + (climbs ? 8000 : 1500); exits_run < end && !nested.too_deep && !nested.lost && !nested.endless;) {
 			int result = nv_vcpu_run(&vcpu);
@@ -324,6 +396,7 @@ int main(int count, char **words)
 	/* otherwise the levels did too little */
 	model_end(blocks);
 	CHECK(deepest > 2 && checked > blocks && 16 * exits_taken > blocks && lists_ended > 10 && contexts > 10);
+	CHECK(steps > blocks / 16 && flags_checked > blocks);
 	puts("done");
 	return 0;
 }

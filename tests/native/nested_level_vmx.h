@@ -42,6 +42,7 @@ static inline int is_open(uint32_t encoding)
 	case NV_VMCS_VIRTUAL_APIC:
 	case NV_VMCS_TPR_THRESHOLD:
 	case NV_VMCS_EPT_POINTER:
+	case NV_VMCS_XSS_BITMAP:
 	case NV_VMCS_PIN_CONTROLS:
 	case NV_VMCS_PRIMARY_CONTROLS:
 	case NV_VMCS_SECONDARY_CONTROLS:

@@ -56,7 +56,12 @@ SOURCES = {
 # Functions of L0's that a program has its own ones around.
 WATCHED = {
     "hostile_svm": ("nv_shadow_place", "nv_nested_run"),
-    "hostile_vmx": ("nv_shadow_place", "nv_nested_vmx_load_msrs", "nv_nested_vmx_store_msrs"),
+    "hostile_vmx": (
+        "nv_shadow_place",
+        "nv_nested_vmx_load_msrs",
+        "nv_nested_vmx_store_msrs",
+        "nv_nested_vmx_reflect",
+    ),
 }
 # What the programs are told: 12,000 control blocks from each of some seeds. Software VMX's 3 finds two images that lose
 # their control blocks by one exit. Neither software SVM's 1 nor its 12 finds an entry with the root of nested page

@@ -193,6 +193,51 @@ static void check_abort(void)
 	}
 }
 
+/* Bits that an entry which leads to a table does not have (29.3.2), at each level of EPT. */
+static void check_misconfigured(void)
+{
+	for (uint64_t depth = 0; depth < 3; depth++)
+		for (int bit = 3; bit <= (depth ? 6 : 7); bit++) {
+			begin_steps();
+			begin_guest(1);
+			begin_hypervisor(VMXON_PAGE + 32, VMCS_PAGE + 32);
+			table(EPT_TABLES + depth)[0] |= 1ull << bit;
+			nv_nested_drop(&nested, nested.active);
+			CHECK(instruct(BASIC_VMPTRLD, OPERANDS * PAGE) == ELSEWHERE_NOW && !nested.active->depth);
+			CHECK(told(NV_VMCS_EXIT_REASON) == BASIC_EPT_MISCONFIGURATION);
+		}
+}
+
+/* XSAVES exits for components that the bitmap has, as they are in IA32_XSS and the instruction asks for them; by the control alone. */
+static void check_xsaves(void)
+{
+	struct nv_vmx_controls wanted = {0};
+	struct nv_virtual_vmcs *of = region(VMCS_PAGE);
+
+	for (int enabled = 0; enabled < 2; enabled++) {
+		begin_steps();
+		begin_hypervisor(VMXON_PAGE, VMCS_PAGE);
+		nested.vmx_limits.msr[VMX_SECONDARY] |= SECONDARY_XSAVES << 32;
+		set_field(of, NV_VMCS_PRIMARY_CONTROLS, MORE);
+		set_field(of, NV_VMCS_SECONDARY_CONTROLS, enabled ? SECONDARY_XSAVES : 0);
+		set_field(of, NV_VMCS_XSS_BITMAP, 0x300);
+		CHECK(instruct(BASIC_VMLAUNCH, 0) == ELSEWHERE_NOW);
+		nv_nested_vmx_compose(&nested, &wanted);
+		CHECK(wanted.xss == (enabled ? 0x300 : 0));
+		block->reason = BASIC_XSAVES;
+		for (msr_value = 0; msr_value <= 0x500; msr_value += 0x100)
+			for (uint64_t asked = 0; asked <= 0x400; asked += 0x100) {
+				mailbox.regs[NV_REG_RAX] = 1ull << 32 | asked;
+				mailbox.regs[NV_REG_RDX] = 0;
+				CHECK(nv_nested_vmx_wants(&nested, nested.machines) == (enabled && msr_value & asked & 0x300));
+			}
+	}
+	nv_nested_vmx_reflect(&nested, nested.machines, &(struct nv_nested_vmx_exit){.reason = BASIC_XSAVES, .heard = 1});
+	wanted = (struct nv_vmx_controls){0};
+	nv_nested_vmx_compose(&nested, &wanted);
+	CHECK(!nested.active->depth && !wanted.xss);
+}
+
 int main(void)
 {
 	limit_time(20);
@@ -210,6 +255,8 @@ int main(void)
 	check_vectoring();
 	check_host_pointers();
 	check_abort();
+	check_misconfigured();
+	check_xsaves();
 	puts("done");
 	return 0;
 }

@@ -19,6 +19,7 @@ enum { PLACED_AT = 16, REGISTER_TYPE = 3 };
 #define ELSEWHERE_NOW 0x300                /* another machine runs */
 
 static uint64_t fault_address;              /* of the last page fault: CR2 */
+static uint64_t msr_value;                  /* of any MSR of KVM's */
 
 static inline struct nv_virtual_vmcs *processor(void)
 {
@@ -46,6 +47,8 @@ int ioctl(int fd, unsigned long request, ...)
 	va_end(words);
 	if (request == KVM_GET_SREGS)
 		memset(argument, 0, sizeof(struct kvm_sregs));
+	else if (request == KVM_GET_MSRS)
+		((struct kvm_msrs *)argument)->entries[0].data = msr_value;
 	else if (request == KVM_SET_SREGS)
 		fault_address = ((struct kvm_sregs *)argument)->cr2;
 	return request == KVM_GET_MSRS || request == KVM_SET_MSRS;
