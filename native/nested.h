@@ -130,7 +130,8 @@ struct nv_nested_tables {
 struct nv_nested_map_page {
 	uint64_t below;          /* the version of the page below it; 0: it is to be composed anew */
 	uint64_t version;        /* of no other page that was ever composed; 0: it never was */
-	uint64_t words[512];     /* of NV_NESTED_MAP_READ: what the machine's block adds */
+	uint64_t from;           /* of NV_NESTED_MAP_READ: where the machine's memory had what its block adds, */
+	uint64_t words[512];     /* and what that was */
 	uint16_t open[NV_NESTED_MAP_OPEN]; /* those of the composed page that let something pass */
 	uint16_t open_count;     /* more than NV_NESTED_MAP_OPEN: any may */
 	uint8_t kind;            /* NV_NESTED_MAP_* */

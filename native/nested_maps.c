@@ -13,14 +13,15 @@ uint8_t nv_nested_map_byte(struct nv_nested *nested, struct nv_machine *machine,
 	return host ? *host : 0xff;
 }
 
-/* Whether the page that was composed last still asks for what its machine's page does now, or for more; words: NULL: every bit is set. */
-static int is_same(const struct nv_nested_map_page *page, int kind, const uint64_t *words)
+/* Whether the page that was composed last still asks for what its machine's page does now, or for more if that is the same one; words: NULL:
+ * every bit is set. */
+static int is_same(const struct nv_nested_map_page *page, int kind, const uint64_t *words, uint64_t from)
 {
 	uint64_t changed = 0;
 
 	if (page->kind != kind || !words)
 		return page->kind == kind;
-	if (page->open_count > NV_NESTED_MAP_OPEN)
+	if (page->open_count > NV_NESTED_MAP_OPEN || page->from != from)
 		return !memcmp(page->words, words, PAGE);
 	for (const uint16_t *open = page->open; open < page->open + page->open_count; open++)
 		changed |= words[*open] ^ page->words[*open];
@@ -47,7 +48,8 @@ static void add(uint64_t *to, const uint64_t *words, const uint64_t *spared)
 }
 
 /* A hypervisor may change a map at any time, without a word: it is read again at each entry, and composed again when it differs. SVM's only
- * where it lets something pass, which is little: where it asks for an exit that the map does not ask for any more, the exit tells. */
+ * where it lets something pass, which is little: where it asks for an exit that the map does not ask for any more, the exit tells. A
+ * hypervisor with two maps for one guest, as KVM has them for one that runs guests itself, would have many such. */
 int nv_nested_compose_map(struct nv_nested *nested, struct nv_machine *machine, unsigned int number, uint64_t from,
 			  struct nv_nested_place *place)
 {
@@ -63,7 +65,7 @@ int nv_nested_compose_map(struct nv_nested *nested, struct nv_machine *machine, 
 	int kind = words ? NV_NESTED_MAP_READ : from == NV_NESTED_MAP_NONE ? NV_NESTED_MAP_EMPTY : NV_NESTED_MAP_FULL;
 	int refused = from < NV_NESTED_MAP_NONE && !words && (place->refuses || place->withheld);
 
-	if (page->below == version && is_same(page, kind, words))
+	if (page->below == version && is_same(page, kind, words, from))
 		return refused;
 	memcpy(to, below ? to - NV_NESTED_MAPS : own, PAGE);
 	if (kind != NV_NESTED_MAP_EMPTY)
@@ -71,6 +73,7 @@ int nv_nested_compose_map(struct nv_nested *nested, struct nv_machine *machine, 
 	if (words)
 		memcpy(page->words, words, PAGE);
 	page->kind = kind;
+	page->from = from;
 	page->below = version;
 	page->version = ++nested->map_versions;
 	note_open(nested, page, (const uint64_t *)to);

@@ -188,7 +188,7 @@ int nv_nested_place(struct nv_nested *nested, struct nv_machine *machine, uint64
 static struct nv_nested_tables *remembered(struct nv_nested *nested, const struct nv_machine *machine)
 {
 	struct nv_nested_tables *tables = &nested->tables[machine->tables];
-	uint32_t revision = shadow_of(nested, machine)->revision;
+	uint32_t revision = (machine->depth ? &tables->shadow : nested->shadow)->revision;
 
 	if (tables->reached_revision != revision) {
 		tables->reached_epoch++;

@@ -28,6 +28,7 @@ struct ahead {
 	const uint8_t *bytes;        /* at RIP */
 	uint32_t count;              /* of them that are known */
 	uint8_t copy[NV_INSTRUCTION_MAX];
+	uint8_t stores;              /* memory is what it is to be when VMSAVE and VMLOAD have been done */
 	uint8_t unused;              /* upper bits of a linear address that are copies */
 };
 
@@ -119,8 +120,7 @@ static int load(struct ahead *ahead, uint64_t linear, uint64_t *value)
 
 static int store(struct ahead *ahead, uint64_t linear, uint64_t value)
 {
-	const struct nv_mailbox *mailbox = ahead->nested->switched->mailbox;
-	uint64_t *host = mailbox->load || mailbox->store ? NULL : reach_word(ahead, linear, NV_PAGING_WRITE);
+	uint64_t *host = ahead->stores ? reach_word(ahead, linear, NV_PAGING_WRITE) : NULL;
 
 	if (host)
 		memcpy(host, &value, sizeof value);
@@ -233,8 +233,7 @@ static int is_plain(struct nv_nested *nested)
 
 	return svm->looks_ahead && nested->visible && nested->active->svme && code_bits(block) == 64 && !block->cpl &&
 	       !(block->dr7 & 0xff) && !(svm->switched.mailbox->regs[NV_REG_RFLAGS] & (RFLAGS_TF | RFLAGS_RF)) &&
-	       !svm->injection && !svm->interrupted && !svm->step.active && !svm->synthetic && !nv_nested_is_due(nested) &&
-	       nv_nested_idle(nested);
+	       !svm->injection && !svm->interrupted && !svm->step.active && !svm->synthetic && !nv_nested_is_due(nested);
 }
 
 static void start(struct ahead *ahead, struct nv_nested *nested)
@@ -247,6 +246,7 @@ static void start(struct ahead *ahead, struct nv_nested *nested)
 			ahead->places[kind][i].page = 0;
 	ahead->code = (struct place){0};
 	ahead->nested = nested;
+	ahead->stores = !nested->switched->mailbox->load && !nested->switched->mailbox->store;
 	ahead->regs = nested->switched->mailbox->regs;
 	ahead->paging = nested->switched->paging;
 	ahead->unused = code.cr4 & CR4_LA57 ? 64 - 57 : 64 - 48;
@@ -275,7 +275,8 @@ static struct nv_nested_missed *place_of(struct nv_nested *nested, uint64_t from
 	return &nested->ahead.missed[((from & 0xfff) * NV_NESTED_DEPTH + nested->active->depth) % NV_NESTED_MISSED];
 }
 
-int nv_nested_go_ahead(struct nv_nested *nested)
+/* All of it is one function: some of what it calls is as short as the instruction that it does. */
+__attribute__((flatten)) int nv_nested_go_ahead(struct nv_nested *nested, int idle)
 {
 	uint64_t from = nested->switched->mailbox->regs[NV_REG_RIP], code = 0;
 	struct nv_nested_missed *missed = place_of(nested, from);
@@ -283,7 +284,7 @@ int nv_nested_go_ahead(struct nv_nested *nested)
 	int executed = 0;
 
 	nested->ahead.armed = 0;
-	if (nested->ahead.done == SVM_MAX || !is_plain(nested))
+	if (!idle || nested->ahead.done == SVM_MAX || !is_plain(nested))
 		return 0;
 	if (missed->from == from && missed->left) {
 		missed->left--;

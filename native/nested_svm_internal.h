@@ -115,8 +115,8 @@ void nv_nested_read_gif(struct nv_nested *nested);
 int nv_nested_gif_kept(const struct nv_nested *nested);
 
 /* nested_svm_ahead.c: the active machine, outside, goes on to an instruction of SVM's without being entered: the block tells of it as of an exit
- * then. Gives 0 when it has to be entered. */
-int nv_nested_go_ahead(struct nv_nested *nested);
+ * then. Gives 0 when it has to be entered. idle: as nv_nested_idle says. */
+int nv_nested_go_ahead(struct nv_nested *nested, int idle);
 
 /* nested_svm_compose.c: before an entry, after the block has what L0 wants. */
 void nv_nested_compose(struct nv_nested *nested);

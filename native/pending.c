@@ -23,16 +23,22 @@ int nv_pending_highest(const struct nv_pending *pending)
 
 int nv_pending_another(const struct nv_pending *pending, int vector)
 {
-	uint64_t others = 0;
+	for (int i = 0; i < 4; i++) {
+		uint64_t word = __atomic_load_n(&pending->interrupts[i], __ATOMIC_SEQ_CST);
 
-	for (int i = 0; i < 4; i++)
-		others |= __atomic_load_n(&pending->interrupts[i], __ATOMIC_SEQ_CST) & ~(vector >= 0 && vector / 64 == i ? 1ull << vector % 64 : 0);
-	return !!others;
+		if (word & ~(vector >= 0 && vector / 64 == i ? 1ull << vector % 64 : 0))
+			return 1;
+	}
+	return 0;
 }
 
 int nv_pending_any(const struct nv_pending *pending)
 {
-	return __atomic_load_n(&pending->nmi, __ATOMIC_SEQ_CST) || nv_pending_another(pending, -1);
+	uint64_t any = __atomic_load_n(&pending->nmi, __ATOMIC_SEQ_CST);
+
+	for (int i = 0; i < 4; i++)
+		any |= __atomic_load_n(&pending->interrupts[i], __ATOMIC_SEQ_CST);
+	return !!any;
 }
 
 void nv_pending_taken(struct nv_pending *pending, uint8_t vector)

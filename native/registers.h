@@ -54,10 +54,9 @@ static inline int is_canonical(uint64_t address)
 /* Whether a value of PAT has only types of memory that there are: 0, 1, 4 to 7. */
 static inline int is_pat(uint64_t value)
 {
-	for (int i = 0; i < 64; i += 8)
-		if (value >> i & 0xf8 || (value >> i & 6) == 2)
-			return 0;
-	return 1;
+	uint64_t odd = value >> 1 & ~(value >> 2); /* bit 0 of each byte: 2 or 3 */
+
+	return !(value & 0xf8f8f8f8f8f8f8f8) && !(odd & 0x0101010101010101);
 }
 
 #endif

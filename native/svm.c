@@ -230,7 +230,7 @@ static int stopped(struct nv_svm *svm)
 static int svm_enter(struct nv_vcpu *vcpu)
 {
 	struct nv_svm *svm = vcpu->engine;
-	int outside = nv_switched_outside(&svm->switched), result = 0;
+	int outside = nv_switched_outside(&svm->switched), result = 0, idle;
 
 	svm->met[0] = 0;
 	if (outside) {
@@ -246,9 +246,10 @@ static int svm_enter(struct nv_vcpu *vcpu)
 			return 0;
 		if (nv_nested_is_due(svm->nested) || svm->synthetic)
 			return 0;
-		if (!nv_nested_idle(svm->nested) && offers(svm))
+		idle = nv_nested_idle(svm->nested);
+		if (!idle && offers(svm))
 			return 0;
-		if (svm->nested->ahead.armed && nv_nested_go_ahead(svm->nested))
+		if (svm->nested->ahead.armed && nv_nested_go_ahead(svm->nested, idle))
 			return sort_exit(svm);
 		if (nv_svm_step_debug(svm))
 			return -EAGAIN;

@@ -43,13 +43,14 @@ static void decode_instruction(struct nv_svm *svm, const struct nv_exit_row *row
 {
 	const struct nv_vmcb *block = svm->block;
 	uint64_t told = (block->exit_code == EXIT_IOIO ? block->exit_info_2 : block->next_rip) - block->rip;
-	struct nv_code code = nv_svm_code(svm);
+	struct nv_code code;
 	uint32_t length = sizeof svm->met;
 
 	if (svm->met[0]) {
 		memcpy(event->instruction, svm->met, sizeof svm->met);
 		event->instruction_length = length;
 	} else {
+		code = nv_svm_code(svm);
 		length = nv_fetch_instruction(svm->switched.paging, &code, event);
 	}
 	if (told - 1 < NV_INSTRUCTION_MAX)

@@ -138,7 +138,8 @@ class SvmEngine(SwitchedEngine):
         features = [entry for entry in self._kvm.get_supported_cpuid() if entry.function == _CPUID_FEATURES]
         own = [copy(entry) for entry in entries if entry.function != _CPUID_FEATURES]
         SVM.put(own, on=True)
-        return [*own, *features]
+        # KVM searches them from the first on, three times at each VMRUN for EFER's features
+        return sorted([*own, *features], key=lambda entry: entry.function != SVM.leaf)
 
     def let_pass(self) -> bool:
         """Lets what an intercept stopped happen after all."""

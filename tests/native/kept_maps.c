@@ -167,6 +167,25 @@ static void msrs_too(void)
 	CHECK(again_after_msr(0x174, 1) && msr_passes(2 * 0x174 + 1));
 }
 
+/* As of a guest that has one, and runs guests itself, with another one. */
+static void another_map_counts_at_once(void)
+{
+	begin();
+	memset(page(MSRS_1), 0xff, MSR_PAGES * PAGE);
+	memset(page(PORTS_1), 0xff, PORT_PAGES * PAGE);
+	set_bit(page(MSRS_1), LSTAR_BIT + 1, 0);
+	set_bit(page(MSRS_1), 2 * 0x174, 0);
+	set_bit(page(PORTS_1), 0x80, 0);
+	leave();
+	make_block(BLOCK, PORTS_1, MSRS_1);
+	run_block(BLOCK);
+	CHECK(msr_passes(LSTAR_BIT + 1) && msr_passes(2 * 0x174) && port_passes(0x80));
+	leave();
+	make_block(BLOCK, PORTS, MSRS);
+	run_block(BLOCK);
+	CHECK(msr_passes(LSTAR_BIT + 1) && !msr_passes(2 * 0x174) && !port_passes(0x80));
+}
+
 /* What the block does not intercept has no map. */
 static void a_map_that_does_not_count(void)
 {
@@ -221,6 +240,7 @@ int main(void)
 	what_a_map_asks_for_the_next_entry_has();
 	what_it_does_not_ask_for_any_more_happens_again();
 	msrs_too();
+	another_map_counts_at_once();
 	a_map_that_does_not_count();
 	two_machines();
 	the_guest_goes_on();
