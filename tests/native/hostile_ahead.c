@@ -244,7 +244,7 @@ static void try(void)
 	block->interrupt_shadow = below(2);
 	memcpy(now.regs, mailbox.regs, sizeof now.regs);
 	memcpy(now.memory, level, PAGES * PAGE);
-	result = nv_nested_go_ahead(&nested);
+	result = nv_nested_go_ahead(&nested, nv_nested_idle(&nested));
 	while (memcmp(now.regs, mailbox.regs, sizeof now.regs) || !is_same_memory(odd)) {
 		CHECK(!odd && count++ < STEPS && step());
 		CHECK(!block->interrupt_shadow);
