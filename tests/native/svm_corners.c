@@ -139,7 +139,9 @@ static void page_directory_pointers_in_no_memory(void)
 	block_at(BLOCK_1)->cs.attributes = 0xc9b;
 	block_at(BLOCK_1)->cr3 = PLACE * PAGE;
 	*register_of(&svm, NV_REG_RIP) = START;
+	block->interrupt_shadow = SHADOWED;
 	run_block(BLOCK_1);
+	CHECK(block->interrupt_shadow);     /* it comes again behind STI */
 	CHECK(nested.due.to == nested.machines && nested.due.exit.code == EXIT_NPF && nested.due.exit.info_2 == PLACE * PAGE);
 	CHECK(nested.active->depth == 1 && *register_of(&svm, NV_REG_RIP) == START && !block_at(BLOCK_1)->exit_code);
 	begin();
@@ -161,7 +163,9 @@ static void instructions_of_svm_are_stepped(void)
 			begin();
 			mailbox.regs[NV_REG_RAX] = PLACE * PAGE;
 			*rflags() |= RFLAGS_RF | (stepped ? RFLAGS_TF : 0);
+			block->interrupt_shadow = SHADOWED;
 			serve(codes[i]);
+			CHECK(!block->interrupt_shadow);
 			CHECK(svm.injection == (stepped ? STEPPED : 0));
 			CHECK(block->dr6 == (stepped ? 0xffff0ff0 | DR6_BS : 0xffff0ff0));
 			CHECK(*register_of(&svm, NV_REG_RIP) == START + NEXT && *rflags() == (2 | (stepped ? RFLAGS_TF : 0)));
@@ -175,6 +179,7 @@ static void vmrun_is_stepped(void)
 		begin();
 		*rflags() |= RFLAGS_TF | RFLAGS_RF;
 		block->dr7 = 0x401;
+		block->interrupt_shadow = SHADOWED;
 		block_at(BLOCK)->asid = !refused;
 		run_block(BLOCK);
 		if (!refused) {
@@ -182,7 +187,7 @@ static void vmrun_is_stepped(void)
 			leave();
 		}
 		CHECK(!nested.active->depth && svm.injection == STEPPED && block->dr6 & DR6_BS && block->dr7 == 0x400);
-		CHECK(*rflags() == (2 | RFLAGS_TF) && *register_of(&svm, NV_REG_RIP) == START + NEXT);
+		CHECK(*rflags() == (2 | RFLAGS_TF) && *register_of(&svm, NV_REG_RIP) == START + NEXT && !block->interrupt_shadow);
 	}
 	begin_above();
 	nested.machines[0].guest.intercept[2] = 1 << DB;
