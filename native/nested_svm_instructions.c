@@ -13,6 +13,7 @@ static int done(struct nv_svm *svm, const struct nv_event *event)
 
 static int fault(struct nv_svm *svm, struct nv_event *event, int vector)
 {
+	svm->block->interrupt_shadow &= ~SHADOWED;
 	nv_nested_raise(svm->nested, vector, vector == GP);
 	event->retry = 1;
 	return NV_HANDLED;
@@ -78,7 +79,6 @@ int nv_nested_serve(void *device, uint64_t offset, struct nv_event *event)
 	if (code != SKINIT && svm->block->cpl)
 		return fault(svm, event, GP);
 	event->retry = 1; /* RIP is set here */
-	svm->block->interrupt_shadow &= ~SHADOWED;
 	switch (code) {
 	case VMRUN:
 	case VMLOAD:

@@ -51,7 +51,8 @@ struct nv_nested_route {
 struct nv_nested_route nv_nested_route(const struct nv_nested *nested, struct nv_machine *machine, int arrives);
 struct nv_nested_route nv_nested_route_nmi(const struct nv_nested *nested, struct nv_machine *machine, int arrives);
 
-/* The machine whose block's V_TPR CR8 of the active machine is: a block without V_INTR_MASKING leaves that of the machine below. NULL: it is none. */
+/* The machine whose block's V_TPR CR8 of the active machine is: a block without V_INTR_MASKING leaves that of the machine below. NULL: it
+ * is none's. */
 struct nv_machine *nv_nested_prioritizes(const struct nv_nested *nested);
 
 /* nested_svm_run.c: VMRUN and #VMEXIT. run: of a block, which is at `address` in the active machine's memory. reflect: the active machine

@@ -232,6 +232,7 @@ static void refuse(struct nv_nested *nested, struct nv_vmcb *block, uint64_t nex
 	block->exit_info_1 = block->exit_info_2 = block->exit_interrupt_info = 0;
 	nested->active->gif = 0;
 	nested->svm->block->dr7 = DR7_OFF;
+	nested->svm->block->interrupt_shadow &= ~SHADOWED;
 	*register_of(nested->svm, NV_REG_RFLAGS) &= ~RFLAGS_RF;
 	*register_of(nested->svm, NV_REG_RIP) = next_rip;
 	nv_svm_trap(nested->svm);

@@ -123,8 +123,8 @@ int nv_svm_steps(const struct nv_svm *svm, uint8_t above);
 
 /* svm_deliver.c. prepare: what level n takes at its next entry, and what stops it, goes to the block; happens again when a kick comes
  * before level n runs. 1: that event is a software interrupt which its gate keeps from level n's privilege: the block has the exit
- * for the #GP that comes of it. taken: that it did. entered: it ran. interrupted: what the exit says of an event that was being delivered. raise: reinjects the
- * exception that the exit stopped. */
+ * for the #GP that comes of it. taken: that it did, though the processor was not entered. entered: it ran. interrupted: what the exit
+ * says of an event that was being delivered. raise: reinjects the exception that the exit stopped. */
 uint64_t nv_svm_next_event(struct nv_svm *svm); /* what level n would take now, as EVENTINJ; 0: nothing */
 int nv_svm_prepare(struct nv_svm *svm);
 void nv_svm_taken(struct nv_svm *svm);

@@ -178,17 +178,6 @@ def moves() -> dict[str, object]:
     return {**run(image(code + done(), b"".join(guest) + VMMCALL), 2 * len(guest)), "lengths": [len(b) for b in guest]}
 
 
-def breakpoints() -> dict[str, object]:
-    """INT3, plain and with a prefix, which exits, and is gone on with behind it."""
-    code = enable() + make_block({svm.EXCEPTIONS: 1 << 3})
-    for number in range(2):
-        code += (
-            vmrun() + keep_at(3 * number, EXIT_CODE) + keep_at(3 * number + 1, RIP) + keep_at(3 * number + 2, NEXT_RIP)
-        )
-        code += skip()
-    return run(image(code + vmrun() + keep_at(6, EXIT_CODE) + done(), b"\xcc\x66\xcc" + VMMCALL), 7)
-
-
 def bytes_fetched() -> dict[str, object]:
     """The block has the code that a nested page fault, or an intercepted page fault, stopped; not of a fetch."""
     code = enable() + nested_tables() + make_block({**NESTED_PAGING, svm.EXCEPTIONS: 1 << 14}) + store(LEAF, 0)
@@ -383,7 +372,6 @@ CASES = {
     "task priority": task_priority,
     "time": time,
     "moves": moves,
-    "breakpoints": breakpoints,
     "bytes": bytes_fetched,
     "pauses": pauses,
     "virtual GIF": virtual_gif,

@@ -130,15 +130,6 @@ def test_decode_assists_tell_registers_vectors_and_addresses(found: dict[str, An
     ]
 
 
-def test_breakpoints_tell_the_next_instruction(found: dict[str, Any]) -> None:
-    breakpoint_exit = 0x43
-    assert rows(found["breakpoints"], 3)[:2] == [
-        [breakpoint_exit, GUEST, GUEST + 1],
-        [breakpoint_exit, GUEST + 1, GUEST + 3],
-    ]
-    assert found["breakpoints"]["kept"][6] == VMMCALL
-
-
 def test_decode_assists_give_the_bytes_that_a_page_fault_stopped(found: dict[str, Any]) -> None:
     data, page_fault, fetch = rows(found["bytes"], 3)
     assert data[0] == NPF

@@ -139,7 +139,9 @@ static void page_directory_pointers_in_no_memory(void)
 	block_at(BLOCK_1)->cs.attributes = 0xc9b;
 	block_at(BLOCK_1)->cr3 = PLACE * PAGE;
 	*register_of(&svm, NV_REG_RIP) = START;
+	block->interrupt_shadow = SHADOWED;
 	run_block(BLOCK_1);
+	CHECK(block->interrupt_shadow);     /* it comes again behind STI */
 	CHECK(nested.due.to == nested.machines && nested.due.exit.code == EXIT_NPF && nested.due.exit.info_2 == PLACE * PAGE);
 	CHECK(nested.active->depth == 1 && *register_of(&svm, NV_REG_RIP) == START && !block_at(BLOCK_1)->exit_code);
 	begin();
@@ -161,7 +163,9 @@ static void instructions_of_svm_are_stepped(void)
 			begin();
 			mailbox.regs[NV_REG_RAX] = PLACE * PAGE;
 			*rflags() |= RFLAGS_RF | (stepped ? RFLAGS_TF : 0);
+			block->interrupt_shadow = SHADOWED;
 			serve(codes[i]);
+			CHECK(!block->interrupt_shadow);
 			CHECK(svm.injection == (stepped ? STEPPED : 0));
 			CHECK(block->dr6 == (stepped ? 0xffff0ff0 | DR6_BS : 0xffff0ff0));
 			CHECK(*register_of(&svm, NV_REG_RIP) == START + NEXT && *rflags() == (2 | (stepped ? RFLAGS_TF : 0)));
@@ -175,6 +179,7 @@ static void vmrun_is_stepped(void)
 		begin();
 		*rflags() |= RFLAGS_TF | RFLAGS_RF;
 		block->dr7 = 0x401;
+		block->interrupt_shadow = SHADOWED;
 		block_at(BLOCK)->asid = !refused;
 		run_block(BLOCK);
 		if (!refused) {
@@ -182,7 +187,7 @@ static void vmrun_is_stepped(void)
 			leave();
 		}
 		CHECK(!nested.active->depth && svm.injection == STEPPED && block->dr6 & DR6_BS && block->dr7 == 0x400);
-		CHECK(*rflags() == (2 | RFLAGS_TF) && *register_of(&svm, NV_REG_RIP) == START + NEXT);
+		CHECK(*rflags() == (2 | RFLAGS_TF) && *register_of(&svm, NV_REG_RIP) == START + NEXT && !block->interrupt_shadow);
 	}
 	begin_above();
 	nested.machines[0].guest.intercept[2] = 1 << DB;
@@ -383,6 +388,35 @@ static void without_nested_paging_there_is_one_pat(void)
 	}
 }
 
+/* 15.7.1: of INT3 and INTO, whose exceptions are traps, and of no other. The lab's processor does not stop INT3 as an exception. */
+static void traps_tell_the_next_instruction(void)
+{
+	static const struct { uint8_t vector, code[2], length; } cases[] = {
+		{BP, {0xcc}, 1}, {BP, {0x66, 0xcc}, 2}, {OF, {0xce}, 1}, {UD, {0x0f, 0x0b}, 0}, {DB, {0x90}, 0},
+	};
+	struct nv_nested_claim claim = {&nested, 0, 1};
+
+	for (unsigned int i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		struct nv_event event = {0};
+
+		begin();
+		block_at(BLOCK)->intercept[2] = ~0u;
+		block_at(BLOCK)->efer = EFER_SVME;
+		block_at(BLOCK)->cr0 = 0x11;
+		block_at(BLOCK)->cs.attributes = 0xc9b;
+		block_at(BLOCK)->rip = PLACE * PAGE;
+		memcpy(page(PLACE), cases[i].code, sizeof cases[i].code);
+		run_block(BLOCK);
+		svm.switched.rung = 1;
+		block->exit_code = EXIT_EXCEPTION + cases[i].vector;
+		block->rip = PLACE * PAGE;
+		nv_svm_decode(&svm, &event);
+		CHECK(nv_nested_take(&claim, 0, &event) == NV_HANDLED && !nested.active->depth);
+		CHECK(block_at(BLOCK)->exit_code == (uint64_t)EXIT_EXCEPTION + cases[i].vector && block_at(BLOCK)->rip == PLACE * PAGE);
+		CHECK(block_at(BLOCK)->next_rip == (cases[i].length ? PLACE * PAGE + cases[i].length : 0));
+	}
+}
+
 int main(void)
 {
 	alarm(60);
@@ -401,6 +435,7 @@ int main(void)
 	the_address_of_a_block_has_a_size();
 	code_of_32_bits_goes_on_at_0();
 	without_nested_paging_there_is_one_pat();
+	traps_tell_the_next_instruction();
 	check_canaries();
 	puts("done");
 	return 0;
