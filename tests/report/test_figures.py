@@ -140,7 +140,7 @@ def test_numbers(value: float | None, text: str) -> None:
         (json.dumps({**ACCOUNT, "rows": [{}]}), "neither"),
         (json.dumps({**ACCOUNT, "rows": 1}), "neither"),
         ('{"format": "other"}', 'its "format" is not "nestvmm-bench-1"'),
-        ('{"format": "nestvmm-bench-1"}', "'environment' is missing"),
+        ('{"format": "nestvmm-bench-1"}', "'command' is missing"),
     ],
 )
 def test_what_is_no_input(tmp_path: Path, text: str, message: str) -> None:
