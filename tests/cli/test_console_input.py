@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import random
+import re
 import select
 import subprocess
 import termios
@@ -106,11 +107,11 @@ CONTROLLING = (
 )
 
 
-def read_until(descriptor: int, wanted: bytes, seconds: float = PATIENCE) -> bytes:
+def read_until(descriptor: int, wanted: bytes | re.Pattern[bytes]) -> bytes:
     """What comes, up to and with `wanted`."""
     got = b""
-    end = time.monotonic() + seconds
-    while wanted not in got:
+    end = time.monotonic() + PATIENCE
+    while not re.search(re.escape(wanted) if isinstance(wanted, bytes) else wanted, got):
         ready, _, _ = select.select([descriptor], [], [], max(0, end - time.monotonic()))
         assert ready, f"{wanted!r} did not come, but {got!r}"
         got += os.read(descriptor, 1000)
