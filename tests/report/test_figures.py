@@ -184,6 +184,13 @@ def test_plots(tmp_path: Path) -> None:
         assert head == b"\x89PNG\r\n\x1a\n" if path.suffix == ".png" else head.startswith(b"<?xml")
 
 
+def test_a_name_with_dollars_is_no_formula(tmp_path: Path) -> None:
+    rows = [{**ACCOUNT["rows"][0], "who": r"$\frac$"}]
+    (tmp_path / "run.json").write_text(json.dumps({**ACCOUNT, "rows": rows}))
+    written = plot(figures_of(read_inputs([tmp_path / "run.json"])), tmp_path)
+    assert [path.name for path in written] == ["run-0.png", "run-0.svg"]
+
+
 def test_plots_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
