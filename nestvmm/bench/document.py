@@ -39,8 +39,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from nestvmm._native import lib
+from nestvmm.bench.conform import conform
 from nestvmm.bench.row import Row
 from nestvmm.errors import UsageError
+from nestvmm.loaders import regular_file
 
 __all__ = ["FORMAT", "HOST", "Document", "Environment", "here", "read_document", "versions"]
 
@@ -91,30 +93,22 @@ class Document:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Document:
-        """What `as_dict` gave. Raises KeyError, TypeError or ValueError for anything else."""
-        environment = {field.name: data["environment"][field.name] for field in fields(Environment)}
-        return cls(
-            tuple(data["command"]),
-            str(data["started"]),
-            float(data["seconds"]),
-            dict(data["versions"]),
-            Environment(**environment),
-            tuple(Row.from_dict(row) for row in data["rows"]),
-        )
+        """What `as_dict` gave. Raises KeyError or TypeError for anything else."""
+        return conform(cls, data)
 
 
 def read_document(path: Path) -> Document:
     """A file that `nestvmm bench --json` wrote. UsageError says what is wrong with any other."""
+    with regular_file(str(path)) as file:
+        text = file.read()
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(text)
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ValueError(f'its "format" is not "{FORMAT}"')
         return Document.from_dict(data)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
     except KeyError as error:
         raise UsageError(f"{path}: {error} is missing: not written by `nestvmm bench --json`") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: {error}: not written by `nestvmm bench --json`") from None
 
 

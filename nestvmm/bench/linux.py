@@ -7,7 +7,6 @@ that the kernel uses.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from nestvmm.bench.case import Choice, Step
+from nestvmm.bench.child import finished
 from nestvmm.bench.goals import LINUX
 from nestvmm.bench.row import FLAT, Row, compare
 from nestvmm.errors import HostError
@@ -121,7 +121,7 @@ def _boot(folder: Path, initrd: Path, engine: str, levels: Iterable[str]) -> dic
     command += ["-m", "512", "--engine", engine, "--timeout", f"{_TIMEOUT:g}", "--json", str(file)]
     for level in levels:
         command += ["--level", level]
-    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=2 * _TIMEOUT, check=False)
+    ended = finished(command, 2 * _TIMEOUT)
     if ended.returncode or _SIGN not in ended.stdout:
         raise HostError(f"Linux under {engine}: {ended.stderr.decode(errors='replace')}")
     account: dict[str, Any] = json.loads(file.read_bytes())

@@ -12,6 +12,7 @@ from typing import ClassVar, Final
 
 from nestvmm.bench.answers import HOLE
 from nestvmm.bench.case import RUNS, WARM_UP, Choice, Step
+from nestvmm.bench.child import finished
 from nestvmm.bench.exits import hypercall, l0_hypercalls
 from nestvmm.bench.row import Row, compare
 from nestvmm.bench.rtt import guest_figures, image, on_levels
@@ -84,7 +85,7 @@ def _under_qemu(guests: Path, words: str, runs: int) -> tuple[float, ...]:
     kernel = ("-kernel", str(image(guests, "rtt")), "-append", line)
     command = qemu_command("-m", "64", "-serial", "stdio", *_EXIT, *kernel)
     try:
-        ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LIMIT, check=False)
+        ended = finished(command, _LIMIT)
     except subprocess.TimeoutExpired:
         raise HostError(f"rtt under QEMU did not end within {_LIMIT:g} s") from None
     if ended.returncode != _DONE:

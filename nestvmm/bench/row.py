@@ -8,6 +8,7 @@ from functools import cached_property
 from statistics import quantiles
 from typing import Any
 
+from nestvmm.bench.conform import conform
 from nestvmm.bench.paired import Estimate, estimate, ratios
 
 __all__ = ["CASCADE", "FLAT", "NESTVMM", "Row", "compare"]
@@ -116,10 +117,8 @@ class Row:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Row:
-        """What `as_dict` gave. Raises KeyError, TypeError or ValueError for anything else."""
-        known = {field.name: data[field.name] for field in fields(cls)}
-        known["runs"] = tuple(float(run) for run in known["runs"])
-        return cls(**known)
+        """What `as_dict` gave. Raises KeyError or TypeError for anything else."""
+        return conform(cls, data)
 
 
 _DERIVED = ("minimum", "median", "low", "high", "met")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from nestvmm.bench.case import RUNS, Choice, Step
+from nestvmm.bench.child import child
 from nestvmm.bench.goals import FIRST_BYTE
 from nestvmm.bench.qemu import qemu_command
 from nestvmm.bench.row import Row, compare
@@ -68,19 +68,14 @@ def first_byte(command: Sequence[str]) -> float:
     # an installed nestvmm has its bytecode: pip compiles it; in a checkout the first start does, unless this forbids it
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     started = time.monotonic()
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    ) as process:
+    with child(command, environment) as process:
         out = process.stdout
-        try:
-            if out is None or not select.select([out], [], [], _LIMIT)[0]:
-                raise HostError(f"{command[0]} said nothing for {_LIMIT:g} s")
-            seconds = time.monotonic() - started
-            if not os.read(out.fileno(), 1):
-                complaint = process.communicate()[1].decode(errors="replace").strip()
-                raise HostError(f"{command[0]} ended without output: {complaint or 'it did not say why'}")
-        finally:
-            process.kill()
+        if out is None or not select.select([out], [], [], _LIMIT)[0]:
+            raise HostError(f"{command[0]} said nothing for {_LIMIT:g} s")
+        seconds = time.monotonic() - started
+        if not os.read(out.fileno(), 1):
+            complaint = process.communicate()[1].decode(errors="replace").strip()
+            raise HostError(f"{command[0]} ended without output: {complaint or 'it did not say why'}")
     return seconds
 
 

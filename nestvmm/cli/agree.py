@@ -19,9 +19,7 @@ APART = 1
 @click.command()
 @click.argument("first", metavar="RUN.json", type=click.Path(path_type=Path))
 @click.argument("second", metavar="RUN.json", type=click.Path(path_type=Path))
-@click.option(
-    "--within", metavar="PERCENT", type=click.FloatRange(min=0), help="Exits with 1 when any is farther apart."
-)
+@click.option("--within", metavar="PERCENT", type=float, help="Exits with 1 when any is farther apart.")
 @click.option("--all", "all_", is_flag=True, help="Lists every figure, not only the one that is farthest apart.")
 def agree(*, first: Path, second: Path, within: float | None, all_: bool) -> int:
     """Say how far the medians of two benchmarks are apart: files that `nestvmm bench --json` wrote.
@@ -32,6 +30,9 @@ def agree(*, first: Path, second: Path, within: float | None, all_: bool) -> int
       nestvmm bench --lab svm --icount --json two.json
       nestvmm agree one.json two.json --within 2
     """
+    # nothing is farther apart than nan
+    if within is not None and not within >= 0:
+        raise UsageError(f"--within {within:g}: give a number from 0 up")
     found = pairs(read_document(first).rows, read_document(second).rows)
     if not found:
         raise UsageError(f"{first}: nothing was measured")

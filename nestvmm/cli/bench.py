@@ -114,6 +114,7 @@ def bench(
         return
     if icount and lab != "svm":
         raise UsageError("--icount is the SVM lab's: say --lab svm, too")
+    _check_writable(json_file)
     machine = HOST if lab is None else f"{lab.upper()} lab"
     chosen = tuple(name for name in _ABOUT if name in cases)
     request = Request(str(guests.resolve()), chosen, engines, heights, runs, peer is not None, machine, icount)
@@ -164,13 +165,27 @@ def _progress() -> Iterator[Watcher]:
         yield watch
 
 
+def _check_writable(json_file: str | None) -> None:
+    """So that nothing is measured in vain."""
+    if json_file not in (None, "-"):
+        with _named(json_file):
+            Path(str(json_file)).open("ab").close()
+
+
+@contextmanager
+def _named(json_file: str | None) -> Iterator[None]:
+    """Raises UsageError for a file that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"--json {json_file}: {error.strerror}") from None
+
+
 def _write(document: Document, json_file: str | None) -> None:
     if json_file == "-":
         print(document.text(), end="")
         return
     if json_file is not None:
-        try:
+        with _named(json_file):
             Path(json_file).write_text(document.text(), encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"--json {json_file}: {error.strerror}") from None
     print_document(document, _ABOUT)

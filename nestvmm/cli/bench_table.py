@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from nestvmm.bench import Document, Row
@@ -13,10 +12,11 @@ from nestvmm.bench.depth import Depth
 from nestvmm.bench.goals import verdicts
 from nestvmm.bench.row import CASCADE, FLAT
 from nestvmm.bench.twice import QEMU, Twice
+from nestvmm.cli.console import PlainConsole
 
 __all__ = ["depth_lines", "print_document", "twice_lines"]
 
-# Room for all columns: a terminal that is narrower breaks the lines, and no figure is cut short.
+# Room for all columns.
 _WIDTH = 400
 _COLUMNS = ("what", "minimum", "median", "95 %", "us", "ratio", "95 %", "to", "goal", "met", "runs", "outliers")
 _LEFT = ("what", "to", "met", "exit")
@@ -32,8 +32,7 @@ def print_document(document: Document, about: dict[str, str]) -> None:
 
     about: each case's line for people
     """
-    console = Console(highlight=False)
-    console.width = max(console.width, _WIDTH)
+    console = PlainConsole(width=_WIDTH, least=_WIDTH)
     environment = document.environment
     clock = "TSC counts instructions" if environment.icount else f"TSC {environment.tsc_mhz:.0f} MHz"
     console.print(
@@ -41,23 +40,23 @@ def print_document(document: Document, about: dict[str, str]) -> None:
     )
     for case in dict.fromkeys(row.case for row in document.rows):
         rows = [row for row in document.rows if row.case == case]
-        units = ", ".join(dict.fromkeys(row.unit for row in rows))
-        console.print(f"\n{case}: {about.get(case, '')} [{units}]", markup=False)
+        units = ", ".join(dict.fromkeys(row.unit for row in rows if row.runs))
+        console.print(f"\n{case}: {about.get(case, '')}" + (f" [{units}]" if units else ""))
         console.print(_table(rows))
         if case == _DEPTH:
             _print_depth(console, rows)
         if case == Twice.name and any(row.runs for row in rows):
-            console.print("\nmedians by the guest's level, above Linux's KVM", markup=False)
+            console.print("\nmedians by the guest's level, above Linux's KVM")
             console.print(_columns(_TWICE, twice_lines(rows)))
         notes = {": ".join(part for part in (row.note, row.source) if part): row.what for row in rows}
         for note, what in notes.items():
             if note:
-                console.print(f"   {what.partition(',')[0]}: {note}", markup=False)
+                console.print(f"   {what.partition(',')[0]}: {note}")
     _print_goals(console, document)
     console.print(f"{len(document.rows)} figures in {document.seconds:.0f} s")
 
 
-def _print_goals(console: Console, document: Document) -> None:
+def _print_goals(console: PlainConsole, document: Document) -> None:
     """Whether those that were measured are met; of several rows the worst counts."""
     judged = [(one.goal, one.worst) for one in verdicts(document.rows) if one.worst is not None]
     if judged:
@@ -85,13 +84,13 @@ def _columns(headings: Sequence[str], lines: list[list[str]]) -> Table:
     return table
 
 
-def _print_depth(console: Console, rows: list[Row]) -> None:
+def _print_depth(console: PlainConsole, rows: list[Row]) -> None:
     """Flat beside cascade, level by level."""
     measured = [row for row in rows if row.runs]
     for engine in dict.fromkeys(row.engine for row in measured):
         kinds = dict.fromkeys(_kind(row) for row in measured if row.engine == engine)
         headings = ("guest", *(text for kind in kinds for text in (f"{kind} flat", "cascade", "ratio")))
-        console.print(f"\nmedians by the guest's level, {engine} engine", markup=False)
+        console.print(f"\nmedians by the guest's level, {engine} engine")
         console.print(_columns(headings, depth_lines(measured, engine)))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,10 +52,11 @@ def features(tower: str | None, levels: tuple[str, ...], expose: tuple[str, ...]
 
 def _print(report: FeatureReport, *, all_: bool) -> None:
     from rich import box  # noqa: PLC0415 - not for --help
-    from rich.console import Console  # noqa: PLC0415 - not for --help
     from rich.table import Table  # noqa: PLC0415 - not for --help
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    from nestvmm.cli.console import PlainConsole  # noqa: PLC0415 - not for --help
+
+    console = PlainConsole(width=120)
     table = Table(title=f"Features ({report.engine} engine)", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("feature", no_wrap=True)
     table.add_column("hardware")
@@ -71,7 +71,7 @@ def _print(report: FeatureReport, *, all_: bool) -> None:
     console.print(table)
     left = [row.name for row in report.features if row not in rows]
     if left:
-        console.print(f"nobody has: {', '.join(left)}", soft_wrap=True, highlight=False)
+        console.print(f"nobody has: {', '.join(left)}", soft_wrap=True)
 
 
 def _somewhere(row: FeatureRow) -> bool:

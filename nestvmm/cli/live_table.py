@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Protocol
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from nestvmm.cli.console import PlainConsole
 from nestvmm.stats.snapshot import Rates
 
 __all__ = ["Show", "live_table", "rates_table"]
@@ -52,9 +52,7 @@ def live_table(file: IO[str], *, alone: bool) -> Iterator[Show]:
 
     alone: nobody else writes to that terminal, so that the table can stay in its place
     """
-    console = Console(file=file)
-    if not console.is_terminal:
-        console.width = _WIDTH
+    console = PlainConsole(file, width=_WIDTH)
     if not (alone and console.is_terminal):
         yield lambda rates: console.print(rates_table(rates))
         return

@@ -7,9 +7,14 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
+from typing import Any
 
 import click
 
+from nestvmm.cli.signals import Terminated, raise_on_signals
 from nestvmm.errors import HostError, NestvmmError, UsageError
 
 __all__ = ["INTERRUPTED", "main"]
@@ -44,19 +49,33 @@ class _LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """As click does it; it may print, for --help."""
+        with _ended_by_readers():
+            return super().make_context(info_name, args, parent, **extra)
+
     def invoke(self, ctx: click.Context) -> object:
-        """Runs the subcommand. When nobody reads our output any more it ends as SIGPIPE would end it."""
-        try:
+        """Runs the subcommand."""
+        with _ended_by_readers():
             result = super().invoke(ctx)
             sys.stdout.flush()
-        except BrokenPipeError:
-            _drop_output()
-            return 128 + signal.SIGPIPE
-        return result
+            return result
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+@contextmanager
+def _ended_by_readers() -> Iterator[None]:
+    """When nobody reads our output any more, the command ends as SIGPIPE would end it."""
+    try:
+        yield
+    except BrokenPipeError:
+        _drop_output()
+        raise click.exceptions.Exit(128 + signal.SIGPIPE) from None
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -76,6 +95,7 @@ def _cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits with its status; all errors end here."""
     _open_standard_streams()
+    raise_on_signals()
     sys.exit(_run(arguments))
 
 
@@ -87,6 +107,9 @@ def _open_standard_streams() -> None:
     for name, number, mode in ("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w"):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
+    if isinstance(sys.stdout, TextIOWrapper):
+        # a name that its encoding lacks is no error; standard error is like this from the start
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -101,6 +124,8 @@ def _run(arguments: list[str] | None) -> int:
         status = _failed(_usage_error(error), UsageError.status)
     except (click.Abort, KeyboardInterrupt):
         status = _failed("interrupted", INTERRUPTED)
+    except Terminated as error:
+        status = _failed(f"ended by {error.signal.name}", 128 + error.signal)
     except NestvmmError as error:
         status = _failed(str(error), error.status)
     except OSError as error:

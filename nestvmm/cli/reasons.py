@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -121,10 +120,11 @@ def _print_rows(chosen: Sequence[ExitReason]) -> None:
 
 def _print(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich import box  # noqa: PLC0415 - not for --help
-    from rich.console import Console  # noqa: PLC0415 - not for --help
     from rich.table import Table  # noqa: PLC0415 - not for --help
 
-    console = Console(width=None if sys.stdout.isatty() else 220)  # for grep: unbroken
+    from nestvmm.cli.console import PlainConsole  # noqa: PLC0415 - not for --help
+
+    console = PlainConsole(width=220)
     table = Table(box=box.SIMPLE_HEAD)
     for number, name in enumerate(columns):
         table.add_column(name, no_wrap=number == 0)

@@ -33,11 +33,12 @@ def report(*, files: tuple[Path, ...], output: str, plots: Path | None, title: s
         from nestvmm.report.plots import plot  # noqa: PLC0415 - needs an extra
 
         plot(figures_of(inputs), plots)
-    text = page(inputs, title)
+    # what the page says of itself; a name that is no text has marks in it
+    data = page(inputs, title).encode("utf-8", "replace")
     if output == "-":
-        sys.stdout.write(text)
+        sys.stdout.buffer.write(data)
         return
     try:
-        Path(output).write_text(text, encoding="utf-8")
+        Path(output).write_bytes(data)
     except OSError as error:
         raise UsageError(f"--output {output}: {error.strerror}") from None

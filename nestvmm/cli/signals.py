@@ -1,4 +1,7 @@
-"""Signals that end a run in order: the terminal is restored, files are complete, the account is printed."""
+"""Signals that end a command in order: nothing is left behind.
+
+Of a run, besides: the terminal is restored, files are complete, the account is printed.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,32 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["ended_by_signals"]
+__all__ = ["Terminated", "ended_by_signals", "raise_on_signals"]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_FROM_OUTSIDE = (signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, *_FROM_OUTSIDE)
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP came; as KeyboardInterrupt, it is no error that anything handles."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = signal.Signals(number)
+
+
+def raise_on_signals() -> None:
+    """From now on SIGTERM and SIGHUP raise Terminated in the main thread, once; what was ignored stays ignored."""
+
+    def end(number: int, _frame: object) -> None:
+        # who is impatient is taken at his word
+        for one in _FROM_OUTSIDE:
+            signal.signal(one, signal.SIG_DFL)
+        raise Terminated(number)
+
+    for number in _FROM_OUTSIDE:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
 
 
 @contextmanager

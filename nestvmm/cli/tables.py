@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from rich.console import Console
 from rich.table import Table
 
+from nestvmm.cli.console import PlainConsole
 from nestvmm.nesting import Account
 
 __all__ = ["print_account"]
@@ -15,7 +15,7 @@ __all__ = ["print_account"]
 
 def print_account(account: Account) -> None:
     """Prints who handled what, on standard error."""
-    console = Console(file=sys.stderr, width=None if sys.stderr.isatty() else 110)
+    console = PlainConsole(sys.stderr, width=110)
     whose = " and ".join(f"L{level}" for level in account.code)
     table = _table(
         f"Exits of {whose} by handling level ({account.engine} engine)",

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
+from nestvmm.cli.console import PlainConsole
 from nestvmm.trace.reader import read_trace
 from nestvmm.trace.summary import Summary, parse_filter, summarize
 
@@ -50,9 +50,7 @@ def summarize_(*, file: Path, filters: tuple[str, ...], as_json: bool) -> None:
 
 
 def _print(summary: Summary) -> None:
-    console = Console()
-    # a narrow terminal wraps lines rather than losing figures
-    console.width = max(console.width if console.is_terminal else 0, _WIDTH)
+    console = PlainConsole(width=_WIDTH, least=_WIDTH)
     table = Table(title="Events by handling level; times in us, means but for the last three", title_justify="left")
     for heading in ("level", "handler", "reason"):
         table.add_column(heading, no_wrap=True)
@@ -64,11 +62,11 @@ def _print(summary: Summary) -> None:
         times = [_us(row[f"{name}_ns"]) for name in names]
         table.add_row(f"L{group.level}", group.who, group.reason, str(group.count), str(group.in_c), *times)
     console.print(table)
-    console.print(f"{summary.events} of {summary.of} events", highlight=False)
+    console.print(f"{summary.events} of {summary.of} events")
     known = [(text, count) for text, count in summary.instructions.most_common(_INSTRUCTIONS + 1) if text]
     if known:
         listed = ", ".join(f"{text} x{count}" for text, count in known[:_INSTRUCTIONS])
-        console.print(f"instructions: {listed}", highlight=False, markup=False)
+        console.print(f"instructions: {listed}")
 
 
 def _us(ns: float) -> str:

@@ -183,6 +183,7 @@ class _Table:
         self._known: list[str] = []
 
     def has(self, key: str) -> bool:
+        self._known.append(key)
         return key in self._left
 
     def get(self, key: str, default: Any, *types: type) -> Any:
@@ -247,5 +248,5 @@ class _Table:
 
         for key in self._left:
             near = difflib.get_close_matches(key, self._known, 1)
-            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(self._known)}"
+            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(dict.fromkeys(self._known))}"
             raise UsageError(f"{self.name}: unknown key {key!r:.60}{hint}")

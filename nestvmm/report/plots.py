@@ -21,21 +21,24 @@ def plot(figures: Iterable[Figure], folder: Path) -> list[Path]:
     Raises HostError without matplotlib, UsageError for a folder that cannot be written.
     """
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - an extra, and slow to load
+        from matplotlib import rc_context  # noqa: PLC0415 - an extra, and slow to load
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - see above
         from matplotlib.figure import Figure as Canvas  # noqa: PLC0415 - see above
     except ImportError:
         raise HostError("--plots needs matplotlib: pip install matplotlib") from None
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for figure in figures:
-            canvas = Canvas(figsize=(8.6, _height(figure)), layout="constrained")
-            FigureCanvasAgg(canvas)
-            _draw(canvas.add_subplot(), figure)
-            for suffix in "png", "svg":
-                path = folder / f"{figure.name}.{suffix}"
-                canvas.savefig(path, dpi=150, metadata={"Title": figure.title})
-                written.append(path)
+        # a name with dollars is no formula
+        with rc_context({"text.parse_math": False}):
+            for figure in figures:
+                canvas = Canvas(figsize=(8.6, _height(figure)), layout="constrained")
+                FigureCanvasAgg(canvas)
+                _draw(canvas.add_subplot(), figure)
+                for suffix in "png", "svg":
+                    path = folder / f"{figure.name}.{suffix}"
+                    canvas.savefig(path, dpi=150, metadata={"Title": figure.title})
+                    written.append(path)
     except OSError as error:
         raise UsageError(f"--plots {folder}: {error.strerror}") from None
     return written

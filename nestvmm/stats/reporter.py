@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import threading
@@ -89,21 +90,30 @@ def json_lines(path: Path) -> Iterator[Sink]:
 
 
 def prometheus_file(path: Path) -> Sink:
-    """The file has the last report, whole, at any time. Raises UsageError if it cannot be."""
-    if not path.parent.is_dir() or path.is_dir():
+    """The file has the last report, whole, at any time. Raises UsageError if it cannot be.
+
+    Each report takes the place of the file, so that it must be one: a device would be gone.
+    """
+    if path.exists() and not path.is_file():
+        raise UsageError(f"--stats-prometheus {path}: not a regular file; name one")
+    if not path.parent.is_dir():
         raise UsageError(f"--stats-prometheus {path}: name a file in a folder that exists")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UsageError(f"--stats-prometheus {path}: {os.strerror(errno.EACCES)}: a file is made beside it")
 
     def write(rates: Rates) -> None:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        name = None
         try:
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(prometheus(rates.now))
             # a collector runs as another user
             Path(name).chmod(0o644)
             Path(name).replace(path)
         except OSError as error:
-            with suppress(OSError):
-                Path(name).unlink()
+            if name is not None:
+                with suppress(OSError):
+                    Path(name).unlink()
             raise OSError(error.errno, error.strerror, str(path)) from None
 
     return write

@@ -78,6 +78,12 @@ def test_the_exit_status_is_the_bounds(tmp_path: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out.count(" 2.50 %  ") == 1
 
 
+@pytest.mark.parametrize("percent", ["nan", "-1"])
+def test_a_bound_that_is_none(tmp_path: Path, percent: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, 1.025, "--within", percent) == 2
+    assert capsys.readouterr().err == f"nestvmm: --within {percent}: give a number from 0 up\n"
+
+
 def test_all_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, 1.0, "--all") == 0
     assert capsys.readouterr().out.count("0.00 %  ") == 4

@@ -143,6 +143,13 @@ def test_heights_that_are_none(heights: str) -> None:
     assert "no list of heights from 1 to 16" in result.output
 
 
+def test_a_result_that_cannot_be_written_is_not_measured_for(some: Some, tmp_path: Path) -> None:
+    for place in tmp_path, tmp_path / "none" / "x":
+        with pytest.raises(UsageError, match=rf"^--json {place}: "):
+            bench("--json", place)
+    assert some.calls == 0
+
+
 def test_icount_is_the_svm_labs() -> None:
     with pytest.raises(UsageError, match="say --lab svm"):
         bench("--icount")

@@ -49,11 +49,15 @@ def test_a_document_without_rows(tmp_path: Path) -> None:
         ("", "Expecting value"),
         ("[]", '"format" is not'),
         ('{"format": "nestvmm-bench-0"}', '"format" is not'),
-        ('{"format": "nestvmm-bench-1"}', "'environment' is missing"),
+        ('{"format": "nestvmm-bench-1"}', "'command' is missing"),
         (DOCUMENT.text().replace('"tsc_mhz": 2600.0', '"tsc": 1'), "'tsc_mhz' is missing"),
-        (DOCUMENT.text().replace("[1.0, 2.0]", '["fast"]'), "could not convert"),
+        (DOCUMENT.text().replace("[1.0, 2.0]", '["fast"]'), "runs is 'fast', not float"),
         (DOCUMENT.text().replace('"seconds": 1.5', '"seconds": []'), "float"),
         ("\xff", "Expecting value"),
+        ("[" * 100_000, "recursion depth"),
+        (DOCUMENT.text().replace("[1.0, 2.0]", "[NaN]"), "runs is nan, not float"),
+        (DOCUMENT.text().replace('"level": null', '"level": "x"'), "level is 'x', not int"),
+        (DOCUMENT.text().replace('"tsc_mhz": 2600.0', '"tsc_mhz": "x"'), "tsc_mhz is 'x', not float"),
     ],
 )
 def test_another_file_is_refused(text: str, complaint: str, tmp_path: Path) -> None:
@@ -67,6 +71,8 @@ def test_another_file_is_refused(text: str, complaint: str, tmp_path: Path) -> N
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         read_document(tmp_path / "run.json")
+    with pytest.raises(UsageError, match=r"^/dev/zero: not a regular file; copy it to one$"):
+        read_document(Path("/dev/zero"))
 
 
 def test_this_machine() -> None:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command import NESTVMM, environment, nestvmm, started
+from command import NESTVMM, environment, guest, nestvmm, started
 from machine_code import CHATTER, ECHO, LOOP, image, leave, out, say
 from patience import PATIENCE
 from test_console_input import CONTROLLING, read_until, terminal
@@ -205,3 +205,37 @@ def test_output_that_a_full_disk_does_not_take(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_error(tmp_path: Path, option: str) -> None:
     ended = nestvmm(*image(tmp_path, leave(0)), option, "/dev/full")
     assert "No space left on device" in ended.failed(3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_benchmark_that_is_ended_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    """Neither the guests that it starts, nor its files."""
+    guest("multiboot")
+    files = tmp_path / "files"
+    files.mkdir()
+    # an exception at any moment may leave a file for Python to close, of which it warns whoever asks for warnings
+    options = {"env": {**environment(str(files)), "PYTHONWARNINGS": "ignore"}, **PIPES}
+    said = f"nestvmm: ended by {number.name}\n".encode()
+    with started("bench", "--case", "startup", "--runs", 10000, **options) as process:
+        while not any(path.read_text() for path in Path(f"/proc/{process.pid}/task").glob("*/children")):
+            assert process.poll() is None
+        interrupt(process, number)
+        assert (process.returncode, process.stderr.read()) == (128 + number, said)
+    with started("bench", "--case", "parts", "--runs", 10000, **options) as process:
+        while not any(files.glob("*/trace.jsonl")):
+            assert process.poll() is None
+        interrupt(process, number)
+        assert (process.returncode, process.stderr.read()) == (128 + number, said)
+    assert list(files.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--help", "run --help", "features", "reasons", "reasons hlt", "doctor", "bench --list", "bench --case published"],
+)
+def test_a_pipe_that_nobody_reads(words: str) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with started(*words.split(), stdout=theirs, stderr=subprocess.PIPE) as process:
+        os.close(theirs)
+        assert (process.wait(PATIENCE), process.stderr.read()) == (141, b"")

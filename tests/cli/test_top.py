@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import time
@@ -15,11 +16,13 @@ import pytest
 from command import nestvmm, started
 from machine_code import image, leave
 from patience import PATIENCE
+from test_console_input import read_until
 
 pytestmark = pytest.mark.kvm
 
 # mov edx, 0x80; 5: out dx, al; jmp 5
 LOOP = bytes.fromhex("ba 80 00 00 00 ee eb fd")
+TWO_TABLES = re.compile(" exits/s .* exits/s .*└".encode(), re.DOTALL)
 
 
 @pytest.fixture
@@ -81,8 +84,13 @@ def test_what_a_killed_run_left_is_recognised(tmp_path: Path, home: Path) -> Non
 
 def test_files_of_a_run(tmp_path: Path, home: Path) -> None:
     lines, text = tmp_path / "lines", tmp_path / "text"
-    options = ("--stats-interval", 0.1, "--stats-jsonl", lines, "--stats-prometheus", text, "--timeout", 1)
-    assert nestvmm(*image(tmp_path, LOOP), *options).status == 124
+    options = ("--stats-interval", 0.1, "--stats-jsonl", lines, "--stats-prometheus", text)
+    with started(*image(tmp_path, LOOP), *options, stderr=subprocess.DEVNULL) as process:
+        while not lines.exists() or lines.read_text().count("\n") < 4:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
     found = [json.loads(line) for line in lines.read_text().splitlines()]
     assert len(found) >= 4
     exits = [one["exits"] for one in found]
@@ -93,24 +101,19 @@ def test_files_of_a_run(tmp_path: Path, home: Path) -> None:
 
 def test_a_table_at_each_interval(tmp_path: Path, home: Path) -> None:
     """Below each other, and in its place on a terminal that is nobody else's."""
-    options = (*image(tmp_path, LOOP), "--stats-interval", 0.2, "--timeout", 1)
-    plain = nestvmm(*options)
-    assert plain.status == 124
-    assert plain.err.count(" exits/s ") >= 2
-    assert "\x1b" not in plain.err
+    options = (*image(tmp_path, LOOP), "--stats-interval", 0.2)
+    with started(*options, stderr=subprocess.PIPE) as process:
+        assert b"\x1b" not in read_until(process.stderr.fileno(), TWO_TABLES)
+        process.send_signal(signal.SIGINT)
+        assert b"\x1b" not in process.stderr.read()
+        assert process.wait(PATIENCE) == 130
     ours, theirs = pty.openpty()
     with started(*options, stdout=subprocess.DEVNULL, stderr=theirs, stdin=subprocess.DEVNULL) as process:
         os.close(theirs)
-        seen = b""
-        try:
-            while chunk := os.read(ours, 65536):
-                seen += chunk
-        except OSError:
-            pass  # the end of a terminal
-        assert process.wait(PATIENCE) == 124
+        assert b"\x1b[1A" in read_until(ours, TWO_TABLES)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
     os.close(ours)
-    assert seen.count(b" exits/s") >= 2
-    assert b"\x1b[1A" in seen
 
 
 @pytest.mark.parametrize(

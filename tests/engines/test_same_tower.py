@@ -32,8 +32,11 @@ INSTRUCTIONS = {"cpuid": 101, "ud2": 101, "rdtsc": 101, "rdmsr": 101, "wrmsr": 1
 
 
 def check(lab: Lab, engine: str) -> None:
-    run = f"run {TOWER} --engine {engine} --json /tmp/account.json --trace /tmp/trace.json"
-    script = f'"$1" -m nestvmm {run} && cat /tmp/account.json && "$1" -m nestvmm trace summarize /tmp/trace.json --json'
+    run = f"run {TOWER} --engine {engine} --json account.json --trace trace.json"
+    script = f"""
+        folder=$(mktemp -d) && trap 'rm -r "$folder"' EXIT && cd "$folder" &&
+        "$1" -m nestvmm {run} && cat account.json && "$1" -m nestvmm trace summarize trace.json --json
+    """
     result = lab.run(["/bin/sh", "-c", script, "sh", sys.executable], env={"PYTHONPATH": str(ROOT)}, timeout=300)
     assert result.status == 0, (result.stdout + result.stderr).decode()
     output, account_text = result.stdout.decode().split("{", 1)

@@ -35,8 +35,11 @@ def hang(last_words="rcu: INFO: rcu_preempt self-detected stall on CPU"):
     print(last_words, file=console, flush=True)
     time.sleep(60)
 def serve_and(end):
-    if os.fork() == 0:
+    server = os.fork()
+    if server == 0:
         serve()
+    while not open("/proc/%d/task/%d/children" % (server, server)).read():  # it runs no command yet
+        time.sleep(0.01)
     time.sleep(1)
     end()
 {{script}}

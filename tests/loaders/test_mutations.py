@@ -92,7 +92,7 @@ def test_mutations_load_or_end_in_an_image_error(kind, seed, tmp_path):
     for number in range(200):
         mutated = mutate(data, headers, chance)
         path.write_bytes(mutated)
-        started = time.monotonic()
+        started = time.process_time()
         try:
             check(load(str(path), RAM, append="quiet", initrd=str(tmp_path / "initrd")), RAM)
             loaded += 1
@@ -100,7 +100,7 @@ def test_mutations_load_or_end_in_an_image_error(kind, seed, tmp_path):
             pass
         except Exception as error:
             raise AssertionError(f"mutation {number}: {mutated[:headers].hex()}") from error
-        assert time.monotonic() - started < 1
+        assert time.process_time() - started < 1
     assert 10 < loaded < 190
 
 
@@ -133,6 +133,6 @@ def test_raw_binaries_at_any_address(tmp_path):
 def test_many_segments_load_within_a_second(tmp_path):
     path = tmp_path / "image"
     path.write_bytes(Elf(segments=[Segment(b"\x90", 0x100000 + 2 * n) for n in range(256)]).write())
-    started = time.monotonic()
+    started = time.process_time()
     assert len(load(str(path), RAM).segments) == 256 + 3
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1

@@ -123,7 +123,11 @@ def test_an_absolute_path_stays() -> None:
         (GUEST + '[[level]]\nhypervisor="a"\nimage="b"', "[[level]] 1 names both a hypervisor and an image"),
         (GUEST + '[[level]]\nimage="b"\noptions={}', "[[level]] 1: unknown key 'options'; known are hypervisor, image"),
         (GUEST + "[[level]]\nimage=1", "[[level]] 1 image: expected a string, not 1"),
-        (GUEST + '[[level]]\nhypervisor="a"\nfoo=1', "[[level]] 1: unknown key 'foo'"),
+        (
+            GUEST + '[[level]]\nhypervisor="a"\nfoo=1',
+            "[[level]] 1: unknown key 'foo'; known are hypervisor, image, options, ",
+        ),
+        (GUEST + '[[level]]\nhypervisor="a"\nmemroy=1', "[[level]] 1: unknown key 'memroy'; did you mean memory?"),
         (GUEST + '[[level]]\nhypervisor="a"\noptions={a=1.5}', "[[level]] 1 options a: expected a string"),
         (GUEST + '[[level]]\nhypervisor="a"\nmemory=1', "[[level]] 1 memory: expected a list, not 1"),
         (GUEST + '[[level]]\nhypervisor="a"\nmemory=[{base=0}]', "[[level]] 1 [[memory]] 1 gives no size"),

@@ -140,7 +140,7 @@ def test_numbers(value: float | None, text: str) -> None:
         (json.dumps({**ACCOUNT, "rows": [{}]}), "neither"),
         (json.dumps({**ACCOUNT, "rows": 1}), "neither"),
         ('{"format": "other"}', 'its "format" is not "nestvmm-bench-1"'),
-        ('{"format": "nestvmm-bench-1"}', "'environment' is missing"),
+        ('{"format": "nestvmm-bench-1"}', "'command' is missing"),
     ],
 )
 def test_what_is_no_input(tmp_path: Path, text: str, message: str) -> None:
@@ -182,6 +182,13 @@ def test_plots(tmp_path: Path) -> None:
     for path in written:
         head = path.read_bytes()[:8]
         assert head == b"\x89PNG\r\n\x1a\n" if path.suffix == ".png" else head.startswith(b"<?xml")
+
+
+def test_a_name_with_dollars_is_no_formula(tmp_path: Path) -> None:
+    rows = [{**ACCOUNT["rows"][0], "who": r"$\frac$"}]
+    (tmp_path / "run.json").write_text(json.dumps({**ACCOUNT, "rows": rows}))
+    written = plot(figures_of(read_inputs([tmp_path / "run.json"])), tmp_path)
+    assert [path.name for path in written] == ["run-0.png", "run-0.svg"]
 
 
 def test_plots_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from command import nestvmm
+from command import environment, nestvmm
 from playwright.sync_api import Browser, Page, sync_playwright
 from samples import files
 
@@ -205,3 +205,15 @@ def test_a_narrow_window_scrolls_pictures_and_not_the_page(browser: Browser, rep
     assert result.violations_count == 0
     assert "scrollable-region-focusable" in {one["id"] for one in result.response["passes"]}
     narrow.close()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_files_name_that_is_no_text(tmp_path: Path, encoding: str) -> None:
+    file = files(tmp_path)[0].rename(tmp_path / b"\xff.json".decode(errors="surrogateescape"))
+    (tmp_path / "temporary").mkdir()
+    env = {**environment(str(tmp_path / "temporary")), "PYTHONIOENCODING": encoding}
+    printed = nestvmm("report", file, "-o", "-", "--title", "ä", env=env)
+    assert (printed.status, printed.err, b"(?.json)" in printed.out) == (0, "", True)
+    assert "<h1>ä</h1>" in printed.out.decode()
+    assert nestvmm("report", file, "-o", tmp_path / "page.html", "--title", "ä", env=env).status == 0
+    assert (tmp_path / "page.html").read_bytes() == printed.out

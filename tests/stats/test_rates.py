@@ -138,9 +138,26 @@ def test_files_that_cannot_be(tmp_path: Path) -> None:
     message = r"^--stats-jsonl .*/none/x: No such file or directory$"
     with pytest.raises(UsageError, match=message), json_lines(tmp_path / "none" / "x"):
         pass
-    for path in tmp_path / "none" / "x", tmp_path:
-        with pytest.raises(UsageError, match=r"^--stats-prometheus .*: name a file in a folder that exists$"):
-            prometheus_file(path)
+    (tmp_path / "device").symlink_to("/dev/null")
+    for name, why in (
+        ("none/x", "name a file in a folder that exists"),
+        ("", "not a regular file; name one"),
+        ("device", "not a regular file; name one"),
+    ):
+        with pytest.raises(UsageError, match=rf"^--stats-prometheus {tmp_path / name}: {why}$"):
+            prometheus_file(tmp_path / name)
+
+
+def test_a_folder_that_vanishes_is_one_error_that_names_the_file(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    sink = prometheus_file(folder / "text")
+    folder.rmdir()
+    with (
+        pytest.raises(HostError, match=rf"^statistics: {folder / 'text'}: No such file or directory$"),
+        Reporter(Script(AFTER), 60, [sink]),  # type: ignore[arg-type]
+    ):
+        pass
 
 
 def test_a_full_disk_is_told_at_the_end() -> None:

@@ -138,11 +138,11 @@ def test_a_kick_ends_a_batch(machine: Machine) -> None:
     engine.completer.limit = 2_000_000_000
     kick = threading.Timer(0.1, engine.kick)
     kick.start()
-    started = time.monotonic()
+    started = time.thread_time()
     assert engine.complete() == HANDLED
     kick.join()
     assert 0 < engine.completer.total < 2_000_000_000
-    assert time.monotonic() - started < 20
+    assert time.thread_time() - started < 20
 
 
 def test_code_that_the_guest_rewrites_in_a_batch(machine: Machine) -> None:
