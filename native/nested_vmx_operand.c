@@ -168,8 +168,11 @@ static int touch(struct nv_nested *nested, uint64_t address, int access, uint8_t
 
 	if (result == NV_PAGING_FAULT)
 		return page_fault(nested, address);
-	if (result)
-		return reach(nested, paging->unbacked, 0, host);
+	if (result) {
+		result = reach(nested, paging->unbacked, 0, host);
+		*host = NULL;
+		return result;
+	}
 	if (paging->unmarked != NV_PAGING_NONE)
 		result = reach(nested, paging->unmarked, 1, host);
 	return result ? result : reach(nested, physical, access == NV_PAGING_WRITE, host);
