@@ -30,8 +30,8 @@ class Log:
         return cls(10.0**low, 10.0 ** max(high, low + 1), start, end)
 
     def at(self, value: float) -> float:
-        """The place of a positive value."""
-        share = math.log10(value / self.first) / math.log10(self.last / self.first)
+        """The place of a value; one below the axis, as an interval's end at 0 is, is at its start."""
+        share = math.log10(max(value, self.first) / self.first) / math.log10(self.last / self.first)
         return self.start + share * (self.end - self.start)
 
     def marks(self) -> list[float]:
