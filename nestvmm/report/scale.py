@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 __all__ = ["Linear", "Log"]
 
+# Of floats, to either side of 1.
+_DECADES = 307
+
 
 @dataclass(frozen=True, slots=True)
 class Log:
@@ -26,12 +29,13 @@ class Log:
         low, high = math.floor(math.log10(least)), math.ceil(math.log10(most))
         # a logarithm is rounded, so that next to a power of ten it may be that power's
         low -= 10.0**low > least
-        high += 10.0**high < most
-        return cls(10.0**low, 10.0 ** max(high, low + 1), start, end)
+        high += high < _DECADES and 10.0**high < most
+        low, high = max(low, -_DECADES), min(max(high, low + 1), _DECADES)
+        return cls(10.0**low, 10.0**high, start, end)
 
     def at(self, value: float) -> float:
-        """The place of a positive value."""
-        share = math.log10(value / self.first) / math.log10(self.last / self.first)
+        """The place of a value; one below the axis, as an interval's end at 0 is, is at its start."""
+        share = math.log10(max(value, self.first) / self.first) / math.log10(self.last / self.first)
         return self.start + share * (self.end - self.start)
 
     def marks(self) -> list[float]:

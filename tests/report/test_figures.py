@@ -167,6 +167,18 @@ def test_a_logarithmic_axis_has_all_values_between_its_ends(values: list[float])
     assert all(9.999 <= scale.at(mark) <= 110.001 for mark in scale.marks())
 
 
+@pytest.mark.parametrize("value", [5e-324, 1.7e308])
+def test_a_logarithmic_axis_ends_where_floats_do(value: float) -> None:
+    scale = Log.over([value, 1.0], 10, 110)
+    assert all(math.isfinite(number) and number > 0 for number in (scale.first, scale.last, *scale.marks()))
+    assert math.isfinite(scale.at(value))
+
+
+@pytest.mark.parametrize("low", [0.0, -1.0, 0.1])
+def test_an_interval_that_begins_below_a_logarithmic_axis_begins_with_it(low: float) -> None:
+    assert Log.over([1.0, 50.0], 10, 110).at(low) == 10
+
+
 @given(st.floats(1e-9, 1e15))
 def test_a_linear_axis_has_a_few_round_marks(last: float) -> None:
     scale = Linear(last, 0, 100)
