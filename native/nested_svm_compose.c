@@ -55,6 +55,9 @@ int nv_nested_remap(struct nv_nested *nested)
 
 	if (code != EXIT_IOIO && (code != EXIT_MSR || bit == NV_NESTED_NO_BIT))
 		return 0;
+	/* whoever asks for it now has it, whatever others do not ask for any more */
+	if (nv_nested_owner(nested, code, info))
+		return 0;
 	for (struct nv_machine *machine = nested->active->parent; machine; machine = machine->parent) {
 		changed |= has_changed(nested, machine, code, first);
 		changed |= code == EXIT_IOIO && size && has_changed(nested, machine, code, (port + size - 1) / 8);

@@ -213,7 +213,9 @@ static void two_machines(void)
 	set_bit(page(PORTS), 0x80, 0);      /* machine 0's was why */
 	CHECK(again_after_port(0x80, OUT_BYTE) && port_passes(0x80));
 	set_bit(page(PORTS_1), 0x84, 0);
-	CHECK(again_after_port(0x84, OUT_BYTE) && !port_passes(0x84)); /* machine 0's is still */
+	CHECK(!again_after_port(0x84, OUT_BYTE)); /* it is machine 0's now */
+	set_bit(page(PORTS), 0x84, 0);
+	CHECK(again_after_port(0x84, OUT_BYTE) && port_passes(0x84)); /* and nobody's, whoever changed when */
 	set_bit(page(MSRS), LSTAR_BIT + 1, 1);
 	leave();
 	again();
