@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,11 @@ ROOT = Path(__file__).parents[1]
 # Whatever takes long on a loaded machine is no failure.
 settings.register_profile("nestvmm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("nestvmm")
+
+# A shell's background command and nohup ignore these, and so would all that the tests start and interrupt.
+for _one in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(_one) is signal.SIG_IGN:
+        signal.signal(_one, signal.default_int_handler if _one == signal.SIGINT else signal.SIG_DFL)
 
 
 def missing_kvm() -> str | None:
