@@ -45,14 +45,12 @@ static void make_block(int number, uint64_t root)
 {
 	*(struct nv_vmcb *)page(number) = (struct nv_vmcb){
 		.intercept = {0, 0, 0, 0, 3, 0}, .asid = 1, .nested_paging = 1, .nested_cr3 = root * PAGE,
-		.cs = {0x10, 0xa9b, ~0u, 0}, .efer = EFER_SVME | EFER_LME | EFER_LMA, .cr0 = 0x80010031, .cr4 = CR4_PAE,
-		.dr6 = 0xffff0ff0, .dr7 = 0x400, .guest_pat = 0x0007040600070406,
+		LONG_MODE_STATE,
 	};
 }
 
 int main(void)
 {
-	struct nv_event event = {.raw = EXIT_VMRUN, .advance = 3};
 	int depth = 0;
 
 	limit_time(60);
@@ -62,8 +60,7 @@ int main(void)
 	for (int number = 1; number < NV_NESTED_DEPTH; number++)
 		make_block(number, number == 1 ? ROOT : 0);
 	while (!nested.endless && depth + 1 < NV_NESTED_DEPTH) {
-		mailbox.regs[NV_REG_RAX] = (depth + 1) * PAGE;
-		CHECK(nv_nested_serve(&svm, 0, &event) == NV_HANDLED);
+		enter_block(depth + 1);
 		if (nested.endless)
 			break;
 		depth++;

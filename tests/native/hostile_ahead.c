@@ -89,7 +89,6 @@ static void write_code(uint8_t *at)
 
 static void run_block(uint64_t number, uint64_t tables)
 {
-	struct nv_event event = {.raw = EXIT_VMRUN, .advance = 3};
 	struct nv_vmcb *guest = (struct nv_vmcb *)page(number);
 
 	*guest = *block;
@@ -97,8 +96,8 @@ static void run_block(uint64_t number, uint64_t tables)
 	guest->intercept[4] = 3;
 	guest->asid = guest->nested_paging = 1;
 	guest->nested_cr3 = tables * PAGE;
-	mailbox.regs[NV_REG_RAX] = number * PAGE;
-	CHECK(nv_nested_serve(&svm, 0, &event) == NV_HANDLED && !nested.due.to);
+	enter_block(number);
+	CHECK(!nested.due.to);
 	nested.active->svme = 1;
 	nv_nested_compose(&nested);
 }

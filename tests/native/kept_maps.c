@@ -35,17 +35,8 @@ static void make_block(int number, int ports, int msrs)
 {
 	*(struct nv_vmcb *)page(number) = (struct nv_vmcb){
 		.intercept = {0, 0, 0, 1u << EXIT_IOIO % 32 | 1u << EXIT_MSR % 32, 3, 0}, .asid = 1, .iopm = ports * PAGE, .msrpm = msrs * PAGE,
-		.cs = {0x10, 0xa9b, ~0u, 0}, .efer = EFER_SVME | EFER_LME | EFER_LMA, .cr0 = 0x80010031, .cr4 = CR4_PAE,
-		.dr6 = 0xffff0ff0, .dr7 = 0x400, .guest_pat = 0x0007040600070406,
+		LONG_MODE_STATE,
 	};
-}
-
-static void run_block(int number)
-{
-	struct nv_event event = {.raw = EXIT_VMRUN, .advance = 3};
-
-	mailbox.regs[NV_REG_RAX] = number * PAGE;
-	CHECK(nv_nested_serve(&svm, 0, &event) == NV_HANDLED);
 }
 
 static void leave(void)
@@ -56,7 +47,7 @@ static void leave(void)
 static void again(void)
 {
 	leave();
-	run_block(BLOCK);
+	enter_block(BLOCK);
 }
 
 static int passes(const uint8_t *map, unsigned int bit)
@@ -109,7 +100,7 @@ static void begin(void)
 	set_bit(page(MSRS), LSTAR_BIT + 1, 0);
 	make_block(BLOCK, PORTS, MSRS);
 	make_block(BLOCK_1, PORTS_1, MSRS_1);
-	run_block(BLOCK);
+	enter_block(BLOCK);
 	CHECK(nested.active->depth == 1 && msr_passes(LSTAR_BIT + 1) && !msr_passes(LSTAR_BIT) && !port_passes(0x80));
 }
 
@@ -181,11 +172,11 @@ static void another_map_counts_at_once(void)
 	set_bit(page(PORTS_1), 0x80, 0);
 	leave();
 	make_block(BLOCK, PORTS_1, MSRS_1);
-	run_block(BLOCK);
+	enter_block(BLOCK);
 	CHECK(msr_passes(LSTAR_BIT + 1) && msr_passes(2 * 0x174) && port_passes(0x80));
 	leave();
 	make_block(BLOCK, PORTS, MSRS);
-	run_block(BLOCK);
+	enter_block(BLOCK);
 	CHECK(msr_passes(LSTAR_BIT + 1) && !msr_passes(2 * 0x174) && !port_passes(0x80));
 }
 
@@ -195,7 +186,7 @@ static void a_map_that_does_not_count(void)
 	begin();
 	leave();
 	((struct nv_vmcb *)page(BLOCK))->intercept[EXIT_IOIO / 32] = 0;
-	run_block(BLOCK);
+	enter_block(BLOCK);
 	CHECK(port_passes(0x80) && msr_passes(2 * 0x174));
 	set_bit(page(PORTS), 0x80, 0);
 	set_bit(page(MSRS), 2 * 0x174, 0);
@@ -211,7 +202,7 @@ static void two_machines(void)
 	memset(page(MSRS_1), 0xff, MSR_PAGES * PAGE);
 	set_bit(page(MSRS_1), LSTAR_BIT + 1, 0);
 	set_bit(page(PORTS_1), 0x80, 0);
-	run_block(BLOCK_1);
+	enter_block(BLOCK_1);
 	CHECK(nested.active->depth == 2 && msr_passes(LSTAR_BIT + 1) && !port_passes(0x80));
 	set_bit(page(PORTS), 0x80, 0);      /* machine 0's was why */
 	CHECK(again_after_port(0x80, OUT_BYTE) && port_passes(0x80));
@@ -223,7 +214,7 @@ static void two_machines(void)
 	leave();
 	again();
 	nested.active->svme = 1;
-	run_block(BLOCK_1);
+	enter_block(BLOCK_1);
 	CHECK(!msr_passes(LSTAR_BIT + 1));
 }
 

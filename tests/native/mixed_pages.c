@@ -43,15 +43,11 @@ static void make_tables(void)
 
 static void enter(uint64_t number, uint64_t tables)
 {
-	struct nv_event event = {.raw = EXIT_VMRUN, .advance = 3};
-
 	*(struct nv_vmcb *)page(number) = (struct nv_vmcb){
 		.intercept = {0, 0, 0, 0, 3, 0}, .asid = 1, .nested_paging = 1, .nested_cr3 = tables * PAGE,
-		.cs = {0x10, 0xa9b, ~0u, 0}, .efer = EFER_SVME | EFER_LME | EFER_LMA, .cr0 = 0x80010031, .cr4 = CR4_PAE,
-		.dr6 = 0xffff0ff0, .dr7 = 0x400, .guest_pat = 0x0007040600070406,
+		LONG_MODE_STATE,
 	};
-	mailbox.regs[NV_REG_RAX] = number * PAGE;
-	CHECK(nv_nested_serve(&svm, 0, &event) == NV_HANDLED);
+	enter_block(number);
 	nested.active->svme = 1;
 	nv_nested_compose(&nested);
 }

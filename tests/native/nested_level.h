@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "check.h"
 #include "nested_machines.h"
 
 #define PAGE 4096ull
@@ -20,14 +21,6 @@
 #define PHYSICAL_BITS 40
 #define TABLE_PAGES 24u                     /* of each machine that has them: so few that they run out */
 #define ALL_RIGHTS (NV_RIGHT_READ | NV_RIGHT_WRITE | NV_RIGHT_EXECUTE)
-
-#define CHECK(condition)                                                                   \
-	do {                                                                               \
-		if (!(condition)) {                                                        \
-			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);    \
-			abort();                                                           \
-		}                                                                          \
-	} while (0)
 
 static uint8_t *memory, *level;
 static struct nv_vcpu vcpu;

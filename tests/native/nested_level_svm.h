@@ -5,10 +5,24 @@
 #include "nested_level.h"
 #include "nested_svm_internal.h"
 
+/* Of a VMCB: code of 64 bits. */
+#define LONG_MODE_STATE                                                                              \
+	.cs = {0x10, 0xa9b, ~0u, 0}, .efer = EFER_SVME | EFER_LME | EFER_LMA, .cr0 = 0x80010031,     \
+	.cr4 = CR4_PAE, .dr6 = 0xffff0ff0, .dr7 = 0x400, .guest_pat = 0x0007040600070406
+
 static struct nv_svm svm;
 static struct nv_vmcb *block;
 static uint64_t entries, unflushed;         /* entries that kept what the processor remembers */
 static uint64_t remembered[NV_NESTED_SETS + 1]; /* the tables that each ASID ran with last */
+
+/* The active machine's VMRUN, of the block in this page of the level's. */
+static inline void enter_block(uint64_t number)
+{
+	struct nv_event event = {.raw = EXIT_VMRUN, .advance = 3};
+
+	mailbox.regs[NV_REG_RAX] = number * PAGE;
+	CHECK(nv_nested_serve(&svm, 0, &event) == NV_HANDLED);
+}
 
 /* What the processor may remember of nested page tables goes by ASID alone, until it is told to forget. */
 static inline void check_memory_of(uint32_t asid)
@@ -53,8 +67,7 @@ static inline void start(void)
 	nested.take = nv_nested_take;
 	memset(block, 0, PAGE);
 	*block = (struct nv_vmcb){
-		.asid = 1, .nested_paging = 1, .cs = {0x10, 0xa9b, ~0u, 0}, .efer = EFER_SVME | EFER_LME | EFER_LMA,
-		.cr0 = 0x80010031, .cr4 = CR4_PAE, .dr6 = 0xffff0ff0, .dr7 = 0x400, .guest_pat = 0x0007040600070406,
+		.asid = 1, .nested_paging = 1, LONG_MODE_STATE,
 	};
 	svm = (struct nv_svm){.nested = &nested, .block = block, .switched = {.mailbox = &mailbox, .shadow = &shadow, .paging = &paging}};
 	svm.wanted[2] = 1u << 31;

@@ -40,8 +40,7 @@ static void make_block(int number, int root)
 {
 	*block_at(number) = (struct nv_vmcb){
 		.intercept = {0, 0, 0, 0, 3, 0}, .asid = 1, .nested_paging = 1, .nested_cr3 = root * PAGE,
-		.cs = {0x10, 0xa9b, ~0u, 0}, .efer = EFER_SVME | LONG_MODE, .cr0 = 0x80010031, .cr4 = CR4_PAE,
-		.dr6 = 0xffff0ff0, .dr7 = 0x400, .guest_pat = 0x0007040600070406, .rip = START, .rflags = 2,
+		LONG_MODE_STATE, .rip = START, .rflags = 2,
 	};
 }
 

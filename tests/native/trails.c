@@ -1,8 +1,8 @@
 /* Walks that are remembered, against walks that are not: through random tables that change between them, of which each has its own copy. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "check.h"
 #include "paging.h"
 #include "registers.h"
 
@@ -10,14 +10,6 @@
 #define PAGES 24u
 #define SIZE (PAGES * PAGE)
 #define WALKS 400000
-
-#define CHECK(condition)                                                                   \
-	do {                                                                               \
-		if (!(condition)) {                                                        \
-			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);    \
-			abort();                                                           \
-		}                                                                          \
-	} while (0)
 
 static _Alignas(4096) uint8_t memories[2][SIZE];
 static struct nv_trail trails[NV_TRAILS];
